@@ -1,0 +1,92 @@
+"""Neural architecture search for mobile networks: from a search space to the Pareto front, and to networks that run elsewhere.
+
+The public names load on first use: reading results imports neither torch nor Ray, training imports no Ray.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from nas.architecture import Architecture, Block, Head, Stem
+    from nas.costs import Cost, cost
+    from nas.datasets import ImageData, dataset
+    from nas.errors import NasError
+    from nas.experiment import Experiment
+    from nas.exports import export, load
+    from nas.modules import build
+    from nas.objectives import Candidate, Limit, Objective, objective
+    from nas.recipe import TrainSettings
+    from nas.published import reference, references
+    from nas.table import front, results
+    from nas.scaling import scale
+    from nas.driver import search
+    from nas.spaces import SearchSpace, space
+
+# Public name → the module it lives in.
+_HOMES = {
+    "Architecture": "architecture",
+    "Block": "architecture",
+    "Candidate": "objectives",
+    "Cost": "costs",
+    "Experiment": "experiment",
+    "Head": "architecture",
+    "ImageData": "datasets",
+    "Limit": "objectives",
+    "NasError": "errors",
+    "Objective": "objectives",
+    "SearchSpace": "spaces",
+    "Stem": "architecture",
+    "TrainSettings": "recipe",
+    "build": "modules",
+    "cost": "costs",
+    "dataset": "datasets",
+    "export": "exports",
+    "front": "table",
+    "load": "exports",
+    "objective": "objectives",
+    "reference": "published",
+    "references": "published",
+    "results": "table",
+    "scale": "scaling",
+    "search": "driver",
+    "space": "spaces",
+}
+
+__all__ = [
+    "Architecture",
+    "Block",
+    "Candidate",
+    "Cost",
+    "Experiment",
+    "Head",
+    "ImageData",
+    "Limit",
+    "NasError",
+    "Objective",
+    "SearchSpace",
+    "Stem",
+    "TrainSettings",
+    "build",
+    "cost",
+    "dataset",
+    "export",
+    "front",
+    "load",
+    "objective",
+    "reference",
+    "references",
+    "results",
+    "scale",
+    "search",
+    "space",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'nas' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"nas.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

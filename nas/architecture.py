@@ -1,0 +1,345 @@
+"""A mobile network as one frozen value: its canonical text, its id, and the rules every such value keeps.
+
+Widths are final channel counts: what is written is what is built. Read `published.py` next for the published
+networks as such values, then `costs.py` for what they cost.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from typing import Any, Final, NamedTuple, Self, TypeVar
+
+from nas.errors import ArchitectureError
+
+T = TypeVar("T")
+
+OPS: Final = ("conv", "sep", "mbconv", "fused")
+ACTIVATIONS: Final = ("relu", "relu6", "silu", "hard_swish")
+KERNELS: Final = (1, 3, 5, 7)
+EXPANDING: Final = ("mbconv", "fused")
+LINEAR: Final = {"conv": (False,), "sep": (False, True), "mbconv": (True,), "fused": (True,)}
+GATES: Final = ("sigmoid", "hard_sigmoid")
+CONVENTIONS: Final = ("torch", "tensorflow")
+HEADS: Final = ("efficientnet", "mobilenetv3")
+
+# Bounds, so that no text can ask for more than a few gigabytes. The largest published network of the family,
+# EfficientNet-L2, has widths up to 5,504 (hidden 8,256), 800 px and 480 M weights.
+MAX_WIDTH: Final = 16_384
+RESOLUTIONS: Final = (16, 1024)
+MAX_STAGES: Final = 16
+MAX_BLOCKS: Final = 64  # in one stage
+MAX_DOWNSAMPLINGS: Final = 4  # stages of stride 2: with the stem's, output stride 32, where timm would dilate beyond
+MAX_WEIGHTS: Final = 2**31  # 8 GiB in float32
+MAX_FEATURES: Final = 2**28  # numbers in one feature map of one image; 1 GiB in float32
+MAX_TEXT: Final = 2**20  # characters
+
+
+def round_width(width: float) -> int:
+    """The multiple of 8 nearest to `width`, at least 8 and never more than 10 % below it.
+
+    Source: `_make_divisible` of tensorflow/models slim mobilenet.py, the rule of MobileNetV2, V3, MnasNet and EfficientNet.
+    """
+    rounded = max(8, int(width + 4) // 8 * 8)
+    return rounded + 8 if rounded < 0.9 * width else rounded
+
+
+def _refusal(field: str, value: object, allowed: str) -> ArchitectureError:
+    shown = repr(value)
+    shown = shown if len(shown) <= 60 else shown[:57] + "..."
+    return ArchitectureError(f"{field}: {shown} is not {allowed}")
+
+
+def _check_width(field: str, value: int) -> None:
+    if not (type(value) is int and 8 <= value <= MAX_WIDTH and value % 8 == 0):
+        raise _refusal(field, value, f"a multiple of 8 from 8 to {MAX_WIDTH}")
+
+
+def _check_choice(field: str, value: object, choices: tuple[object, ...]) -> None:
+    if value not in choices or type(value) is not type(choices[0]):  # True equals 1, but is not a stride
+        raise _refusal(field, value, "one of " + ", ".join(map(str, choices)))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Block:
+    """One block of a stage.
+
+    `conv` is kernel x kernel, norm, activation. `sep` is depthwise, then pointwise. `mbconv` is pointwise to `hidden`,
+    depthwise, pointwise. `fused` is kernel x kernel to `hidden`, then pointwise.
+    """
+
+    op: str
+    """One of conv, sep, mbconv, fused."""
+    kernel: int
+    """Side of the (depthwise) convolution in pixels: 3, 5 or 7; 1 too in `conv`."""
+    stride: int
+    """1 or 2; only the first block of a stage may have 2."""
+    width: int
+    """Output channels."""
+    hidden: int
+    """Channels between expansion and projection; 0 in `conv` and `sep`, which have none."""
+    squeeze: int
+    """Channels inside squeeze-and-excite; 0 for none."""
+    gate: str | None
+    """Squeeze-and-excite's gate: `sigmoid` (the block's activation inside) or `hard_sigmoid` (ReLU inside); None without."""
+    activation: str
+    """One of relu, relu6, silu, hard_swish."""
+    linear: bool
+    """No activation after the last convolution: always in `mbconv` and `fused`, never in `conv`, either in `sep`."""
+    skip: bool
+    """The input is added to the output; needs stride 1 and equal widths."""
+
+    def __post_init__(self) -> None:
+        _check_choice("op", self.op, OPS)
+        _check_choice("kernel", self.kernel, KERNELS if self.op == "conv" else KERNELS[1:])
+        _check_choice("stride", self.stride, (1, 2))
+        _check_width("width", self.width)
+        if self.op in EXPANDING:
+            _check_width("hidden", self.hidden)
+        elif type(self.hidden) is not int or self.hidden != 0:
+            raise _refusal("hidden", self.hidden, f"0, as op {self.op!r} has none")
+        most = 0 if self.op == "conv" else MAX_WIDTH
+        if not (type(self.squeeze) is int and 0 <= self.squeeze <= most):
+            raise _refusal("squeeze", self.squeeze, f"a whole number from 0 to {most} in op {self.op!r}")
+        _check_choice("gate", self.gate, GATES if self.squeeze else (None,))
+        _check_choice("activation", self.activation, ACTIVATIONS)
+        _check_choice("linear", self.linear, LINEAR[self.op])
+        _check_choice("skip", self.skip, (False, True))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stem:
+    """The first 3 x 3 convolution, from 3 image channels."""
+
+    width: int
+    """Output channels."""
+    stride: int
+    """2, or 1 for small images."""
+
+    def __post_init__(self) -> None:
+        _check_width("width", self.width)
+        _check_choice("stride", self.stride, (1, 2))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Head:
+    """What turns the last feature map into logits."""
+
+    kind: str
+    """`efficientnet`: 1 x 1 convolution, norm, activation, pool, linear. `mobilenetv3`: pool, 1 x 1 convolution with bias,
+    activation, linear."""
+    width: int
+    """Channels of that convolution; 0 leaves it out (`efficientnet` only)."""
+
+    def __post_init__(self) -> None:
+        _check_choice("kind", self.kind, HEADS)
+        if self.kind == "mobilenetv3" or self.width != 0 or type(self.width) is not int:
+            _check_width("width", self.width)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Architecture:
+    """A whole network for square images. Equal networks have equal texts and equal ids.
+
+    Raises: ArchitectureError, naming the field, the value and what is allowed.
+    """
+
+    resolution: int
+    """Side of the input in pixels, 16 to 1024."""
+    convention: str
+    """Padding and BatchNorm epsilon: `torch` (both sides alike, 1e-5) or `tensorflow` (the odd pixel at the end, 1e-3)."""
+    activation: str
+    """Of the stem and the head."""
+    stem: Stem
+    stages: tuple[tuple[Block, ...], ...]
+    head: Head
+
+    def __post_init__(self) -> None:
+        low, high = RESOLUTIONS
+        if not (type(self.resolution) is int and low <= self.resolution <= high):
+            raise _refusal("resolution", self.resolution, f"a whole number from {low} to {high}")
+        _check_choice("convention", self.convention, CONVENTIONS)
+        _check_choice("activation", self.activation, ACTIVATIONS)
+        if type(self.stem) is not Stem:
+            raise _refusal("stem", self.stem, "a Stem")
+        if type(self.head) is not Head:
+            raise _refusal("head", self.head, "a Head")
+        if not (type(self.stages) is tuple and 1 <= len(self.stages) <= MAX_STAGES):
+            raise _refusal("stages", self.stages, f"a tuple of 1 to {MAX_STAGES} stages")
+        for i, stage in enumerate(self.stages):
+            if not (type(stage) is tuple and 1 <= len(stage) <= MAX_BLOCKS and all(type(block) is Block for block in stage)):
+                raise _refusal(f"stages[{i}]", stage, f"a tuple of 1 to {MAX_BLOCKS} blocks")
+        self._check_strides_and_skips()
+        self._check_size()
+
+    def _check_strides_and_skips(self) -> None:
+        width, downsamplings = self.stem.width, 0
+        for i, stage in enumerate(self.stages):
+            downsamplings += stage[0].stride - 1
+            for j, block in enumerate(stage):
+                if j and block.stride != 1:
+                    raise _refusal(f"stages[{i}][{j}].stride", block.stride, "1, as only the first block of a stage may downsample")
+                if block.skip and (block.stride != 1 or block.width != width):
+                    raise _refusal(f"stages[{i}][{j}].skip", True, "possible: it needs stride 1 and as many channels out as in")
+                width = block.width
+        if downsamplings > MAX_DOWNSAMPLINGS:
+            raise _refusal("stages", downsamplings, f"a number of stages with stride 2 up to {MAX_DOWNSAMPLINGS}")
+
+    def _check_size(self) -> None:
+        """Refuse what would not fit into memory, by upper bounds that are quick to take (the exact costs: `costs.py`)."""
+        size = -(-self.resolution // self.stem.stride)
+        weights, features = 0, size * size * self.stem.width
+        for block, width, size in self.walk():
+            inner = block.hidden or width
+            area = block.kernel**2 if block.op in ("conv", "fused") else 1
+            widest = inner if inner > block.width else block.width
+            weights += area * width * widest + inner * (block.width + 2 * block.squeeze + 49)
+            if size * size * widest > features:
+                features = size * size * widest
+        weights += self.stages[-1][-1].width * self.head.width
+        features = max(features, size * size * self.head.width)
+        if weights > MAX_WEIGHTS:
+            raise _refusal("stages", weights, f"a bound on the weights within {MAX_WEIGHTS:,}")
+        if features > MAX_FEATURES:
+            raise _refusal("stages", features, f"a bound on the numbers in one feature map within {MAX_FEATURES:,}")
+
+    def walk(self) -> Iterator[tuple[Block, int, int]]:
+        """Every block from first to last with its input width (channels) and its input size (pixels a side)."""
+        width, size = self.stem.width, -(-self.resolution // self.stem.stride)
+        for stage in self.stages:
+            for block in stage:
+                yield block, width, size
+                width, size = block.width, -(-size // block.stride)
+
+    def to_json(self) -> str:
+        """The canonical text: JSON with sorted keys and no spaces."""
+        return json.dumps(self, default=_as_dict, sort_keys=True, separators=(",", ":"))
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """The architecture that a text describes, in any layout and order of keys, but with exactly the fields of the value.
+
+        Raises: ArchitectureError, whatever the text.
+        """
+        if not (type(text) is str and len(text) <= MAX_TEXT):
+            raise _refusal("architecture", text, f"a text of at most {MAX_TEXT:,} characters")
+        try:
+            value = json.loads(text, object_pairs_hook=_unique, parse_constant=_refuse_constant)
+        except (ValueError, RecursionError) as error:
+            raise ArchitectureError(f"architecture: the text is not JSON ({str(error)[:80]})") from None
+        record = _record(cls, value, "architecture")
+        record["stem"] = _construct(Stem, record["stem"], "architecture.stem")
+        record["head"] = _construct(Head, record["head"], "architecture.head")
+        record["stages"] = tuple(
+            tuple(
+                _construct(Block, block, f"architecture.stages[{i}][{j}]")
+                for j, block in enumerate(_list(stage, f"architecture.stages[{i}]", MAX_BLOCKS))
+            )
+            for i, stage in enumerate(_list(record["stages"], "architecture.stages", MAX_STAGES))
+        )
+        return _construct(cls, record, "architecture")
+
+    @property
+    def id(self) -> str:
+        """The first 16 hexadecimal digits of the SHA-256 of the canonical text."""
+        return hashlib.sha256(self.to_json().encode()).hexdigest()[:16]
+
+
+def _as_dict(value: Any) -> dict[str, Any]:
+    return {field.name: getattr(value, field.name) for field in fields(value)}
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) != len(pairs):
+        raise ValueError("a key stands twice in one object")
+    return value
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not a number")
+
+
+def _list(value: Any, path: str, most: int) -> list[Any]:
+    if not (type(value) is list and 1 <= len(value) <= most):
+        raise _refusal(path, value, f"a list of 1 to {most}")
+    return list(value)
+
+
+def _record(cls: type, value: Any, path: str) -> dict[str, Any]:
+    """`value` if it is an object with exactly the fields of `cls`."""
+    names = [field.name for field in fields(cls)]
+    if type(value) is not dict:
+        raise _refusal(path, value, f"an object with the fields {', '.join(names)}")
+    for name in value:
+        if name not in names:
+            raise _refusal(path, name, f"a field; the fields are {', '.join(names)}")
+    for name in names:
+        if name not in value:
+            raise ArchitectureError(f"{path}.{name}: missing; the fields are {', '.join(names)}")
+    return dict(value)
+
+
+def _construct(cls: type[T], value: Any, path: str) -> T:
+    """`cls` from an object of its fields, its errors led by where in the text they are."""
+    record = _record(cls, value, path)
+    try:
+        return cls(**record)
+    except ArchitectureError as error:
+        raise ArchitectureError(f"{path}.{error}") from None
+
+
+class Row(NamedTuple):
+    """One row of a paper's table: blocks in ratios, before any width is multiplied and rounded."""
+
+    width: int
+    """Output channels before the multiple."""
+    repeats: int = 1
+    op: str = "mbconv"
+    kernel: int = 3
+    stride: int = 1
+    """Of the first repeat; the others have 1."""
+    expansion: float = 6.0
+    """Hidden over input channels."""
+    squeeze: str = "none"
+    """`none`; `input`: a quarter of the input channels (MnasNet, EfficientNet); `hidden`: a quarter of the depthwise
+    channels, rounded, gated by a hard sigmoid (MobileNetV3)."""
+    activation: str = "relu"
+    skip: bool = True
+    """A skip wherever the shapes allow one."""
+
+
+def make_block(row: Row, width_in: int, width: int, stride: int) -> Block:
+    """One block by a row's ratios, from `width_in` to `width` channels."""
+    hidden = round_width(width_in * row.expansion) if row.op in EXPANDING else 0
+    squeeze, gate = 0, None
+    if row.squeeze == "input" and row.op != "conv":
+        squeeze, gate = width_in // 4, "sigmoid"
+    elif row.squeeze == "hidden" and row.op != "conv":
+        squeeze, gate = round_width((hidden or width_in) / 4), "hard_sigmoid"
+    return Block(
+        op=row.op,
+        kernel=row.kernel,
+        stride=stride,
+        width=width,
+        hidden=hidden,
+        squeeze=squeeze,
+        gate=gate,
+        activation=row.activation,
+        linear=row.op != "conv",
+        skip=row.skip and stride == 1 and width_in == width,
+    )
+
+
+def make_stages(width_in: int, table: tuple[tuple[Row, ...], ...], multiple: float = 1.0) -> tuple[tuple[Block, ...], ...]:
+    """The stages of a paper's table (a tuple of rows a stage), with every width multiplied and rounded."""
+    stages = []
+    for rows in table:
+        blocks: list[Block] = []
+        for row in rows:
+            width = round_width(row.width * multiple)
+            for repeat in range(row.repeats):
+                blocks.append(make_block(row, width_in, width, stride=1 if repeat else row.stride))
+                width_in = width
+        stages.append(tuple(blocks))
+    return tuple(stages)

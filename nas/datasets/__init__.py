@@ -1,0 +1,69 @@
+"""What networks train on: a dataset in three parts, each an array of images.
+
+Each dataset is a file here that exports DATASET and is found by its name. Read `train.py` next.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nas.plugins import load_plugin
+
+PARTS: Final = ("train", "val", "test")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageData:
+    """Images with their classes."""
+
+    images: NDArray[np.uint8]
+    """(N, height, width, 3), RGB."""
+    labels: NDArray[np.int64]
+    """(N,), from 0 to the number of classes - 1."""
+
+    def __post_init__(self) -> None:
+        assert self.images.dtype == np.uint8 and self.images.ndim == 4 and self.images.shape[3] == 3, self.images.shape
+        assert self.labels.dtype == np.int64 and self.labels.shape == self.images.shape[:1], self.labels.shape
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+class Dataset(Protocol):
+    """Images in three parts that never overlap. Implementations are frozen dataclasses whose fields say where and which.
+
+    A search trains on `train` and ranks on `val`; `test` is read for exported networks alone.
+    """
+
+    @property
+    def name(self) -> str:
+        """The name of the dataset's file."""
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The name of every class, in the order of the labels."""
+
+    @property
+    def mean(self) -> tuple[float, float, float]:
+        """Per channel, of pixels from 0 to 1; subtracted before the network."""
+
+    @property
+    def std(self) -> tuple[float, float, float]:
+        """Per channel, of pixels from 0 to 1; divided by before the network."""
+
+    @property
+    def mirrors(self) -> bool:
+        """Whether a mirrored image still shows its class, so that training may mirror."""
+
+    def load(self, part: str) -> ImageData:
+        """One of the parts train, val, test; always the same images."""
+
+
+def dataset(name: str) -> Any:
+    """The dataset of a name, or in a Python file of one's own that exports DATASET.
+
+    Raises: NasError if there is none.
+    """
+    return load_plugin("dataset", name)

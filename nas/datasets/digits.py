@@ -1,0 +1,54 @@
+"""1,797 handwritten digits of 8 x 8 pixels that ship inside scikit-learn; no download.
+
+Source: UCI Optical Recognition of Handwritten Digits, through sklearn.datasets.load_digits.
+"""
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from nas.datasets import PARTS, ImageData
+
+SHARES: Final = {"val": 0.2, "test": 0.2}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Digits:
+    """Ten classes, 1,078 / 359 / 360 images for training, search validation and test, each with every class alike."""
+
+    @property
+    def name(self) -> str:
+        return "digits"
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return tuple("0123456789")
+
+    @property
+    def mean(self) -> tuple[float, float, float]:
+        return (0.305, 0.305, 0.305)  # of all the images, grey in three equal channels
+
+    @property
+    def std(self) -> tuple[float, float, float]:
+        return (0.376, 0.376, 0.376)
+
+    @property
+    def mirrors(self) -> bool:
+        return False
+
+    def load(self, part: str) -> ImageData:
+        from sklearn.datasets import load_digits  # takes a second, which only a process that trains should pay
+        from sklearn.model_selection import train_test_split
+
+        assert part in PARTS, part
+        bunch = load_digits()
+        grey = np.rint(bunch.images * (255 / 16)).astype(np.uint8)
+        labels = bunch.target.astype(np.int64)
+        rest, test = train_test_split(np.arange(len(labels)), test_size=SHARES["test"], random_state=0, stratify=labels)
+        train, val = train_test_split(rest, test_size=SHARES["val"] / (1 - SHARES["test"]), random_state=0, stratify=labels[rest])
+        chosen = {"train": train, "val": val, "test": test}[part]
+        return ImageData(images=np.repeat(grey[chosen, :, :, None], 3, axis=3), labels=labels[chosen])
+
+
+DATASET: Final = Digits()

@@ -1,0 +1,181 @@
+"""Experiment → run folder: Ray Tune runs the trials that the searcher proposes, on all of the machine.
+
+Read `runs.py` for what the folder holds, `table.py` for how it becomes a DataFrame.
+"""
+
+import json
+import logging
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import optuna
+import ray
+from optuna.exceptions import ExperimentalWarning
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.samplers import BaseSampler
+from ray import cloudpickle, tune
+from ray.tune.experiment import Trial
+
+from nas.datasets import Dataset
+from nas.errors import NasError
+from nas.evaluate import evaluate
+from nas.experiment import Experiment
+from nas.objectives import Objective
+from nas.plugins import modules_beside
+from nas.recipe import TrainSettings
+from nas.runs import create_run
+from nas.searcher import ArchitectureSearcher, check_limits, make_sampler
+
+logger = logging.getLogger(__name__)
+
+# What Ray reads from the environment: quiet, and no log files that the run folder already has in another form.
+RAY_ENVIRONMENT: Final = {
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+}
+
+
+def search(experiment: Experiment[Any, Any], *, name: str | None = None) -> Path:
+    """Run an experiment to its end and give its run folder; `name` leads the folder's name, by default the space's.
+
+    Raises: NasError, before anything is trained or written, for limits that no network meets, an unknown sampler, or
+    resources that the machine does not have.
+    """
+    with warnings.catch_warnings(action="ignore", category=ExperimentalWarning):
+        sampler = make_sampler(experiment.sampler, experiment.seed)
+    share = check_limits(experiment)
+    if experiment.limits:
+        logger.info("%.1f %% of the space meets %s", 100 * share, " and ".join(map(str, experiment.limits)))
+    with _ray(experiment.workers):
+        workers, gpus = _resources(experiment)
+        run = create_run(experiment, name or experiment.space.name)
+        logger.info("run folder %s", run)
+        searcher = ArchitectureSearcher(experiment, create_study(experiment, sampler, run), run)
+        with _sent_by_value(experiment):
+            _tuner(experiment, searcher, run, workers, gpus).fit()
+    tally = searcher.tally
+    logger.info(
+        "%d done, %d failed; %d asks beyond a limit and %d repeats, none trained",
+        tally.done,
+        tally.failed,
+        tally.infeasible,
+        tally.duplicates,
+    )
+    return run
+
+
+def create_study(experiment: Experiment[Any, Any], sampler: BaseSampler, run: Path) -> optuna.Study:
+    """Optuna's study of a run, in the journal that optuna-dashboard can open."""
+    study = optuna.create_study(
+        study_name=run.name,
+        storage=JournalStorage(JournalFileBackend(str(run / "optuna.log"))),
+        sampler=sampler,
+        directions=[objective.direction for objective in experiment.objectives],
+    )
+    with warnings.catch_warnings(action="ignore", category=ExperimentalWarning):
+        study.set_metric_names([objective.name for objective in experiment.objectives])
+    return study
+
+
+def _tuner(experiment: Experiment[Any, Any], searcher: ArchitectureSearcher, run: Path, workers: int, gpus: float) -> tune.Tuner:
+    trainable = tune.with_parameters(
+        run_trial,
+        dataset=experiment.dataset,
+        objectives=tuple(objective for objective in experiment.objectives if objective.needs_training),
+        settings=experiment.train,
+        seed=experiment.seed,
+        checkpoints=run / "checkpoints",
+    )
+    return tune.Tuner(
+        tune.with_resources(trainable, {"cpu": 1, "gpu": gpus}),
+        tune_config=tune.TuneConfig(
+            search_alg=searcher,
+            num_samples=experiment.trials,
+            max_concurrent_trials=workers,
+            reuse_actors=True,
+            trial_dirname_creator=_trial_folder,
+        ),
+        run_config=tune.RunConfig(name="ray", storage_path=str(run), verbose=0),
+    )
+
+
+def _trial_folder(trial: Trial) -> str:
+    return f"trial{trial.config['trial']}"
+
+
+def run_trial(
+    config: dict[str, Any],
+    *,
+    dataset: Dataset,
+    objectives: tuple[Objective, ...],
+    settings: TrainSettings,
+    seed: int,
+    checkpoints: Path,
+) -> None:
+    """What Ray runs in a worker: one trial, one report, whatever happened."""
+    weights = checkpoints / f"{config['trial']}.safetensors"
+    outcome = evaluate(
+        config["architecture"], dataset=dataset, objectives=objectives, settings=settings, seed=seed, weights=weights
+    )
+    tune.report({"outcome": json.dumps(outcome.to_record())})  # as a text, since Ray flattens what is nested
+
+
+@contextmanager
+def _ray(workers: int | None) -> Iterator[None]:
+    """Ray on this machine alone, quiet; one that runs already is used and left running."""
+    if ray.is_initialized():
+        yield
+        return
+    before = {name: os.environ.get(name) for name in RAY_ENVIRONMENT}
+    os.environ.update(RAY_ENVIRONMENT)
+    optuna_level = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    try:
+        ray.init(
+            num_cpus=workers,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            _node_ip_address="127.0.0.1",
+        )
+        yield
+    finally:
+        ray.shutdown()
+        optuna.logging.set_verbosity(optuna_level)
+        for variable, value in before.items():
+            os.environ.pop(variable) if value is None else os.environ.update({variable: value})
+
+
+def _resources(experiment: Experiment[Any, Any]) -> tuple[int, float]:
+    """(trials at a time, GPUs of each).
+
+    Raises: NasError if a trial asks for more GPUs than there are.
+    """
+    available = ray.cluster_resources()
+    gpus = available.get("GPU", 0.0)
+    wanted = experiment.gpus_per_trial if experiment.gpus_per_trial is not None else min(1.0, gpus)
+    if wanted > gpus:
+        raise NasError(f"gpus-per-trial: {wanted:g} is more than the {gpus:g} GPUs of this machine")
+    fitting = int(gpus / wanted) if wanted else int(available["CPU"])
+    return experiment.workers or max(1, fitting), wanted
+
+
+@contextmanager
+def _sent_by_value(experiment: Experiment[Any, Any]) -> Iterator[None]:
+    """While it lasts, what comes from a user's own files is pickled whole, as workers cannot import those files."""
+    values = [experiment.dataset, *(objective.measure for objective in experiment.objectives)]
+    modules = modules_beside(values)
+    for module in modules:
+        cloudpickle.register_pickle_by_value(module)
+    try:
+        yield
+    finally:
+        for module in modules:
+            cloudpickle.unregister_pickle_by_value(module)

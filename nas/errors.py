@@ -1,0 +1,24 @@
+"""What goes wrong through a user's own input; the command line prints the sentence and exits with 2."""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class NasError(Exception):
+    """A mistake in what was given; its text is one sentence: what was given, and what is allowed."""
+
+
+class ArchitectureError(NasError):
+    """A value that no architecture may have."""
+
+
+class SpaceError(NasError):
+    """An architecture that is not a point of the search space."""
+
+
+def unknown(kind: str, given: str, known: Iterable[str]) -> NasError:
+    """The error for a name that does not exist, with the nearest name and every known one."""
+    names = sorted(known)
+    near = get_close_matches(given, names, n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    return NasError(f"{kind} {given!r} does not exist; {hint}known: {', '.join(names) or 'none'}")

@@ -1,0 +1,96 @@
+"""The worker's side of a trial: an architecture's text in, an Outcome out, whatever happens.
+
+Imports no Ray. Read `searcher.py` next for the driver's side.
+"""
+
+import math
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+from nas.architecture import Architecture
+from nas.datasets import Dataset
+from nas.modules import build
+from nas.objectives import Candidate, Objective
+from nas.recipe import Outcome, TrainSettings
+from nas.train import DivergedError, pick_device, train
+
+
+def evaluate(
+    text: str,
+    *,
+    dataset: Dataset,
+    objectives: Sequence[Objective],
+    settings: TrainSettings,
+    seed: int,
+    weights: Path,
+) -> Outcome:
+    """Build, train and measure the network of an architecture's text; its weights go to the file `weights`.
+
+    Without an objective that needs training, nothing is trained. One thread on a CPU. Never raises: a failure is an Outcome with its reason.
+    """
+    started = time.perf_counter()
+    try:
+        return _evaluate(Architecture.from_json(text), dataset, objectives, settings, seed, weights)
+    except Exception as error:  # the worker's border: whatever went wrong is the trial's row, not the run's end
+        return Outcome(
+            status="failed",
+            reason=_reason(error),
+            error=f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"[:500],
+            seconds=time.perf_counter() - started,
+        )
+
+
+def _evaluate(
+    architecture: Architecture,
+    dataset: Dataset,
+    objectives: Sequence[Objective],
+    settings: TrainSettings,
+    seed: int,
+    weights: Path,
+) -> Outcome:
+    if not objectives:
+        return Outcome(status="done")
+    device = pick_device()
+    if device.type == "cpu":
+        torch.set_num_threads(1)  # trials run side by side, and two threads on a busy machine are slower than one
+    else:
+        torch.cuda.reset_peak_memory_stats(device)
+    torch.manual_seed(seed)
+    num_classes = len(dataset.classes)
+    model = build(architecture, num_classes, drop_rate=settings.drop_rate, drop_path_rate=settings.drop_path_rate)
+    report = train(model, dataset, settings, resolution=architecture.resolution, device=device, seed=seed)
+    candidate = Candidate(architecture=architecture, num_classes=num_classes, model=model, report=report)
+    values = {objective.name: float(objective.measure(candidate)) for objective in objectives}
+    wrong = [name for name, value in values.items() if not math.isfinite(value)]
+    if wrong:
+        raise DivergedError(f"objective {wrong[0]} is {values[wrong[0]]}")
+    save_weights(model, weights)
+    return Outcome(
+        status="done",
+        values=values,
+        history=report.history,
+        seconds=report.seconds,
+        device=report.device,
+        precision=report.precision,
+        peak_memory_mb=torch.cuda.max_memory_allocated(device) / 1e6 if device.type == "cuda" else None,
+    )
+
+
+def save_weights(model: torch.nn.Module, path: Path) -> None:
+    """The state of a model as a safetensors file, in place at once or not at all."""
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(f".{os.getpid()}.partial")
+    save_file(state, partial)
+    partial.replace(path)
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return "oom"
+    return "nan" if isinstance(error, DivergedError) else "crash"

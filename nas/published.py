@@ -1,0 +1,291 @@
+"""The published networks of the mobile family, as Architecture values under timm's model names.
+
+Each table is the paper's, a row per line; the tests hold every network's parameters, multiply-adds and logits against
+timm's. Read `costs.py` next.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from typing import Final
+
+from nas.architecture import Architecture, Block, Head, Row, Stem, make_stages, round_width
+from nas.errors import unknown
+
+Table = tuple[tuple[Row, ...], ...]
+
+# MobileNetV1, arXiv:1704.04861, table 1.
+MOBILENETV1: Final[Table] = (
+    (Row(64, op="sep", activation="relu6"),),
+    (Row(128, 2, "sep", stride=2, activation="relu6"),),
+    (Row(256, 2, "sep", stride=2, activation="relu6"),),
+    (Row(512, 6, "sep", stride=2, activation="relu6"),),
+    (Row(1024, 2, "sep", stride=2, activation="relu6"),),
+)
+
+# MobileNetV2, arXiv:1801.04381, table 2.
+MOBILENETV2: Final[Table] = (
+    (Row(16, op="sep", activation="relu6"),),
+    (Row(24, 2, stride=2, activation="relu6"),),
+    (Row(32, 3, stride=2, activation="relu6"),),
+    (Row(64, 4, stride=2, activation="relu6"),),
+    (Row(96, 3, activation="relu6"),),
+    (Row(160, 3, stride=2, activation="relu6"),),
+    (Row(320, activation="relu6"),),
+)
+
+# MnasNet, arXiv:1807.11626, figure 7 (A1) and tensorflow/tpu models/official/mnasnet/mnasnet_models.py (B1, small).
+MNASNET_A1: Final[Table] = (
+    (Row(16, op="sep", skip=False),),
+    (Row(24, 2, stride=2),),
+    (Row(40, 3, kernel=5, stride=2, expansion=3, squeeze="input"),),
+    (Row(80, 4, stride=2),),
+    (Row(112, 2, squeeze="input"),),
+    (Row(160, 3, kernel=5, stride=2, squeeze="input"),),
+    (Row(320),),
+)
+MNASNET_B1: Final[Table] = (
+    (Row(16, op="sep", skip=False),),
+    (Row(24, 3, stride=2, expansion=3),),
+    (Row(40, 3, kernel=5, stride=2, expansion=3),),
+    (Row(80, 3, kernel=5, stride=2),),
+    (Row(96, 2),),
+    (Row(192, 4, kernel=5, stride=2),),
+    (Row(320, skip=False),),
+)
+MNASNET_SMALL: Final[Table] = (
+    (Row(8, op="sep"),),
+    (Row(16, stride=2, expansion=3),),
+    (Row(16, 2, stride=2),),
+    (Row(32, 4, kernel=5, stride=2, squeeze="input"),),
+    (Row(32, 3, squeeze="input"),),
+    (Row(88, 3, kernel=5, stride=2, squeeze="input"),),
+    (Row(144),),
+)
+
+# MobileNetV3, arXiv:1905.02244, tables 1 and 2; hidden widths as ratios, as in tensorflow/models slim mobilenet_v3.py.
+_HS = "hard_swish"
+MOBILENETV3_LARGE: Final[Table] = (
+    (Row(16, op="sep"),),
+    (Row(24, stride=2, expansion=4), Row(24, expansion=3)),
+    (Row(40, 3, kernel=5, stride=2, expansion=3, squeeze="hidden"),),
+    (
+        Row(80, stride=2, activation=_HS),
+        Row(80, expansion=2.5, activation=_HS),
+        Row(80, 2, expansion=2.3, activation=_HS),
+    ),
+    (Row(112, 2, squeeze="hidden", activation=_HS),),
+    (Row(160, 3, kernel=5, stride=2, squeeze="hidden", activation=_HS),),
+    (Row(960, op="conv", kernel=1, activation=_HS, skip=False),),
+)
+MOBILENETV3_SMALL: Final[Table] = (
+    (Row(16, op="sep", stride=2, squeeze="hidden"),),
+    (Row(24, stride=2, expansion=4.5), Row(24, expansion=3.67)),
+    (
+        Row(40, kernel=5, stride=2, expansion=4, squeeze="hidden", activation=_HS),
+        Row(40, 2, kernel=5, squeeze="hidden", activation=_HS),
+    ),
+    (Row(48, 2, kernel=5, expansion=3, squeeze="hidden", activation=_HS),),
+    (Row(96, 3, kernel=5, stride=2, squeeze="hidden", activation=_HS),),
+    (Row(576, op="conv", kernel=1, activation=_HS, skip=False),),
+)
+
+# EfficientNet, arXiv:1905.11946, table 1, and its coefficients (width, depth, pixels) from tensorflow/tpu
+# models/official/efficientnet/efficientnet_builder.py and lite/efficientnet_lite_builder.py.
+EFFICIENTNET: Final[Table] = (
+    (Row(16, op="sep", squeeze="input", activation="silu"),),
+    (Row(24, 2, stride=2, squeeze="input", activation="silu"),),
+    (Row(40, 2, kernel=5, stride=2, squeeze="input", activation="silu"),),
+    (Row(80, 3, stride=2, squeeze="input", activation="silu"),),
+    (Row(112, 3, kernel=5, squeeze="input", activation="silu"),),
+    (Row(192, 4, kernel=5, stride=2, squeeze="input", activation="silu"),),
+    (Row(320, squeeze="input", activation="silu"),),
+)
+EFFICIENTNET_COEFFICIENTS: Final = {
+    "b0": (1.0, 1.0, 224),
+    "b1": (1.0, 1.1, 240),
+    "b2": (1.1, 1.2, 260),
+    "b3": (1.2, 1.4, 300),
+    "b4": (1.4, 1.8, 380),
+    "b5": (1.6, 2.2, 456),
+    "b6": (1.8, 2.6, 528),
+    "b7": (2.0, 3.1, 600),
+}
+EFFICIENTNET_LITE_COEFFICIENTS: Final = {
+    "lite0": (1.0, 1.0, 224),
+    "lite1": (1.0, 1.1, 240),
+    "lite2": (1.1, 1.2, 260),
+    "lite3": (1.2, 1.4, 280),
+    "lite4": (1.4, 1.8, 300),
+}
+
+# EfficientNetV2, arXiv:2104.00298; google/automl efficientnetv2/effnetv2_configs.py: stem width, evaluation pixels, rows.
+EFFICIENTNETV2: Final[dict[str, tuple[int, int, Table]]] = {
+    "s": (
+        24,
+        384,
+        (
+            (Row(24, 2, "conv", activation="silu"),),
+            (Row(48, 4, "fused", stride=2, expansion=4, activation="silu"),),
+            (Row(64, 4, "fused", stride=2, expansion=4, activation="silu"),),
+            (Row(128, 6, stride=2, expansion=4, squeeze="input", activation="silu"),),
+            (Row(160, 9, squeeze="input", activation="silu"),),
+            (Row(256, 15, stride=2, squeeze="input", activation="silu"),),
+        ),
+    ),
+    "m": (
+        24,
+        480,
+        (
+            (Row(24, 3, "conv", activation="silu"),),
+            (Row(48, 5, "fused", stride=2, expansion=4, activation="silu"),),
+            (Row(80, 5, "fused", stride=2, expansion=4, activation="silu"),),
+            (Row(160, 7, stride=2, expansion=4, squeeze="input", activation="silu"),),
+            (Row(176, 14, squeeze="input", activation="silu"),),
+            (Row(304, 18, stride=2, squeeze="input", activation="silu"),),
+            (Row(512, 5, squeeze="input", activation="silu"),),
+        ),
+    ),
+    "l": (
+        32,
+        480,
+        (
+            (Row(32, 4, "conv", activation="silu"),),
+            (Row(64, 7, "fused", stride=2, expansion=4, activation="silu"),),
+            (Row(96, 7, "fused", stride=2, expansion=4, activation="silu"),),
+            (Row(192, 10, stride=2, expansion=4, squeeze="input", activation="silu"),),
+            (Row(224, 19, squeeze="input", activation="silu"),),
+            (Row(384, 25, stride=2, squeeze="input", activation="silu"),),
+            (Row(640, 7, squeeze="input", activation="silu"),),
+        ),
+    ),
+}
+
+# FBNet-C, arXiv:1812.03443, table 2 of its supplement as timm reads it.
+FBNETC: Final[Table] = (
+    (Row(16, expansion=1),),
+    (Row(24, stride=2), Row(24, 2, expansion=1)),
+    (Row(32, kernel=5, stride=2), Row(32, kernel=5, expansion=3), Row(32, kernel=5), Row(32)),
+    (Row(64, kernel=5, stride=2), Row(64, kernel=5, expansion=3), Row(64, 2, kernel=5)),
+    (Row(112, 3, kernel=5), Row(112, kernel=5, expansion=3)),
+    (Row(184, 4, kernel=5, stride=2),),
+    (Row(352),),
+)
+
+# Single-Path NAS, arXiv:1904.02877, figure 7.
+SPNASNET: Final[Table] = (
+    (Row(16, op="sep", skip=False),),
+    (Row(24, 3, stride=2, expansion=3),),
+    (Row(40, kernel=5, stride=2), Row(40, 3, expansion=3)),
+    (Row(80, kernel=5, stride=2), Row(80, 3, expansion=3)),
+    (Row(96, kernel=5), Row(96, 3, kernel=5, expansion=3)),
+    (Row(192, 4, kernel=5, stride=2),),
+    (Row(320, skip=False),),
+)
+
+
+def _network(table: Table, activation: str, stem: int, head: Head, multiple: float = 1.0, resolution: int = 224) -> Architecture:
+    stem_width = round_width(stem * multiple)
+    return Architecture(
+        resolution=resolution,
+        convention="torch",
+        activation=activation,
+        stem=Stem(width=stem_width, stride=2),
+        stages=make_stages(stem_width, table, multiple),
+        head=head,
+    )
+
+
+_HEAD_1280: Final = Head(kind="efficientnet", width=1280)
+
+
+def _mobilenetv1() -> Architecture:
+    network = _network(MOBILENETV1, "relu6", 32, Head(kind="efficientnet", width=0))
+    return _with_blocks(network, lambda block: replace(block, linear=False, skip=False))
+
+
+def _with_blocks(network: Architecture, change: Callable[[Block], Block]) -> Architecture:
+    return replace(network, stages=tuple(tuple(change(block) for block in stage) for stage in network.stages))
+
+
+def _mobilenetv2(multiple: float) -> Architecture:
+    head = Head(kind="efficientnet", width=max(1280, round_width(1280 * multiple)))
+    return _network(MOBILENETV2, "relu6", 32, head, multiple)
+
+
+def _mobilenetv3(table: Table, features: int, multiple: float) -> Architecture:
+    return _network(table, _HS, 16, Head(kind="mobilenetv3", width=features), multiple)
+
+
+def _minimalistic(table: Table, features: int) -> Architecture:
+    """Every kernel 3, no squeeze-and-excite, ReLU alone."""
+    rows = tuple(tuple(row._replace(kernel=min(row.kernel, 3), squeeze="none", activation="relu") for row in stage) for stage in table)
+    return replace(_mobilenetv3(rows, features, 1.0), activation="relu")
+
+
+def _efficientnet(width: float, depth: float, resolution: int) -> Architecture:
+    table = tuple(tuple(row._replace(repeats=math.ceil(row.repeats * depth)) for row in rows) for rows in EFFICIENTNET)
+    head = Head(kind="efficientnet", width=round_width(1280 * width))
+    return _network(table, "silu", 32, head, width, resolution)
+
+
+def _efficientnet_lite(width: float, depth: float, resolution: int) -> Architecture:
+    """No squeeze-and-excite, ReLU6; stem and head keep their width, the first and last stage their depth."""
+    last = len(EFFICIENTNET) - 1
+    table = tuple(
+        (row._replace(repeats=row.repeats if i in (0, last) else math.ceil(row.repeats * depth), squeeze="none", activation="relu6"),)
+        for i, (row,) in enumerate(EFFICIENTNET)
+    )
+    network = _network(table, "relu6", 32, _HEAD_1280, resolution=resolution)
+    return replace(network, stages=make_stages(network.stem.width, table, width))
+
+
+def _tensorflow(make: Callable[[], Architecture]) -> Architecture:
+    return replace(make(), convention="tensorflow")
+
+
+def _recipes() -> dict[str, Callable[[], Architecture]]:
+    recipes: dict[str, Callable[[], Architecture]] = {}
+    for percent in (75, 100):
+        recipes[f"mobilenetv3_large_{percent:03}"] = partial(_mobilenetv3, MOBILENETV3_LARGE, 1280, percent / 100)
+        recipes[f"mobilenetv3_small_{percent:03}"] = partial(_mobilenetv3, MOBILENETV3_SMALL, 1024, percent / 100)
+    recipes["mobilenetv3_large_minimal_100"] = partial(_minimalistic, MOBILENETV3_LARGE, 1280)
+    recipes["mobilenetv3_small_minimal_100"] = partial(_minimalistic, MOBILENETV3_SMALL, 1024)
+    for name, coefficients in (EFFICIENTNET_COEFFICIENTS).items():
+        recipes[f"efficientnet_{name}"] = partial(_efficientnet, *coefficients)
+    for name, coefficients in EFFICIENTNET_LITE_COEFFICIENTS.items():
+        recipes[f"efficientnet_{name}"] = partial(_efficientnet_lite, *coefficients)
+    for name, (stem, resolution, table) in EFFICIENTNETV2.items():
+        recipes[f"efficientnetv2_{name}"] = partial(_network, table, "silu", stem, _HEAD_1280, resolution=resolution)
+    recipes |= {f"tf_{name}": partial(_tensorflow, make) for name, make in recipes.items()}
+    del recipes["mobilenetv3_large_minimal_100"], recipes["mobilenetv3_small_minimal_100"]  # timm has them as tf_ alone
+
+    recipes["mobilenetv1_100"] = _mobilenetv1
+    for percent in (35, 50, 75, 100, 140):
+        recipes[f"mobilenetv2_{percent:03}"] = partial(_mobilenetv2, percent / 100)
+    for percent in (50, 75, 100, 140):
+        recipes[f"mnasnet_{percent:03}"] = partial(_network, MNASNET_B1, "relu", 32, _HEAD_1280, percent / 100)
+        recipes[f"semnasnet_{percent:03}"] = partial(_network, MNASNET_A1, "relu", 32, _HEAD_1280, percent / 100)
+    recipes["mnasnet_small"] = partial(_network, MNASNET_SMALL, "relu", 8, _HEAD_1280)
+    recipes["fbnetc_100"] = partial(_network, FBNETC, "relu", 16, Head(kind="efficientnet", width=1984))
+    recipes["spnasnet_100"] = partial(_network, SPNASNET, "relu", 32, _HEAD_1280)
+    return recipes
+
+
+_RECIPES: Final = _recipes()
+
+
+def references() -> tuple[str, ...]:
+    """The names of the published networks, sorted; `reference(name)` gives each."""
+    return tuple(sorted(_RECIPES))
+
+
+def reference(name: str) -> Architecture:
+    """A published network by timm's model name, at the resolution its paper evaluates it at.
+
+    Raises: NasError for a name that is not among `references()`.
+    """
+    if name not in _RECIPES:
+        raise unknown("reference", name, _RECIPES)
+    return _RECIPES[name]()

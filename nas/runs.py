@@ -1,0 +1,170 @@
+"""The run folder: what was asked for, and one line for everything that happened. Needs neither torch nor Ray.
+
+`experiment.json` holds the experiment, the versions and the machine; `trials.jsonl` the trial log, the source of truth;
+`history.jsonl` one line per trial and epoch; `checkpoints/` the weights; `optuna.log` Optuna's journal; `ray/` Ray's state.
+"""
+
+import json
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, fields
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Final
+
+from nas.datasets import Dataset
+from nas.errors import NasError
+from nas.experiment import Experiment
+from nas.plugins import load_plugin, module_at
+
+SCHEMA: Final = 1
+EXPERIMENT_FILE: Final = "experiment.json"
+TRIALS_FILE: Final = "trials.jsonl"
+HISTORY_FILE: Final = "history.jsonl"
+PACKAGES: Final = ("frontier-nas", "torch", "torchvision", "timm", "optuna", "ray", "numpy")
+
+
+def create_run(experiment: Experiment[Any, Any], name: str) -> Path:
+    """A new run folder under `experiment.runs`, with its experiment.json.
+
+    Raises: NasError if the folder cannot be written.
+    """
+    stem = f"{name}-{datetime.now(UTC):%Y%m%d-%H%M%S}"
+    try:
+        run = _new_folder(Path(experiment.runs).resolve(), stem)
+        (run / "checkpoints").mkdir()
+        for file in (TRIALS_FILE, HISTORY_FILE):
+            (run / file).touch()
+        text = json.dumps(describe(experiment, name), indent=2, ensure_ascii=False)
+        (run / EXPERIMENT_FILE).write_text(text + "\n", encoding="utf-8")
+    except OSError as error:
+        raise NasError(f"runs folder {experiment.runs!r} cannot be written: {error.strerror}; give another with --runs") from None
+    return run
+
+
+def _new_folder(parent: Path, stem: str) -> Path:
+    """`stem` under `parent`, or `stem-2` and so on where a run of the same second is there already."""
+    parent.mkdir(parents=True, exist_ok=True)
+    number = 1
+    while True:
+        folder = parent / (stem if number == 1 else f"{stem}-{number}")
+        try:
+            folder.mkdir()
+        except FileExistsError:
+            number += 1
+        else:
+            return folder
+
+
+def describe(experiment: Experiment[Any, Any], name: str) -> dict[str, Any]:
+    """An experiment and where it runs, in plain values."""
+    dataset = experiment.dataset
+    return {
+        "schema": SCHEMA,
+        "name": name,
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "space": _describe_value(experiment.space),
+        "dataset": _describe_value(dataset)
+        | {"classes": list(dataset.classes), "mean": list(dataset.mean), "std": list(dataset.std)},
+        "objectives": [
+            {"name": objective.name, "direction": objective.direction, "needs_training": objective.needs_training}
+            for objective in experiment.objectives
+        ],
+        "limits": [str(limit) for limit in experiment.limits],
+        "train": asdict(experiment.train),
+        "sampler": experiment.sampler if isinstance(experiment.sampler, str) else type(experiment.sampler).__name__,
+        "trials": experiment.trials,
+        "workers": experiment.workers,
+        "gpus_per_trial": experiment.gpus_per_trial,
+        "seed": experiment.seed,
+        "versions": {"python": platform.python_version()} | {package: version(package) for package in PACKAGES},
+        "git_commit": _git_commit(),
+        "machine": {"platform": platform.platform(), "processor": platform.machine(), "cpus": os.cpu_count()},
+    }
+
+
+def _describe_value(value: Any) -> dict[str, Any]:
+    """A space or dataset: its name, its class, the file of that class where it is a user's own, and its fields."""
+    module = type(value).__module__
+    own = module.partition(".")[0] not in ("nas", "search_spaces")
+    file = getattr(sys.modules[module], "__file__", None) if own else None
+    return {
+        "name": value.name,
+        "class": type(value).__qualname__,
+        "file": str(Path(file).resolve()) if file else None,
+        "fields": {field.name: getattr(value, field.name) for field in fields(value)},
+    }
+
+
+def _git_commit() -> str | None:
+    """The commit of the working folder, where it is a git checkout."""
+    try:
+        answer = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return answer.stdout.strip() or None
+
+
+def append(file: Path, record: Mapping[str, Any]) -> None:
+    """One more line of a log, written at once."""
+    line = json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n"
+    descriptor = os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    try:
+        os.write(descriptor, line.encode())
+    finally:
+        os.close(descriptor)
+
+
+def read_log(file: Path) -> Iterator[dict[str, Any]]:
+    """The lines of a log; a last line that is torn, because its writer was killed or is still writing, is left out.
+
+    Raises: NasError if another line is damaged.
+    """
+    lines = file.read_bytes().split(b"\n")
+    for number, line in enumerate(lines, start=1):
+        if not line:
+            continue
+        try:
+            record = json.loads(line)
+        except ValueError:
+            if number == len(lines):
+                return
+            raise NasError(f"{file}: line {number} is damaged; restore the file from a copy, or remove that line") from None
+        yield record
+
+
+def read_experiment(run: Path) -> dict[str, Any]:
+    """What experiment.json of a run folder holds.
+
+    Raises: NasError if `run` is not a run folder of a schema that this version reads.
+    """
+    file = run / EXPERIMENT_FILE
+    if not file.is_file() or not (run / TRIALS_FILE).is_file():
+        raise NasError(f"{run} is not a run folder: it has no {EXPERIMENT_FILE} and {TRIALS_FILE}; `nas search` makes one under runs/")
+    try:
+        described = json.loads(file.read_text(encoding="utf-8"))
+        schema = described["schema"]
+    except (ValueError, KeyError, TypeError):
+        raise NasError(f"{file} is damaged: it is not the JSON object that a search writes; restore it from a copy") from None
+    if schema != SCHEMA:
+        raise NasError(f"{run} has schema {schema!r}, and this version of nas reads {SCHEMA}; use the version that wrote it")
+    return dict(described)
+
+
+def dataset_of(described: Mapping[str, Any]) -> Dataset:
+    """The dataset that a run was searched on, rebuilt from what its experiment.json says.
+
+    Raises: NasError if the file of a user's own dataset is gone.
+    """
+    record = described["dataset"]
+    given = {name: tuple(value) if isinstance(value, list) else value for name, value in record["fields"].items()}
+    if record["file"] is None:
+        make = type(load_plugin("dataset", record["name"]))
+    else:
+        make = getattr(module_at(Path(record["file"])), record["class"])
+    dataset: Dataset = make(**given)
+    return dataset

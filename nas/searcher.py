@@ -1,0 +1,218 @@
+"""The driver's side of a trial: asks Optuna for architectures that are allowed and new, and tells it what became of them.
+
+A Ray Tune Searcher, so that Ray runs the trials, around an Optuna study, so that any of its samplers proposes them. Read
+`driver.py` next for how the two are run.
+"""
+
+import json
+import logging
+import random
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import optuna
+from optuna.samplers import BaseSampler
+from optuna.trial import Trial, TrialState
+from ray.tune.search import Searcher
+
+from nas.architecture import Architecture
+from nas.errors import NasError, unknown
+from nas.experiment import Experiment
+from nas.objectives import Candidate
+from nas.recipe import Outcome
+from nas.runs import HISTORY_FILE, TRIALS_FILE, append
+from nas.spaces import sample
+
+logger = logging.getLogger(__name__)
+
+SAMPLER_ASKS: Final = 100  # of the sampler for one trial, before random draws stand in for it
+RANDOM_ASKS: Final = 5_000  # before the space is taken to hold no further allowed network
+PROBE: Final = 1_000  # random points that tell, before anything is trained, whether any network meets the limits
+
+
+def make_sampler(sampler: str | BaseSampler, seed: int) -> BaseSampler:
+    """An Optuna sampler by its short name, or the one given.
+
+    Raises: NasError for a name that is not known.
+    """
+    if isinstance(sampler, BaseSampler):
+        return sampler
+    makers: dict[str, Callable[[], BaseSampler]] = {
+        "random": lambda: optuna.samplers.RandomSampler(seed=seed),
+        # With these three, TPE proposes few networks twice (3 to 6 of 200 against 25 to 59 with its defaults).
+        "tpe": lambda: optuna.samplers.TPESampler(multivariate=True, group=True, constant_liar=True, seed=seed),
+        "nsga2": lambda: optuna.samplers.NSGAIISampler(population_size=20, seed=seed),
+        "nsga3": lambda: optuna.samplers.NSGAIIISampler(population_size=20, seed=seed),
+        "gp": lambda: optuna.samplers.GPSampler(seed=seed),
+        "qmc": lambda: optuna.samplers.QMCSampler(seed=seed, scramble=True),
+    }
+    if sampler not in makers:
+        raise unknown("sampler", sampler, makers)
+    return makers[sampler]()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Network:
+    """An architecture with what is known of it before training."""
+
+    architecture: Architecture
+    values: Mapping[str, float]
+    """Objective or limit name → value, of those that need no training."""
+    excess: Mapping[str, float]
+    """Limit → how far outside, in its unit; 0 or less inside."""
+
+    @property
+    def admitted(self) -> bool:
+        """Whether it meets every limit."""
+        return all(excess <= 0 for excess in self.excess.values())
+
+
+def examine(experiment: Experiment[Any, Any], architecture: Architecture) -> Network:
+    """Measure what needs no training, and hold it against the limits."""
+    candidate = Candidate(architecture=architecture, num_classes=len(experiment.dataset.classes))
+    known = [objective for objective in experiment.objectives if not objective.needs_training]
+    known += [limit.objective for limit in experiment.limits if limit.objective not in known]
+    values = {objective.name: float(objective.measure(candidate)) for objective in known}
+    excess = {str(limit): limit.excess(values[limit.objective.name]) for limit in experiment.limits}
+    return Network(architecture=architecture, values=values, excess=excess)
+
+
+def check_limits(experiment: Experiment[Any, Any]) -> float:
+    """The share of 1,000 random points of the space that meet the limits; 1 without limits.
+
+    Raises: NasError if none does, with the smallest and largest values found.
+    """
+    if not experiment.limits:
+        return 1.0
+    generator = random.Random(experiment.seed)
+    draws = (sample(experiment.space.parameters, generator) for _ in range(PROBE))
+    points = [*draws, *experiment.space.references.values()]
+    networks = [examine(experiment, experiment.space.decode(point)) for point in points]
+    if not any(network.admitted for network in networks):
+        limits = " and ".join(map(str, experiment.limits))
+        names = dict.fromkeys(limit.objective.name for limit in experiment.limits)
+        found = (sorted(network.values[name] for network in networks) for name in names)
+        ranges = "; ".join(f"{name} goes from {v[0]:.4g} to {v[-1]:.4g}" for name, v in zip(names, found, strict=True))
+        raise NasError(f"no network of space {experiment.space.name} meets {limits}: over {len(networks):,} of its points {ranges}")
+    return sum(network.admitted for network in networks[:PROBE]) / PROBE
+
+
+@dataclass(slots=True)
+class Tally:
+    """What the searcher has counted so far."""
+
+    done: int = 0
+    failed: int = 0
+    infeasible: int = 0
+    """Asks that a limit turned down."""
+    duplicates: int = 0
+    """Asks for an architecture already proposed."""
+    pending: dict[str, Trial] = field(default_factory=dict)
+    """Ray's trial id → Optuna's trial, of the trials under way."""
+
+
+class ArchitectureSearcher(Searcher):
+    """Proposes architectures that meet the limits and were never proposed before; writes the trial log."""
+
+    def __init__(self, experiment: Experiment[Any, Any], study: optuna.Study, run: Path) -> None:
+        super().__init__()
+        self.experiment = experiment
+        self.study = study
+        self.run = run
+        self.tally = Tally()
+        self._distributions = dict(experiment.space.parameters)
+        self._random = random.Random(experiment.seed)
+        self._seen: dict[str, int] = {}  # architecture id → Optuna's number of the trial that has it
+        self._networks: dict[int, Network] = {}  # Optuna's number → network, of the trials under way
+        for name, params in experiment.space.references.items():
+            if examine(experiment, experiment.space.decode(params)).admitted:
+                study.enqueue_trial(dict(params), user_attrs={"reference": name})
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str:
+        """The next architecture for Ray to run, or FINISHED when no allowed and new one is found any more."""
+        trial = self._ask()
+        if trial is None:
+            logger.warning("no further network of the space meets the limits and is new; the search ends early")
+            return Searcher.FINISHED
+        self.tally.pending[trial_id] = trial
+        return {"trial": trial.number, "architecture": self._networks[trial.number].architecture.to_json()}
+
+    def _ask(self) -> Trial | None:
+        """A trial of an allowed and new network, out of the sampler, else out of random draws."""
+        for _ in range(SAMPLER_ASKS):
+            trial = self.study.ask(self._distributions)
+            if self._accept(trial):
+                return trial
+        for _ in range(RANDOM_ASKS):
+            params = sample(self._distributions, self._random)
+            network = examine(self.experiment, self.experiment.space.decode(params))
+            if network.admitted and network.architecture.id not in self._seen:
+                self.study.enqueue_trial(params)
+                trial = self.study.ask(self._distributions)
+                assert self._accept(trial), "an enqueued trial has the parameters it was given"
+                return trial
+        return None
+
+    def _accept(self, trial: Trial) -> bool:
+        """Whether a trial is to be run; one that is not is told to Optuna and, if a limit forbids it, logged."""
+        network = examine(self.experiment, self.experiment.space.decode(trial.params))
+        for limit, excess in network.excess.items():
+            trial.set_constraint(limit, excess)
+        architecture_id = network.architecture.id
+        record = {
+            "trial": trial.number,
+            "id": architecture_id,
+            "values": dict(network.values),
+            "params": trial.params,
+            "source": trial.user_attrs.get("reference", "search"),
+            "architecture": network.architecture.to_json(),
+        }
+        if not network.admitted:
+            self.tally.infeasible += 1
+            self.study.tell(trial, state=TrialState.PRUNED)
+            append(self.run / TRIALS_FILE, {"event": "infeasible"} | record)
+            return False
+        if architecture_id in self._seen:
+            self.tally.duplicates += 1
+            self.study.tell(trial, state=TrialState.FAIL)  # samplers leave failed trials out, as they know this network
+            return False
+        self._seen[architecture_id] = trial.number
+        self._networks[trial.number] = network
+        append(self.run / TRIALS_FILE, {"event": "start"} | record)
+        return True
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """Log what a trial ended as and tell Optuna; a worker that died has no result."""
+        trial = self.tally.pending.pop(trial_id)
+        if error or result is None or "outcome" not in result:
+            outcome = Outcome(status="failed", reason="crash", error="the worker process died").to_record()
+        else:
+            outcome = json.loads(result["outcome"])
+        self._record(trial, outcome)
+
+    def _record(self, trial: Trial, outcome: dict[str, Any]) -> None:
+        network = self._networks.pop(trial.number)
+        values = dict(network.values) | outcome["values"]
+        history = outcome.pop("history")
+        for epoch in history:
+            append(self.run / HISTORY_FILE, {"trial": trial.number} | epoch)
+        append(self.run / TRIALS_FILE, {"event": "end", "trial": trial.number, "epochs": len(history)} | outcome | {"values": values})
+        if outcome["status"] == "done":
+            self.tally.done += 1
+            self.study.tell(trial, [values[objective.name] for objective in self.experiment.objectives])
+            result = ", ".join(f"{objective.name} {values[objective.name]:.4g}" for objective in self.experiment.objectives)
+        else:
+            self.tally.failed += 1
+            self.study.tell(trial, state=TrialState.FAIL)
+            result = f"{outcome['reason']}, {outcome['error']}"
+        ended = self.tally.done + self.tally.failed
+        logger.info("%d/%d trial %d %s: %s", ended, self.experiment.trials, trial.number, outcome["status"], result)
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing: the run folder holds the state. Ray calls this after every trial."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing: the run folder holds the state."""
+

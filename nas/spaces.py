@@ -1,0 +1,126 @@
+"""What a search space is: named parameters, and the two ways between them and an Architecture.
+
+A choice that changes nothing in the network leaves no trace in the Architecture, so two parameter sets that mean the
+same network give the same id. Read `searcher.py` next for how a search draws from a space.
+"""
+
+import random
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol, TypeAlias
+
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+
+from nas.architecture import Architecture
+from nas.errors import NasError, SpaceError
+from nas.plugins import load_plugin
+
+Params: TypeAlias = dict[str, Any]  # parameter name → value
+
+
+class SearchSpace(Protocol):
+    """A family of networks to search. Implementations are frozen dataclasses whose fields say which family."""
+
+    @property
+    def name(self) -> str:
+        """The name of the space's file."""
+
+    @property
+    def parameters(self) -> Mapping[str, BaseDistribution]:
+        """Every parameter with its choices; dotted names, stages counted from 1."""
+
+    @property
+    def references(self) -> Mapping[str, Params]:
+        """The published networks that are points of the space, or would be at their own width and resolution."""
+
+    def decode(self, params: Mapping[str, Any]) -> Architecture:
+        """The network that a value for every parameter means; always a valid one."""
+
+    def encode(self, architecture: Architecture) -> Params:
+        """Parameters that mean this network; parameters that do not matter get their first choice.
+
+        Raises: SpaceError if the network is not a point of the space.
+        """
+
+
+def space(name: str) -> SearchSpace:
+    """The search space of a name (`nas space` lists them) or in a Python file of one's own that exports SPACE."""
+    loaded: SearchSpace = load_plugin("space", name)
+    return loaded
+
+
+def check_choices(field: str, given: Sequence[object], allowed: Sequence[object]) -> None:
+    """Refuse a space's field that offers no choice, or one that does not exist.
+
+    Raises: NasError.
+    """
+    wrong = [choice for choice in given if choice not in allowed]
+    if wrong or not given:
+        raise NasError(f"space.{field}: {wrong[0] if wrong else '()'!r} is not among {', '.join(map(str, allowed))}")
+
+
+def check_range(field: str, given: float, low: float, high: float) -> None:
+    """Refuse a space's field outside its range.
+
+    Raises: NasError.
+    """
+    if not low <= given <= high:
+        raise NasError(f"space.{field}: {given!r} is not from {low} to {high}")
+
+
+def num_points(parameters: Mapping[str, BaseDistribution]) -> float:
+    """How many parameter sets there are (several may mean one network); infinite with a continuous parameter."""
+    points = 1.0
+    for distribution in parameters.values():
+        points *= num_choices(distribution)
+    return points
+
+
+def num_choices(distribution: BaseDistribution) -> float:
+    """How many values one parameter can have."""
+    match distribution:
+        case CategoricalDistribution():
+            return len(distribution.choices)
+        case IntDistribution() | FloatDistribution() if distribution.step:
+            return round((distribution.high - distribution.low) / distribution.step) + 1
+    return float("inf")
+
+
+def sample(parameters: Mapping[str, BaseDistribution], generator: random.Random) -> Params:
+    """A value for every parameter, uniformly and independently."""
+    return {name: _draw(distribution, generator) for name, distribution in parameters.items()}
+
+
+def _draw(distribution: BaseDistribution, generator: random.Random) -> Any:
+    match distribution:
+        case CategoricalDistribution():
+            return generator.choice(distribution.choices)
+        case IntDistribution():
+            return generator.randrange(distribution.low, distribution.high + 1, distribution.step)
+        case FloatDistribution() if distribution.step:
+            steps = generator.randrange(int(num_choices(distribution)))
+            return round(distribution.low + steps * distribution.step, 10)
+        case FloatDistribution():
+            return generator.uniform(distribution.low, distribution.high)
+    raise TypeError(f"{distribution!r} is not a distribution that Optuna samples from")
+
+
+def first_choices(parameters: Mapping[str, BaseDistribution]) -> Params:
+    """The first value of every parameter: what a choice that does not matter is set to."""
+    return {name: d.choices[0] if isinstance(d, CategoricalDistribution) else d.low for name, d in parameters.items()}  # type: ignore[attr-defined]
+
+
+def checked(space: SearchSpace, architecture: Architecture, params: Params) -> Params:
+    """`params` if they really mean `architecture` in `space`: the last step of every `encode`.
+
+    Raises: SpaceError if they do not, or lie outside the choices.
+    """
+    for name, distribution in space.parameters.items():
+        try:
+            inside = name in params and distribution._contains(distribution.to_internal_repr(params[name]))
+        except ValueError:
+            inside = False
+        if not inside:
+            raise SpaceError(f"architecture {architecture.id} is not in space {space.name}: {name} = {params.get(name)!r} is not a choice")
+    if space.decode(params) != architecture:
+        raise SpaceError(f"architecture {architecture.id} is not in space {space.name}: its nearest point is another network")
+    return params

@@ -1,0 +1,101 @@
+"""Compound scaling around any network: how a budget that doubles is shared between depth, width and resolution.
+
+Depth grows by alpha^phi, width by beta^phi, resolution by gamma^phi, with alpha * beta^2 * gamma^2 = 2 whatever the
+parameters, so that phi + 1 doubles the multiply-adds (EfficientNet, arXiv:1905.11946, equation 3).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Final
+
+from optuna.distributions import BaseDistribution, FloatDistribution
+
+from nas.architecture import Architecture
+from nas.published import reference, references
+from nas.scaling import scale, scaled_depth
+from nas.spaces import Params, check_range, checked, first_choices, num_choices
+
+SHARE_STEP: Final = 0.05
+PHI_STEP: Final = 0.25
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompoundSpace:
+    """One network scaled by alpha, beta and gamma to the power phi."""
+
+    base: str = "efficientnet_b0"
+    """The network to scale: a reference's name, or an architecture's canonical text."""
+    min_phi: float = -2.0
+    """Smallest phi, a multiple of 0.25; at -1 the multiply-adds are halved."""
+    max_phi: float = 3.0
+    """Greatest phi, a multiple of 0.25; at 1 the multiply-adds are doubled."""
+
+    def __post_init__(self) -> None:
+        check_range("min_phi", self.min_phi, -6.0, self.max_phi)
+        check_range("max_phi", self.max_phi, self.min_phi, 7.0)
+        for depth_share, width_share in ((0.0, 0.0), (0.0, 1.0), (1.0, 0.0)):  # the corners, so that every point is valid
+            for phi in (self.min_phi, self.max_phi):
+                self.decode({"depth_share": depth_share, "width_share": width_share, "phi": phi})
+
+    @property
+    def name(self) -> str:
+        return "compound"
+
+    @cached_property
+    def parameters(self) -> Mapping[str, BaseDistribution]:
+        return {
+            "depth_share": FloatDistribution(0.0, 1.0, step=SHARE_STEP),  # of the doubling, taken by depth
+            "width_share": FloatDistribution(0.0, 1.0, step=SHARE_STEP),  # of the rest, taken by width
+            "phi": FloatDistribution(self.min_phi, self.max_phi, step=PHI_STEP),
+        }
+
+    @cached_property
+    def references(self) -> Mapping[str, Params]:
+        names = [name for name in references() if reference(name) == self.architecture]
+        point = first_choices(self.parameters) | {"phi": 0.0}
+        return dict.fromkeys(names, point) if self.min_phi <= 0 <= self.max_phi else {}
+
+    @cached_property
+    def architecture(self) -> Architecture:
+        """The network at phi = 0."""
+        return Architecture.from_json(self.base) if self.base.startswith("{") else reference(self.base)
+
+    def decode(self, params: Mapping[str, Any]) -> Architecture:
+        depth, width, resolution = multiples(params)
+        return scale(self.architecture, depth=depth, width=width, resolution=resolution)
+
+    def encode(self, architecture: Architecture) -> Params:
+        for params in self._by_resolution.get(architecture.resolution, ()):
+            depth, width, _ = multiples(params)
+            if self._depths(depth) == tuple(len(blocks) for blocks in architecture.stages) and self.decode(params) == architecture:
+                return checked(self, architecture, params)
+        return checked(self, architecture, first_choices(self.parameters))
+
+    @cached_property
+    def _by_resolution(self) -> Mapping[int, list[Params]]:
+        """Every point of the space by the resolution that it means, in the order of the parameters."""
+        points: dict[int, list[Params]] = {}
+        shares = [round(SHARE_STEP * i, 2) for i in range(int(num_choices(self.parameters["depth_share"])))]
+        phis = [self.min_phi + PHI_STEP * i for i in range(int(num_choices(self.parameters["phi"])))]
+        for phi in phis:
+            for depth_share in shares:
+                for width_share in shares:
+                    params = {"depth_share": depth_share, "width_share": width_share, "phi": phi}
+                    resolution = round(self.architecture.resolution * multiples(params)[2])
+                    points.setdefault(resolution, []).append(params)
+        return points
+
+    def _depths(self, depth: float) -> tuple[int, ...]:
+        return tuple(scaled_depth(blocks, depth) for blocks in self.architecture.stages)
+
+
+def multiples(params: Mapping[str, Any]) -> tuple[float, float, float]:
+    """The multiples of depth, width and resolution: alpha^phi, beta^phi, gamma^phi."""
+    depth_share, width_share, phi = params["depth_share"], params["width_share"], params["phi"]
+    rest = 1.0 - depth_share
+    exponents = depth_share, rest * width_share / 2, rest * (1.0 - width_share) / 2  # of 2: alpha, beta, gamma
+    return (2.0 ** (exponents[0] * phi), 2.0 ** (exponents[1] * phi), 2.0 ** (exponents[2] * phi))
+
+
+SPACE: Final = CompoundSpace()

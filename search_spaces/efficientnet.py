@@ -1,0 +1,98 @@
+"""EfficientNet-B0 at free multiples of depth, width and resolution; B0 to B7 are points, by their published table.
+
+Source: Tan and Le, arXiv:1905.11946; coefficients as in tensorflow/tpu efficientnet_builder.py (see nas/references.py).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Final
+
+from optuna.distributions import BaseDistribution, FloatDistribution, IntDistribution
+
+from nas.architecture import Architecture
+from nas.published import EFFICIENTNET_COEFFICIENTS, reference
+from nas.scaling import scale
+from nas.spaces import Params, check_range, checked, first_choices, num_choices
+
+STEP: Final = 0.01  # of the multiples: finer than any difference in rounded widths and depths that matters
+
+
+@dataclass(frozen=True, kw_only=True)
+class EfficientNetSpace:
+    """EfficientNet-B0 scaled by depth, width and resolution, each chosen freely."""
+
+    max_depth: float = 3.1
+    """Greatest multiple of B0's depths; the smallest is 0.25."""
+    max_width: float = 2.0
+    """Greatest multiple of B0's widths; the smallest is 0.25."""
+    min_resolution: int = 96
+    """Smallest side of the input, pixels; a multiple of 4."""
+    max_resolution: int = 600
+    """Greatest side of the input, pixels; a multiple of 4."""
+
+    def __post_init__(self) -> None:
+        check_range("max_depth", self.max_depth, 0.25, 5.3)  # to EfficientNet-L2's
+        check_range("max_width", self.max_width, 0.25, 4.3)
+        check_range("min_resolution", self.min_resolution, 32, self.max_resolution)
+        check_range("max_resolution", self.max_resolution, self.min_resolution, 800)
+
+    @property
+    def name(self) -> str:
+        return "efficientnet"
+
+    @cached_property
+    def parameters(self) -> Mapping[str, BaseDistribution]:
+        return {
+            "depth": FloatDistribution(0.25, self.max_depth, step=STEP),
+            "width": FloatDistribution(0.25, self.max_width, step=STEP),
+            "resolution": IntDistribution(self.min_resolution, self.max_resolution, step=4),
+        }
+
+    @cached_property
+    def references(self) -> Mapping[str, Params]:
+        points = {
+            f"efficientnet_{name}": {"depth": depth, "width": width, "resolution": resolution}
+            for name, (width, depth, resolution) in EFFICIENTNET_COEFFICIENTS.items()
+        }
+        return {name: point for name, point in points.items() if self._holds(point)}
+
+    def _holds(self, point: Params) -> bool:
+        sizes = self.min_resolution <= point["resolution"] <= self.max_resolution
+        return sizes and point["depth"] <= self.max_depth and point["width"] <= self.max_width
+
+    def decode(self, params: Mapping[str, Any]) -> Architecture:
+        return scale(B0, depth=params["depth"], width=params["width"], resolution=params["resolution"])
+
+    def encode(self, architecture: Architecture) -> Params:
+        params = first_choices(self.parameters) | {"resolution": architecture.resolution}
+        params["depth"] = self._by_depths.get(_depths(architecture))
+        params["width"] = self._by_widths.get(_widths(architecture))
+        return checked(self, architecture, params)
+
+    @cached_property
+    def _by_depths(self) -> Mapping[tuple[int, ...], float]:
+        """The smallest multiple that gives each set of depths."""
+        return {_depths(scale(B0, depth=depth)): depth for depth in reversed(_values(self.parameters["depth"]))}
+
+    @cached_property
+    def _by_widths(self) -> Mapping[tuple[int, ...], float]:
+        """The smallest multiple that gives each set of widths."""
+        return {_widths(scale(B0, width=width)): width for width in reversed(_values(self.parameters["width"]))}
+
+
+def _depths(architecture: Architecture) -> tuple[int, ...]:
+    return tuple(len(blocks) for blocks in architecture.stages)
+
+
+def _widths(architecture: Architecture) -> tuple[int, ...]:
+    return (architecture.stem.width, *(blocks[-1].width for blocks in architecture.stages), architecture.head.width)
+
+
+def _values(distribution: BaseDistribution) -> list[float]:
+    """Every value of a stepped multiple, smallest first."""
+    return [round(0.25 + STEP * i, 2) for i in range(int(num_choices(distribution)))]
+
+
+B0: Final = reference("efficientnet_b0")
+SPACE: Final = EfficientNetSpace()

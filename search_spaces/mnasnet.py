@@ -1,0 +1,119 @@
+"""MnasNet's factorised hierarchical space: one set of choices a stage, around MobileNetV2.
+
+Source: Tan et al., arXiv:1807.11626, section 4.1 and figure 4. Its skip choice "pooling" is left out: the published code
+(tensorflow/tpu models/official/mnasnet) implements identity and none, and no published network uses another.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Final
+
+from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
+
+from nas.architecture import ACTIVATIONS, RESOLUTIONS, Architecture, Block, Head, Row, Stem, make_block, round_width
+from nas.published import MOBILENETV2, reference
+from nas.spaces import Params, check_choices, check_range, checked, first_choices
+
+POINTS: Final = ("mobilenetv2_100", "semnasnet_100", "mnasnet_100")
+
+# MobileNetV2's widths, depths and strides, which the choices are relative to.
+SKELETON: Final = tuple((row.width, row.repeats, row.stride) for (row,) in MOBILENETV2)
+
+# The paper's width multiples; A1's fifth stage (112 = 7/6 of 96) and B1's sixth (192 = 6/5 of 160) need two more.
+WIDTHS: Final = (0.75, 1.0, 1.25)
+MORE_WIDTHS: Final = {5: (7 / 6,), 6: (6 / 5,)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class MnasNetSpace:
+    """MnasNet's choices of operation, kernel, expansion, squeeze ratio, skip, width and depth for each of seven stages."""
+
+    width_multiple: float = 1.0
+    """Multiplies every width but the head's."""
+    resolution: int = 224
+    """Side of the input, pixels."""
+    stem_stride: int = 2
+    """2, or 1 for images of about 32 pixels."""
+    activations: tuple[str, ...] = ("relu", "relu6")
+    """Choices of the activation everywhere: MnasNet has relu, MobileNetV2 relu6."""
+
+    def __post_init__(self) -> None:
+        check_range("width_multiple", self.width_multiple, 0.1, 4.0)
+        check_range("resolution", self.resolution, *RESOLUTIONS)
+        check_choices("stem_stride", (self.stem_stride,), (1, 2))
+        check_choices("activations", self.activations, ACTIVATIONS)
+
+    @property
+    def name(self) -> str:
+        return "mnasnet"
+
+    @cached_property
+    def parameters(self) -> Mapping[str, BaseDistribution]:
+        parameters: dict[str, BaseDistribution] = {"activation": CategoricalDistribution(self.activations)}
+        for stage, (_, depth, _) in enumerate(SKELETON, start=1):
+            prefix = f"stage{stage}"
+            parameters[f"{prefix}.op"] = CategoricalDistribution(("conv", "sep", "mbconv"))
+            parameters[f"{prefix}.kernel"] = CategoricalDistribution((3, 5))
+            parameters[f"{prefix}.expansion"] = CategoricalDistribution((3, 6))
+            parameters[f"{prefix}.squeeze"] = CategoricalDistribution((0.0, 0.25))
+            parameters[f"{prefix}.skip"] = CategoricalDistribution((True, False))
+            parameters[f"{prefix}.width"] = CategoricalDistribution(WIDTHS + MORE_WIDTHS.get(stage, ()))
+            parameters[f"{prefix}.depth"] = IntDistribution(max(1, depth - 1), depth + 1)
+        return parameters
+
+    @cached_property
+    def references(self) -> Mapping[str, Params]:
+        published = MnasNetSpace()
+        points = {name: published.encode(reference(name)) for name in POINTS}
+        return {name: point for name, point in points.items() if point["activation"] in self.activations}
+
+    def decode(self, params: Mapping[str, Any]) -> Architecture:
+        activation = params["activation"]
+        stem = Stem(width=round_width(32 * self.width_multiple), stride=self.stem_stride)
+        stages, width_in = [], stem.width
+        for stage, (base, _, stride) in enumerate(SKELETON, start=1):
+            op, kernel, expansion, squeeze, skip, multiple, depth = (params[f"stage{stage}.{field}"] for field in FIELDS)
+            width = round_width(base * multiple * self.width_multiple)
+            row = Row(width, 1, op, kernel, stride, expansion, "input" if squeeze else "none", activation, skip)
+            blocks = []
+            for i in range(depth):
+                blocks.append(make_block(row, width_in, width, stride=1 if i else stride))
+                width_in = width
+            stages.append(tuple(blocks))
+        head = Head(kind="efficientnet", width=1280)
+        return Architecture(
+            resolution=self.resolution, convention="torch", activation=activation, stem=stem, stages=tuple(stages), head=head
+        )
+
+    def encode(self, architecture: Architecture) -> Params:
+        params = first_choices(self.parameters) | {"activation": architecture.activation}
+        width_in = architecture.stem.width
+        for stage, blocks in enumerate(architecture.stages[: len(SKELETON)], start=1):
+            params |= {f"stage{stage}.{field}": value for field, value in self._choices(stage, blocks, width_in).items()}
+            width_in = blocks[-1].width
+        return checked(self, architecture, params)
+
+    def _choices(self, stage: int, blocks: tuple[Block, ...], width_in: int) -> Params:
+        """The choices of one stage that its blocks show."""
+        first = blocks[0]
+        choices: Params = {"op": first.op, "kernel": first.kernel, "depth": len(blocks)}
+        choices["squeeze"] = 0.25 if first.squeeze else 0.0
+        if first.op == "mbconv":
+            choices["expansion"] = round(first.hidden / width_in)
+        if any(can_skip(block, before) for block, before in zip(blocks, (width_in, *(b.width for b in blocks)), strict=False)):
+            choices["skip"] = any(block.skip for block in blocks)
+        multiples = {round_width(SKELETON[stage - 1][0] * m * self.width_multiple): m for m in WIDTHS + MORE_WIDTHS.get(stage, ())}
+        choices["width"] = multiples.get(first.width)
+        return choices
+
+
+FIELDS: Final = ("op", "kernel", "expansion", "squeeze", "skip", "width", "depth")
+
+
+def can_skip(block: Block, width_in: int) -> bool:
+    """Whether the shapes allow a skip."""
+    return block.stride == 1 and block.width == width_in
+
+
+SPACE: Final = MnasNetSpace()

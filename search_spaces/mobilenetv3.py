@@ -1,0 +1,154 @@
+"""MobileNetV3's block choices on its Large and Small skeletons; every once-for-all network of the family is a point.
+
+Sources: Howard et al., arXiv:1905.02244, tables 1 and 2; Cai et al., once-for-all, arXiv:1908.09791, section 4 (depth 2-4,
+kernel 3-5-7, expansion 3-4-6 a layer).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Final
+
+from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
+
+from nas.architecture import CONVENTIONS, RESOLUTIONS, Architecture, Block, Head, Row, Stem, make_block, round_width
+from nas.published import MOBILENETV3_LARGE, MOBILENETV3_SMALL, Table, reference
+from nas.spaces import Params, check_choices, check_range, checked, first_choices
+
+TABLES: Final[dict[str, Table]] = {"large": MOBILENETV3_LARGE, "small": MOBILENETV3_SMALL}
+FEATURES: Final = {"large": 1280, "small": 1024}  # width of the head's convolution
+EXPANSIONS: Final = (2.3, 2.5, 3.0, 3.67, 4.0, 4.5, 6.0)  # those of the published networks
+WIDTHS: Final = (0.75, 1.0, 1.25)
+MAX_DEPTH: Final = 4
+POINTS: Final = (
+    "mobilenetv3_large_100",
+    "mobilenetv3_small_100",
+    "tf_mobilenetv3_large_minimal_100",
+    "tf_mobilenetv3_small_minimal_100",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MobileNetV3Space:
+    """MobileNetV3's choices: kernel and expansion of each layer; depth, width, squeeze and activation of each stage."""
+
+    width_multiple: float = 1.0
+    """Multiplies every width but the head's."""
+    head_multiple: float = 1.0
+    """Multiplies the head's width, 1280 on the Large and 1024 on the Small skeleton."""
+    skeletons: tuple[str, ...] = ("large", "small")
+    """Choices of the stages' base widths and strides: large, small."""
+    resolutions: tuple[int, ...] = (224, 192, 160, 128, 96)
+    """Choices of the side of the input, pixels."""
+    conventions: tuple[str, ...] = ("torch", "tensorflow")
+    """Choices of padding and BatchNorm epsilon; the minimalistic networks are published in tensorflow's."""
+    stem_stride: int = 2
+    """2, or 1 for images of about 32 pixels."""
+
+    def __post_init__(self) -> None:
+        check_range("width_multiple", self.width_multiple, 0.1, 4.0)
+        check_range("head_multiple", self.head_multiple, 0.01, 4.0)
+        check_choices("skeletons", self.skeletons, tuple(TABLES))
+        check_choices("conventions", self.conventions, CONVENTIONS)
+        check_choices("resolutions", self.resolutions, self.resolutions)
+        for resolution in self.resolutions:
+            check_range("resolutions", resolution, *RESOLUTIONS)
+        check_choices("stem_stride", (self.stem_stride,), (1, 2))
+
+    @property
+    def name(self) -> str:
+        return "mobilenetv3"
+
+    @cached_property
+    def parameters(self) -> Mapping[str, BaseDistribution]:
+        parameters: dict[str, BaseDistribution] = {
+            "resolution": CategoricalDistribution(self.resolutions),
+            "skeleton": CategoricalDistribution(self.skeletons),
+            "convention": CategoricalDistribution(self.conventions),
+            "activation": CategoricalDistribution(("hard_swish", "relu")),  # of stem and head
+            "stage1.squeeze": CategoricalDistribution((False, True)),
+            "stage1.activation": CategoricalDistribution(("relu", "hard_swish")),
+        }
+        for stage in range(2, 7):
+            prefix = f"stage{stage}"
+            parameters[f"{prefix}.depth"] = IntDistribution(1, MAX_DEPTH)
+            parameters[f"{prefix}.width"] = CategoricalDistribution(WIDTHS)
+            parameters[f"{prefix}.squeeze"] = CategoricalDistribution((False, True))
+            parameters[f"{prefix}.activation"] = CategoricalDistribution(("relu", "hard_swish"))
+            for layer in range(1, MAX_DEPTH + 1):
+                parameters[f"{prefix}.layer{layer}.kernel"] = CategoricalDistribution((3, 5, 7))
+                parameters[f"{prefix}.layer{layer}.expansion"] = CategoricalDistribution(EXPANSIONS)
+        return parameters
+
+    @cached_property
+    def references(self) -> Mapping[str, Params]:
+        published = MobileNetV3Space()
+        points = {name: published.encode(reference(name)) | {"resolution": self.resolutions[0]} for name in POINTS}
+        return {
+            name: point
+            for name, point in points.items()
+            if point["skeleton"] in self.skeletons and point["convention"] in self.conventions
+        }
+
+    def decode(self, params: Mapping[str, Any]) -> Architecture:
+        skeleton, activation = params["skeleton"], params["activation"]
+        table = TABLES[skeleton]
+        stem = Stem(width=round_width(16 * self.width_multiple), stride=self.stem_stride)
+        width = round_width(table[0][0].width * self.width_multiple)
+        squeeze = "hidden" if params["stage1.squeeze"] else "none"
+        first = table[0][0]._replace(squeeze=squeeze, activation=params["stage1.activation"])
+        stages = [(make_block(first, stem.width, width, first.stride),)]
+        for stage, rows in enumerate(table[1:-1], start=2):
+            stages.append(self._stage(params, stage, rows[0], width))
+            width = stages[-1][-1].width
+        last = table[-1][0]._replace(activation=activation)
+        stages.append((make_block(last, width, round_width(last.width * self.width_multiple), 1),))
+        return Architecture(
+            resolution=params["resolution"],
+            convention=params["convention"],
+            activation=activation,
+            stem=stem,
+            stages=tuple(stages),
+            head=Head(kind="mobilenetv3", width=round_width(FEATURES[skeleton] * self.head_multiple)),
+        )
+
+    def _stage(self, params: Mapping[str, Any], stage: int, skeleton: Row, width_in: int) -> tuple[Block, ...]:
+        prefix = f"stage{stage}"
+        width = round_width(skeleton.width * params[f"{prefix}.width"] * self.width_multiple)
+        squeeze, activation = "hidden" if params[f"{prefix}.squeeze"] else "none", params[f"{prefix}.activation"]
+        blocks = []
+        for layer in range(1, params[f"{prefix}.depth"] + 1):
+            kernel, expansion = params[f"{prefix}.layer{layer}.kernel"], params[f"{prefix}.layer{layer}.expansion"]
+            stride = skeleton.stride if layer == 1 else 1
+            row = Row(width, 1, "mbconv", kernel, stride, expansion, squeeze, activation)
+            blocks.append(make_block(row, width_in, width, stride))
+            width_in = width
+        return tuple(blocks)
+
+    def encode(self, architecture: Architecture) -> Params:
+        params = first_choices(self.parameters)
+        params |= {field: getattr(architecture, field) for field in ("resolution", "convention", "activation")}
+        strides = [blocks[0].stride for blocks in architecture.stages]
+        params["skeleton"] = next((s for s, table in TABLES.items() if [rows[0].stride for rows in table] == strides), None)
+        if params["skeleton"] is not None:
+            width_in = architecture.stem.width
+            for stage, (blocks, rows) in enumerate(zip(architecture.stages[:-1], TABLES[params["skeleton"]], strict=False), start=1):
+                params |= {f"stage{stage}.{field}": value for field, value in self._choices(stage, blocks, rows[0], width_in).items()}
+                width_in = blocks[-1].width
+        return checked(self, architecture, params)
+
+    def _choices(self, stage: int, blocks: tuple[Block, ...], skeleton: Row, width_in: int) -> Params:
+        """The choices of one stage that its blocks show."""
+        choices: Params = {"squeeze": bool(blocks[0].squeeze), "activation": blocks[0].activation}
+        if stage == 1:
+            return choices
+        choices["depth"] = len(blocks)
+        choices["width"] = {round_width(skeleton.width * m * self.width_multiple): m for m in WIDTHS}.get(blocks[0].width)
+        for layer, block in enumerate(blocks, start=1):
+            choices[f"layer{layer}.kernel"] = block.kernel
+            choices[f"layer{layer}.expansion"] = {round_width(width_in * e): e for e in EXPANSIONS}.get(block.hidden)
+            width_in = block.width
+        return choices
+
+
+SPACE: Final = MobileNetV3Space()
