@@ -30,6 +30,7 @@ from nas.plugins import modules_beside
 from nas.recipe import TrainSettings
 from nas.runs import create_run
 from nas.searcher import ArchitectureSearcher, check_limits, make_sampler
+from nas.train import check_settings
 
 logger = logging.getLogger(__name__)
 
@@ -45,11 +46,12 @@ RAY_ENVIRONMENT: Final = {
 def search(experiment: Experiment[Any, Any], *, name: str | None = None) -> Path:
     """Run an experiment to its end and give its run folder; `name` leads the folder's name, by default the space's.
 
-    Raises: NasError, before anything is trained or written, for limits that no network meets, an unknown sampler, or
-    resources that the machine does not have.
+    Raises: NasError, before anything is trained or written, for limits that no network meets, an unknown sampler or
+    optimizer, or resources that the machine does not have.
     """
     with warnings.catch_warnings(action="ignore", category=ExperimentalWarning):
         sampler = make_sampler(experiment.sampler, experiment.seed)
+    check_settings(experiment.train)
     share = check_limits(experiment)
     if experiment.limits:
         logger.info("%.1f %% of the space meets %s", 100 * share, " and ".join(map(str, experiment.limits)))

@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from typing import Final
 
 import torch
-from timm.optim import create_optimizer_v2
+from timm.optim import create_optimizer_v2, list_optimizers
 from timm.scheduler import CosineLRScheduler
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nas.datasets import Dataset, ImageData
+from nas.errors import unknown
 from nas.recipe import Epoch, TrainReport, TrainSettings
 
 DTYPES: Final = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -47,6 +48,15 @@ def pick_precision(wanted: str, device: torch.device) -> str:
     if device.type == "cuda":
         return "bfloat16" if torch.cuda.get_device_capability(device) >= (8, 0) else "float16"
     return "bfloat16" if torch.cpu.get_capabilities().get("amx_bf16", False) else "float32"
+
+
+def check_settings(settings: TrainSettings) -> None:
+    """Refuse what only the libraries that train can judge.
+
+    Raises: NasError for an optimizer that timm does not have.
+    """
+    if settings.optimizer not in list_optimizers():
+        raise unknown("optimizer", settings.optimizer, list_optimizers())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

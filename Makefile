@@ -1,0 +1,24 @@
+PYTHON ?= python3
+VENV := .venv
+INSTALLED := $(VENV)/installed
+
+.PHONY: demo test check clean
+
+demo: $(INSTALLED)  ## a real search on handwritten digits, its front, and an export proven in a fresh process
+	$(VENV)/bin/python -m experiments.benchmarks.demo
+
+test: check  ## everything that must hold
+	$(VENV)/bin/python -m pytest -n 2 --dist worksteal
+
+check: $(INSTALLED)
+	$(VENV)/bin/ruff check
+	$(VENV)/bin/ruff format --check
+	$(VENV)/bin/mypy
+
+$(INSTALLED): pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --quiet --editable '.[dev]'
+	touch $@
+
+clean:
+	rm -rf $(VENV)

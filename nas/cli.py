@@ -1,0 +1,275 @@
+"""The `nas` command: parse, call one function, print. Nothing heavy is imported before it is needed."""
+
+import json
+import logging
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+from nas.errors import NasError, unknown
+from nas.plugins import load_plugin, plugin_names, summary
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+USER_ERROR: Final = 2
+INTERRUPTED: Final = 130  # as a shell reports a process that SIGINT ended
+OVERRIDES: Final = ("space", "dataset")  # plug-ins of an experiment that can be replaced by name
+
+
+def main() -> None:
+    """Run the command that the process was started with; a user's mistake is one sentence and exit code 2."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command and give its exit code."""
+    try:
+        if not arguments or arguments[0] in ("-h", "--help"):
+            print(_usage())
+        elif arguments[0] not in COMMANDS:
+            raise unknown("command", arguments[0], COMMANDS)
+        else:
+            COMMANDS[arguments[0]](list(arguments[1:]))
+    except NasError as error:
+        print(f"nas: {error}", file=sys.stderr)
+        return USER_ERROR
+    except KeyboardInterrupt:
+        print("nas: interrupted; what had ended is in the run folder", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:  # the reader of our output, such as `head`, has had enough
+        sys.stderr.close()
+    return 0
+
+
+def _usage() -> str:
+    lines = [f"  nas {name:<7} {(command.__doc__ or '').splitlines()[0]}" for name, command in COMMANDS.items()]
+    return "\n".join(["Search mobile networks, look at what was found, take it away.", "", *lines, "", "Each has --help."])
+
+
+def search(arguments: list[str]) -> None:
+    """Run an experiment, by name or from a Python file; without one, list the experiments."""
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print("nas search EXPERIMENT [--help | options]: an experiment's name, or the path of a Python file with an EXPERIMENT\n")
+        _list("experiment")
+        return
+    import tyro  # each command imports what it alone needs
+
+    from nas.driver import search as search_experiment
+
+    name, *options = arguments
+    experiment, options = _with_plugins(load_plugin("experiment", name), options)
+    kind = type(experiment)[type(experiment.space), type(experiment.dataset)]
+    experiment = tyro.cli(
+        kind,
+        default=experiment,
+        args=options,
+        prog=f"nas search {name}",
+        description=_search_description(name),
+        registry=_constructors(experiment.objectives),
+    )
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stdout)
+    logging.getLogger("nas").setLevel(logging.INFO)
+    folder = search_experiment(experiment, name=Path(name).stem)
+    print()
+    _print_front(folder)
+    print(f"\nnas table {_shown(folder)} --front\nnas export {_shown(folder)} --best {experiment.objectives[0].name}")
+
+
+def _search_description(name: str) -> str:
+    return (
+        f"Run {name}; every field can be set here but a sampler object. --space NAME and --dataset NAME put in another one, by "
+        f"name or path, before its own fields are set. Spaces: {', '.join(plugin_names('space'))}; datasets: "
+        f"{', '.join(plugin_names('dataset'))}; objectives: {', '.join(plugin_names('objective'))}."
+    )
+
+
+def _with_plugins(experiment: Any, options: list[str]) -> tuple[Any, list[str]]:
+    """The experiment with the space and dataset that the options name, and the options left."""
+    from dataclasses import replace
+
+    from nas.experiment import Experiment
+
+    if not isinstance(experiment, Experiment):
+        raise NasError(f"EXPERIMENT is a {type(experiment).__name__}; it must be a nas.Experiment")
+    left = [part for option in options for part in (option.split("=", 1) if option.startswith(_prefixes("=")) else [option])]
+    for kind in OVERRIDES:
+        while f"--{kind}" in left:
+            at = left.index(f"--{kind}")
+            if at + 1 == len(left):
+                raise NasError(f"--{kind} needs a name; known: {', '.join(plugin_names(kind))}")
+            experiment = replace(experiment, **{kind: load_plugin(kind, left[at + 1])})
+            del left[at : at + 2]
+    return experiment, left
+
+
+def _prefixes(end: str) -> tuple[str, ...]:
+    return tuple(f"--{kind}{end}" for kind in OVERRIDES)
+
+
+def _constructors(own: Sequence[Any]) -> Any:
+    """How tyro reads the values that are objects of ours."""
+    import tyro
+    from optuna.samplers import BaseSampler
+
+    from nas.objectives import Limit, Objective, objective, parse_limit
+
+    registry = tyro.constructors.ConstructorRegistry()
+    rules: dict[type, tuple[str, Callable[[str], Any], Callable[[Any], str]]] = {
+        Objective: ("NAME", lambda text: objective(text, own), lambda value: str(value.name)),
+        Limit: ("NAME<NUMBER", lambda text: parse_limit(text, own), str),
+        BaseSampler: ("SAMPLER", str, lambda value: type(value).__name__),
+    }
+
+    @registry.primitive_rule
+    def rule(info: Any) -> Any:
+        if info.type not in rules:
+            return None
+        metavar, read, write = rules[info.type]
+        return tyro.constructors.PrimitiveConstructorSpec(
+            nargs=1,
+            metavar=metavar,
+            instance_from_str=lambda parts: read(parts[0]),
+            is_instance=lambda value: isinstance(value, info.type),
+            str_from_instance=lambda value: [write(value)],
+        )
+
+    return registry
+
+
+def space(arguments: list[str]) -> None:
+    """Describe a search space: its size, what its networks cost, its published networks; without a name, list the spaces."""
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print("nas space NAME: a space's name, or the path of a Python file with a SPACE\n")
+        _list("space")
+        return
+    import random
+
+    from nas.costs import cost
+    from nas.spaces import num_points, sample
+    from nas.spaces import space as find_space
+
+    found = find_space(arguments[0])
+    generator = random.Random(0)
+    costs = [cost(found.decode(sample(found.parameters, generator))) for _ in range(1_000)]
+    print(f"{found.name}: {(type(found).__doc__ or '').splitlines()[0]}\n")
+    print(f"{len(found.parameters)} parameters, {num_points(found.parameters):.3g} points\n")
+    for name, distribution in found.parameters.items():
+        print(f"  {name:<24} {_choices(distribution)}")
+    print("\nover 1,000 random points, 1,000 classes: smallest, median, largest")
+    for name, values in (("params_m", [c.params for c in costs]), ("macs_m", [c.macs for c in costs])):
+        values.sort()
+        print(f"  {name:<24} {values[0] / 1e6:.3f}  {values[500] / 1e6:.3f}  {values[-1] / 1e6:.3f}")
+    print("\npublished networks among its points: params_m, macs_m")
+    for name, params in found.references.items():
+        reference_cost = cost(found.decode(params))
+        print(f"  {name:<34} {reference_cost.params / 1e6:8.3f} {reference_cost.macs / 1e6:10.3f}")
+
+
+def _choices(distribution: Any) -> str:
+    if hasattr(distribution, "choices"):
+        return ", ".join(f"{choice:.4g}" if isinstance(choice, float) else str(choice) for choice in distribution.choices)
+    return f"{distribution.low} to {distribution.high}" + (f" in steps of {distribution.step}" if distribution.step else "")
+
+
+def table(arguments: list[str]) -> None:
+    """Print the trials of a run, or only its Pareto front."""
+    import tyro
+
+    from nas.table import results
+
+    def show(run: Annotated[Path, tyro.conf.Positional], *, front: bool = False) -> None:
+        """Print the trials of a run; from Python, nas.results(run) gives every column.
+
+        Args:
+            run: The run folder.
+            front: Only the networks that no other one beats on every objective.
+        """
+        if front:
+            _print_front(run)
+            return
+        df = results(run)
+        counts = df["status"].value_counts()
+        _print_rows(df[df["status"] != "infeasible"], ["trial", "id", "status", "reason", *df.attrs["directions"], "seconds", "source"])
+        print(", ".join(f"{counts.get(status, 0)} {status}" for status in ("done", "failed", "running", "infeasible")))
+
+    tyro.cli(show, args=arguments, prog="nas table")
+
+
+def export(arguments: list[str]) -> None:
+    """Write the folder of one network of a run: its architecture, weights and card."""
+    import tyro
+
+    def write(
+        run: Annotated[Path, tyro.conf.Positional],
+        *,
+        trial: int | None = None,
+        best: str | None = None,
+        output: Path | None = None,
+    ) -> None:
+        """Write the folder of one network of a run: its architecture, weights and card.
+
+        Args:
+            run: The run folder.
+            trial: The trial's number, as `nas table` shows it.
+            best: An objective, to export the network that is best on it.
+            output: The folder to write, by default exports/trial<N> in the run folder.
+        """
+        from nas.exports import CARD_FILE
+        from nas.exports import export as export_network
+
+        folder = export_network(run, trial=trial, best=best, output=output)
+        accuracy = json.loads((folder / CARD_FILE).read_text(encoding="utf-8"))["accuracy"]
+        for part in ("val", "test"):
+            print(f"{part}_top1_pct {accuracy[f'{part}_top1_pct']:.2f} over {accuracy[f'{part}_images']} images of {accuracy['dataset']}")
+        print(f"{_shown(folder)}\n\nimport nas; model = nas.load({str(_shown(folder))!r})")
+
+    tyro.cli(write, args=arguments, prog="nas export")
+
+
+def _list(kind: str) -> None:
+    for name in plugin_names(kind):
+        print(f"  {name:<24} {summary(kind, name)}")
+
+
+def _print_front(run: Path) -> None:
+    from nas.table import front, results
+
+    df = results(run)
+    chosen = front(df)
+    _print_rows(chosen, ["trial", "id", *df.attrs["directions"], "seconds", "source"])
+    print(f"front: {len(chosen)} of {int((df['status'] == 'done').sum())} done")
+
+
+def _print_rows(df: "pd.DataFrame", columns: list[str]) -> None:
+    """The rows, drawn in a terminal and plain in a pipe."""
+    shown = df[columns]
+    if not sys.stdout.isatty():
+        print(shown.to_string(index=False, na_rep="", float_format=lambda value: f"{value:.4g}"))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    drawn = Table(*columns)
+    for row in shown.itertuples(index=False):
+        drawn.add_row(*(_cell(value) for value in row))
+    Console().print(drawn)
+
+
+def _cell(value: Any) -> str:
+    if value is None or value != value:  # noqa: PLR0124 - NaN alone differs from itself
+        return ""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _shown(path: Path) -> Path:
+    """A path as short as it can be typed here."""
+    here = Path.cwd()
+    return path.relative_to(here) if path.is_relative_to(here) else path
+
+
+COMMANDS: Final[dict[str, Callable[[list[str]], None]]] = {"search": search, "space": space, "table": table, "export": export}
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,112 @@
+"""Run folder → DataFrame, a row per trial whatever happened to it. Needs neither torch nor Ray; works while the search runs."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from os import PathLike
+from pathlib import Path
+from typing import Any, Final
+
+import pandas as pd
+
+from nas.errors import NasError, unknown
+from nas.runs import TRIALS_FILE, read_experiment, read_log
+
+STATUSES: Final = {"start": "running", "infeasible": "infeasible"}
+
+# Columns beside the objectives, the limits' values and the space's parameters (`params.` and the name), with their types.
+COLUMNS: Final = {
+    "trial": "int64",  # Optuna's number, which counts infeasible asks and repeats too
+    "id": "str",  # of the architecture
+    "status": "str",  # done, failed, running (no outcome yet) or infeasible (a limit turned it down; never trained)
+    "reason": "str",  # of a failure: oom, nan or crash
+    "source": "str",  # search, or the name of the published network that it is
+    "is_front": "bool",  # done, and no other done row is as good on every objective and better on one
+    "epochs": "Int64",
+    "seconds": "float64",  # of building, training and validating
+    "device": "str",
+    "precision": "str",
+    "peak_memory_mb": "float64",  # of the GPU, 10^6 bytes
+    "seed": "int64",
+    "error": "str",  # the failure in one sentence
+    "architecture": "str",  # the canonical text
+}
+
+
+def results(run: str | PathLike[str]) -> pd.DataFrame:
+    """Every trial of a run folder in the order of proposal; `attrs["directions"]` maps each objective to its direction.
+
+    Raises: NasError if `run` is not a run folder, or is damaged.
+    """
+    folder = Path(run)
+    described = read_experiment(folder)
+    directions = {objective["name"]: objective["direction"] for objective in described["objectives"]}
+    rows: dict[int, dict[str, Any]] = {}
+    for event in read_log(folder / TRIALS_FILE):
+        row = rows.setdefault(event["trial"], {"seed": described["seed"]})
+        values, params = event.pop("values"), event.pop("params", {})
+        kind = event.pop("event")
+        row |= {"status": STATUSES[kind]} if kind in STATUSES else {}
+        row |= event | values | {f"params.{name}": value for name, value in params.items()}
+    df = _typed(pd.DataFrame(list(rows.values())), directions)
+    df.attrs["directions"] = directions
+    df["is_front"] = _on_front(df, directions)
+    return df
+
+
+def _typed(df: pd.DataFrame, directions: Iterable[str]) -> pd.DataFrame:
+    """The same rows with every column there, in order, of its own type."""
+    params = [column for column in df.columns if column.startswith("params.")]
+    measured = [column for column in df.columns if column not in COLUMNS and column not in params]
+    measured = list(dict.fromkeys([*directions, *measured]))
+    names = list(COLUMNS)
+    order = [*names[: names.index("is_front")], *measured, *names[names.index("is_front") :], *params]
+    df = df.reindex(columns=order)
+    df["is_front"] = False
+    return df.astype(COLUMNS | dict.fromkeys(measured, "float64"))
+
+
+def front(df: pd.DataFrame, directions: Mapping[str, str] | None = None) -> pd.DataFrame:
+    """Finished rows that no other row matches on every objective and beats on one; ties are kept. Best first objective first.
+
+    `directions` maps objectives to `minimize` or `maximize`, by default those of the run.
+    """
+    directions = directions or df.attrs["directions"]
+    first = next(iter(directions))
+    chosen = df[_on_front(df, directions)]
+    return chosen.sort_values(first, ascending=directions[first] == "minimize", kind="stable")
+
+
+def best(df: pd.DataFrame, objective: str) -> "pd.Series[Any]":
+    """The finished row best on one objective; of equals the best on the others in their order, then the earliest.
+
+    Raises: NasError for an objective that the run has not, or a run without a finished trial.
+    """
+    directions: Mapping[str, str] = df.attrs["directions"]
+    if objective not in directions:
+        raise unknown("objective", objective, directions)
+    done = df[df["status"] == "done"]
+    if done.empty:
+        raise NasError(f"no trial of this run is done, so none is best on {objective}; see `nas table`")
+    order = [objective, *(name for name in directions if name != objective)]
+    ranked = done.sort_values([*order, "trial"], ascending=[*(directions[name] == "minimize" for name in order), True])
+    return ranked.iloc[0]
+
+
+def _on_front(df: pd.DataFrame, directions: Mapping[str, str]) -> "pd.Series[bool]":
+    """Which rows are done and not dominated."""
+    signs = {name: 1.0 if direction == "minimize" else -1.0 for name, direction in directions.items()}
+    done = df[df["status"] == "done"]
+    losses = [tuple(row) for row in (done[list(signs)] * pd.Series(signs)).itertuples(index=False)]
+    kept = pd.Series(data=False, index=df.index)
+    kept[done.index] = non_dominated(losses)
+    return kept
+
+
+def non_dominated(losses: Sequence[tuple[float, ...]]) -> list[bool]:
+    """Which points no other point matches on every loss and beats on one; equal points stand or fall together."""
+    kept = [False] * len(losses)
+    found: list[tuple[float, ...]] = []
+    for i in sorted(range(len(losses)), key=losses.__getitem__):  # a point can only be dominated by one sorted before it
+        if not any(other != losses[i] and all(map(float.__le__, other, losses[i])) for other in found):
+            kept[i] = True
+            found.append(losses[i])
+    return kept
