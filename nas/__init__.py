@@ -10,17 +10,17 @@ if TYPE_CHECKING:
     from nas.architecture import Architecture, Block, Head, Stem
     from nas.costs import Cost, cost
     from nas.datasets import ImageData, dataset
+    from nas.driver import search
     from nas.errors import NasError
     from nas.experiment import Experiment
     from nas.exports import export, load
     from nas.modules import build
     from nas.objectives import Candidate, Limit, Objective, objective
-    from nas.recipe import TrainSettings
     from nas.published import reference, references
-    from nas.table import front, results
+    from nas.recipe import TrainSettings
     from nas.scaling import scale
-    from nas.driver import search
     from nas.spaces import SearchSpace, space
+    from nas.table import front, results
 
 # Public name → the module it lives in.
 _HOMES = {

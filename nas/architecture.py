@@ -178,7 +178,9 @@ class Architecture:
             downsamplings += stage[0].stride - 1
             for j, block in enumerate(stage):
                 if j and block.stride != 1:
-                    raise _refusal(f"stages[{i}][{j}].stride", block.stride, "1, as only the first block of a stage may downsample")
+                    raise _refusal(
+                        f"stages[{i}][{j}].stride", block.stride, "1, as only the first block of a stage may downsample"
+                    )
                 if block.skip and (block.stride != 1 or block.width != width):
                     raise _refusal(f"stages[{i}][{j}].skip", True, "possible: it needs stride 1 and as many channels out as in")
                 width = block.width
@@ -192,10 +194,9 @@ class Architecture:
         for block, width, size in self.walk():
             inner = block.hidden or width
             area = block.kernel**2 if block.op in ("conv", "fused") else 1
-            widest = inner if inner > block.width else block.width
+            widest = max(block.width, inner)
             weights += area * width * widest + inner * (block.width + 2 * block.squeeze + 49)
-            if size * size * widest > features:
-                features = size * size * widest
+            features = max(features, size * size * widest)
         weights += self.stages[-1][-1].width * self.head.width
         features = max(features, size * size * self.head.width)
         if weights > MAX_WEIGHTS:

@@ -191,7 +191,9 @@ def table(arguments: list[str]) -> None:
             return
         df = results(run)
         counts = df["status"].value_counts()
-        _print_rows(df[df["status"] != "infeasible"], ["trial", "id", "status", "reason", *df.attrs["directions"], "seconds", "source"])
+        _print_rows(
+            df[df["status"] != "infeasible"], ["trial", "id", "status", "reason", *df.attrs["directions"], "seconds", "source"]
+        )
         print(", ".join(f"{counts.get(status, 0)} {status}" for status in ("done", "failed", "running", "infeasible")))
 
     tyro.cli(show, args=arguments, prog="nas table")
@@ -222,7 +224,8 @@ def export(arguments: list[str]) -> None:
         folder = export_network(run, trial=trial, best=best, output=output)
         accuracy = json.loads((folder / CARD_FILE).read_text(encoding="utf-8"))["accuracy"]
         for part in ("val", "test"):
-            print(f"{part}_top1_pct {accuracy[f'{part}_top1_pct']:.2f} over {accuracy[f'{part}_images']} images of {accuracy['dataset']}")
+            images = f"{accuracy[f'{part}_images']} images of {accuracy['dataset']}"
+            print(f"{part}_top1_pct {accuracy[f'{part}_top1_pct']:.2f} over {images}")
         print(f"{_shown(folder)}\n\nimport nas; model = nas.load({str(_shown(folder))!r})")
 
     tyro.cli(write, args=arguments, prog="nas export")

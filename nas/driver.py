@@ -15,9 +15,10 @@ from typing import Any, Final
 import optuna
 import ray
 from optuna.exceptions import ExperimentalWarning
+from optuna.samplers import BaseSampler
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
-from optuna.samplers import BaseSampler
+from optuna.study import StudyDirection
 from ray import cloudpickle, tune
 from ray.tune.experiment import Trial
 
@@ -79,7 +80,7 @@ def create_study(experiment: Experiment[Any, Any], sampler: BaseSampler, run: Pa
         study_name=run.name,
         storage=JournalStorage(JournalFileBackend(str(run / "optuna.log"))),
         sampler=sampler,
-        directions=[objective.direction for objective in experiment.objectives],
+        directions=[StudyDirection[objective.direction.upper()] for objective in experiment.objectives],
     )
     with warnings.catch_warnings(action="ignore", category=ExperimentalWarning):
         study.set_metric_names([objective.name for objective in experiment.objectives])

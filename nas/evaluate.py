@@ -21,22 +21,17 @@ from nas.train import DivergedError, pick_device, train
 
 
 def evaluate(
-    text: str,
-    *,
-    dataset: Dataset,
-    objectives: Sequence[Objective],
-    settings: TrainSettings,
-    seed: int,
-    weights: Path,
+    text: str, *, dataset: Dataset, objectives: Sequence[Objective], settings: TrainSettings, seed: int, weights: Path
 ) -> Outcome:
     """Build, train and measure the network of an architecture's text; its weights go to the file `weights`.
 
-    Without an objective that needs training, nothing is trained. One thread on a CPU. Never raises: a failure is an Outcome with its reason.
+    Without an objective that needs training, nothing is trained. One thread on a CPU. Never raises: a failure is an Outcome
+    with its reason.
     """
     started = time.perf_counter()
     try:
-        return _evaluate(Architecture.from_json(text), dataset, objectives, settings, seed, weights)
-    except Exception as error:  # the worker's border: whatever went wrong is the trial's row, not the run's end
+        return _evaluate(text, dataset=dataset, objectives=objectives, settings=settings, seed=seed, weights=weights)
+    except Exception as error:  # noqa: BLE001 - the worker's border: whatever went wrong is the trial's row, not the run's end
         return Outcome(
             status="failed",
             reason=_reason(error),
@@ -46,15 +41,11 @@ def evaluate(
 
 
 def _evaluate(
-    architecture: Architecture,
-    dataset: Dataset,
-    objectives: Sequence[Objective],
-    settings: TrainSettings,
-    seed: int,
-    weights: Path,
+    text: str, *, dataset: Dataset, objectives: Sequence[Objective], settings: TrainSettings, seed: int, weights: Path
 ) -> Outcome:
     if not objectives:
         return Outcome(status="done")
+    architecture = Architecture.from_json(text)
     device = pick_device()
     if device.type == "cpu":
         torch.set_num_threads(1)  # trials run side by side, and two threads on a busy machine are slower than one

@@ -4,7 +4,7 @@ Read `driver.py` next for how an Experiment becomes a run folder.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Generic, TypeVar
 
 import tyro
@@ -32,7 +32,7 @@ class Experiment(Generic[SpaceT, DatasetT]):
     """What to find the Pareto front of: names of objectives, or paths of files that export one."""
     limits: Annotated[tuple[Limit, ...], tyro.conf.arg(name="limit"), tyro.conf.UseAppendAction] = ()
     """What every network must meet before it is trained, such as "macs_m<60"; give it once for each limit."""
-    train: TrainSettings = TrainSettings()
+    train: TrainSettings = field(default_factory=TrainSettings)
     """How each network is trained."""
     sampler: str | BaseSampler = "tpe"
     """What proposes networks: random, tpe, nsga2, nsga3, gp or qmc; from Python any Optuna sampler too."""

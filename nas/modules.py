@@ -37,7 +37,7 @@ def build(
     Shapes: (N, 3, resolution, resolution) → (N, num_classes); other sizes work too.
     """
     network = EfficientNet if architecture.head.kind == "efficientnet" else MobileNetV3
-    module = network(
+    module: Any = network(
         block_args=_block_arguments(architecture),
         num_classes=num_classes,
         num_features=architecture.head.width,
@@ -55,8 +55,9 @@ def build(
         for info in module.feature_info:
             info["reduction"] //= 2
     if features_only:
-        return FeatureGetterNet(module, out_indices=tuple(range(len(module.feature_info))))
-    return module
+        module = FeatureGetterNet(module, out_indices=tuple(range(len(module.feature_info))))
+    built: nn.Module = module
+    return built
 
 
 def _unchanged(width: int) -> int:

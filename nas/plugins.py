@@ -79,7 +79,9 @@ def modules_beside(values: Sequence[object]) -> list[ModuleType]:
     A worker process cannot import them by name, so they have to be sent by value.
     """
     names = {getattr(value, "__module__", type(value).__module__) for value in values}
-    own = [sys.modules[name] for name in names if name.partition(".")[0] not in ("nas", "search_spaces", "experiments", "__main__")]
+    own = [
+        sys.modules[name] for name in names if name.partition(".")[0] not in ("nas", "search_spaces", "experiments", "__main__")
+    ]
     folders = {Path(module.__file__).resolve().parent for module in own if getattr(module, "__file__", None)}  # type: ignore[arg-type]
     folders = {folder for folder in folders if "site-packages" not in folder.parts}
     return [module for module in list(sys.modules.values()) if _folder(module) in folders and module.__name__ != "__main__"]

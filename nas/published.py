@@ -185,7 +185,9 @@ SPNASNET: Final[Table] = (
 )
 
 
-def _network(table: Table, activation: str, stem: int, head: Head, multiple: float = 1.0, resolution: int = 224) -> Architecture:
+def _network(
+    table: Table, activation: str, stem: int, head: Head, *, multiple: float = 1.0, resolution: int = 224
+) -> Architecture:
     stem_width = round_width(stem * multiple)
     return Architecture(
         resolution=resolution,
@@ -211,30 +213,36 @@ def _with_blocks(network: Architecture, change: Callable[[Block], Block]) -> Arc
 
 def _mobilenetv2(multiple: float) -> Architecture:
     head = Head(kind="efficientnet", width=max(1280, round_width(1280 * multiple)))
-    return _network(MOBILENETV2, "relu6", 32, head, multiple)
+    return _network(MOBILENETV2, "relu6", 32, head, multiple=multiple)
 
 
 def _mobilenetv3(table: Table, features: int, multiple: float) -> Architecture:
-    return _network(table, _HS, 16, Head(kind="mobilenetv3", width=features), multiple)
+    return _network(table, _HS, 16, Head(kind="mobilenetv3", width=features), multiple=multiple)
 
 
 def _minimalistic(table: Table, features: int) -> Architecture:
     """Every kernel 3, no squeeze-and-excite, ReLU alone."""
-    rows = tuple(tuple(row._replace(kernel=min(row.kernel, 3), squeeze="none", activation="relu") for row in stage) for stage in table)
+    rows = tuple(
+        tuple(row._replace(kernel=min(row.kernel, 3), squeeze="none", activation="relu") for row in stage) for stage in table
+    )
     return replace(_mobilenetv3(rows, features, 1.0), activation="relu")
 
 
 def _efficientnet(width: float, depth: float, resolution: int) -> Architecture:
     table = tuple(tuple(row._replace(repeats=math.ceil(row.repeats * depth)) for row in rows) for rows in EFFICIENTNET)
     head = Head(kind="efficientnet", width=round_width(1280 * width))
-    return _network(table, "silu", 32, head, width, resolution)
+    return _network(table, "silu", 32, head, multiple=width, resolution=resolution)
 
 
 def _efficientnet_lite(width: float, depth: float, resolution: int) -> Architecture:
     """No squeeze-and-excite, ReLU6; stem and head keep their width, the first and last stage their depth."""
     last = len(EFFICIENTNET) - 1
     table = tuple(
-        (row._replace(repeats=row.repeats if i in (0, last) else math.ceil(row.repeats * depth), squeeze="none", activation="relu6"),)
+        (
+            row._replace(
+                repeats=row.repeats if i in (0, last) else math.ceil(row.repeats * depth), squeeze="none", activation="relu6"
+            ),
+        )
         for i, (row,) in enumerate(EFFICIENTNET)
     )
     network = _network(table, "relu6", 32, _HEAD_1280, resolution=resolution)
@@ -265,8 +273,8 @@ def _recipes() -> dict[str, Callable[[], Architecture]]:
     for percent in (35, 50, 75, 100, 140):
         recipes[f"mobilenetv2_{percent:03}"] = partial(_mobilenetv2, percent / 100)
     for percent in (50, 75, 100, 140):
-        recipes[f"mnasnet_{percent:03}"] = partial(_network, MNASNET_B1, "relu", 32, _HEAD_1280, percent / 100)
-        recipes[f"semnasnet_{percent:03}"] = partial(_network, MNASNET_A1, "relu", 32, _HEAD_1280, percent / 100)
+        recipes[f"mnasnet_{percent:03}"] = partial(_network, MNASNET_B1, "relu", 32, _HEAD_1280, multiple=percent / 100)
+        recipes[f"semnasnet_{percent:03}"] = partial(_network, MNASNET_A1, "relu", 32, _HEAD_1280, multiple=percent / 100)
     recipes["mnasnet_small"] = partial(_network, MNASNET_SMALL, "relu", 8, _HEAD_1280)
     recipes["fbnetc_100"] = partial(_network, FBNETC, "relu", 16, Head(kind="efficientnet", width=1984))
     recipes["spnasnet_100"] = partial(_network, SPNASNET, "relu", 32, _HEAD_1280)

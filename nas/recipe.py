@@ -37,21 +37,21 @@ class TrainSettings:
 
     def __post_init__(self) -> None:
         positive = {"epochs": self.epochs, "batch_size": self.batch_size, "lr": self.lr}
-        for field, value in positive.items():
+        for name, value in positive.items():
             if not value > 0:
-                raise NasError(f"train.{field}: {value!r} is not greater than 0")
+                raise NasError(f"train.{name}: {value!r} is not greater than 0")
         shares = {
             "label_smoothing": self.label_smoothing,
             "drop_rate": self.drop_rate,
             "drop_path_rate": self.drop_path_rate,
             "min_crop": self.min_crop,
         }
-        for field, value in shares.items():
+        for name, value in shares.items():
             if not 0 <= value <= 1:
-                raise NasError(f"train.{field}: {value!r} is not from 0 to 1")
-        for field, value in {"weight_decay": self.weight_decay, "warmup_epochs": self.warmup_epochs}.items():
+                raise NasError(f"train.{name}: {value!r} is not from 0 to 1")
+        for name, value in {"weight_decay": self.weight_decay, "warmup_epochs": self.warmup_epochs}.items():
             if not value >= 0:
-                raise NasError(f"train.{field}: {value!r} is not 0 or more")
+                raise NasError(f"train.{name}: {value!r} is not 0 or more")
         if self.precision not in PRECISIONS:
             raise NasError(f"train.precision: {self.precision!r} is not one of {', '.join(PRECISIONS)}")
 

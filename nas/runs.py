@@ -144,7 +144,9 @@ def read_experiment(run: Path) -> dict[str, Any]:
     """
     file = run / EXPERIMENT_FILE
     if not file.is_file() or not (run / TRIALS_FILE).is_file():
-        raise NasError(f"{run} is not a run folder: it has no {EXPERIMENT_FILE} and {TRIALS_FILE}; `nas search` makes one under runs/")
+        raise NasError(
+            f"{run} is not a run folder: it has no {EXPERIMENT_FILE} and {TRIALS_FILE}; `nas search` makes one under runs/"
+        )
     try:
         described = json.loads(file.read_text(encoding="utf-8"))
         schema = described["schema"]

@@ -25,7 +25,9 @@ def scale(architecture: Architecture, *, depth: float = 1.0, width: float = 1.0,
     old_in, new_in, stages = architecture.stem.width, stem.width, []
     for blocks in architecture.stages:
         stage: list[Block] = []
-        for block, before in zip(blocks[: scaled_depth(blocks, depth)], (old_in, *(block.width for block in blocks)), strict=False):
+        for block, before in zip(
+            blocks[: scaled_depth(blocks, depth)], (old_in, *(block.width for block in blocks)), strict=False
+        ):
             stage.append(_scaled_block(block, before, new_in, width, repeated=False))
             new_in = stage[-1].width
         old_in = blocks[-1].width

@@ -95,7 +95,9 @@ def check_limits(experiment: Experiment[Any, Any]) -> float:
         names = dict.fromkeys(limit.objective.name for limit in experiment.limits)
         found = (sorted(network.values[name] for network in networks) for name in names)
         ranges = "; ".join(f"{name} goes from {v[0]:.4g} to {v[-1]:.4g}" for name, v in zip(names, found, strict=True))
-        raise NasError(f"no network of space {experiment.space.name} meets {limits}: over {len(networks):,} of its points {ranges}")
+        raise NasError(
+            f"no network of space {experiment.space.name} meets {limits}: over {len(networks):,} of its points {ranges}"
+        )
     return sum(network.admitted for network in networks[:PROBE]) / PROBE
 
 
@@ -130,7 +132,7 @@ class ArchitectureSearcher(Searcher):
             if examine(experiment, experiment.space.decode(params)).admitted:
                 study.enqueue_trial(dict(params), user_attrs={"reference": name})
 
-    def suggest(self, trial_id: str) -> dict[str, Any] | str:
+    def suggest(self, trial_id: str) -> Any:
         """The next architecture for Ray to run, or FINISHED when no allowed and new one is found any more."""
         trial = self._ask()
         if trial is None:
@@ -183,7 +185,12 @@ class ArchitectureSearcher(Searcher):
         append(self.run / TRIALS_FILE, {"event": "start"} | record)
         return True
 
-    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+    def on_trial_complete(  # the signature is Ray's
+        self,
+        trial_id: str,
+        result: dict[str, Any] | None = None,
+        error: bool = False,  # noqa: FBT001, FBT002
+    ) -> None:
         """Log what a trial ended as and tell Optuna; a worker that died has no result."""
         trial = self.tally.pending.pop(trial_id)
         if error or result is None or "outcome" not in result:
@@ -198,7 +205,9 @@ class ArchitectureSearcher(Searcher):
         history = outcome.pop("history")
         for epoch in history:
             append(self.run / HISTORY_FILE, {"trial": trial.number} | epoch)
-        append(self.run / TRIALS_FILE, {"event": "end", "trial": trial.number, "epochs": len(history)} | outcome | {"values": values})
+        append(
+            self.run / TRIALS_FILE, {"event": "end", "trial": trial.number, "epochs": len(history)} | outcome | {"values": values}
+        )
         if outcome["status"] == "done":
             self.tally.done += 1
             self.study.tell(trial, [values[objective.name] for objective in self.experiment.objectives])
@@ -215,4 +224,3 @@ class ArchitectureSearcher(Searcher):
 
     def restore(self, checkpoint_path: str) -> None:
         """Nothing: the run folder holds the state."""
-

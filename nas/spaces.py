@@ -85,6 +85,16 @@ def num_choices(distribution: BaseDistribution) -> float:
     return float("inf")
 
 
+def is_choice(distribution: BaseDistribution, value: object) -> bool:
+    """Whether a parameter may have a value."""
+    if isinstance(distribution, CategoricalDistribution):
+        return value in distribution.choices
+    low, high, step = distribution.low, distribution.high, distribution.step  # type: ignore[attr-defined]
+    if not isinstance(value, int | float) or not low <= value <= high:
+        return False
+    return not step or abs((value - low) / step - round((value - low) / step)) < 1e-6
+
+
 def sample(parameters: Mapping[str, BaseDistribution], generator: random.Random) -> Params:
     """A value for every parameter, uniformly and independently."""
     return {name: _draw(distribution, generator) for name, distribution in parameters.items()}
@@ -115,12 +125,9 @@ def checked(space: SearchSpace, architecture: Architecture, params: Params) -> P
     Raises: SpaceError if they do not, or lie outside the choices.
     """
     for name, distribution in space.parameters.items():
-        try:
-            inside = name in params and distribution._contains(distribution.to_internal_repr(params[name]))
-        except ValueError:
-            inside = False
-        if not inside:
-            raise SpaceError(f"architecture {architecture.id} is not in space {space.name}: {name} = {params.get(name)!r} is not a choice")
+        if name not in params or not is_choice(distribution, params[name]):
+            given = f"{name} = {params.get(name)!r}"
+            raise SpaceError(f"architecture {architecture.id} is not in space {space.name}: {given} is not a choice")
     if space.decode(params) != architecture:
         raise SpaceError(f"architecture {architecture.id} is not in space {space.name}: its nearest point is another network")
     return params

@@ -96,9 +96,7 @@ def _on_front(df: pd.DataFrame, directions: Mapping[str, str]) -> "pd.Series[boo
     signs = {name: 1.0 if direction == "minimize" else -1.0 for name, direction in directions.items()}
     done = df[df["status"] == "done"]
     losses = [tuple(row) for row in (done[list(signs)] * pd.Series(signs)).itertuples(index=False)]
-    kept = pd.Series(data=False, index=df.index)
-    kept[done.index] = non_dominated(losses)
-    return kept
+    return pd.Series(non_dominated(losses), index=done.index, dtype=bool).reindex(df.index, fill_value=False)
 
 
 def non_dominated(losses: Sequence[tuple[float, ...]]) -> list[bool]:

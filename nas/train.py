@@ -11,7 +11,7 @@ import torch
 from timm.optim import create_optimizer_v2, list_optimizers
 from timm.scheduler import CosineLRScheduler
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.nn import functional
 
 from nas.datasets import Dataset, ImageData
 from nas.errors import unknown
@@ -76,10 +76,10 @@ class Preprocess:
         if x.shape[-2:] == (self.resolution, self.resolution):
             return x
         size = (self.resolution, self.resolution)
-        resized = F.interpolate(x, size, mode="bilinear", antialias=True, align_corners=False)
+        resized = functional.interpolate(x, size, mode="bilinear", antialias=True, align_corners=False)
         return resized.contiguous(memory_format=torch.channels_last)
 
-    def crop(self, images: Tensor, min_area: float, mirrors: bool, generator: torch.Generator) -> Tensor:
+    def crop(self, images: Tensor, min_area: float, generator: torch.Generator, *, mirrors: bool) -> Tensor:
         """A crop of each image at a place of its own, of `min_area` to all of its area, resized to the resolution.
 
         Shapes: uint8 (N, height, width, 3) → float32 (N, 3, resolution, resolution), channels_last.
@@ -93,8 +93,8 @@ class Preprocess:
         theta[:, 0, 2] = (1 - side) * (2 * across - 1)
         theta[:, 1, 2] = (1 - side) * (2 * down - 1)
         x = self.normalize(images)
-        grid = F.affine_grid(theta, [num, 3, self.resolution, self.resolution], align_corners=False)
-        cut = F.grid_sample(x, grid, mode="bilinear", padding_mode="border", align_corners=False)
+        grid = functional.affine_grid(theta, [num, 3, self.resolution, self.resolution], align_corners=False)
+        cut = functional.grid_sample(x, grid, mode="bilinear", padding_mode="border", align_corners=False)
         return cut.contiguous(memory_format=torch.channels_last)
 
     def normalize(self, images: Tensor) -> Tensor:
@@ -126,7 +126,7 @@ def train(
     held_out = dataset.load("val")
     preprocess = Preprocess(resolution=resolution, mean=dataset.mean, std=dataset.std)
 
-    model.to(device=device, memory_format=torch.channels_last)
+    model.to(device).to(memory_format=torch.channels_last)
     precision = pick_precision(settings.precision, device)
     mixed = precision != "float32"
     scaler = torch.amp.GradScaler(device.type, enabled=precision == "float16")  # float16 gradients underflow unscaled
@@ -135,7 +135,11 @@ def train(
     steps = len(labels) // batch_size  # the incomplete last batch is left out: the next epoch has another order
     warmup = round(settings.warmup_epochs * steps)
     schedule = CosineLRScheduler(
-        optimizer, t_initial=settings.epochs * steps, warmup_t=warmup, warmup_lr_init=settings.lr / (warmup + 1), t_in_epochs=False
+        optimizer,
+        t_initial=settings.epochs * steps,
+        warmup_t=warmup,
+        warmup_lr_init=settings.lr / (warmup + 1),
+        t_in_epochs=False,
     )
 
     history: list[Epoch] = []
@@ -146,10 +150,10 @@ def train(
         total_loss = torch.zeros((), device=device)
         order = torch.randperm(len(labels), generator=generator).to(device)
         for chosen in order[: steps * batch_size].split(batch_size):
-            x = preprocess.crop(images[chosen], settings.min_crop, dataset.mirrors, generator)
+            x = preprocess.crop(images[chosen], settings.min_crop, generator, mirrors=dataset.mirrors)
             schedule.step_update(update)
             with torch.autocast(device.type, DTYPES[precision], enabled=mixed):
-                loss = F.cross_entropy(model(x), labels[chosen], label_smoothing=settings.label_smoothing)
+                loss = functional.cross_entropy(model(x), labels[chosen], label_smoothing=settings.label_smoothing)
             optimizer.zero_grad(set_to_none=True)
             scaler.scale(loss).backward()
             scaler.step(optimizer)
@@ -158,7 +162,9 @@ def train(
             update += 1
         train_loss = float(total_loss) / steps  # the epoch's one synchronisation before validation
         if not train_loss < float("inf"):
-            raise DivergedError(f"the loss was {train_loss} in epoch {epoch}; a lower learning rate than {settings.lr:g} may help")
+            raise DivergedError(
+                f"the loss was {train_loss} in epoch {epoch}; a lower learning rate than {settings.lr:g} may help"
+            )
         correct = int((predict(model, held_out, preprocess).argmax(1) == torch.from_numpy(held_out.labels)).sum())
         seconds = time.perf_counter() - epoch_started
         history.append(

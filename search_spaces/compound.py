@@ -67,8 +67,11 @@ class CompoundSpace:
 
     def encode(self, architecture: Architecture) -> Params:
         for params in self._by_resolution.get(architecture.resolution, ()):
-            depth, width, _ = multiples(params)
-            if self._depths(depth) == tuple(len(blocks) for blocks in architecture.stages) and self.decode(params) == architecture:
+            depth = multiples(params)[0]
+            if (
+                self._depths(depth) == tuple(len(blocks) for blocks in architecture.stages)
+                and self.decode(params) == architecture
+            ):
                 return checked(self, architecture, params)
         return checked(self, architecture, first_choices(self.parameters))
 

@@ -59,7 +59,7 @@ class EfficientNetSpace:
 
     def _holds(self, point: Params) -> bool:
         sizes = self.min_resolution <= point["resolution"] <= self.max_resolution
-        return sizes and point["depth"] <= self.max_depth and point["width"] <= self.max_width
+        return bool(sizes and point["depth"] <= self.max_depth and point["width"] <= self.max_width)
 
     def decode(self, params: Mapping[str, Any]) -> Architecture:
         return scale(B0, depth=params["depth"], width=params["width"], resolution=params["resolution"])

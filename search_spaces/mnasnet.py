@@ -103,7 +103,9 @@ class MnasNetSpace:
             choices["expansion"] = round(first.hidden / width_in)
         if any(can_skip(block, before) for block, before in zip(blocks, (width_in, *(b.width for b in blocks)), strict=False)):
             choices["skip"] = any(block.skip for block in blocks)
-        multiples = {round_width(SKELETON[stage - 1][0] * m * self.width_multiple): m for m in WIDTHS + MORE_WIDTHS.get(stage, ())}
+        multiples = {
+            round_width(SKELETON[stage - 1][0] * m * self.width_multiple): m for m in WIDTHS + MORE_WIDTHS.get(stage, ())
+        }
         choices["width"] = multiples.get(first.width)
         return choices
 

@@ -97,7 +97,7 @@ class MobileNetV3Space:
         width = round_width(table[0][0].width * self.width_multiple)
         squeeze = "hidden" if params["stage1.squeeze"] else "none"
         first = table[0][0]._replace(squeeze=squeeze, activation=params["stage1.activation"])
-        stages = [(make_block(first, stem.width, width, first.stride),)]
+        stages: list[tuple[Block, ...]] = [(make_block(first, stem.width, width, first.stride),)]
         for stage, rows in enumerate(table[1:-1], start=2):
             stages.append(self._stage(params, stage, rows[0], width))
             width = stages[-1][-1].width
@@ -132,8 +132,12 @@ class MobileNetV3Space:
         params["skeleton"] = next((s for s, table in TABLES.items() if [rows[0].stride for rows in table] == strides), None)
         if params["skeleton"] is not None:
             width_in = architecture.stem.width
-            for stage, (blocks, rows) in enumerate(zip(architecture.stages[:-1], TABLES[params["skeleton"]], strict=False), start=1):
-                params |= {f"stage{stage}.{field}": value for field, value in self._choices(stage, blocks, rows[0], width_in).items()}
+            for stage, (blocks, rows) in enumerate(
+                zip(architecture.stages[:-1], TABLES[params["skeleton"]], strict=False), start=1
+            ):
+                params |= {
+                    f"stage{stage}.{field}": value for field, value in self._choices(stage, blocks, rows[0], width_in).items()
+                }
                 width_in = blocks[-1].width
         return checked(self, architecture, params)
 

@@ -16,7 +16,14 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from nas import cost, reference, space
 
-NETWORKS = ("mobilenetv2_100", "mobilenetv3_large_100", "mobilenetv3_small_100", "mnasnet_100", "semnasnet_100", "efficientnet_b0")
+NETWORKS = (
+    "mobilenetv2_100",
+    "mobilenetv3_large_100",
+    "mobilenetv3_small_100",
+    "mnasnet_100",
+    "semnasnet_100",
+    "efficientnet_b0",
+)
 SPACES = ("mnasnet", "mobilenetv3", "efficientnet", "compound")
 
 

@@ -59,7 +59,7 @@ def main() -> None:
     trained = float(df.set_index("trial").loc[card["trial"], "val_top1_pct"])
     identical = first == second and first["val_top1_pct"] == trained
     print(f"\nExported trial {card['trial']} to {folder}")
-    print(f"In training it classified {trained:.2f} % of the validation images right, in a fresh process {first['val_top1_pct']:.2f} %:")
+    print(f"Validation images classified right in training: {trained:.2f} %, in a fresh process: {first['val_top1_pct']:.2f} %,")
     print("exactly as before." if identical else "NOT as before.")
     print(f"On the test images, which the search never saw: {card['accuracy']['test_top1_pct']:.2f} %.\n")
     seconds = round(time.perf_counter() - started, 1)

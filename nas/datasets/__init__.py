@@ -24,8 +24,11 @@ class ImageData:
     """(N,), from 0 to the number of classes - 1."""
 
     def __post_init__(self) -> None:
-        assert self.images.dtype == np.uint8 and self.images.ndim == 4 and self.images.shape[3] == 3, self.images.shape
-        assert self.labels.dtype == np.int64 and self.labels.shape == self.images.shape[:1], self.labels.shape
+        assert self.images.dtype == np.uint8, self.images.dtype
+        assert self.labels.dtype == np.int64, self.labels.dtype
+        assert self.images.ndim == 4, self.images.shape
+        assert self.images.shape[3] == 3, self.images.shape
+        assert self.labels.shape == self.images.shape[:1], self.labels.shape
 
     def __len__(self) -> int:
         return len(self.labels)

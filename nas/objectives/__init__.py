@@ -77,7 +77,9 @@ class Limit:
 
     def __post_init__(self) -> None:
         if self.objective.needs_training:
-            raise NasError(f"limit on {self.objective.name}: it is known only after training; limits need an objective that is known before")
+            raise NasError(
+                f"limit on {self.objective.name}: it is known only after training; limits need an objective that is known before"
+            )
         if math.isnan(self.low) or math.isnan(self.high) or self.low > self.high:
             raise NasError(f"limit on {self.objective.name}: nothing lies from {self.low} to {self.high}")
 
@@ -86,7 +88,9 @@ class Limit:
         return max(self.low - value, value - self.high)
 
     def __str__(self) -> str:
-        parts = [f"{self.objective.name}>={self.low:g}"] * (self.low > -math.inf) + [f"{self.objective.name}<={self.high:g}"] * (self.high < math.inf)
+        parts = [f"{self.objective.name}>={self.low:g}"] * (self.low > -math.inf) + [f"{self.objective.name}<={self.high:g}"] * (
+            self.high < math.inf
+        )
         return " and ".join(parts) or f"{self.objective.name} without bounds"
 
 
