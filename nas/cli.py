@@ -56,8 +56,6 @@ def search(arguments: list[str]) -> None:
         return
     import tyro  # each command imports what it alone needs
 
-    from nas.driver import search as search_experiment
-
     name, *options = arguments
     experiment, options = _with_plugins(load_plugin("experiment", name), options)
     kind = type(experiment)[type(experiment.space), type(experiment.dataset)]
@@ -69,6 +67,8 @@ def search(arguments: list[str]) -> None:
         description=_search_description(name),
         registry=_constructors(experiment.objectives),
     )
+    from nas.driver import search as search_experiment  # torch and Ray, once the command is known to be right
+
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stdout)
     logging.getLogger("nas").setLevel(logging.INFO)
     folder = search_experiment(experiment, name=Path(name).stem)

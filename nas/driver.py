@@ -50,8 +50,7 @@ def search(experiment: Experiment[Any, Any], *, name: str | None = None) -> Path
     Raises: NasError, before anything is trained or written, for limits that no network meets, an unknown sampler or
     optimizer, or resources that the machine does not have.
     """
-    with warnings.catch_warnings(action="ignore", category=ExperimentalWarning):
-        sampler = make_sampler(experiment.sampler, experiment.seed)
+    sampler = make_sampler(experiment.sampler, experiment.seed)
     check_settings(experiment.train)
     share = check_limits(experiment)
     if experiment.limits:
@@ -60,9 +59,12 @@ def search(experiment: Experiment[Any, Any], *, name: str | None = None) -> Path
         workers, gpus = _resources(experiment)
         run = create_run(experiment, name or experiment.space.name)
         logger.info("run folder %s", run)
-        searcher = ArchitectureSearcher(experiment, create_study(experiment, sampler, run), run)
-        with _sent_by_value(experiment):
-            _tuner(experiment, searcher, run, workers, gpus).fit()
+        with _one_sentence(run):
+            searcher = ArchitectureSearcher(experiment, create_study(experiment, sampler, run), run)
+            with _sent_by_value(experiment):
+                _tuner(experiment, searcher, run, workers, gpus).fit()
+            if searcher.failure is not None:
+                raise searcher.failure
     tally = searcher.tally
     logger.info(
         "%d done, %d failed; %d asks beyond a limit and %d repeats, none trained",
@@ -131,6 +133,16 @@ def run_trial(
 
 
 @contextmanager
+def _one_sentence(run: Path) -> Iterator[None]:
+    """Turn what a full disk does to the log, to Optuna's journal or to Ray's state into one error."""
+    try:
+        yield
+    except (OSError, json.JSONDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "is the disk full?"
+        raise NasError(f"run folder {run} cannot be written: {reason}; what had ended before is kept") from None
+
+
+@contextmanager
 def _ray(workers: int | None) -> Iterator[None]:
     """Ray on this machine alone, quiet; one that runs already is used and left running."""
     if ray.is_initialized():
@@ -138,20 +150,22 @@ def _ray(workers: int | None) -> Iterator[None]:
         return
     before = {name: os.environ.get(name) for name in RAY_ENVIRONMENT}
     os.environ.update(RAY_ENVIRONMENT)
-    optuna_level = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    levels = {name: logging.getLogger(name).level for name in ("ray", "optuna")}
+    logging.getLogger("ray").setLevel(logging.CRITICAL)  # a trial's failure is its row, with the reason
+    logging.getLogger("optuna").setLevel(logging.WARNING)
     try:
         ray.init(
             num_cpus=workers,
             include_dashboard=False,
             log_to_driver=False,
-            logging_level=logging.ERROR,
+            logging_level=logging.CRITICAL,
             _node_ip_address="127.0.0.1",
         )
         yield
     finally:
         ray.shutdown()
-        optuna.logging.set_verbosity(optuna_level)
+        for logger_name, level in levels.items():
+            logging.getLogger(logger_name).setLevel(level)
         for variable, value in before.items():
             os.environ.pop(variable) if value is None else os.environ.update({variable: value})
 

@@ -4,9 +4,11 @@
 `history.jsonl` one line per trial and epoch; `checkpoints/` the weights; `optuna.log` Optuna's journal; `ray/` Ray's state.
 """
 
+import errno
 import json
 import os
 import platform
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -34,6 +36,7 @@ def create_run(experiment: Experiment[Any, Any], name: str) -> Path:
     Raises: NasError if the folder cannot be written.
     """
     stem = f"{name}-{datetime.now(UTC):%Y%m%d-%H%M%S}"
+    run = None
     try:
         run = _new_folder(Path(experiment.runs).resolve(), stem)
         (run / "checkpoints").mkdir()
@@ -42,6 +45,8 @@ def create_run(experiment: Experiment[Any, Any], name: str) -> Path:
         text = json.dumps(describe(experiment, name), indent=2, ensure_ascii=False)
         (run / EXPERIMENT_FILE).write_text(text + "\n", encoding="utf-8")
     except OSError as error:
+        if run is not None:
+            shutil.rmtree(run, ignore_errors=True)
         raise NasError(f"runs folder {experiment.runs!r} cannot be written: {error.strerror}; give another with --runs") from None
     return run
 
@@ -110,13 +115,19 @@ def _git_commit() -> str | None:
 
 
 def append(file: Path, record: Mapping[str, Any]) -> None:
-    """One more line of a log, written at once."""
-    line = json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n"
-    descriptor = os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    """One more line of a log: whole, or not at all.
+
+    Raises: NasError if the disk is full or the folder is gone.
+    """
+    line = (json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n").encode()
     try:
-        os.write(descriptor, line.encode())
-    finally:
-        os.close(descriptor)
+        with file.open("ab", buffering=0) as log:
+            before = log.tell()
+            if log.write(line) < len(line):  # a full disk takes a part of it
+                log.truncate(before)
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    except OSError as error:
+        raise NasError(f"{file} cannot be written: {error.strerror}; what had ended before is kept") from None
 
 
 def read_log(file: Path) -> Iterator[dict[str, Any]]:

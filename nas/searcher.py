@@ -7,12 +7,14 @@ A Ray Tune Searcher, so that Ray runs the trials, around an Optuna study, so tha
 import json
 import logging
 import random
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
 import optuna
+from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import BaseSampler
 from optuna.trial import Trial, TrialState
 from ray.tune.search import Searcher
@@ -29,6 +31,8 @@ logger = logging.getLogger(__name__)
 
 SAMPLER_ASKS: Final = 100  # of the sampler for one trial, before random draws stand in for it
 RANDOM_ASKS: Final = 5_000  # before the space is taken to hold no further allowed network
+# What a full disk makes of a line of the log, of Optuna's journal, and of Optuna reading its torn journal again.
+WRITE_FAILURES: Final = (NasError, OSError, json.JSONDecodeError)
 PROBE: Final = 1_000  # random points that tell, before anything is trained, whether any network meets the limits
 
 
@@ -50,7 +54,8 @@ def make_sampler(sampler: str | BaseSampler, seed: int) -> BaseSampler:
     }
     if sampler not in makers:
         raise unknown("sampler", sampler, makers)
-    return makers[sampler]()
+    with warnings.catch_warnings(action="ignore", category=ExperimentalWarning):
+        return makers[sampler]()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,6 +129,7 @@ class ArchitectureSearcher(Searcher):
         self.study = study
         self.run = run
         self.tally = Tally()
+        self.failure: Exception | None = None  # of the log or Optuna's journal; the driver raises it, as Ray would bury it
         self._distributions = dict(experiment.space.parameters)
         self._random = random.Random(experiment.seed)
         self._seen: dict[str, int] = {}  # architecture id → Optuna's number of the trial that has it
@@ -134,6 +140,14 @@ class ArchitectureSearcher(Searcher):
 
     def suggest(self, trial_id: str) -> Any:
         """The next architecture for Ray to run, or FINISHED when no allowed and new one is found any more."""
+        if self.failure is None:
+            try:
+                return self._suggest(trial_id)
+            except WRITE_FAILURES as error:
+                self.failure = error
+        return Searcher.FINISHED
+
+    def _suggest(self, trial_id: str) -> Any:
         trial = self._ask()
         if trial is None:
             logger.warning("no further network of the space meets the limits and is new; the search ends early")
@@ -192,12 +206,17 @@ class ArchitectureSearcher(Searcher):
         error: bool = False,  # noqa: FBT001, FBT002
     ) -> None:
         """Log what a trial ended as and tell Optuna; a worker that died has no result."""
-        trial = self.tally.pending.pop(trial_id)
+        trial = self.tally.pending.pop(trial_id, None)
+        if trial is None or self.failure is not None:
+            return  # told already, or there is no log any more to tell it to
         if error or result is None or "outcome" not in result:
             outcome = Outcome(status="failed", reason="crash", error="the worker process died").to_record()
         else:
             outcome = json.loads(result["outcome"])
-        self._record(trial, outcome)
+        try:
+            self._record(trial, outcome)
+        except WRITE_FAILURES as failure:
+            self.failure = failure
 
     def _record(self, trial: Trial, outcome: dict[str, Any]) -> None:
         network = self._networks.pop(trial.number)

@@ -1,0 +1,104 @@
+"""The package keeps its layers: imports point upwards, and reading, training and searching pay for what they need alone."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import nas
+
+PACKAGE = Path(nas.__file__).parent
+
+# From the lowest layer up; a module imports only what stands before it.
+LAYERS = (
+    "errors",
+    "architecture",
+    "published",
+    "costs",
+    "modules",
+    "scaling",
+    "plugins",
+    "spaces",
+    "recipe",
+    "objectives",
+    "datasets",
+    "train",
+    "evaluate",
+    "experiment",
+    "runs",
+    "searcher",
+    "driver",
+    "table",
+    "exports",
+    "cli",
+)
+
+
+def imported(path):
+    """The modules of this project that a file imports anywhere, by their first two names."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        names += [node.module] if isinstance(node, ast.ImportFrom) and node.module else []
+        found |= {tuple(name.split(".")[:2]) for name in names if name.split(".")[0] in ("nas", "search_spaces", "experiments")}
+    return found
+
+
+def files():
+    return sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
+
+
+def test_every_module_has_its_layer():
+    assert {path.relative_to(PACKAGE).parts[0].removesuffix(".py") for path in files()} == set(LAYERS)
+
+
+@pytest.mark.parametrize("path", files(), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_point_upwards(path):
+    own = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+    for package, *rest in imported(path):
+        assert package == "nas", f"{path} imports {package}"
+        assert rest, f"{path} imports the public names, which lie above it"
+        below = LAYERS.index(rest[0]) < LAYERS.index(own)
+        assert below or (rest[0] == own and path.stem != "__init__"), f"{own} imports {rest[0]}"
+
+
+def test_only_modules_py_touches_timms_private_modules():
+    for path in files():
+        private = [line for line in path.read_text().splitlines() if "import" in line and "timm" in line and "._" in line]
+        assert not private or path.name == "modules.py"
+
+
+def loaded(code):
+    """The heavy packages that a fresh process has loaded after some code."""
+    check = "import sys; print(*[m for m in ('torch', 'timm', 'ray', 'optuna', 'pandas', 'sklearn', 'tyro') if m in sys.modules])"
+    answer = subprocess.run([sys.executable, "-c", f"{code}\n{check}"], capture_output=True, text=True, check=True)
+    return set(answer.stdout.split())
+
+
+@pytest.mark.parametrize(
+    ("code", "without"),
+    [
+        ("import nas", {"torch", "timm", "ray", "optuna", "pandas", "sklearn", "tyro"}),
+        (
+            "import nas; nas.cost(nas.reference('efficientnet_b0'))",
+            {"torch", "timm", "ray", "optuna", "pandas", "sklearn", "tyro"},
+        ),
+        ("import nas; nas.space('mobilenetv3')", {"torch", "timm", "ray", "pandas", "sklearn"}),
+        ("import nas; nas.results; nas.front", {"torch", "timm", "ray", "sklearn"}),
+        ("import nas; nas.build(nas.reference('mobilenetv2_035'))", {"ray", "optuna", "pandas", "sklearn", "tyro"}),
+        ("import nas.train, nas.evaluate", {"ray", "optuna", "pandas", "tyro"}),
+        ("import nas.cli", {"torch", "timm", "ray", "optuna", "pandas", "sklearn", "tyro"}),
+    ],
+)
+def test_what_a_process_does_not_need_is_not_loaded(code, without):
+    assert not loaded(code) & without
+
+
+def test_every_public_name_is_there_and_is_no_module():
+    assert set(nas.__all__) == set(nas._HOMES)
+    for name in nas.__all__:
+        assert type(getattr(nas, name)).__name__ != "module"
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        nas.nothing  # noqa: B018

@@ -1,0 +1,93 @@
+"""Every objective keeps its contract; limits say what they mean and are read as they are written."""
+
+import math
+
+import pytest
+
+import nas
+from nas.objectives import Candidate, Limit, Objective, objective, parse_limit
+from nas.plugins import plugin_names
+from nas.recipe import Epoch, TrainReport
+
+REPORT = TrainReport(
+    history=(Epoch(epoch=1, train_loss=1.0, val_top1_pct=75.0, seconds=1.0),),
+    val_correct=3,
+    val_images=4,
+    seconds=1.0,
+    device="cpu",
+    precision="float32",
+)
+
+
+@pytest.mark.parametrize("name", plugin_names("objective"))
+def test_every_objective_is_one_finite_number_under_its_files_name(name):
+    found = objective(name)
+    assert found.name == name
+    assert name.rsplit("_", 1)[1] in ("m", "mb", "pct", "ms")  # its unit
+    candidate = Candidate(
+        architecture=nas.reference("mobilenetv3_small_100"),
+        num_classes=10,
+        report=REPORT if found.needs_training else None,
+    )
+    assert math.isfinite(found.measure(candidate))
+
+
+def test_costs_are_in_millions_with_the_datasets_number_of_classes():
+    candidate = Candidate(architecture=nas.reference("mobilenetv3_small_100"), num_classes=1000)
+    assert objective("params_m").measure(candidate) == pytest.approx(2.542856)
+    assert objective("macs_m").measure(candidate) == pytest.approx(56.5104)
+    ten = Candidate(architecture=candidate.architecture, num_classes=10)
+    assert objective("params_m").measure(ten) == pytest.approx(2.542856 - 990 * 1025 / 1e6)
+
+
+def test_top1_is_the_share_of_validation_images():
+    candidate = Candidate(architecture=nas.reference("mobilenetv3_small_100"), num_classes=10, report=REPORT)
+    assert objective("val_top1_pct").measure(candidate) == 75.0
+
+
+@pytest.mark.parametrize(
+    ("text", "low", "high"),
+    [
+        ("macs_m<60", -math.inf, 60),
+        (" macs_m <= 6e1 ", -math.inf, 60),
+        ("params_m>1.5", 1.5, math.inf),
+        ("params_m>=0", 0, math.inf),
+    ],
+)
+def test_a_limit_is_read_as_it_is_written(text, low, high):
+    limit = parse_limit(text)
+    assert (limit.low, limit.high) == (low, high)
+    assert parse_limit(str(limit)) == limit
+
+
+@pytest.mark.parametrize("text", ["macs_m", "macs_m=60", "macs_m<", "<60", "macs_m<sixty", "macs_m<1<2", "macs_m<nan", ""])
+def test_a_text_that_states_no_limit_is_refused(text):
+    with pytest.raises(nas.NasError):
+        parse_limit(text)
+
+
+def test_a_limit_is_met_at_its_ends_and_tells_by_how_much_it_is_not():
+    limit = Limit(objective=objective("macs_m"), low=10, high=60)
+    assert [limit.excess(value) <= 0 for value in (9.9, 10, 60, 60.1)] == [False, True, True, False]
+    assert limit.excess(75) == 15
+
+
+def test_a_limit_on_what_only_training_tells_is_refused():
+    with pytest.raises(nas.NasError, match="known only after training"):
+        parse_limit("val_top1_pct>90")
+
+
+def test_an_unknown_objective_is_answered_with_the_nearest():
+    with pytest.raises(nas.NasError, match="objective 'mac_m' does not exist; did you mean 'macs_m'"):
+        objective("mac_m")
+
+
+def test_an_own_objective_goes_before_the_known_ones():
+    own = Objective(name="macs_m", direction="maximize", needs_training=False, measure=len)
+    assert objective("macs_m", own=(own,)) is own
+
+
+@pytest.mark.parametrize("fields", [{"direction": "up"}, {"name": "Two Words"}])
+def test_a_wrong_objective_is_refused(fields):
+    with pytest.raises(nas.NasError):
+        Objective(**{"name": "a_ms", "direction": "minimize", "needs_training": False, "measure": len} | fields)

@@ -1,0 +1,57 @@
+"""Plug-ins are found by the name of their file or by a path, and every mistake with them is answered in one sentence."""
+
+import sys
+
+import pytest
+
+import nas
+from nas.plugins import PACKAGES, load_plugin, modules_beside, plugin_names, summary
+
+
+@pytest.mark.parametrize("kind", PACKAGES)
+def test_every_plugin_exports_what_its_kind_exports_and_says_what_it_is(kind):
+    assert plugin_names(kind)
+    for name in plugin_names(kind):
+        assert load_plugin(kind, name) is not None
+        line = summary(kind, name)
+        assert line.endswith((".", "pixels", "laptop.", "download."))
+        assert 20 < len(line) <= 130
+
+
+@pytest.mark.parametrize("kind", PACKAGES)
+def test_an_unknown_name_is_answered_with_the_known_ones(kind):
+    with pytest.raises(nas.NasError) as caught:
+        load_plugin(kind, "zzz")
+    assert str(caught.value).startswith(f"{kind} 'zzz' does not exist; known: ")
+    assert plugin_names(kind)[0] in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("source", "sentence"),
+    [
+        (None, "is not a file"),
+        ("x = 1\n", "exports no EXPERIMENT"),
+        ("1 / 0\n", "raised ZeroDivisionError: division by zero"),
+        ("def f(:\n", "raised SyntaxError"),
+        ("import nowhere\n", "raised ModuleNotFoundError: No module named 'nowhere'"),
+        ("import nas\nnas.reference('x')\n", "reference 'x' does not exist"),
+    ],
+)
+def test_a_file_that_cannot_be_used_is_answered_in_one_sentence(tmp_path, source, sentence):
+    path = tmp_path / "mine.py"
+    if source is not None:
+        path.write_text(source)
+    with pytest.raises(nas.NasError, match=sentence) as caught:
+        load_plugin("experiment", str(path))
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_may_import_its_neighbours_and_both_are_sent_to_workers(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    (tmp_path / "neighbour_of_mine.py").write_text("class Thing:\n    value = 3\n")
+    (tmp_path / "own_space.py").write_text("from neighbour_of_mine import Thing\nSPACE = Thing()\n")
+    thing = load_plugin("space", str(tmp_path / "own_space.py"))
+    assert thing.value == 3
+    assert {module.__name__ for module in modules_beside([thing])} == {"neighbour_of_mine", "own_space"}
+    assert modules_beside([nas.space("mnasnet"), nas.objective("macs_m")]) == []

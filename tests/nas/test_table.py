@@ -1,0 +1,161 @@
+"""The table has a row for every trial and tells the front honestly."""
+
+import json
+import random
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import nas
+from nas.plugins import load_plugin
+from nas.runs import HISTORY_FILE, TRIALS_FILE, append, create_run, read_experiment, read_log
+from nas.table import COLUMNS, best, non_dominated
+
+TEXT = nas.reference("mobilenetv3_small_100").to_json()
+
+
+def start(trial, macs, event="start"):
+    values = {"macs_m": macs}
+    return {
+        "event": event,
+        "trial": trial,
+        "id": f"id{trial}",
+        "values": values,
+        "params": {"depth": trial},
+        "source": "search",
+    } | {"architecture": TEXT}
+
+
+def end(trial, macs, top1, status="done", reason=None):
+    values = {"macs_m": macs} | ({"val_top1_pct": top1} if status == "done" else {})
+    return {
+        "event": "end",
+        "trial": trial,
+        "epochs": 2,
+        "status": status,
+        "reason": reason,
+        "error": reason,
+        "values": values,
+    } | {
+        "seconds": 1.5,
+        "device": "cpu",
+        "precision": "float32",
+        "peak_memory_mb": None,
+    }
+
+
+@pytest.fixture
+def run(tmp_path):
+    experiment = replace(load_plugin("experiment", "digits_mobilenetv3"), runs=str(tmp_path))
+    folder = create_run(experiment, "trial")
+    events = [
+        start(0, 10),
+        start(1, 20),
+        end(0, 10, 80.0),
+        start(2, 90, "infeasible"),
+        start(3, 20),
+        end(3, 20, 85.0),
+        end(1, 20, 85.0),
+    ]
+    events += [start(4, 30), end(4, 30, 84.0), start(5, 5), end(5, 5, 0, "failed", "oom"), start(6, 7)]
+    for event in events:
+        append(folder / TRIALS_FILE, event)
+    return folder
+
+
+def test_every_trial_is_a_row_with_typed_columns(run):
+    df = nas.results(run)
+    assert list(df["trial"]) == list(range(7))
+    assert list(df["status"]) == ["done", "done", "infeasible", "done", "done", "failed", "running"]
+    assert df.set_index("trial").loc[5, "reason"] == "oom"
+    assert {column: str(df[column].dtype) for column in COLUMNS} == COLUMNS
+    assert list(df["params.depth"]) == list(range(7))
+    assert df["macs_m"].notna().all()
+    assert df.attrs["directions"] == {"val_top1_pct": "maximize", "macs_m": "minimize"}
+    assert nas.Architecture.from_json(df["architecture"][0]) == nas.reference("mobilenetv3_small_100")
+
+
+def test_the_front_keeps_ties_and_leaves_out_what_is_not_done(run):
+    df = nas.results(run)
+    assert list(nas.front(df)["trial"]) == [1, 3, 0]  # best first objective first
+    assert list(df["trial"][df["is_front"]]) == [0, 1, 3]
+    assert list(nas.front(df, {"macs_m": "minimize"})["trial"]) == [0]
+
+
+def test_best_breaks_ties_by_the_other_objectives_then_by_time(run):
+    df = nas.results(run)
+    assert best(df, "val_top1_pct")["trial"] == 1
+    assert best(df, "macs_m")["trial"] == 0
+    with pytest.raises(nas.NasError, match="objective 'macs' does not exist; did you mean 'macs_m'"):
+        best(df, "macs")
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6), st.integers(0, 6)).map(lambda t: tuple(map(float, t))), max_size=40)
+)
+def test_non_dominated_is_the_definition(points):
+    def beaten(point):
+        return any(other != point and all(a <= b for a, b in zip(other, point, strict=True)) for other in points)
+
+    assert non_dominated(points) == [not beaten(point) for point in points]
+
+
+def test_a_torn_last_line_is_survived_and_a_damaged_one_named(run):
+    with (run / TRIALS_FILE).open("a") as file:
+        file.write('{"event": "end", "tri')
+    assert len(nas.results(run)) == 7
+    with (run / TRIALS_FILE).open("a") as file:
+        file.write("al\n" + json.dumps(start(7, 1)) + "\n")
+    with pytest.raises(nas.NasError, match=r"trials\.jsonl: line 13 is damaged"):
+        nas.results(run)
+
+
+def test_a_run_without_trials_is_an_empty_table_with_its_columns(tmp_path):
+    experiment = replace(load_plugin("experiment", "digits_mobilenetv3"), runs=str(tmp_path))
+    df = nas.results(create_run(experiment, "empty"))
+    assert len(df) == 0
+    assert {"val_top1_pct", "macs_m", *COLUMNS} <= set(df.columns)
+    assert len(nas.front(df)) == 0
+    with pytest.raises(nas.NasError, match="no trial of this run is done"):
+        best(df, "macs_m")
+
+
+def test_a_copy_elsewhere_reads_the_same(run, tmp_path):
+    copy = run.rename(tmp_path / "elsewhere")
+    assert len(nas.results(copy)) == 7
+    assert len(nas.results(str(copy))) == 7
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"schema": 99}', "null"])
+def test_a_damaged_or_newer_experiment_file_is_one_sentence(run, text):
+    (run / "experiment.json").write_text(text)
+    with pytest.raises(nas.NasError):
+        nas.results(run)
+
+
+def test_what_is_no_run_folder_is_said(tmp_path):
+    for path in (tmp_path, tmp_path / "nowhere", "/dev/null"):
+        with pytest.raises(nas.NasError, match="is not a run folder"):
+            nas.results(path)
+
+
+def test_two_runs_of_the_same_second_are_two_folders(tmp_path):
+    experiment = replace(load_plugin("experiment", "digits_mobilenetv3"), runs=str(tmp_path))
+    assert len({create_run(experiment, "same") for _ in range(5)}) == 5
+
+
+def test_a_run_says_what_it_was_and_where(run):
+    described = read_experiment(run)
+    assert described["space"]["fields"]["width_multiple"] == 0.35
+    assert described["dataset"]["classes"] == list("0123456789")
+    assert described["versions"]["torch"]
+    assert described["machine"]["cpus"] > 0
+    assert list(read_log(run / HISTORY_FILE)) == []
+
+
+def test_ten_thousand_points_find_their_front():
+    generator = random.Random(0)
+    points = [(generator.random(), generator.random()) for _ in range(10_000)]
+    assert 2 <= sum(non_dominated(points)) < 40

@@ -1,0 +1,141 @@
+"""The training loop learns, gives the same for the same seed, and says what it did."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pytest
+import torch
+
+import nas
+from nas.datasets import ImageData
+from nas.errors import NasError
+from nas.recipe import TrainSettings
+from nas.train import DivergedError, Preprocess, check_settings, pick_precision, predict, train
+from search_spaces.mobilenetv3 import MobileNetV3Space
+
+SETTINGS = TrainSettings(epochs=3, batch_size=16, lr=3e-3, min_crop=0.8)
+CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True)
+class Stripes:
+    """Noise with bright stripes, down or across: two classes that only a network that sees shapes can tell apart."""
+
+    name = "stripes"
+    classes = ("down", "across")
+    mean = std = (0.5, 0.5, 0.5)
+    mirrors = True
+
+    def load(self, part):
+        generator = np.random.default_rng({"train": 0, "val": 1, "test": 2}[part])
+        images = generator.integers(0, 60, (96, 12, 12, 3), dtype=np.uint8)
+        labels = np.arange(96) % 2
+        images[labels == 0, :, ::4] += 180
+        images[labels == 1, ::4] += 180
+        return ImageData(images=images, labels=labels.astype(np.int64))
+
+
+def architecture():
+    space = MobileNetV3Space(width_multiple=0.35, head_multiple=0.1, resolutions=(16,), stem_stride=1, skeletons=("small",))
+    return space.decode(space.references["mobilenetv3_small_100"])
+
+
+def trained(seed=0, settings=SETTINGS):
+    torch.set_num_threads(1)
+    torch.manual_seed(seed)
+    model = nas.build(architecture(), num_classes=2)
+    return model, train(model, Stripes(), settings, resolution=16, device=CPU, seed=seed)
+
+
+def test_it_learns_and_reports_every_epoch():
+    _, report = trained(settings=replace(SETTINGS, epochs=8))
+    assert report.val_top1_pct > 90
+    assert [epoch.epoch for epoch in report.history] == list(range(1, 9))
+    assert report.history[-1].train_loss < report.history[0].train_loss
+    assert report.history[-1].val_top1_pct == report.val_top1_pct == 100 * report.val_correct / 96
+    assert report.precision == "float32"
+    assert "1 thread" in report.device
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_seed_others():
+    (one, first), (two, second), (three, _) = trained(0), trained(0), trained(1)
+    states = [torch.cat([t.flatten().double() for t in model.state_dict().values()]) for model in (one, two, three)]
+    assert torch.equal(states[0], states[1])
+    assert [e.train_loss for e in first.history] == [e.train_loss for e in second.history]
+    assert not torch.equal(states[0], states[2])
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_mixed_precision_learns_too(precision):
+    _, report = trained(settings=replace(SETTINGS, epochs=12, precision=precision))
+    assert report.precision == precision
+    assert report.val_top1_pct > 90
+
+
+def test_a_loss_that_is_not_finite_stops_the_training():
+    with pytest.raises(DivergedError, match="in epoch"):
+        trained(settings=replace(SETTINGS, lr=1e30, optimizer="sgd", warmup_epochs=0))
+
+
+def test_predictions_are_float32_and_leave_the_running_statistics_alone():
+    model, report = trained()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    data = Stripes().load("val")
+    logits = predict(model, data, Preprocess(resolution=16, mean=(0.5,) * 3, std=(0.5,) * 3))
+    assert logits.dtype == torch.float32
+    assert int((logits.argmax(1).numpy() == data.labels).sum()) == report.val_correct
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+    assert not model.training
+
+
+def test_auto_precision_is_float32_on_a_cpu_without_tiles():
+    tiles = torch.cpu.get_capabilities().get("amx_bf16", False)
+    assert pick_precision("auto", CPU) == ("bfloat16" if tiles else "float32")
+    assert pick_precision("float16", CPU) == "float16"
+
+
+def test_a_whole_crop_is_the_image_and_crops_keep_their_area():
+    images = torch.randint(0, 256, (64, 24, 24, 3), dtype=torch.uint8)
+    preprocess = Preprocess(resolution=24, mean=(0.0,) * 3, std=(1.0,) * 3)
+    generator = torch.Generator().manual_seed(0)
+    whole = preprocess.crop(images, 1.0, generator, mirrors=False)
+    assert torch.allclose(whole, preprocess(images), atol=1e-4)
+    ramp = torch.arange(24).repeat(64, 24, 1)[..., None].expand(-1, -1, -1, 3).to(torch.uint8)  # brightness is the column
+    cut = preprocess.crop(ramp, 0.25, generator, mirrors=False)[:, 0, 12] * 255
+    spans = (cut[:, -1] - cut[:, 0]) / 23  # of the crop, as a share of the side
+    assert spans.min() >= 0.48
+    assert spans.max() <= 1.01
+    assert spans.max() - spans.min() > 0.4  # each image its own
+    mirrored = preprocess.crop(ramp, 1.0, generator, mirrors=True)[:, 0, 12]
+    assert 10 < int((mirrored[:, 0] > mirrored[:, -1]).sum()) < 54  # about half
+
+
+def test_images_go_in_channels_last():
+    preprocess = Preprocess(resolution=16, mean=(0.5,) * 3, std=(0.5,) * 3)
+    for size in (12, 16, 40):
+        x = preprocess(torch.zeros(4, size, size, 3, dtype=torch.uint8))
+        assert x.shape == (4, 3, 16, 16)
+        assert x.is_contiguous(memory_format=torch.channels_last)
+        assert torch.allclose(x, torch.tensor(-1.0))
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"epochs": 0},
+        {"batch_size": -1},
+        {"lr": 0},
+        {"lr": float("nan")},
+        {"label_smoothing": 2},
+        {"warmup_epochs": -1},
+        {"precision": "half"},
+    ],
+)
+def test_a_wrong_setting_is_refused(fields):
+    with pytest.raises(NasError, match=rf"train\.{next(iter(fields))}"):
+        TrainSettings(**fields)
+
+
+def test_an_unknown_optimizer_is_refused():
+    with pytest.raises(NasError, match="optimizer 'adamx' does not exist; did you mean 'adam"):
+        check_settings(TrainSettings(optimizer="adamx"))

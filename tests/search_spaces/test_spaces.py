@@ -1,0 +1,200 @@
+"""Every space keeps its contract: what a parameter set means is one network, and a network means one parameter set."""
+
+import random
+from dataclasses import replace
+
+import optuna
+import pytest
+import torch
+
+import nas
+from nas.architecture import Head, Row, Stem, make_block, make_stages
+from nas.errors import SpaceError
+from nas.plugins import plugin_names
+from nas.published import EFFICIENTNET_COEFFICIENTS, MOBILENETV3_LARGE
+from nas.spaces import num_points, sample
+from search_spaces.compound import CompoundSpace, multiples
+from search_spaces.mnasnet import MnasNetSpace
+from search_spaces.mobilenetv3 import MobileNetV3Space
+
+SPACES = plugin_names("space")
+POINTS = {
+    "mnasnet": {"mobilenetv2_100", "semnasnet_100", "mnasnet_100"},
+    "mobilenetv3": {
+        "mobilenetv3_large_100",
+        "mobilenetv3_small_100",
+        "tf_mobilenetv3_large_minimal_100",
+        "tf_mobilenetv3_small_minimal_100",
+    },
+    "efficientnet": {f"efficientnet_{name}" for name in EFFICIENTNET_COEFFICIENTS},
+    "compound": {"efficientnet_b0"},
+}
+
+
+@pytest.fixture(params=SPACES)
+def space(request):
+    return nas.space(request.param)
+
+
+def test_encode_and_decode_are_each_others_inverse_on_500_samples(space):
+    generator = random.Random(1)
+    for _ in range(500):
+        architecture = space.decode(sample(space.parameters, generator))
+        params = space.encode(architecture)
+        assert space.decode(params) == architecture
+        assert space.encode(space.decode(params)) == params
+
+
+def test_the_same_seed_gives_the_same_architectures(space):
+    one, other = ([space.decode(sample(space.parameters, random.Random(seed))).id for seed in range(20)] for _ in range(2))
+    assert one == other
+
+
+def test_every_sample_builds_and_trains_a_step_with_finite_gradients(space):
+    generator = random.Random(2)
+    for _ in range(8):
+        architecture = space.decode(sample(space.parameters, generator))
+        model = nas.build(architecture, num_classes=4)
+        loss = model(torch.randn(2, 3, 64, 64)).square().mean()
+        loss.backward()
+        assert all(torch.isfinite(parameter.grad).all() for parameter in model.parameters())
+
+
+def test_the_published_networks_are_points(space):
+    assert set(space.references) == POINTS[space.name]
+    for name, params in space.references.items():
+        assert space.decode(params) == nas.reference(name)
+        assert space.decode(space.encode(nas.reference(name))) == nas.reference(name)
+
+
+def test_another_network_is_not_a_point(space):
+    with pytest.raises(SpaceError, match=f"is not in space {space.name}"):
+        space.encode(nas.reference("fbnetc_100"))
+
+
+def test_optuna_draws_from_it_what_it_decodes(space):
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    for _ in range(20):
+        architecture = space.decode(study.ask(dict(space.parameters)).params)
+        assert space.decode(space.encode(architecture)) == architecture
+
+
+def test_size_is_the_product_of_the_choices(space):
+    points = num_points(space.parameters)
+    assert 1_000 < points < float("inf")
+    assert points == int(points) or points > 2**53
+
+
+def test_choices_that_change_nothing_leave_no_trace():
+    space = nas.space("mobilenetv3")
+    params = space.references["mobilenetv3_large_100"]
+    assert params["stage2.depth"] == 2
+    for other in ({"stage2.layer3.kernel": 7}, {"stage2.layer4.expansion": 6.0}):
+        assert space.decode(params | other).id == space.decode(params).id
+    assert space.decode(params | {"stage2.layer2.kernel": 7}).id != space.decode(params).id
+    space = nas.space("mnasnet")
+    params = space.references["mnasnet_100"] | {"stage3.op": "conv"}
+    for other in ({"stage3.expansion": 6}, {"stage3.squeeze": 0.25}):
+        assert space.decode(params | other).id == space.decode(params).id
+    space = nas.space("compound")
+    ids = {space.decode({"depth_share": d, "width_share": w, "phi": 0.0}).id for d in (0.0, 0.5, 1.0) for w in (0.0, 1.0)}
+    assert ids == {nas.reference("efficientnet_b0").id}
+
+
+def test_any_once_for_all_network_of_the_family_is_a_point_of_mobilenetv3():
+    """Depth 2 to 4, kernel 3, 5 or 7 and expansion 3, 4 or 6 a layer, as built here without the space."""
+    space, generator = nas.space("mobilenetv3"), random.Random(3)
+    for _ in range(100):
+        table = [MOBILENETV3_LARGE[0]]
+        for rows in MOBILENETV3_LARGE[1:-1]:
+            layers = [
+                rows[0]._replace(
+                    repeats=1,
+                    stride=rows[0].stride if layer == 0 else 1,
+                    kernel=generator.choice((3, 5, 7)),
+                    expansion=generator.choice((3, 4, 6)),
+                )
+                for layer in range(generator.choice((2, 3, 4)))
+            ]
+            table.append(tuple(layers))
+        table.append(MOBILENETV3_LARGE[-1])
+        base = nas.reference("mobilenetv3_large_100")
+        architecture = replace(base, stages=make_stages(16, tuple(table)), resolution=generator.choice((128, 160, 192, 224)))
+        assert space.decode(space.encode(architecture)) == architecture
+
+
+@pytest.mark.parametrize("phi", [-1.0, 0.5, 1.0, 3.0])
+def test_compound_scaling_doubles_the_budget_by_construction(phi):
+    for depth_share in (0.0, 0.3, 1.0):
+        for width_share in (0.0, 0.45, 1.0):
+            depth, width, resolution = multiples({"depth_share": depth_share, "width_share": width_share, "phi": phi})
+            assert depth * width**2 * resolution**2 == pytest.approx(2.0**phi)
+
+
+def test_compound_takes_any_network():
+    for base in ("mobilenetv3_large_100", nas.reference("mnasnet_small").to_json()):
+        space = CompoundSpace(base=base, max_phi=2.0)
+        bigger = space.decode({"depth_share": 0.4, "width_share": 0.5, "phi": 1.0})
+        assert nas.cost(bigger).macs > 1.5 * nas.cost(space.architecture).macs
+        assert space.decode(space.encode(bigger)) == bigger
+
+
+def test_fields_make_the_small_spaces_that_small_images_need():
+    for space in (
+        MobileNetV3Space(width_multiple=0.35, resolutions=(32,), stem_stride=1, skeletons=("small",), conventions=("torch",)),
+        MnasNetSpace(width_multiple=0.35, resolution=32, stem_stride=1),
+    ):
+        assert space.references  # the published choices, at this width and resolution
+        for params in space.references.values():
+            architecture = space.decode(params)
+            assert (architecture.resolution, architecture.stem.stride) == (32, 1)
+            assert space.decode(space.encode(architecture)) == architecture  # rounding may make two choices one network
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: MobileNetV3Space(skeletons=("huge",)),
+        lambda: MobileNetV3Space(resolutions=()),
+        lambda: MobileNetV3Space(resolutions=(8,)),
+        lambda: MnasNetSpace(width_multiple=-1.0),
+        lambda: MnasNetSpace(activations=("gelu",)),
+        lambda: CompoundSpace(base="resnet50"),
+        lambda: CompoundSpace(max_phi=7.0),  # B0 at more than 1024 pixels
+        lambda: CompoundSpace(min_phi=1.0, max_phi=0.0),
+    ],
+)
+def test_a_wrong_field_is_refused_when_the_space_is_made(make):
+    with pytest.raises(nas.NasError):
+        make()
+
+
+def test_a_space_of_ones_own_needs_one_file(tmp_path):
+    (tmp_path / "tiny.py").write_text(
+        '''"""Two networks."""
+from dataclasses import dataclass
+from optuna.distributions import CategoricalDistribution
+from nas import Architecture, reference
+
+@dataclass(frozen=True, kw_only=True)
+class Tiny:
+    name = "tiny"
+    references = {}
+    parameters = {"which": CategoricalDistribution(("mobilenetv2_035", "mobilenetv2_050"))}
+    def decode(self, params): return reference(params["which"])
+    def encode(self, architecture):
+        return {"which": next(n for n in self.parameters["which"].choices if reference(n) == architecture)}
+
+SPACE = Tiny()
+'''
+    )
+    space = nas.space(str(tmp_path / "tiny.py"))
+    assert space.decode({"which": "mobilenetv2_050"}) == nas.reference("mobilenetv2_050")
+    assert num_points(space.parameters) == 2
+
+
+def test_blocks_of_a_row_follow_each_networks_squeeze_rule():
+    """A quarter of the input (MnasNet, EfficientNet) or of the hidden width, rounded (MobileNetV3)."""
+    assert make_block(Row(24, squeeze="input"), 16, 24, 2).squeeze == 4
+    assert make_block(Row(24, squeeze="hidden"), 16, 24, 2).squeeze == 24
+    assert Stem(width=16, stride=2).width == Head(kind="mobilenetv3", width=16).width
