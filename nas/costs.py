@@ -28,48 +28,52 @@ def cost(architecture: Architecture, num_classes: int = 1000) -> Cost:
     """The cost of a network with `num_classes` outputs, at its own resolution."""
     resolution, width = architecture.resolution, architecture.stem.width
     size = -(-resolution // architecture.stem.stride)
-    params, macs = (27 + 2) * width, 27 * width * size * size
-    peak = 3 * resolution * resolution + width * size * size
+    area = size * size
+    params, macs = (27 + 2) * width, 27 * width * area
+    peak = 3 * resolution * resolution + width * area
     for stage in architecture.stages:
+        size = -(-size // stage[0].stride)  # only the first block of a stage may downsample
+        area_out = size * size
         for block in stage:
-            size_out = -(-size // block.stride)
-            more_params, more_macs, block_peak = _block(block, width, size, size_out)
-            params, macs, peak = params + more_params, macs + more_macs, max(peak, block_peak)
-            width, size = block.width, size_out
-    more_params, more_macs, head_peak = _head(architecture, width, size, num_classes)
+            more_params, more_macs, block_peak = _block(block, width, area, area_out)
+            params += more_params
+            macs += more_macs
+            peak = max(peak, block_peak)
+            width, area = block.width, area_out
+    more_params, more_macs, head_peak = _head(architecture, width, area, num_classes)
     return Cost(params=params + more_params, macs=macs + more_macs, activation_bytes=FLOAT32_BYTES * max(peak, head_peak))
 
 
-def _block(block: Block, width: int, size: int, size_out: int) -> tuple[int, int, int]:
-    """(params, macs, peak live numbers) of a block from `width` channels at `size` px to `size_out` px."""
-    area, area_out, taps = size * size, size_out * size_out, block.kernel * block.kernel
-    if block.op == "conv":
-        weights = taps * width * block.width
-        return weights + 2 * block.width, weights * area_out, width * area + block.width * area_out
+def _block(block: Block, width: int, area: int, area_out: int) -> tuple[int, int, int]:
+    """(params, macs, peak live numbers) of a block from `width` channels on `area` pixels to `area_out` pixels."""
+    op, out, taps = block.op, block.width, block.kernel * block.kernel
+    if op == "conv":
+        weights = taps * width * out
+        return weights + 2 * out, weights * area_out, width * area + out * area_out
 
     inner = block.hidden or width
-    skipped = width * area if block.skip else 0
-    params, macs, peak = 2 * inner, 0, 0  # the norm after the depthwise (or fused) convolution
-    if block.op == "mbconv":
-        expand = width * inner
-        params, macs, peak = params + expand + 2 * inner, expand * area, (width + inner) * area
-    spatial = taps * inner * (width if block.op == "fused" else 1)
-    params, macs = params + spatial, macs + spatial * area_out
-    first = width if block.op == "fused" else inner  # channels that the spatial convolution reads
-    kept = skipped if block.op == "mbconv" else 0  # elsewhere the spatial convolution's input is the skip itself
-    peak = max(peak, kept + first * area + inner * area_out)
-    if block.squeeze:
-        params += 2 * inner * block.squeeze + block.squeeze + inner
-        macs += 2 * inner * block.squeeze
-        peak = max(peak, skipped + inner * area_out + inner + block.squeeze)
-    project = inner * block.width
-    params, macs = params + project + 2 * block.width, macs + project * area_out
-    return params, macs, max(peak, skipped + (inner + block.width) * area_out)
+    skipped = width * area if block.skip else 0  # kept until the sum
+    project = inner * out
+    if op == "mbconv":
+        expand, spatial = width * inner, taps * inner
+        params = expand + spatial + project + 4 * inner + 2 * out  # a norm after each convolution
+        macs = expand * area + (spatial + project) * area_out
+        peak = max((width + inner) * area, skipped + inner * (area + area_out), skipped + (inner + out) * area_out)
+    else:  # the spatial convolution comes first, so that its input is itself what a skip keeps
+        spatial = taps * inner * (width if op == "fused" else 1)
+        params = spatial + project + 2 * inner + 2 * out
+        macs = (spatial + project) * area_out
+        peak = max(width * area + inner * area_out, skipped + (inner + out) * area_out)
+    squeeze = block.squeeze
+    if squeeze:
+        gate = 2 * inner * squeeze
+        return params + gate + squeeze + inner, macs + gate, max(peak, skipped + inner * area_out + inner + squeeze)
+    return params, macs, peak
 
 
-def _head(architecture: Architecture, width: int, size: int, num_classes: int) -> tuple[int, int, int]:
-    """(params, macs, peak live numbers) of the head on a map of `width` channels at `size` px."""
-    head, area = architecture.head, size * size
+def _head(architecture: Architecture, width: int, area: int, num_classes: int) -> tuple[int, int, int]:
+    """(params, macs, peak live numbers) of the head on a map of `width` channels and `area` pixels."""
+    head = architecture.head
     features = head.width or width
     classifier = features * num_classes
     params, macs, peak = classifier + num_classes, classifier, features + num_classes

@@ -123,11 +123,14 @@ def append(file: Path, record: Mapping[str, Any]) -> None:
     try:
         with file.open("ab", buffering=0) as log:
             before = log.tell()
-            if log.write(line) < len(line):  # a full disk takes a part of it
+            whole = log.write(line) == len(line)  # a full disk takes a part of it
+            if not whole:
                 log.truncate(before)
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        reason = None if whole else os.strerror(errno.ENOSPC)
     except OSError as error:
-        raise NasError(f"{file} cannot be written: {error.strerror}; what had ended before is kept") from None
+        reason = error.strerror
+    if reason is not None:
+        raise NasError(f"{file} cannot be written: {reason}; what had ended before is kept")
 
 
 def read_log(file: Path) -> Iterator[dict[str, Any]]:

@@ -9,12 +9,15 @@ import random
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 
 import timm
 import torch
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from nas import cost, reference, space
+from nas.spaces import sample
 
 NETWORKS = (
     "mobilenetv2_100",
@@ -27,14 +30,18 @@ NETWORKS = (
 SPACES = ("mnasnet", "mobilenetv3", "efficientnet", "compound")
 
 
-def count_built(name: str) -> tuple[int, int]:
-    """(params, macs) the usual way: timm builds the network, a counter watches one image go through."""
-    model = timm.create_model(name).eval()
-    size = reference(name).resolution
+def count_macs(model: nn.Module, size: int) -> int:
+    """Multiply-adds by watching one image go through a built network."""
     counter = FlopCounterMode(display=False)
     with torch.inference_mode(), counter:
         model(torch.zeros(1, 3, size, size))
-    return sum(parameter.numel() for parameter in model.parameters()), counter.get_total_flops() // 2
+    return counter.get_total_flops() // 2
+
+
+def count_built(name: str) -> tuple[int, int]:
+    """(params, macs) the usual way: timm builds the network, a counter watches one image go through."""
+    model = timm.create_model(name).eval()
+    return sum(parameter.numel() for parameter in model.parameters()), count_macs(model, reference(name).resolution)
 
 
 def seconds(call: Callable[[], object]) -> float:
@@ -52,38 +59,37 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
 
-    ours: dict[str, list[float]] = {name: [] for name in NETWORKS}
-    theirs: dict[str, list[float]] = {name: [] for name in NETWORKS}
-    for name in NETWORKS:
-        costs = cost(reference(name))
+    networks = {name: reference(name) for name in NETWORKS}
+    models = {name: timm.create_model(name).eval() for name in NETWORKS}
+    times: dict[str, dict[str, list[float]]] = {side: {name: [] for name in NETWORKS} for side in ("ours", "built", "counted")}
+    for name, architecture in networks.items():
+        costs = cost(architecture)
         assert (costs.params, costs.macs) == count_built(name), name  # equal results, and a warm-up of both sides
     for _ in range(options.repeats):
-        for name in NETWORKS:
-            architecture = reference(name)
-            theirs[name].append(seconds(lambda name=name: count_built(name)))  # type: ignore[misc]
-            ours[name].append(seconds(lambda architecture=architecture: cost(architecture)))  # type: ignore[misc]
-    ratios = {}
-    print(f"{'network':<24}{'timm + counter, ms':>20}{'nas.cost, ms':>14}{'ratio':>9}")
+        for name, architecture in networks.items():
+            times["built"][name].append(seconds(partial(count_built, name)))
+            times["ours"][name].append(seconds(partial(cost, architecture)))
+            times["counted"][name].append(seconds(partial(count_macs, models[name], architecture.resolution)))
+    medians = {side: {name: 1e3 * statistics.median(rounds[name]) for name in NETWORKS} for side, rounds in times.items()}
+    ratios = {name: medians["built"][name] / medians["ours"][name] for name in NETWORKS}
+    print(f"{'network':<24}{'timm + counter, ms':>20}{'counter alone, ms':>20}{'nas.cost, ms':>14}{'ratio':>8}{'alone':>8}")
     for name in NETWORKS:
-        built, exact = statistics.median(theirs[name]), statistics.median(ours[name])
-        ratios[name] = built / exact
-        print(f"{name:<24}{1e3 * built:>20.1f}{1e3 * exact:>14.4f}{ratios[name]:>9.0f}")
+        built, counted, exact = (medians[side][name] for side in ("built", "counted", "ours"))
+        print(f"{name:<24}{built:>20.1f}{counted:>20.1f}{exact:>14.4f}{ratios[name]:>8.0f}{counted / exact:>8.0f}")
 
-    medians = {}
-    print(f"\n{'decode + params + macs':<24}{'median, us':>20}{'95 %, us':>14}")
+    samples = {}
+    print(f"\n{'decode + params + macs':<24}{'median, us':>20}{'95 %, us':>20}")
     for name in SPACES:
         found, generator = space(name), random.Random(0)
-        distributions = found.parameters
-        from nas.spaces import sample
-
-        points = [sample(distributions, generator) for _ in range(options.samples)]
-        times = sorted(seconds(lambda point=point: cost(found.decode(point))) for point in points)  # type: ignore[misc]  # noqa: B023
-        medians[name] = 1e6 * statistics.median(times)
-        print(f"{name:<24}{medians[name]:>20.0f}{1e6 * times[int(0.95 * len(times))]:>14.0f}")
+        points = [sample(found.parameters, generator) for _ in range(options.samples)]
+        taken = sorted(seconds(lambda point=point, found=found: cost(found.decode(point))) for point in points)  # type: ignore[misc]
+        samples[name] = 1e6 * statistics.median(taken)
+        print(f"{name:<24}{samples[name]:>20.0f}{1e6 * taken[int(0.95 * len(taken))]:>20.0f}")
     figures = {
         "smallest_ratio": round(min(ratios.values())),
         "median_ratio": round(statistics.median(ratios.values())),
-        "sample_us": {name: round(value) for name, value in medians.items()},
+        "median_ratio_counter_alone": round(statistics.median(medians["counted"][n] / medians["ours"][n] for n in NETWORKS)),
+        "sample_us": {name: round(value) for name, value in samples.items()},
         "repeats": options.repeats,
         "torch": torch.__version__,
         "timm": timm.__version__,

@@ -23,7 +23,8 @@ def test_the_parts_never_overlap_and_never_change(dataset):
     images = [dataset.load(part).images for part in PARTS]
     assert all(np.array_equal(first, dataset.load(part).images) for first, part in zip(images, PARTS, strict=True))
     seen = [{image.tobytes() for image in part} for part in images]
-    assert not (seen[0] & seen[1] or seen[0] & seen[2] or seen[1] & seen[2])
+    assert seen[0].isdisjoint(seen[1] | seen[2])
+    assert seen[1].isdisjoint(seen[2])
 
 
 def test_mean_and_std_are_those_of_the_images(dataset):

@@ -226,7 +226,7 @@ def test_weights_that_classify_otherwise_are_not_exported(searched, folder, tmp_
     for name in ("experiment.json", "trials.jsonl"):
         (copy / name).write_bytes((run / name).read_bytes())
     (copy / "checkpoints" / f"{best}.safetensors").write_bytes((run / "checkpoints" / f"{worst}.safetensors").read_bytes())
-    with pytest.raises(nas.NasError, match="does not hold the weights|and its weights now"):
+    with pytest.raises(nas.NasError, match=r"does not hold the weights|and its weights now"):
         nas.export(copy, trial=int(best))
     assert not (copy / "exports").exists() or not list((copy / "exports").iterdir())
 

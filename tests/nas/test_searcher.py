@@ -3,6 +3,7 @@
 import json
 from collections import Counter
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import optuna
 import pytest
@@ -26,8 +27,8 @@ class Twelve:
     """Twelve parameter sets of six networks: one of the two parameters changes nothing."""
 
     name = "twelve"
-    references = {}
-    parameters = {
+    references: ClassVar = {}
+    parameters: ClassVar = {
         "which": CategoricalDistribution(
             tuple(name for name in nas.references() if name.startswith(("mnasnet", "mobilenetv2_0")))[:6]
         ),

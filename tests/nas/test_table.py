@@ -2,6 +2,8 @@
 
 import json
 import random
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
@@ -159,3 +161,24 @@ def test_ten_thousand_points_find_their_front():
     generator = random.Random(0)
     points = [(generator.random(), generator.random()) for _ in range(10_000)]
     assert 2 <= sum(non_dominated(points)) < 40
+
+
+def test_a_disk_that_fills_up_leaves_no_torn_line(run):
+    """A limit on the size of files stands in for the disk: the line that does not fit is not begun."""
+    script = f"""
+import resource
+from pathlib import Path
+import nas
+from nas.runs import append
+log = Path({str(run / TRIALS_FILE)!r})
+resource.setrlimit(resource.RLIMIT_FSIZE, (log.stat().st_size + 20, resource.RLIM_INFINITY))
+try:
+    append(log, {{"event": "a line of more than twenty characters"}})
+except nas.NasError as error:
+    print(error)
+"""
+    answer = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert "trials.jsonl cannot be written: " in answer.stdout
+    assert (run / TRIALS_FILE).read_bytes().endswith(b"}\n")
+    append(run / TRIALS_FILE, start(7, 1))
+    assert len(nas.results(run)) == 8
