@@ -6,10 +6,11 @@ A Ray Tune Searcher, so that Ray runs the trials, around an Optuna study, so tha
 
 import json
 import logging
+import math
 import random
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,7 +23,7 @@ from ray.tune.search import Searcher
 from nas.architecture import Architecture
 from nas.errors import NasError, unknown
 from nas.experiment import Experiment
-from nas.objectives import Candidate
+from nas.objectives import Candidate, Objective
 from nas.recipe import Outcome
 from nas.runs import HISTORY_FILE, TRIALS_FILE, append
 from nas.spaces import sample
@@ -79,9 +80,16 @@ def examine(experiment: Experiment[Any, Any], architecture: Architecture) -> Net
     candidate = Candidate(architecture=architecture, num_classes=len(experiment.dataset.classes))
     known = [objective for objective in experiment.objectives if not objective.needs_training]
     known += [limit.objective for limit in experiment.limits if limit.objective not in known]
-    values = {objective.name: float(objective.measure(candidate)) for objective in known}
+    values = {objective.name: _measured(objective, candidate) for objective in known}
     excess = {str(limit): limit.excess(values[limit.objective.name]) for limit in experiment.limits}
     return Network(architecture=architecture, values=values, excess=excess)
+
+
+def _measured(objective: Objective, candidate: Candidate) -> float:
+    value = objective.measure(candidate)
+    if not isinstance(value, int | float) or not math.isfinite(value):
+        raise NasError(f"objective {objective.name} gave {value!r} for a network; it must give a finite number")
+    return float(value)
 
 
 def check_limits(experiment: Experiment[Any, Any]) -> float:
@@ -110,33 +118,46 @@ def check_limits(experiment: Experiment[Any, Any]) -> float:
 class Tally:
     """What the searcher has counted so far."""
 
+    started: int = 0
     done: int = 0
     failed: int = 0
     infeasible: int = 0
     """Asks that a limit turned down."""
     duplicates: int = 0
     """Asks for an architecture already proposed."""
-    pending: dict[str, Trial] = field(default_factory=dict)
-    """Ray's trial id → Optuna's trial, of the trials under way."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pending:
+    """A trial under way."""
+
+    number: int
+    """In the order of proposal, from 0."""
+    trial: Trial
+    network: Network
 
 
 class ArchitectureSearcher(Searcher):
-    """Proposes architectures that meet the limits and were never proposed before; writes the trial log."""
+    """Proposes architectures that meet the limits and were never proposed before; writes the trial log.
 
-    def __init__(self, experiment: Experiment[Any, Any], study: optuna.Study, run: Path) -> None:
+    `study` is asked and told; `journal` is given each trial once it has ended, for others to look at.
+    """
+
+    def __init__(self, experiment: Experiment[Any, Any], study: optuna.Study, journal: optuna.Study, run: Path) -> None:
         super().__init__()
         self.experiment = experiment
         self.study = study
+        self.journal = journal
         self.run = run
         self.tally = Tally()
-        self.failure: Exception | None = None  # of the log or Optuna's journal; the driver raises it, as Ray would bury it
+        self.failure: Exception | None = None  # of the log or the journal; the driver raises it, as Ray would bury it
         self._distributions = dict(experiment.space.parameters)
         self._random = random.Random(experiment.seed)
-        self._seen: dict[str, int] = {}  # architecture id → Optuna's number of the trial that has it
-        self._networks: dict[int, Network] = {}  # Optuna's number → network, of the trials under way
+        self._seen: set[str] = set()  # ids of the architectures proposed
+        self._pending: dict[str, Pending] = {}  # by Ray's trial id
         for name, params in experiment.space.references.items():
             if examine(experiment, experiment.space.decode(params)).admitted:
-                study.enqueue_trial(dict(params), user_attrs={"reference": name})
+                study.enqueue_trial(dict(params), user_attrs={"source": name})
 
     def suggest(self, trial_id: str) -> Any:
         """The next architecture for Ray to run, or FINISHED when no allowed and new one is found any more."""
@@ -148,56 +169,57 @@ class ArchitectureSearcher(Searcher):
         return Searcher.FINISHED
 
     def _suggest(self, trial_id: str) -> Any:
-        trial = self._ask()
-        if trial is None:
+        asked = self._ask()
+        if asked is None:
             logger.warning("no further network of the space meets the limits and is new; the search ends early")
             return Searcher.FINISHED
-        self.tally.pending[trial_id] = trial
-        return {"trial": trial.number, "architecture": self._networks[trial.number].architecture.to_json()}
+        trial, network = asked
+        pending = Pending(number=self.tally.started, trial=trial, network=network)
+        text = network.architecture.to_json()
+        append(
+            self.run / TRIALS_FILE,
+            {"event": "start", "trial": pending.number, "id": network.architecture.id, "values": dict(network.values)}
+            | {"params": trial.params, "source": trial.user_attrs.get("source", "search"), "architecture": text},
+        )
+        self.tally.started += 1
+        self._pending[trial_id] = pending
+        return {"trial": pending.number, "architecture": text}
 
-    def _ask(self) -> Trial | None:
+    def _ask(self) -> tuple[Trial, Network] | None:
         """A trial of an allowed and new network, out of the sampler, else out of random draws."""
         for _ in range(SAMPLER_ASKS):
             trial = self.study.ask(self._distributions)
-            if self._accept(trial):
-                return trial
+            network = self._accepted(trial)
+            if network is not None:
+                return trial, network
         for _ in range(RANDOM_ASKS):
             params = sample(self._distributions, self._random)
             network = examine(self.experiment, self.experiment.space.decode(params))
             if network.admitted and network.architecture.id not in self._seen:
                 self.study.enqueue_trial(params)
                 trial = self.study.ask(self._distributions)
-                assert self._accept(trial), "an enqueued trial has the parameters it was given"
-                return trial
+                accepted = self._accepted(trial)
+                assert accepted is not None, "an enqueued trial has the parameters it was given"
+                return trial, accepted
         return None
 
-    def _accept(self, trial: Trial) -> bool:
-        """Whether a trial is to be run; one that is not is told to Optuna and, if a limit forbids it, logged."""
+    def _accepted(self, trial: Trial) -> Network | None:
+        """The network of a trial that is to be run; one that is not is told to Optuna and, if a limit forbids it, logged."""
         network = examine(self.experiment, self.experiment.space.decode(trial.params))
         for limit, excess in network.excess.items():
             trial.set_constraint(limit, excess)
         architecture_id = network.architecture.id
-        record = {
-            "trial": trial.number,
-            "id": architecture_id,
-            "values": dict(network.values),
-            "params": trial.params,
-            "source": trial.user_attrs.get("reference", "search"),
-            "architecture": network.architecture.to_json(),
-        }
         if not network.admitted:
             self.tally.infeasible += 1
             self.study.tell(trial, state=TrialState.PRUNED)
-            append(self.run / TRIALS_FILE, {"event": "infeasible"} | record)
-            return False
+            append(self.run / TRIALS_FILE, {"event": "infeasible", "id": architecture_id, "values": dict(network.values)})
+            return None
         if architecture_id in self._seen:
             self.tally.duplicates += 1
             self.study.tell(trial, state=TrialState.FAIL)  # samplers leave failed trials out, as they know this network
-            return False
-        self._seen[architecture_id] = trial.number
-        self._networks[trial.number] = network
-        append(self.run / TRIALS_FILE, {"event": "start"} | record)
-        return True
+            return None
+        self._seen.add(architecture_id)
+        return network
 
     def on_trial_complete(  # the signature is Ray's
         self,
@@ -206,37 +228,38 @@ class ArchitectureSearcher(Searcher):
         error: bool = False,  # noqa: FBT001, FBT002
     ) -> None:
         """Log what a trial ended as and tell Optuna; a worker that died has no result."""
-        trial = self.tally.pending.pop(trial_id, None)
-        if trial is None or self.failure is not None:
+        pending = self._pending.pop(trial_id, None)
+        if pending is None or self.failure is not None:
             return  # told already, or there is no log any more to tell it to
         if error or result is None or "outcome" not in result:
             outcome = Outcome(status="failed", reason="crash", error="the worker process died").to_record()
         else:
             outcome = json.loads(result["outcome"])
         try:
-            self._record(trial, outcome)
+            self._end(pending, outcome)
         except WRITE_FAILURES as failure:
             self.failure = failure
 
-    def _record(self, trial: Trial, outcome: dict[str, Any]) -> None:
-        network = self._networks.pop(trial.number)
-        values = dict(network.values) | outcome["values"]
+    def _end(self, pending: Pending, outcome: dict[str, Any]) -> None:
+        """Write the outcome of a trial to the logs, and tell it."""
+        values = dict(pending.network.values) | outcome["values"]
         history = outcome.pop("history")
         for epoch in history:
-            append(self.run / HISTORY_FILE, {"trial": trial.number} | epoch)
-        append(
-            self.run / TRIALS_FILE, {"event": "end", "trial": trial.number, "epochs": len(history)} | outcome | {"values": values}
-        )
+            append(self.run / HISTORY_FILE, {"trial": pending.number} | epoch)
+        end = {"event": "end", "trial": pending.number, "epochs": len(history)} | outcome | {"values": values}
+        append(self.run / TRIALS_FILE, end)
         if outcome["status"] == "done":
             self.tally.done += 1
-            self.study.tell(trial, [values[objective.name] for objective in self.experiment.objectives])
+            told = self.study.tell(pending.trial, [values[objective.name] for objective in self.experiment.objectives])
             result = ", ".join(f"{objective.name} {values[objective.name]:.4g}" for objective in self.experiment.objectives)
         else:
             self.tally.failed += 1
-            self.study.tell(trial, state=TrialState.FAIL)
+            told = self.study.tell(pending.trial, state=TrialState.FAIL)
             result = f"{outcome['reason']}, {outcome['error']}"
+        told.set_user_attr("trial", pending.number)
+        self.journal.add_trial(told)
         ended = self.tally.done + self.tally.failed
-        logger.info("%d/%d trial %d %s: %s", ended, self.experiment.trials, trial.number, outcome["status"], result)
+        logger.info("%d/%d trial %d %s: %s", ended, self.experiment.trials, pending.number, outcome["status"], result)
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing: the run folder holds the state. Ray calls this after every trial."""

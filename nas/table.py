@@ -14,7 +14,7 @@ STATUSES: Final = {"start": "running", "infeasible": "infeasible"}
 
 # Columns beside the objectives, the limits' values and the space's parameters (`params.` and the name), with their types.
 COLUMNS: Final = {
-    "trial": "int64",  # Optuna's number, which counts infeasible asks and repeats too
+    "trial": "Int64",  # in the order of proposal, from 0; none for an ask that a limit turned down
     "id": "str",  # of the architecture
     "status": "str",  # done, failed, running (no outcome yet) or infeasible (a limit turned it down; never trained)
     "reason": "str",  # of a failure: oom, nan or crash
@@ -27,24 +27,26 @@ COLUMNS: Final = {
     "peak_memory_mb": "float64",  # of the GPU, 10^6 bytes
     "seed": "int64",
     "error": "str",  # the failure in one sentence
-    "architecture": "str",  # the canonical text
+    "architecture": "str",  # the canonical text; none for an ask that a limit turned down
 }
 
 
 def results(run: str | PathLike[str]) -> pd.DataFrame:
-    """Every trial of a run folder in the order of proposal; `attrs["directions"]` maps each objective to its direction.
+    """Every trial of a run folder, and every ask that a limit turned down, in the order of proposal.
+
+    `attrs["directions"]` maps each objective to its direction.
 
     Raises: NasError if `run` is not a run folder, or is damaged.
     """
     folder = Path(run)
     described = read_experiment(folder)
     directions = {objective["name"]: objective["direction"] for objective in described["objectives"]}
-    rows: dict[int, dict[str, Any]] = {}
-    for event in read_log(folder / TRIALS_FILE):
-        row = rows.setdefault(event["trial"], {"seed": described["seed"]})
+    rows: dict[Any, dict[str, Any]] = {}
+    for line, event in enumerate(read_log(folder / TRIALS_FILE)):
+        row = rows.setdefault(event.get("trial", f"line {line}"), {"seed": described["seed"]})
         values, params = event.pop("values"), event.pop("params", {})
         kind = event.pop("event")
-        row |= {"status": STATUSES[kind]} if kind in STATUSES else {}
+        row |= {"status": STATUSES[kind]} if kind in STATUSES else {}  # the end of a trial brings its own
         row |= event | values | {f"params.{name}": value for name, value in params.items()}
     df = _typed(pd.DataFrame(list(rows.values())), directions)
     df.attrs["directions"] = directions

@@ -11,7 +11,7 @@ from optuna.distributions import CategoricalDistribution
 from ray.tune.search import Searcher
 
 import nas
-from nas.driver import create_study
+from nas.driver import create_studies
 from nas.objectives import objective, parse_limit
 from nas.plugins import load_plugin
 from nas.recipe import Outcome
@@ -42,8 +42,8 @@ class Twelve:
 def searcher(tmp_path, **fields):
     experiment = replace(EXPERIMENT, runs=str(tmp_path), **fields)
     run = create_run(experiment, "test")
-    study = create_study(experiment, make_sampler(experiment.sampler, experiment.seed), run)
-    return ArchitectureSearcher(experiment, study, run), run
+    studies = create_studies(experiment, make_sampler(experiment.sampler, experiment.seed), run)
+    return ArchitectureSearcher(experiment, *studies, run), run
 
 
 def finish(found, trial_id, top1):
@@ -132,7 +132,9 @@ def test_optunas_journal_can_be_opened_by_others(tmp_path):
     play(found, 3)
     storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(run / "optuna.log")))
     study = optuna.load_study(study_name=run.name, storage=storage)
-    assert len(study.trials) == 3
+    assert [trial.values for trial in study.trials] == [trial.values for trial in found.study.trials]
+    assert [trial.user_attrs["trial"] for trial in study.trials] == [0, 1, 2]
+    assert study.trials[0].params == found.study.trials[0].params
     assert study.metric_names == ["val_top1_pct", "macs_m"]
 
 

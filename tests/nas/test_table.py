@@ -19,15 +19,10 @@ TEXT = nas.reference("mobilenetv3_small_100").to_json()
 
 
 def start(trial, macs, event="start"):
-    values = {"macs_m": macs}
-    return {
-        "event": event,
-        "trial": trial,
-        "id": f"id{trial}",
-        "values": values,
-        "params": {"depth": trial},
-        "source": "search",
-    } | {"architecture": TEXT}
+    known = {"event": event, "id": f"id{trial}", "values": {"macs_m": macs}}
+    if event == "infeasible":
+        return known
+    return known | {"trial": trial, "params": {"depth": trial}, "source": "search", "architecture": TEXT}
 
 
 def end(trial, macs, top1, status="done", reason=None):
@@ -52,16 +47,9 @@ def end(trial, macs, top1, status="done", reason=None):
 def run(tmp_path):
     experiment = replace(load_plugin("experiment", "digits_mobilenetv3"), runs=str(tmp_path))
     folder = create_run(experiment, "trial")
-    events = [
-        start(0, 10),
-        start(1, 20),
-        end(0, 10, 80.0),
-        start(2, 90, "infeasible"),
-        start(3, 20),
-        end(3, 20, 85.0),
-        end(1, 20, 85.0),
-    ]
-    events += [start(4, 30), end(4, 30, 84.0), start(5, 5), end(5, 5, 0, "failed", "oom"), start(6, 7)]
+    events = [start(0, 10), start(1, 20), end(0, 10, 80.0), start("x", 90, "infeasible")]
+    events += [start(2, 20), end(2, 20, 85.0), end(1, 20, 85.0), start(3, 30), end(3, 30, 84.0)]
+    events += [start(4, 5), end(4, 5, 0, "failed", "oom"), start("y", 91, "infeasible"), start(5, 7)]
     for event in events:
         append(folder / TRIALS_FILE, event)
     return folder
@@ -69,11 +57,11 @@ def run(tmp_path):
 
 def test_every_trial_is_a_row_with_typed_columns(run):
     df = nas.results(run)
-    assert list(df["trial"]) == list(range(7))
-    assert list(df["status"]) == ["done", "done", "infeasible", "done", "done", "failed", "running"]
-    assert df.set_index("trial").loc[5, "reason"] == "oom"
+    assert list(df["trial"].fillna(-1)) == [0, 1, -1, 2, 3, 4, -1, 5]
+    assert list(df["status"]) == ["done", "done", "infeasible", "done", "done", "failed", "infeasible", "running"]
+    assert df.set_index("trial").loc[4, "reason"] == "oom"
     assert {column: str(df[column].dtype) for column in COLUMNS} == COLUMNS
-    assert list(df["params.depth"]) == list(range(7))
+    assert list(df["params.depth"].dropna()) == [0, 1, 2, 3, 4, 5]
     assert df["macs_m"].notna().all()
     assert df.attrs["directions"] == {"val_top1_pct": "maximize", "macs_m": "minimize"}
     assert nas.Architecture.from_json(df["architecture"][0]) == nas.reference("mobilenetv3_small_100")
@@ -81,8 +69,8 @@ def test_every_trial_is_a_row_with_typed_columns(run):
 
 def test_the_front_keeps_ties_and_leaves_out_what_is_not_done(run):
     df = nas.results(run)
-    assert list(nas.front(df)["trial"]) == [1, 3, 0]  # best first objective first
-    assert list(df["trial"][df["is_front"]]) == [0, 1, 3]
+    assert list(nas.front(df)["trial"]) == [1, 2, 0]  # best first objective first
+    assert list(df["trial"][df["is_front"]]) == [0, 1, 2]
     assert list(nas.front(df, {"macs_m": "minimize"})["trial"]) == [0]
 
 
@@ -107,10 +95,10 @@ def test_non_dominated_is_the_definition(points):
 def test_a_torn_last_line_is_survived_and_a_damaged_one_named(run):
     with (run / TRIALS_FILE).open("a") as file:
         file.write('{"event": "end", "tri')
-    assert len(nas.results(run)) == 7
+    assert len(nas.results(run)) == 8
     with (run / TRIALS_FILE).open("a") as file:
         file.write("al\n" + json.dumps(start(7, 1)) + "\n")
-    with pytest.raises(nas.NasError, match=r"trials\.jsonl: line 13 is damaged"):
+    with pytest.raises(nas.NasError, match=r"trials\.jsonl: line 14 is damaged"):
         nas.results(run)
 
 
@@ -126,8 +114,8 @@ def test_a_run_without_trials_is_an_empty_table_with_its_columns(tmp_path):
 
 def test_a_copy_elsewhere_reads_the_same(run, tmp_path):
     copy = run.rename(tmp_path / "elsewhere")
-    assert len(nas.results(copy)) == 7
-    assert len(nas.results(str(copy))) == 7
+    assert len(nas.results(copy)) == 8
+    assert len(nas.results(str(copy))) == 8
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"schema": 99}', "null"])
@@ -181,4 +169,4 @@ except nas.NasError as error:
     assert "trials.jsonl cannot be written: " in answer.stdout
     assert (run / TRIALS_FILE).read_bytes().endswith(b"}\n")
     append(run / TRIALS_FILE, start(7, 1))
-    assert len(nas.results(run)) == 8
+    assert len(nas.results(run)) == 9
