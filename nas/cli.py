@@ -72,9 +72,23 @@ def search(arguments: list[str]) -> None:
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stdout)
     logging.getLogger("nas").setLevel(logging.INFO)
     folder = search_experiment(experiment, name=Path(name).stem)
+    _refuse_if_none_done(folder)
     print()
     _print_front(folder)
     print(f"\nnas table {_shown(folder)} --front\nnas export {_shown(folder)} --best {experiment.objectives[0].name}")
+
+
+def _refuse_if_none_done(run: Path) -> None:
+    """A search without a network is a failure, and what its first trial says is most often the reason."""
+    from nas.table import results
+
+    df = results(run)
+    failed = df[df["status"] == "failed"]
+    if not (df["status"] == "done").any() and not failed.empty:
+        first = failed.iloc[0]
+        raise NasError(
+            f"none of {len(failed)} trials is done; trial {first['trial']} failed ({first['reason']}): {first['error']}"
+        )
 
 
 def _search_description(name: str) -> str:

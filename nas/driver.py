@@ -35,10 +35,12 @@ from nas.train import check_settings
 
 logger = logging.getLogger(__name__)
 
-# What Ray reads from the environment: quiet, and no log files that the run folder already has in another form.
+# What Ray reads from the environment: no log files that the run folder already has in another form, and workers that stay
+# in the folder the search was started in, so that a dataset's relative path means the same there.
 RAY_ENVIRONMENT: Final = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
 }

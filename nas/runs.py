@@ -12,7 +12,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, is_dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -42,7 +42,7 @@ def create_run(experiment: Experiment[Any, Any], name: str) -> Path:
         (run / "checkpoints").mkdir()
         for file in (TRIALS_FILE, HISTORY_FILE):
             (run / file).touch()
-        text = json.dumps(describe(experiment, name), indent=2, ensure_ascii=False)
+        text = json.dumps(describe(experiment, name), indent=2, ensure_ascii=False, default=str)
         (run / EXPERIMENT_FILE).write_text(text + "\n", encoding="utf-8")
     except OSError as error:
         if run is not None:
@@ -101,7 +101,7 @@ def _describe_value(value: Any) -> dict[str, Any]:
         "name": value.name,
         "class": type(value).__qualname__,
         "file": str(Path(file).resolve()) if file else None,
-        "fields": {field.name: getattr(value, field.name) for field in fields(value)},
+        "fields": {field.name: getattr(value, field.name) for field in fields(value)} if is_dataclass(value) else {},
     }
 
 

@@ -130,17 +130,10 @@ def train(
     precision = pick_precision(settings.precision, device)
     mixed = precision != "float32"
     scaler = torch.amp.GradScaler(device.type, enabled=precision == "float16")  # float16 gradients underflow unscaled
-    optimizer = create_optimizer_v2(model, opt=settings.optimizer, lr=settings.lr, weight_decay=settings.weight_decay)
     batch_size = min(settings.batch_size, len(labels))
     steps = len(labels) // batch_size  # the incomplete last batch is left out: the next epoch has another order
-    warmup = round(settings.warmup_epochs * steps)
-    schedule = CosineLRScheduler(
-        optimizer,
-        t_initial=settings.epochs * steps,
-        warmup_t=warmup,
-        warmup_lr_init=settings.lr / (warmup + 1),
-        t_in_epochs=False,
-    )
+    optimizer = create_optimizer_v2(model, opt=settings.optimizer, lr=settings.lr, weight_decay=settings.weight_decay)
+    schedule = _schedule(optimizer, settings, steps)
 
     history: list[Epoch] = []
     correct = update = 0
@@ -177,6 +170,18 @@ def train(
         seconds=time.perf_counter() - started,
         device=device_name(device),
         precision=precision,
+    )
+
+
+def _schedule(optimizer: torch.optim.Optimizer, settings: TrainSettings, steps: int) -> CosineLRScheduler:
+    """Linear warm-up, then a cosine to 0, by update; `steps` of them make an epoch."""
+    warmup = round(settings.warmup_epochs * steps)
+    return CosineLRScheduler(
+        optimizer,
+        t_initial=settings.epochs * steps,
+        warmup_t=warmup,
+        warmup_lr_init=settings.lr / (warmup + 1),
+        t_in_epochs=False,
     )
 
 

@@ -2,18 +2,22 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import nas
 from nas.exports import ARCHITECTURE_FILE, CARD_FILE, WEIGHTS_FILE
 from nas.plugins import load_plugin
 from nas.train import Preprocess, predict
 
+README = Path(__file__).parents[2] / "README.md"
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("search")]  # one process, so that one search serves all
 
 # A dataset and objectives of one's own in one file, the experiment with a space of its own in another.
@@ -330,6 +334,29 @@ def test_another_space_and_dataset_by_name(folder):
     shown = command("search", "./my_experiment.py", "--space", "compound", "--dataset=digits", "--help", cwd=folder).stdout
     assert "--space.max-phi" in shown
     assert "--dataset.num-images" not in shown
+
+
+def test_the_readmes_dataset_file_searches_a_folder_of_images(tmp_path):
+    (source,) = re.findall(r"```python\n(\"{3}Photographs.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+    (tmp_path / "my_images.py").write_text(source)
+    generator = np.random.default_rng(0)
+    for part, number in (("train", 40), ("val", 10)):
+        for label, name in enumerate(("dunkel", "明るい")):
+            (tmp_path / "photos" / part / name).mkdir(parents=True)
+            for i in range(number):
+                pixels = generator.integers(0, 100, (20, 30, 3), dtype=np.uint8) + np.uint8(150 * label)
+                Image.fromarray(pixels).save(tmp_path / "photos" / part / name / f"{i}.png")
+    options = ["--dataset.root", "./photos", "--dataset.side", 32, "--space.resolutions", 32, "--trials", 1, "--train.epochs", 6]
+    answer = command(
+        "search", "digits_mobilenetv3", "--dataset", "./my_images.py", *options, "--train.batch-size", 16, cwd=tmp_path
+    )
+    assert "1 done, 0 failed" in answer.stdout, answer.stdout + answer.stderr
+    (run,) = (tmp_path / "runs").iterdir()
+    answer = command("export", run, "--trial", 0, cwd=tmp_path)
+    assert "over 16 images of my_images" in answer.stdout
+    assert "over 20 images of my_images" in answer.stdout
+    card = json.loads((run / "exports" / "trial0" / CARD_FILE).read_text(encoding="utf-8"))
+    assert card["classes"] == ["dunkel", "明るい"]
 
 
 def test_from_python_without_the_command_line(tmp_path):
