@@ -6,6 +6,7 @@ networks as such values, then `costs.py` for what they cost.
 
 import hashlib
 import json
+import reprlib
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from typing import Any, Final, NamedTuple, Self, TypeVar
@@ -45,8 +46,10 @@ def round_width(width: float) -> int:
 
 
 def _refusal(field: str, value: object, allowed: str) -> ArchitectureError:
-    shown = repr(value)
-    shown = shown if len(shown) <= 60 else shown[:57] + "..."
+    try:
+        shown = reprlib.repr(value)  # never long or deep
+    except ValueError:  # a whole number of thousands of digits
+        shown = "a value that cannot be shown"
     return ArchitectureError(f"{field}: {shown} is not {allowed}")
 
 

@@ -1,9 +1,13 @@
 """The `nas` command: parse, call one function, print. Nothing heavy is imported before it is needed."""
 
+import contextlib
+import io
 import json
 import logging
+import shlex
 import sys
 from collections.abc import Callable, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
@@ -28,6 +32,8 @@ def run(arguments: Sequence[str]) -> int:
     try:
         if not arguments or arguments[0] in ("-h", "--help"):
             print(_usage())
+        elif arguments[0] == "--version":
+            print(version("frontier-nas"))
         elif arguments[0] not in COMMANDS:
             raise unknown("command", arguments[0], COMMANDS)
         else:
@@ -35,11 +41,14 @@ def run(arguments: Sequence[str]) -> int:
     except NasError as error:
         print(f"nas: {error}", file=sys.stderr)
         return USER_ERROR
+    except BrokenPipeError:  # the reader of our output, such as `head`, has had enough
+        sys.stderr.close()
+    except OSError as error:
+        print(f"nas: {error.filename or 'a file'} cannot be used: {error.strerror or error}", file=sys.stderr)
+        return USER_ERROR
     except KeyboardInterrupt:
         print("nas: interrupted; what had ended is in the run folder", file=sys.stderr)
         return INTERRUPTED
-    except BrokenPipeError:  # the reader of our output, such as `head`, has had enough
-        sys.stderr.close()
     return 0
 
 
@@ -54,12 +63,10 @@ def search(arguments: list[str]) -> None:
         print("nas search EXPERIMENT [--help | options]: an experiment's name, or the path of a Python file with an EXPERIMENT\n")
         _list("experiment")
         return
-    import tyro  # each command imports what it alone needs
-
     name, *options = arguments
     experiment, options = _with_plugins(load_plugin("experiment", name), options)
     kind = type(experiment)[type(experiment.space), type(experiment.dataset)]
-    experiment = tyro.cli(
+    experiment = _parsed(
         kind,
         default=experiment,
         args=options,
@@ -75,7 +82,9 @@ def search(arguments: list[str]) -> None:
     _refuse_if_none_done(folder)
     print()
     _print_front(folder)
-    print(f"\nnas table {_shown(folder)} --front\nnas export {_shown(folder)} --best {experiment.objectives[0].name}")
+    print(f"\nnas table {_shown(folder)} --front")
+    if any(objective.needs_training for objective in experiment.objectives):
+        print(f"nas export {_shown(folder)} --best {experiment.objectives[0].name}")
 
 
 def _refuse_if_none_done(run: Path) -> None:
@@ -89,6 +98,23 @@ def _refuse_if_none_done(run: Path) -> None:
         raise NasError(
             f"none of {len(failed)} trials is done; trial {first['trial']} failed ({first['reason']}): {first['error']}"
         )
+
+
+def _parsed(target: Any, **arguments: Any) -> Any:
+    """What tyro makes of the options; its error box becomes one sentence."""
+    import tyro
+
+    written = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(written):
+            return tyro.cli(target, **arguments)
+    except SystemExit as stop:
+        if stop.code != USER_ERROR:
+            raise
+    inside = [line.strip("│ ").strip() for line in written.getvalue().splitlines() if line.startswith("│")]
+    until = next((i for i, line in enumerate(inside) if line.startswith(("Argument helptext", "For full helptext"))), len(inside))
+    sentence = " ".join(line for line in inside[:until] if line.strip("─"))
+    raise NasError(f"{sentence}; see {arguments['prog']} --help")
 
 
 def _search_description(name: str) -> str:
@@ -154,7 +180,7 @@ def _constructors(own: Sequence[Any]) -> Any:
 
 def space(arguments: list[str]) -> None:
     """Describe a search space: its size, what its networks cost, its published networks; without a name, list the spaces."""
-    if not arguments or arguments[0] in ("-h", "--help"):
+    if not arguments or {"-h", "--help"} & set(arguments):
         print("nas space NAME: a space's name, or the path of a Python file with a SPACE\n")
         _list("space")
         return
@@ -164,6 +190,8 @@ def space(arguments: list[str]) -> None:
     from nas.spaces import num_points, sample
     from nas.spaces import space as find_space
 
+    if len(arguments) > 1:
+        raise NasError(f"nas space takes one name and nothing else; given: {' '.join(arguments)}")
     found = find_space(arguments[0])
     generator = random.Random(0)
     costs = [cost(found.decode(sample(found.parameters, generator))) for _ in range(1_000)]
@@ -210,7 +238,7 @@ def table(arguments: list[str]) -> None:
         )
         print(", ".join(f"{counts.get(status, 0)} {status}" for status in ("done", "failed", "running", "infeasible")))
 
-    tyro.cli(show, args=arguments, prog="nas table")
+    _parsed(show, args=arguments, prog="nas table")
 
 
 def export(arguments: list[str]) -> None:
@@ -237,12 +265,14 @@ def export(arguments: list[str]) -> None:
 
         folder = export_network(run, trial=trial, best=best, output=output)
         accuracy = json.loads((folder / CARD_FILE).read_text(encoding="utf-8"))["accuracy"]
+        if not accuracy["identical_to_trial"]:
+            print(f"on another device than the trial's, where it had {accuracy['trial_val_top1_pct']} % on the validation part:")
         for part in ("val", "test"):
             images = f"{accuracy[f'{part}_images']} images of {accuracy['dataset']}"
             print(f"{part}_top1_pct {accuracy[f'{part}_top1_pct']:.2f} over {images}")
-        print(f"{_shown(folder)}\n\nimport nas; model = nas.load({str(_shown(folder))!r})")
+        print(f"{_shown(folder)}\n\nimport nas; model = nas.load({str(folder)!r})")
 
-    tyro.cli(write, args=arguments, prog="nas export")
+    _parsed(write, args=arguments, prog="nas export")
 
 
 def _list(kind: str) -> None:
@@ -280,10 +310,10 @@ def _cell(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def _shown(path: Path) -> Path:
+def _shown(path: Path) -> str:
     """A path as short as it can be typed here."""
     here = Path.cwd()
-    return path.relative_to(here) if path.is_relative_to(here) else path
+    return shlex.quote(str(path.relative_to(here) if path.is_relative_to(here) else path))
 
 
 COMMANDS: Final[dict[str, Callable[[list[str]], None]]] = {"search": search, "space": space, "table": table, "export": export}

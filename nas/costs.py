@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from nas.architecture import Architecture, Block
+from nas.errors import NasError
 
 FLOAT32_BYTES: Final = 4
 
@@ -25,7 +26,12 @@ class Cost:
 
 
 def cost(architecture: Architecture, num_classes: int = 1000) -> Cost:
-    """The cost of a network with `num_classes` outputs, at its own resolution."""
+    """The cost of a network with `num_classes` outputs (0 leaves the classifier out), at its own resolution.
+
+    Raises: NasError for a negative number of classes.
+    """
+    if num_classes < 0:
+        raise NasError(f"num_classes: {num_classes} is not 0 or more")
     resolution, width = architecture.resolution, architecture.stem.width
     size = -(-resolution // architecture.stem.stride)
     area = size * size

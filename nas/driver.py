@@ -20,10 +20,11 @@ from optuna.storages import InMemoryStorage, JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.study import StudyDirection
 from ray import cloudpickle, tune
+from ray.exceptions import RayActorError
 from ray.tune.experiment import Trial
 
 from nas.datasets import Dataset
-from nas.errors import NasError
+from nas.errors import NasError, describe_error
 from nas.evaluate import evaluate
 from nas.experiment import Experiment
 from nas.objectives import Objective
@@ -31,17 +32,18 @@ from nas.plugins import modules_beside
 from nas.recipe import TrainSettings
 from nas.runs import create_run
 from nas.searcher import ArchitectureSearcher, check_limits, make_sampler
+from nas.table import COLUMNS
 from nas.train import check_settings
 
 logger = logging.getLogger(__name__)
 
-# What Ray reads from the environment: no log files that the run folder already has in another form, and workers that stay
-# in the folder the search was started in, so that a dataset's relative path means the same there.
+# What Ray reads from the environment: no log files that the run folder already has in another form; workers that stay in the
+# folder the search was started in, so that a dataset's relative path means the same there; no GPU for a trial of no GPUs.
 RAY_ENVIRONMENT: Final = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
 }
 
@@ -50,23 +52,26 @@ def search(experiment: Experiment[Any, Any], *, name: str | None = None) -> Path
     """Run an experiment to its end and give its run folder; `name` leads the folder's name, by default the space's.
 
     Raises: NasError, before anything is trained or written, for limits that no network meets, an unknown sampler or
-    optimizer, or resources that the machine does not have.
+    optimizer, or resources that the machine does not have. KeyboardInterrupt, when what had ended is in the run folder.
     """
     sampler = make_sampler(experiment.sampler, experiment.seed)
     check_settings(experiment.train)
-    share = check_limits(experiment)
+    _check_names(experiment)
+    feasible = check_limits(experiment)
     if experiment.limits:
-        logger.info("%.1f %% of the space meets %s", 100 * share, " and ".join(map(str, experiment.limits)))
+        share = f"{100 * feasible.share:.1f} %" if feasible.share else "less than 0.1 %"
+        logger.info("%s of the space meets %s", share, " and ".join(map(str, experiment.limits)))
     with _ray(experiment.workers):
         workers, gpus = _resources(experiment)
         run = create_run(experiment, name or experiment.space.name)
         logger.info("run folder %s", run)
         with _one_sentence(run):
-            searcher = ArchitectureSearcher(experiment, *create_studies(experiment, sampler, run), run)
+            searcher = ArchitectureSearcher(experiment, *create_studies(experiment, sampler, run), run, feasible)
             with _sent_by_value(experiment):
                 _tuner(experiment, searcher, run, workers, gpus).fit()
             if searcher.failure is not None:
                 raise searcher.failure
+            interrupted = searcher.interrupt()
     tally = searcher.tally
     logger.info(
         "%d done, %d failed; %d asks beyond a limit and %d repeats, none trained",
@@ -75,7 +80,18 @@ def search(experiment: Experiment[Any, Any], *, name: str | None = None) -> Path
         tally.infeasible,
         tally.duplicates,
     )
+    if interrupted:  # Ray takes the signal for itself
+        raise KeyboardInterrupt
     return run
+
+
+def _check_names(experiment: Experiment[Any, Any]) -> None:
+    """Refuse an objective whose column would be one of the table's own."""
+    for objective in (*experiment.objectives, *(limit.objective for limit in experiment.limits)):
+        if objective.name in COLUMNS or objective.name.startswith("params"):
+            raise NasError(
+                f"objective {objective.name}: the table has a column of this name; choose another than {', '.join(COLUMNS)}"
+            )
 
 
 def create_studies(experiment: Experiment[Any, Any], sampler: BaseSampler, run: Path) -> tuple[optuna.Study, optuna.Study]:
@@ -112,8 +128,21 @@ def _tuner(experiment: Experiment[Any, Any], searcher: ArchitectureSearcher, run
             reuse_actors=True,
             trial_dirname_creator=_trial_folder,
         ),
-        run_config=tune.RunConfig(name="ray", storage_path=str(run), verbose=0),
+        run_config=tune.RunConfig(name="ray", storage_path=str(run), verbose=0, callbacks=[_Failures(searcher)]),
     )
+
+
+class _Failures(tune.Callback):
+    """Tells the searcher why a trial ended without an outcome."""
+
+    def __init__(self, searcher: ArchitectureSearcher) -> None:
+        self.searcher = searcher
+
+    def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:  # noqa: ARG002 - Ray's
+        error = trial.get_pickled_error()
+        died = error is None or isinstance(error, RayActorError)
+        cause = getattr(error, "cause", None) or error
+        self.searcher.fail(trial.trial_id, "crash", "the worker process died" if died else describe_error(cause))
 
 
 def _trial_folder(trial: Trial) -> str:

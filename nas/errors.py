@@ -1,6 +1,7 @@
 """What goes wrong through a user's own input; the command line prints the sentence and exits with 2."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from difflib import get_close_matches
 
 
@@ -14,6 +15,22 @@ class ArchitectureError(NasError):
 
 class SpaceError(NasError):
     """An architecture that is not a point of the search space."""
+
+
+@contextmanager
+def users_code(what: str) -> Iterator[None]:
+    """Where a user's own file runs, which may raise anything: whatever it raises becomes one sentence about `what`."""
+    try:
+        yield
+    except NasError as error:
+        raise NasError(f"{what}: {error}") from None
+    except (Exception, SystemExit) as error:
+        raise NasError(f"{what} raised {describe_error(error)}") from error
+
+
+def describe_error(error: BaseException) -> str:
+    """The kind of an exception and the first line of what it says."""
+    return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"[:500]
 
 
 def unknown(kind: str, given: str, known: Iterable[str]) -> NasError:

@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 
 from nas.architecture import Architecture
 from nas.datasets import Dataset
+from nas.errors import describe_error
 from nas.modules import build
 from nas.objectives import Candidate, Objective
 from nas.recipe import Outcome, TrainSettings
@@ -35,9 +36,12 @@ def evaluate(
         return Outcome(
             status="failed",
             reason=_reason(error),
-            error=f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"[:500],
+            error=describe_error(error),
             seconds=time.perf_counter() - started,
         )
+    finally:
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()  # the process goes on to another network, and others share the GPU
 
 
 def _evaluate(
@@ -66,6 +70,7 @@ def _evaluate(
         values=values,
         history=report.history,
         seconds=report.seconds,
+        fingerprint=report.fingerprint,
         device=report.device,
         precision=report.precision,
         peak_memory_mb=torch.cuda.max_memory_allocated(device) / 1e6 if device.type == "cuda" else None,
@@ -82,6 +87,6 @@ def save_weights(model: torch.nn.Module, path: Path) -> None:
 
 
 def _reason(error: Exception) -> str:
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+    if isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error):  # the CPU's allocator
         return "oom"
     return "nan" if isinstance(error, DivergedError) else "crash"

@@ -13,6 +13,7 @@ from optuna.samplers import BaseSampler
 from nas.datasets import Dataset
 from nas.errors import NasError
 from nas.objectives import Limit, Objective
+from nas.plugins import check_kind
 from nas.recipe import TrainSettings
 from nas.spaces import SearchSpace
 
@@ -48,6 +49,12 @@ class Experiment(Generic[SpaceT, DatasetT]):
     """The folder that run folders are made in."""
 
     def __post_init__(self) -> None:
+        check_kind("space", self.space, SearchSpace)
+        check_kind("dataset", self.dataset, Dataset)
+        for objective in self.objectives:
+            check_kind("objectives", objective, Objective)
+        for limit in self.limits:
+            check_kind("limits", limit, Limit)
         if not self.objectives:
             raise NasError("objectives: none given; a search needs at least one, such as val_top1_pct")
         names = [objective.name for objective in self.objectives]
@@ -57,5 +64,10 @@ class Experiment(Generic[SpaceT, DatasetT]):
             raise NasError(f"trials: {self.trials} is not 1 or more")
         if self.workers is not None and self.workers < 1:
             raise NasError(f"workers: {self.workers} is not 1 or more")
-        if self.gpus_per_trial is not None and not 0 <= self.gpus_per_trial < math.inf:
-            raise NasError(f"gpus-per-trial: {self.gpus_per_trial} is not 0 or more")
+        if not 0 <= self.seed < 2**32:
+            raise NasError(f"seed: {self.seed} is not from 0 to {2**32 - 1}")
+        if not self.runs:
+            raise NasError("runs: an empty name; give a folder, such as runs")
+        gpus = self.gpus_per_trial
+        if gpus is not None and not (0 <= gpus <= 1 or (gpus < math.inf and gpus == int(gpus))):
+            raise NasError(f"gpus-per-trial: {gpus} is not a share from 0 to 1 or a whole number")

@@ -17,13 +17,13 @@ from torch import nn
 
 from nas.architecture import Architecture
 from nas.costs import cost
-from nas.datasets import Dataset
+from nas.datasets import Dataset, load_part
 from nas.errors import NasError
 from nas.modules import build
 from nas.runs import dataset_of, read_experiment
 from nas.table import best as best_row
 from nas.table import results
-from nas.train import Preprocess, predict
+from nas.train import Preprocess, device_name, fingerprint, num_correct, pick_device, predict
 
 ARCHITECTURE_FILE: Final = "architecture.json"
 WEIGHTS_FILE: Final = "model.safetensors"
@@ -31,12 +31,19 @@ CARD_FILE: Final = "card.json"
 
 
 def export(
-    run: str | PathLike[str], *, trial: int | None = None, best: str | None = None, output: str | PathLike[str] | None = None
+    run: str | PathLike[str],
+    *,
+    trial: int | None = None,
+    best: str | None = None,
+    output: str | PathLike[str] | None = None,
+    dataset: Dataset | None = None,
 ) -> Path:
     """The folder of one trained network of a run: `trial`, or the `best` on an objective.
 
-    Written to `output`, by default `exports/trial<N>` in the run folder. The network is loaded from its weights and must
-    classify the search validation part as its trial did; the test part is read here, once, and nowhere else.
+    Written to `output`, by default `exports/trial<N>` in the run folder. The network is loaded from its weights and has to put
+    every image of the search validation part into the class that it did at the end of its trial; on another device than the
+    trial's, where sums round otherwise, the card says both accuracies instead. The test part is read here and nowhere else.
+    `dataset` stands in for the run's own, which is rebuilt from experiment.json.
 
     Raises: NasError for a trial that has no weights, a folder that is in use, or weights that do not classify as they did.
     """
@@ -46,27 +53,22 @@ def export(
     number = int(row["trial"])
     weights = folder / "checkpoints" / f"{number}.safetensors"
     if not weights.is_file():
-        raise NasError(f"trial {number} has no weights at {weights}; export another trial of this run")
-    target = Path(output) if output is not None else folder / "exports" / f"trial{number}"
-    if target.exists() and not (target.is_dir() and ({CARD_FILE} <= set(_names(target)) or not _names(target))):
+        raise NasError(f"trial {number} has no weights at {weights}: they were removed, or nothing in this run needed training")
+    target = Path(output).resolve() if output is not None else folder / "exports" / f"trial{number}"
+    if target.exists() and not _is_export(target):
         raise NasError(f"{target} is there already and is not an export; give another folder with --output")
 
     architecture = Architecture.from_json(row["architecture"])
     classes = described["dataset"]["classes"]
     model = _with_weights(architecture, len(classes), weights)
-    scores = _scores(model, architecture, dataset_of(described))
-    if "val_top1_pct" in row and scores["val_top1_pct"] != row["val_top1_pct"]:
-        raise NasError(
-            f"trial {number} classified {row['val_top1_pct']:.4f} % of the search validation part right and its weights now "
-            f"{scores['val_top1_pct']:.4f} %; export on a machine like that of the search ({row['device']})"
-        )
-    card = _card(described, row, architecture, scores, folder.name)
-    _write(target, architecture, weights, card)
+    accuracy = _accuracy(model, architecture, dataset or dataset_of(described), row)
+    _write(target, architecture, weights, _card(described, row, architecture, accuracy, folder.name))
     return target
 
 
-def _names(folder: Path) -> list[str]:
-    return [entry.name for entry in folder.iterdir()]
+def _is_export(folder: Path) -> bool:
+    """Whether a folder holds what an export writes and nothing else, so that a new one may take its place."""
+    return folder.is_dir() and {entry.name for entry in folder.iterdir()} in (set(), {ARCHITECTURE_FILE, WEIGHTS_FILE, CARD_FILE})
 
 
 def _chosen(df: pd.DataFrame, trial: int | None, best: str | None) -> "pd.Series[Any]":
@@ -84,24 +86,35 @@ def _chosen(df: pd.DataFrame, trial: int | None, best: str | None) -> "pd.Series
     return rows.iloc[0]
 
 
-def _scores(model: nn.Module, architecture: Architecture, dataset: Dataset) -> dict[str, Any]:
-    """Top-1 of a model on the search validation and test parts."""
-    threads = torch.get_num_threads()
+def _accuracy(model: nn.Module, architecture: Architecture, dataset: Dataset, row: "pd.Series[Any]") -> dict[str, Any]:
+    """Top-1 of a reloaded model on the search validation and test parts.
+
+    Raises: NasError if it classifies the validation part otherwise than in its trial, on the same device.
+    """
+    threads, device = torch.get_num_threads(), pick_device()
     torch.set_num_threads(1)  # as in the trial, so that sums are taken in the same order
-    scores: dict[str, Any] = {}
+    model.to(device)
+    accuracy: dict[str, Any] = {"dataset": dataset.name, "seed": int(row["seed"])}
     try:
         preprocess = Preprocess(resolution=architecture.resolution, mean=dataset.mean, std=dataset.std)
         for part in ("val", "test"):
-            data = dataset.load(part)
-            correct = int((predict(model, data, preprocess).argmax(1) == torch.from_numpy(data.labels)).sum())
-            scores |= {f"{part}_top1_pct": 100.0 * correct / len(data), f"{part}_images": len(data)}
+            data = load_part(dataset, part)
+            logits = predict(model, data, preprocess)
+            accuracy |= {f"{part}_top1_pct": 100.0 * num_correct(logits, data) / len(data), f"{part}_images": len(data)}
+            if part == "val":
+                accuracy["identical_to_trial"] = fingerprint(logits) == row["fingerprint"]
+                if not accuracy["identical_to_trial"] and device_name(device) == row["device"]:
+                    raise NasError(
+                        f"the weights of trial {row['trial']} do not classify the search validation part as in the trial on this "
+                        f"same device: {accuracy['val_top1_pct']:.4f} % are right; the dataset or the weights have changed"
+                    )
     finally:
         torch.set_num_threads(threads)
-    return scores
+    return accuracy | {"trial_val_top1_pct": row.get("val_top1_pct")}
 
 
 def _card(
-    described: dict[str, Any], row: "pd.Series[Any]", architecture: Architecture, scores: dict[str, Any], run: str
+    described: dict[str, Any], row: "pd.Series[Any]", architecture: Architecture, accuracy: dict[str, Any], run: str
 ) -> dict[str, Any]:
     dataset = described["dataset"]
     costs = cost(architecture, len(dataset["classes"]))
@@ -109,7 +122,7 @@ def _card(
         "id": architecture.id,
         "classes": dataset["classes"],
         "preprocess": {"resolution": architecture.resolution, "mean": dataset["mean"], "std": dataset["std"]},
-        "accuracy": scores | {"dataset": dataset["name"], "seed": int(row["seed"])},
+        "accuracy": accuracy,
         "cost": {"params": costs.params, "macs": costs.macs, "activation_bytes": costs.activation_bytes},
         "train": described["train"] | {"device": row["device"], "precision": row["precision"], "seconds": float(row["seconds"])},
         "run": run,
@@ -119,16 +132,19 @@ def _card(
 
 
 def _write(target: Path, architecture: Architecture, weights: Path, card: dict[str, Any]) -> None:
-    """The folder, in place at once or not at all."""
-    partial = target.with_name(f".{target.name}.partial")
+    """The folder, whole or not at all; an earlier export stays until the new one is ready."""
+    partial, earlier = (target.with_name(f".{target.name}.{state}") for state in ("partial", "earlier"))
     try:
-        shutil.rmtree(partial, ignore_errors=True)
+        for leftover in (partial, earlier):
+            shutil.rmtree(leftover, ignore_errors=True)
         partial.mkdir(parents=True)
         (partial / ARCHITECTURE_FILE).write_text(architecture.to_json() + "\n", encoding="utf-8")
         shutil.copyfile(weights, partial / WEIGHTS_FILE)
         (partial / CARD_FILE).write_text(json.dumps(card, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        shutil.rmtree(target, ignore_errors=True)
+        if target.exists():
+            target.rename(earlier)
         partial.rename(target)
+        shutil.rmtree(earlier, ignore_errors=True)
     except OSError as error:
         shutil.rmtree(partial, ignore_errors=True)
         raise NasError(f"{target} cannot be written: {error.strerror}; give another folder with --output") from None
@@ -147,11 +163,17 @@ def load(folder: str | PathLike[str]) -> nn.Module:
         if not (source / file).is_file():
             raise NasError(f"{source} is not an exported network: it has no {file}; `nas export` writes one")
     try:
-        text = (source / ARCHITECTURE_FILE).read_text(encoding="utf-8")
-        num_classes = len(json.loads((source / CARD_FILE).read_text(encoding="utf-8"))["classes"])
-    except (ValueError, KeyError, TypeError):
-        raise NasError(f"{source / CARD_FILE} is damaged: it has no list of classes; export the network again") from None
-    return _with_weights(Architecture.from_json(text.strip()), num_classes, source / WEIGHTS_FILE)
+        architecture = Architecture.from_json((source / ARCHITECTURE_FILE).read_text(encoding="utf-8"))
+    except UnicodeDecodeError:
+        raise NasError(f"{source / ARCHITECTURE_FILE} is damaged: it is not a text; export the network again") from None
+    try:
+        card = json.loads((source / CARD_FILE).read_text(encoding="utf-8"))
+        num_classes, card_id = len(card["classes"]), card["id"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise NasError(f"{source / CARD_FILE} is damaged: it has no classes or id; export the network again") from None
+    if card_id != architecture.id:
+        raise NasError(f"{source}: the card is of architecture {card_id!r} and {ARCHITECTURE_FILE} is {architecture.id}")
+    return _with_weights(architecture, num_classes, source / WEIGHTS_FILE)
 
 
 def _with_weights(architecture: Architecture, num_classes: int, weights: Path) -> nn.Module:

@@ -14,6 +14,7 @@ from timm.models.mobilenetv3 import MobileNetV3
 from torch import nn
 
 from nas.architecture import Architecture, Block
+from nas.errors import NasError
 
 _EPSILON: Final = {"torch": 1e-5, "tensorflow": 1e-3}
 _PADDING: Final = {"torch": "", "tensorflow": "same"}
@@ -35,7 +36,13 @@ def build(
     `drop_rate` is dropout before the classifier, `drop_path_rate` stochastic depth of the last block, growing to it linearly.
 
     Shapes: (N, 3, resolution, resolution) → (N, num_classes); other sizes work too.
+    Raises: NasError for a negative number of classes, or a rate that is no share.
     """
+    if num_classes < 0:
+        raise NasError(f"num_classes: {num_classes} is not 0 or more")
+    for name, rate in (("drop_rate", drop_rate), ("drop_path_rate", drop_path_rate)):
+        if not 0 <= rate < 1:
+            raise NasError(f"{name}: {rate} is not from 0 to less than 1")
     network = EfficientNet if architecture.head.kind == "efficientnet" else MobileNetV3
     module: Any = network(
         block_args=_block_arguments(architecture),

@@ -6,11 +6,12 @@ import importlib.util
 import pkgutil
 import sys
 from collections.abc import Sequence
+from inspect import getattr_static
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
-from nas.errors import NasError, unknown
+from nas.errors import NasError, unknown, users_code
 
 # Where the plug-ins of each kind lie, and the name that each file exports.
 PACKAGES: Final = {
@@ -52,6 +53,20 @@ def load_plugin(kind: str, name: str) -> Any:
         raise NasError(f"{name} exports no {exported}; define {exported} = ... at the top level of the file") from None
 
 
+def check_kind(field: str, value: object, kind: type) -> None:
+    """Refuse a value that is not of a class, or lacks a member of a protocol; no property of the value is run.
+
+    Raises: NasError.
+    """
+    if Protocol not in kind.__bases__:
+        missing = [] if isinstance(value, kind) else [f"of class {kind.__name__}"]
+    else:
+        members = [name for name in vars(kind) if not name.startswith("_")]
+        missing = [f"with a {name}" for name in members if getattr_static(value, name, value) is value]
+    if missing:
+        raise NasError(f"{field}: {value!r} is a {type(value).__name__}; it must be a nas.{kind.__name__}, {missing[0]}")
+
+
 def module_at(path: Path) -> ModuleType:
     """The module in a file, which may import its neighbours as if it were run as a script."""
     if not path.is_file():
@@ -64,17 +79,13 @@ def module_at(path: Path) -> ModuleType:
         raise NasError(f"{path} is not a Python file; its name must end in .py")
     module = importlib.util.module_from_spec(spec)
     sys.modules[path.stem] = module
-    try:
+    with users_code(str(path)):
         spec.loader.exec_module(module)
-    except NasError as error:
-        raise NasError(f"{path}: {error}") from None
-    except Exception as error:  # a user's file may raise anything; it is answered in one sentence
-        raise NasError(f"{path} raised {type(error).__name__}: {error}") from error
     return module
 
 
 def modules_beside(values: Sequence[object]) -> list[ModuleType]:
-    """The modules of a user's own files that these values come from, with the neighbours that they imported.
+    """The modules of a user's own files that these values come from, with every module imported from beside or below them.
 
     A worker process cannot import them by name, so they have to be sent by value.
     """
@@ -82,11 +93,13 @@ def modules_beside(values: Sequence[object]) -> list[ModuleType]:
     own = [
         sys.modules[name] for name in names if name.partition(".")[0] not in ("nas", "search_spaces", "experiments", "__main__")
     ]
-    folders = {Path(module.__file__).resolve().parent for module in own if getattr(module, "__file__", None)}  # type: ignore[arg-type]
-    folders = {folder for folder in folders if "site-packages" not in folder.parts}
-    return [module for module in list(sys.modules.values()) if _folder(module) in folders and module.__name__ != "__main__"]
+    folders = {file.parent for module in own if (file := _own_file(module)) is not None}
+    modules = [module for module in list(sys.modules.values()) if module.__name__ != "__main__"]
+    return [module for module in modules if (file := _own_file(module)) and not folders.isdisjoint(file.parents)]
 
 
-def _folder(module: ModuleType) -> Path | None:
+def _own_file(module: ModuleType) -> Path | None:
+    """The file of a module that is not an installed package's."""
     file = getattr(module, "__file__", None)
-    return Path(file).resolve().parent if isinstance(file, str) else None
+    path = Path(file).resolve() if isinstance(file, str) else None
+    return None if path is None or "site-packages" in path.parts else path

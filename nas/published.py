@@ -260,7 +260,7 @@ def _recipes() -> dict[str, Callable[[], Architecture]]:
         recipes[f"mobilenetv3_small_{percent:03}"] = partial(_mobilenetv3, MOBILENETV3_SMALL, 1024, percent / 100)
     recipes["mobilenetv3_large_minimal_100"] = partial(_minimalistic, MOBILENETV3_LARGE, 1280)
     recipes["mobilenetv3_small_minimal_100"] = partial(_minimalistic, MOBILENETV3_SMALL, 1024)
-    for name, coefficients in (EFFICIENTNET_COEFFICIENTS).items():
+    for name, coefficients in EFFICIENTNET_COEFFICIENTS.items():
         recipes[f"efficientnet_{name}"] = partial(_efficientnet, *coefficients)
     for name, coefficients in EFFICIENTNET_LITE_COEFFICIENTS.items():
         recipes[f"efficientnet_{name}"] = partial(_efficientnet_lite, *coefficients)

@@ -1,5 +1,6 @@
 """How a network is trained, and what a trial ends as, in plain values; the loop itself is in `train.py`."""
 
+import math
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -22,8 +23,8 @@ class TrainSettings:
     """Learning rate at the end of the warm-up; it then falls to 0 as a cosine."""
     weight_decay: float = 0.02
     """Of weights; norms and biases have none."""
-    warmup_epochs: float = 1.0
-    """Epochs in which the learning rate grows linearly from 0."""
+    warmup_share: float = 0.1
+    """Share of the training in which the learning rate grows linearly from 0."""
     label_smoothing: float = 0.1
     """Probability taken from the true class and spread over all."""
     drop_rate: float = 0.0
@@ -36,22 +37,23 @@ class TrainSettings:
     """auto, float32, bfloat16 or float16; auto takes what the device is fast at."""
 
     def __post_init__(self) -> None:
-        positive = {"epochs": self.epochs, "batch_size": self.batch_size, "lr": self.lr}
+        positive = {"epochs": self.epochs, "batch_size": self.batch_size, "lr": self.lr, "min_crop": self.min_crop}
         for name, value in positive.items():
-            if not value > 0:
+            if not 0 < value < math.inf:
                 raise NasError(f"train.{name}: {value!r} is not greater than 0")
         shares = {
             "label_smoothing": self.label_smoothing,
             "drop_rate": self.drop_rate,
             "drop_path_rate": self.drop_path_rate,
-            "min_crop": self.min_crop,
+            "warmup_share": self.warmup_share,
         }
         for name, value in shares.items():
-            if not 0 <= value <= 1:
-                raise NasError(f"train.{name}: {value!r} is not from 0 to 1")
-        for name, value in {"weight_decay": self.weight_decay, "warmup_epochs": self.warmup_epochs}.items():
-            if not value >= 0:
-                raise NasError(f"train.{name}: {value!r} is not 0 or more")
+            if not 0 <= value < 1:
+                raise NasError(f"train.{name}: {value!r} is not from 0 to less than 1")
+        if self.min_crop > 1:
+            raise NasError(f"train.min_crop: {self.min_crop!r} is more than 1, the whole image")
+        if not 0 <= self.weight_decay < math.inf:
+            raise NasError(f"train.weight_decay: {self.weight_decay!r} is not 0 or more")
         if self.precision not in PRECISIONS:
             raise NasError(f"train.precision: {self.precision!r} is not one of {', '.join(PRECISIONS)}")
 
@@ -79,6 +81,8 @@ class TrainReport:
     """Images of the search validation part that the last epoch's network classifies right."""
     val_images: int
     seconds: float
+    fingerprint: str
+    """Of the classes that the last epoch's network predicts for every image of the search validation part."""
     device: str
     precision: str
 
@@ -95,13 +99,15 @@ class Outcome:
     status: str
     """done or failed."""
     reason: str | None = None
-    """Of a failure: oom, nan or crash."""
+    """Of a failure: oom, nan, crash or interrupted."""
     error: str | None = None
     """The failure in one sentence."""
     values: dict[str, float] = field(default_factory=dict)
     """Objective name → value, of those that need training."""
     history: tuple[Epoch, ...] = ()
     seconds: float = 0.0
+    fingerprint: str | None = None
+    """Of the classes predicted for every image of the search validation part."""
     device: str = ""
     precision: str = ""
     peak_memory_mb: float | None = None

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from nas.datasets import Dataset
-from nas.errors import NasError
+from nas.errors import NasError, users_code
 from nas.experiment import Experiment
 from nas.plugins import load_plugin, module_at
 
@@ -36,13 +36,13 @@ def create_run(experiment: Experiment[Any, Any], name: str) -> Path:
     Raises: NasError if the folder cannot be written.
     """
     stem = f"{name}-{datetime.now(UTC):%Y%m%d-%H%M%S}"
+    text = json.dumps(describe(experiment, name), indent=2, ensure_ascii=False, default=str)
     run = None
     try:
         run = _new_folder(Path(experiment.runs).resolve(), stem)
         (run / "checkpoints").mkdir()
         for file in (TRIALS_FILE, HISTORY_FILE):
             (run / file).touch()
-        text = json.dumps(describe(experiment, name), indent=2, ensure_ascii=False, default=str)
         (run / EXPERIMENT_FILE).write_text(text + "\n", encoding="utf-8")
     except OSError as error:
         if run is not None:
@@ -88,7 +88,7 @@ def describe(experiment: Experiment[Any, Any], name: str) -> dict[str, Any]:
         "seed": experiment.seed,
         "versions": {"python": platform.python_version()} | {package: version(package) for package in PACKAGES},
         "git_commit": _git_commit(),
-        "machine": {"platform": platform.platform(), "processor": platform.machine(), "cpus": os.cpu_count()},
+        "machine": {"platform": platform.platform(), "processor": _processor(), "cpus": os.cpu_count()},
     }
 
 
@@ -99,10 +99,31 @@ def _describe_value(value: Any) -> dict[str, Any]:
     file = getattr(sys.modules[module], "__file__", None) if own else None
     return {
         "name": value.name,
+        "module": module,
         "class": type(value).__qualname__,
         "file": str(Path(file).resolve()) if file else None,
-        "fields": {field.name: getattr(value, field.name) for field in fields(value)} if is_dataclass(value) else {},
+        "fields": {field.name: _plain(getattr(value, field.name)) for field in fields(value)} if is_dataclass(value) else {},
     }
+
+
+def _plain(value: Any) -> Any:
+    return {"path": str(value)} if isinstance(value, Path) else value
+
+
+def _from_plain(value: Any) -> Any:
+    """A field's value as it was, from JSON."""
+    if isinstance(value, dict) and set(value) == {"path"}:
+        return Path(value["path"])
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _processor() -> str:
+    """The CPU's model, where Linux tells it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
 def _git_commit() -> str | None:
@@ -143,8 +164,8 @@ def read_log(file: Path) -> Iterator[dict[str, Any]]:
         if not line:
             continue
         try:
-            record = json.loads(line)
-        except ValueError:
+            record = dict(json.loads(line))
+        except (ValueError, TypeError, RecursionError):
             if number == len(lines):
                 return
             raise NasError(f"{file}: line {number} is damaged; restore the file from a copy, or remove that line") from None
@@ -162,13 +183,17 @@ def read_experiment(run: Path) -> dict[str, Any]:
             f"{run} is not a run folder: it has no {EXPERIMENT_FILE} and {TRIALS_FILE}; `nas search` makes one under runs/"
         )
     try:
-        described = json.loads(file.read_text(encoding="utf-8"))
+        described = dict(json.loads(file.read_text(encoding="utf-8")))
         schema = described["schema"]
-    except (ValueError, KeyError, TypeError):
+        if schema == SCHEMA:
+            for objective in described["objectives"]:
+                objective["name"], objective["direction"]
+            described["seed"], described["dataset"]["classes"]
+    except (ValueError, KeyError, TypeError, RecursionError):
         raise NasError(f"{file} is damaged: it is not the JSON object that a search writes; restore it from a copy") from None
     if schema != SCHEMA:
         raise NasError(f"{run} has schema {schema!r}, and this version of nas reads {SCHEMA}; use the version that wrote it")
-    return dict(described)
+    return described
 
 
 def dataset_of(described: Mapping[str, Any]) -> Dataset:
@@ -177,10 +202,12 @@ def dataset_of(described: Mapping[str, Any]) -> Dataset:
     Raises: NasError if the file of a user's own dataset is gone.
     """
     record = described["dataset"]
-    given = {name: tuple(value) if isinstance(value, list) else value for name, value in record["fields"].items()}
+    if record["module"] == "__main__":
+        raise NasError(f"dataset {record['name']} was made in a script or notebook; give it to nas.export as dataset=...")
     if record["file"] is None:
         make = type(load_plugin("dataset", record["name"]))
     else:
         make = getattr(module_at(Path(record["file"])), record["class"])
-    dataset: Dataset = make(**given)
+    with users_code(f"dataset {record['name']}"):
+        dataset: Dataset = make(**{name: _from_plain(value) for name, value in record["fields"].items()})
     return dataset

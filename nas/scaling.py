@@ -3,23 +3,23 @@
 import math
 from dataclasses import replace
 
-from nas.architecture import Architecture, Block, round_width
+from nas.architecture import RESOLUTIONS, Architecture, Block, round_width
 from nas.errors import NasError
 
 
-def scale(architecture: Architecture, *, depth: float = 1.0, width: float = 1.0, resolution: float = 1.0) -> Architecture:
+def scale(architecture: Architecture, depth: float = 1.0, width: float = 1.0, resolution: float = 1.0) -> Architecture:
     """`architecture` with every stage `depth` times as deep and every width `width` times as wide.
 
     `resolution` below 16 is a multiple too; from 16 up it is the new side in pixels, as EfficientNet's table gives it.
     Depths round up, widths to multiples of 8. A deeper stage repeats its last block, with a skip where the shapes allow one;
     a shallower one drops its last blocks. A last stage of one 1 x 1 convolution belongs to the head and is not repeated.
 
-    Raises: NasError for a multiple that is not positive; ArchitectureError for a network beyond the bounds.
+    Raises: NasError for a multiple that is not positive, or beyond reason; ArchitectureError for a network beyond the bounds.
     Source: EfficientNet, arXiv:1905.11946, section 3, and tensorflow/tpu efficientnet_builder.py (round_filters, round_repeats).
     """
-    for name, value in (("depth", depth), ("width", width), ("resolution", resolution)):
-        if not (isinstance(value, int | float) and 0 < value < math.inf):
-            raise NasError(f"{name}: {value!r} is not a positive number")
+    for name, value, most in (("depth", depth, 100), ("width", width, 100), ("resolution", resolution, RESOLUTIONS[1])):
+        if not (isinstance(value, int | float) and 0 < value <= most):
+            raise NasError(f"{name}: {value!r} is not a positive number up to {most}")
     pixels = resolution if resolution >= 16 else architecture.resolution * resolution
     stem = replace(architecture.stem, width=round_width(architecture.stem.width * width))
     old_in, new_in, stages = architecture.stem.width, stem.width, []

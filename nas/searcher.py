@@ -9,7 +9,7 @@ import logging
 import math
 import random
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -17,23 +17,26 @@ from typing import Any, Final
 import optuna
 from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import BaseSampler
-from optuna.trial import Trial, TrialState
+from optuna.trial import FrozenTrial, Trial, TrialState
 from ray.tune.search import Searcher
 
 from nas.architecture import Architecture
-from nas.errors import NasError, unknown
+from nas.errors import NasError, unknown, users_code
 from nas.experiment import Experiment
 from nas.objectives import Candidate, Objective
+from nas.plugins import check_kind
+from nas.published import reference, references
 from nas.recipe import Outcome
 from nas.runs import HISTORY_FILE, TRIALS_FILE, append
-from nas.spaces import sample
+from nas.spaces import Params, sample, some_values
 
 logger = logging.getLogger(__name__)
 
 SAMPLER_ASKS: Final = 100  # of the sampler for one trial, before random draws stand in for it
 RANDOM_ASKS: Final = 5_000  # before the space is taken to hold no further allowed network
-# What a full disk makes of a line of the log, of Optuna's journal, and of Optuna reading its torn journal again.
-WRITE_FAILURES: Final = (NasError, OSError, json.JSONDecodeError)
+# What ends a search: a user's file that raises, or what a full disk makes of the log, of Optuna's journal, and of Optuna
+# reading its torn journal again.
+ENDING: Final = (NasError, OSError, json.JSONDecodeError)
 PROBE: Final = 1_000  # random points that tell, before anything is trained, whether any network meets the limits
 
 
@@ -74,10 +77,22 @@ class Network:
         """Whether it meets every limit."""
         return all(excess <= 0 for excess in self.excess.values())
 
+    @property
+    def total_excess(self) -> float:
+        """How far it is outside the limits, each in its own unit, summed; 0 inside."""
+        return sum(max(0.0, excess) for excess in self.excess.values())
 
-def examine(experiment: Experiment[Any, Any], architecture: Architecture) -> Network:
-    """Measure what needs no training, and hold it against the limits."""
-    candidate = Candidate(architecture=architecture, num_classes=len(experiment.dataset.classes))
+
+def examine(experiment: Experiment[Any, Any], params: Mapping[str, Any]) -> Network:
+    """Decode parameters, measure what needs no training, and hold it against the limits.
+
+    Raises: NasError if the space, the dataset or an objective of a user's own raises, or a value is not finite.
+    """
+    with users_code(f"space {experiment.space.name}: decode"):
+        architecture = experiment.space.decode(params)
+        check_kind("it", architecture, Architecture)
+    with users_code(f"dataset {experiment.dataset.name}: classes"):
+        candidate = Candidate(architecture=architecture, num_classes=len(experiment.dataset.classes))
     known = [objective for objective in experiment.objectives if not objective.needs_training]
     known += [limit.objective for limit in experiment.limits if limit.objective not in known]
     values = {objective.name: _measured(objective, candidate) for objective in known}
@@ -86,32 +101,62 @@ def examine(experiment: Experiment[Any, Any], architecture: Architecture) -> Net
 
 
 def _measured(objective: Objective, candidate: Candidate) -> float:
-    value = objective.measure(candidate)
+    with users_code(f"objective {objective.name}"):
+        value = objective.measure(candidate)
     if not isinstance(value, int | float) or not math.isfinite(value):
         raise NasError(f"objective {objective.name} gave {value!r} for a network; it must give a finite number")
     return float(value)
 
 
-def check_limits(experiment: Experiment[Any, Any]) -> float:
-    """The share of 1,000 random points of the space that meet the limits; 1 without limits.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Feasibility:
+    """How much of a space meets the limits, by random points."""
 
-    Raises: NasError if none does, with the smallest and largest values found.
+    share: float
+    """Of the random points."""
+    example: Mapping[str, Any]
+    """Parameters of a network that meets them."""
+
+
+def check_limits(experiment: Experiment[Any, Any]) -> Feasibility:
+    """How much of the space meets the limits, by 1,000 random points; if none of them does, by a descent from the nearest.
+
+    Raises: NasError if no network tried does, with the smallest and largest values found.
     """
-    if not experiment.limits:
-        return 1.0
     generator = random.Random(experiment.seed)
-    draws = (sample(experiment.space.parameters, generator) for _ in range(PROBE))
-    points = [*draws, *experiment.space.references.values()]
-    networks = [examine(experiment, experiment.space.decode(point)) for point in points]
-    if not any(network.admitted for network in networks):
-        limits = " and ".join(map(str, experiment.limits))
-        names = dict.fromkeys(limit.objective.name for limit in experiment.limits)
-        found = (sorted(network.values[name] for network in networks) for name in names)
-        ranges = "; ".join(f"{name} goes from {v[0]:.4g} to {v[-1]:.4g}" for name, v in zip(names, found, strict=True))
-        raise NasError(
-            f"no network of space {experiment.space.name} meets {limits}: over {len(networks):,} of its points {ranges}"
-        )
-    return sum(network.admitted for network in networks[:PROBE]) / PROBE
+    points = [*(sample(experiment.space.parameters, generator) for _ in range(PROBE)), *experiment.space.references.values()]
+    networks = [examine(experiment, point) for point in points]
+    admitted = [point for point, network in zip(points, networks, strict=True) if network.admitted]
+    share = sum(network.admitted for network in networks[:PROBE]) / PROBE
+    if admitted:
+        return Feasibility(share=share, example=admitted[0])
+    nearest = min(range(len(points)), key=lambda i: networks[i].total_excess)
+    for point, network in _descent(experiment, points[nearest], networks[nearest]):
+        networks.append(network)
+        if network.admitted:
+            return Feasibility(share=share, example=point)
+    limits = " and ".join(map(str, experiment.limits))
+    names = dict.fromkeys(limit.objective.name for limit in experiment.limits)
+    found = (sorted(network.values[name] for network in networks) for name in names)
+    ranges = "; ".join(f"{name} goes from {v[0]:.4g} to {v[-1]:.4g}" for name, v in zip(names, found, strict=True))
+    raise NasError(
+        f"no network of space {experiment.space.name} meets {limits}: over the {len(networks):,} nearest and random points tried "
+        f"{ranges}"
+    )
+
+
+def _descent(experiment: Experiment[Any, Any], point: Params, network: Network) -> Iterator[tuple[Params, Network]]:
+    """Ever closer to the limits: one parameter at a time set to each of its values, as long as that helps."""
+    closer = True
+    while closer:
+        closer = False
+        for name, distribution in experiment.space.parameters.items():
+            for value in some_values(distribution):
+                other = point | {name: value}
+                changed = examine(experiment, other)
+                yield other, changed
+                if changed.total_excess < network.total_excess:
+                    point, network, closer = other, changed, True
 
 
 @dataclass(slots=True)
@@ -143,34 +188,46 @@ class ArchitectureSearcher(Searcher):
     `study` is asked and told; `journal` is given each trial once it has ended, for others to look at.
     """
 
-    def __init__(self, experiment: Experiment[Any, Any], study: optuna.Study, journal: optuna.Study, run: Path) -> None:
+    def __init__(
+        self, experiment: Experiment[Any, Any], study: optuna.Study, journal: optuna.Study, run: Path, feasible: Feasibility
+    ) -> None:
         super().__init__()
         self.experiment = experiment
         self.study = study
         self.journal = journal
         self.run = run
         self.tally = Tally()
-        self.failure: Exception | None = None  # of the log or the journal; the driver raises it, as Ray would bury it
+        self.failure: Exception | None = None  # of the log or a user's file; the driver raises it, as Ray would bury it
+        self.exhausted = False  # no allowed and new network was found any more
         self._distributions = dict(experiment.space.parameters)
         self._random = random.Random(experiment.seed)
         self._seen: set[str] = set()  # ids of the architectures proposed
         self._pending: dict[str, Pending] = {}  # by Ray's trial id
         for name, params in experiment.space.references.items():
-            if examine(experiment, experiment.space.decode(params)).admitted:
-                study.enqueue_trial(dict(params), user_attrs={"source": name})
+            network = examine(experiment, params)
+            if network.admitted:
+                exact = name in references() and network.architecture == reference(name)
+                study.enqueue_trial(dict(params), user_attrs={"source": name if exact else f"like {name}"})
+        if feasible.share == 0:  # no sampler would find by chance what took a descent to find
+            study.enqueue_trial(dict(feasible.example))
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Nothing: Ray pickles searchers to resume from, and here the run folder holds the state."""
+        return {}
 
     def suggest(self, trial_id: str) -> Any:
         """The next architecture for Ray to run, or FINISHED when no allowed and new one is found any more."""
         if self.failure is None:
             try:
                 return self._suggest(trial_id)
-            except WRITE_FAILURES as error:
+            except ENDING as error:
                 self.failure = error
         return Searcher.FINISHED
 
     def _suggest(self, trial_id: str) -> Any:
         asked = self._ask()
         if asked is None:
+            self.exhausted = True
             logger.warning("no further network of the space meets the limits and is new; the search ends early")
             return Searcher.FINISHED
         trial, network = asked
@@ -187,14 +244,16 @@ class ArchitectureSearcher(Searcher):
 
     def _ask(self) -> tuple[Trial, Network] | None:
         """A trial of an allowed and new network, out of the sampler, else out of random draws."""
-        for _ in range(SAMPLER_ASKS):
+        for _ in range(SAMPLER_ASKS if not self.exhausted else 0):
             trial = self.study.ask(self._distributions)
             network = self._accepted(trial)
             if network is not None:
                 return trial, network
+        if self.exhausted:
+            return None
         for _ in range(RANDOM_ASKS):
             params = sample(self._distributions, self._random)
-            network = examine(self.experiment, self.experiment.space.decode(params))
+            network = examine(self.experiment, params)
             if network.admitted and network.architecture.id not in self._seen:
                 self.study.enqueue_trial(params)
                 trial = self.study.ask(self._distributions)
@@ -205,21 +264,29 @@ class ArchitectureSearcher(Searcher):
 
     def _accepted(self, trial: Trial) -> Network | None:
         """The network of a trial that is to be run; one that is not is told to Optuna and, if a limit forbids it, logged."""
-        network = examine(self.experiment, self.experiment.space.decode(trial.params))
+        network = examine(self.experiment, trial.params)
         for limit, excess in network.excess.items():
             trial.set_constraint(limit, excess)
         architecture_id = network.architecture.id
         if not network.admitted:
             self.tally.infeasible += 1
-            self.study.tell(trial, state=TrialState.PRUNED)
+            self._tell(trial, state=TrialState.PRUNED)
             append(self.run / TRIALS_FILE, {"event": "infeasible", "id": architecture_id, "values": dict(network.values)})
             return None
         if architecture_id in self._seen:
             self.tally.duplicates += 1
-            self.study.tell(trial, state=TrialState.FAIL)  # samplers leave failed trials out, as they know this network
+            self._tell(trial, state=TrialState.FAIL)  # samplers leave failed trials out, as they know this network
             return None
         self._seen.add(architecture_id)
         return network
+
+    def _tell(self, trial: Trial, values: list[float] | None = None, state: TrialState | None = None) -> FrozenTrial:
+        """Tell Optuna what became of a trial; a sampler that has proposed all it ever will ends the search."""
+        try:
+            return self.study.tell(trial, values, state)
+        except RuntimeError:  # such a sampler calls Study.stop, which works within Study.optimize alone
+            self.exhausted = True
+            return self.study.get_trials(deepcopy=False)[trial.number]
 
     def on_trial_complete(  # the signature is Ray's
         self,
@@ -227,17 +294,28 @@ class ArchitectureSearcher(Searcher):
         result: dict[str, Any] | None = None,
         error: bool = False,  # noqa: FBT001, FBT002
     ) -> None:
-        """Log what a trial ended as and tell Optuna; a worker that died has no result."""
+        """Log what a trial ended as and tell Optuna; of one with an error, `fail` is told the reason next."""
+        if not error and result is not None and "outcome" in result:
+            self._finish(trial_id, json.loads(result["outcome"]))
+
+    def fail(self, trial_id: str, reason: str, error: str) -> None:
+        """Log and tell that a trial ended without an outcome of its own."""
+        self._finish(trial_id, Outcome(status="failed", reason=reason, error=error).to_record())
+
+    def interrupt(self) -> bool:
+        """Whether the search ended before its time; the trials that were under way then end as interrupted."""
+        early = not self.exhausted and self.tally.done + self.tally.failed < self.experiment.trials
+        for trial_id in list(self._pending):
+            self.fail(trial_id, "interrupted", "the search was interrupted")
+        return early
+
+    def _finish(self, trial_id: str, outcome: dict[str, Any]) -> None:
         pending = self._pending.pop(trial_id, None)
         if pending is None or self.failure is not None:
             return  # told already, or there is no log any more to tell it to
-        if error or result is None or "outcome" not in result:
-            outcome = Outcome(status="failed", reason="crash", error="the worker process died").to_record()
-        else:
-            outcome = json.loads(result["outcome"])
         try:
             self._end(pending, outcome)
-        except WRITE_FAILURES as failure:
+        except ENDING as failure:
             self.failure = failure
 
     def _end(self, pending: Pending, outcome: dict[str, Any]) -> None:
@@ -250,11 +328,11 @@ class ArchitectureSearcher(Searcher):
         append(self.run / TRIALS_FILE, end)
         if outcome["status"] == "done":
             self.tally.done += 1
-            told = self.study.tell(pending.trial, [values[objective.name] for objective in self.experiment.objectives])
+            told = self._tell(pending.trial, [values[objective.name] for objective in self.experiment.objectives])
             result = ", ".join(f"{objective.name} {values[objective.name]:.4g}" for objective in self.experiment.objectives)
         else:
             self.tally.failed += 1
-            told = self.study.tell(pending.trial, state=TrialState.FAIL)
+            told = self._tell(pending.trial, state=TrialState.FAIL)
             result = f"{outcome['reason']}, {outcome['error']}"
         told.set_user_attr("trial", pending.number)
         self.journal.add_trial(told)

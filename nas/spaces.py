@@ -12,7 +12,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 
 from nas.architecture import Architecture
 from nas.errors import NasError, SpaceError
-from nas.plugins import load_plugin
+from nas.plugins import check_kind, load_plugin
 
 Params: TypeAlias = dict[str, Any]  # parameter name → value
 
@@ -45,6 +45,7 @@ class SearchSpace(Protocol):
 def space(name: str) -> SearchSpace:
     """The search space of a name (`nas space` lists them) or in a Python file of one's own that exports SPACE."""
     loaded: SearchSpace = load_plugin("space", name)
+    check_kind("space", loaded, SearchSpace)
     return loaded
 
 
@@ -53,9 +54,11 @@ def check_choices(field: str, given: Sequence[object], allowed: Sequence[object]
 
     Raises: NasError.
     """
+    if not given:
+        raise NasError(f"space.{field}: no choice given; give at least one")
     wrong = [choice for choice in given if choice not in allowed]
-    if wrong or not given:
-        raise NasError(f"space.{field}: {wrong[0] if wrong else '()'!r} is not among {', '.join(map(str, allowed))}")
+    if wrong:
+        raise NasError(f"space.{field}: {wrong[0]!r} is not among {', '.join(map(str, allowed))}")
 
 
 def check_range(field: str, given: float, low: float, high: float) -> None:
@@ -65,6 +68,15 @@ def check_range(field: str, given: float, low: float, high: float) -> None:
     """
     if not low <= given <= high:
         raise NasError(f"space.{field}: {given!r} is not from {low} to {high}")
+
+
+def check_multiple(field: str, given: float, step: float) -> None:
+    """Refuse a space's field that lies between the steps of its parameter.
+
+    Raises: NasError.
+    """
+    if abs(given / step - round(given / step)) > 1e-6:
+        raise NasError(f"space.{field}: {given!r} is not a multiple of {step}")
 
 
 def num_points(parameters: Mapping[str, BaseDistribution]) -> float:
@@ -112,6 +124,19 @@ def _draw(distribution: BaseDistribution, generator: random.Random) -> Any:
         case FloatDistribution():
             return generator.uniform(distribution.low, distribution.high)
     raise TypeError(f"{distribution!r} is not a distribution that Optuna samples from")
+
+
+def some_values(distribution: BaseDistribution) -> list[Any]:
+    """Every choice of a parameter, or up to eleven values of a numeric one from its lowest to its highest."""
+    match distribution:
+        case CategoricalDistribution():
+            return list(distribution.choices)
+        case IntDistribution() | FloatDistribution() if distribution.step:
+            last = int(num_choices(distribution)) - 1
+            steps = sorted({round(last * i / 10) for i in range(11)})
+            return [type(distribution.low)(round(distribution.low + step * distribution.step, 10)) for step in steps]
+    low, high = distribution.low, distribution.high  # type: ignore[attr-defined]
+    return [low + (high - low) * i / 10 for i in range(11)]
 
 
 def first_choices(parameters: Mapping[str, BaseDistribution]) -> Params:

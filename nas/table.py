@@ -17,11 +17,12 @@ COLUMNS: Final = {
     "trial": "Int64",  # in the order of proposal, from 0; none for an ask that a limit turned down
     "id": "str",  # of the architecture
     "status": "str",  # done, failed, running (no outcome yet) or infeasible (a limit turned it down; never trained)
-    "reason": "str",  # of a failure: oom, nan or crash
-    "source": "str",  # search, or the name of the published network that it is
+    "reason": "str",  # of a failure: oom, nan, crash or interrupted
+    "source": "str",  # search; the published network that it is; or `like` one, whose choices it has at another width or size
     "is_front": "bool",  # done, and no other done row is as good on every objective and better on one
     "epochs": "Int64",
     "seconds": "float64",  # of building, training and validating
+    "fingerprint": "str",  # of the classes predicted for every validation image
     "device": "str",
     "precision": "str",
     "peak_memory_mb": "float64",  # of the GPU, 10^6 bytes
@@ -41,17 +42,26 @@ def results(run: str | PathLike[str]) -> pd.DataFrame:
     folder = Path(run)
     described = read_experiment(folder)
     directions = {objective["name"]: objective["direction"] for objective in described["objectives"]}
+    try:
+        rows = _rows(read_log(folder / TRIALS_FILE))
+        df = _typed(pd.DataFrame(rows).assign(seed=described["seed"]), directions)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise NasError(f"{folder / TRIALS_FILE} is damaged: an event lacks a field or has a wrong one ({error})") from None
+    df.attrs["directions"] = directions
+    df["is_front"] = _on_front(df, directions)
+    return df
+
+
+def _rows(events: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """One row of plain values a trial, of all that its events say."""
     rows: dict[Any, dict[str, Any]] = {}
-    for line, event in enumerate(read_log(folder / TRIALS_FILE)):
-        row = rows.setdefault(event.get("trial", f"line {line}"), {"seed": described["seed"]})
+    for line, event in enumerate(events):
+        row = rows.setdefault(event.get("trial", f"line {line}"), {})
         values, params = event.pop("values"), event.pop("params", {})
         kind = event.pop("event")
         row |= {"status": STATUSES[kind]} if kind in STATUSES else {}  # the end of a trial brings its own
         row |= event | values | {f"params.{name}": value for name, value in params.items()}
-    df = _typed(pd.DataFrame(list(rows.values())), directions)
-    df.attrs["directions"] = directions
-    df["is_front"] = _on_front(df, directions)
-    return df
+    return list(rows.values())
 
 
 def _typed(df: pd.DataFrame, directions: Iterable[str]) -> pd.DataFrame:
@@ -95,6 +105,9 @@ def best(df: pd.DataFrame, objective: str) -> "pd.Series[Any]":
 
 def _on_front(df: pd.DataFrame, directions: Mapping[str, str]) -> "pd.Series[bool]":
     """Which rows are done and not dominated."""
+    for name, direction in directions.items():
+        if direction not in ("minimize", "maximize"):
+            raise NasError(f"{name}: {direction!r} is not one of minimize, maximize")
     signs = {name: 1.0 if direction == "minimize" else -1.0 for name, direction in directions.items()}
     done = df[df["status"] == "done"]
     losses = [tuple(row) for row in (done[list(signs)] * pd.Series(signs)).itertuples(index=False)]

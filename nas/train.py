@@ -3,6 +3,7 @@
 Imports no Ray: a network trains in any process. Read `evaluate.py` next for how a trial uses it.
 """
 
+import hashlib
 import time
 from dataclasses import dataclass
 from typing import Final
@@ -13,12 +14,13 @@ from timm.scheduler import CosineLRScheduler
 from torch import Tensor, nn
 from torch.nn import functional
 
-from nas.datasets import Dataset, ImageData
+from nas.datasets import Dataset, ImageData, load_part
 from nas.errors import unknown
 from nas.recipe import Epoch, TrainReport, TrainSettings
 
 DTYPES: Final = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 EVAL_BATCH: Final = 256
+EVAL_PIXELS: Final = 2**24  # of one batch, which keeps the memory of large images in bounds
 
 
 class DivergedError(ArithmeticError):
@@ -115,15 +117,15 @@ def train(
 ) -> TrainReport:
     """Train `model` in place on the dataset's training part; its top-1 is taken on the search validation part.
 
-    The same seed on the same device and number of threads gives the same weights, given the same initial ones.
-    Leaves the model in eval mode. Raises: DivergedError when the loss is not finite.
+    On a CPU the same seed and number of threads give the same weights, given the same initial ones. Leaves the model in
+    eval mode. Raises: DivergedError when the loss is not finite.
     """
     started = time.perf_counter()
     generator = torch.Generator().manual_seed(seed)
     torch.manual_seed(seed)  # dropout and stochastic depth draw from the global generator
 
-    images, labels = _on_device(dataset.load("train"), device)
-    held_out = dataset.load("val")
+    images, labels = _on_device(load_part(dataset, "train"), device)
+    held_out = load_part(dataset, "val")
     preprocess = Preprocess(resolution=resolution, mean=dataset.mean, std=dataset.std)
 
     model.to(device).to(memory_format=torch.channels_last)
@@ -136,7 +138,7 @@ def train(
     schedule = _schedule(optimizer, settings, steps)
 
     history: list[Epoch] = []
-    correct = update = 0
+    update = 0
     for epoch in range(1, settings.epochs + 1):
         epoch_started = time.perf_counter()
         model.train()
@@ -158,7 +160,8 @@ def train(
             raise DivergedError(
                 f"the loss was {train_loss} in epoch {epoch}; a lower learning rate than {settings.lr:g} may help"
             )
-        correct = int((predict(model, held_out, preprocess).argmax(1) == torch.from_numpy(held_out.labels)).sum())
+        logits = predict(model, held_out, preprocess)
+        correct = num_correct(logits, held_out)
         seconds = time.perf_counter() - epoch_started
         history.append(
             Epoch(epoch=epoch, train_loss=train_loss, val_top1_pct=100.0 * correct / len(held_out), seconds=round(seconds, 3))
@@ -167,6 +170,7 @@ def train(
         history=tuple(history),
         val_correct=correct,
         val_images=len(held_out),
+        fingerprint=fingerprint(logits),
         seconds=time.perf_counter() - started,
         device=device_name(device),
         precision=precision,
@@ -174,13 +178,15 @@ def train(
 
 
 def _schedule(optimizer: torch.optim.Optimizer, settings: TrainSettings, steps: int) -> CosineLRScheduler:
-    """Linear warm-up, then a cosine to 0, by update; `steps` of them make an epoch."""
-    warmup = round(settings.warmup_epochs * steps)
+    """Linear warm-up to the learning rate, then a cosine to 0, by update; `steps` of them make an epoch."""
+    total = settings.epochs * steps
+    warmup = min(round(settings.warmup_share * total), total - 1)
     return CosineLRScheduler(
         optimizer,
-        t_initial=settings.epochs * steps,
+        t_initial=total - warmup,
         warmup_t=warmup,
         warmup_lr_init=settings.lr / (warmup + 1),
+        warmup_prefix=True,
         t_in_epochs=False,
     )
 
@@ -194,7 +200,19 @@ def predict(model: nn.Module, data: ImageData, preprocess: Preprocess) -> Tensor
     model.eval().to(memory_format=torch.channels_last)
     device = next(model.parameters()).device
     images, _ = _on_device(data, device)
-    return torch.cat([model(preprocess(batch)).float().cpu() for batch in images.split(EVAL_BATCH)])
+    batch = max(1, min(EVAL_BATCH, EVAL_PIXELS // preprocess.resolution**2))
+    with torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
+        return torch.cat([model(preprocess(part)).float().cpu() for part in images.split(batch)])
+
+
+def num_correct(logits: Tensor, data: ImageData) -> int:
+    """How many images the logits put into their class."""
+    return int((logits.argmax(1) == torch.from_numpy(data.labels)).sum())
+
+
+def fingerprint(logits: Tensor) -> str:
+    """16 hexadecimal digits that are equal when, and in practice only when, every image is put into the same class."""
+    return hashlib.sha256(logits.argmax(1).numpy().tobytes()).hexdigest()[:16]
 
 
 def _on_device(data: ImageData, device: torch.device) -> tuple[Tensor, Tensor]:

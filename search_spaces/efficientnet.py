@@ -1,6 +1,6 @@
 """EfficientNet-B0 at free multiples of depth, width and resolution; B0 to B7 are points, by their published table.
 
-Source: Tan and Le, arXiv:1905.11946; coefficients as in tensorflow/tpu efficientnet_builder.py (see nas/references.py).
+Source: Tan and Le, arXiv:1905.11946; coefficients as in tensorflow/tpu efficientnet_builder.py (see nas/published.py).
 """
 
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ from optuna.distributions import BaseDistribution, FloatDistribution, IntDistrib
 from nas.architecture import Architecture
 from nas.published import EFFICIENTNET_COEFFICIENTS, reference
 from nas.scaling import scale
-from nas.spaces import Params, check_range, checked, first_choices, num_choices
+from nas.spaces import Params, check_multiple, check_range, checked, first_choices, num_choices
 
 STEP: Final = 0.01  # of the multiples: finer than any difference in rounded widths and depths that matters
 
@@ -36,6 +36,10 @@ class EfficientNetSpace:
         check_range("max_width", self.max_width, 0.25, 4.3)
         check_range("min_resolution", self.min_resolution, 32, self.max_resolution)
         check_range("max_resolution", self.max_resolution, self.min_resolution, 800)
+        check_multiple("min_resolution", self.min_resolution, 4)
+        check_multiple("max_resolution", self.max_resolution, 4)
+        check_multiple("max_depth", self.max_depth, STEP)
+        check_multiple("max_width", self.max_width, STEP)
 
     @property
     def name(self) -> str:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from hypothesis import HealthCheck, settings
@@ -14,6 +14,7 @@ from torch import nn
 from nas.architecture import (
     ACTIVATIONS,
     CONVENTIONS,
+    GATES,
     Architecture,
     Block,
     Head,
@@ -26,6 +27,18 @@ settings.register_profile("default", deadline=None, suppress_health_check=[Healt
 settings.load_profile("default")
 
 WIDTHS = st.integers(1, 8).map(lambda eighth: 8 * eighth)
+
+
+@st.composite
+def variants(draw: st.DrawFn, block: Block) -> Block:
+    """A block as no paper has it: any squeeze width and gate, a 1 x 1 convolution, a pointwise convolution with activation."""
+    if block.op == "conv":
+        return replace(block, kernel=draw(st.sampled_from((1, 3, 5, 7))))
+    if block.op == "sep":
+        block = replace(block, linear=draw(st.booleans()))
+    if not block.squeeze:
+        return block
+    return replace(block, squeeze=draw(st.integers(1, 40)), gate=draw(st.sampled_from(GATES)))
 
 
 @st.composite
@@ -47,7 +60,8 @@ def architectures(draw: st.DrawFn) -> Architecture:
                 activation=draw(st.sampled_from(ACTIVATIONS)),
                 skip=draw(st.booleans()),
             )
-            stage.append(make_block(row, width, width if draw(st.booleans()) else draw(WIDTHS), stride))
+            block = make_block(row, width, width if draw(st.booleans()) else draw(WIDTHS), stride)
+            stage.append(draw(variants(block)))
             width = stage[-1].width
         stages.append(tuple(stage))
     kind = draw(st.sampled_from(("efficientnet", "mobilenetv3")))

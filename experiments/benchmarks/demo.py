@@ -15,25 +15,24 @@ from pathlib import Path
 from experiments.digits_mobilenetv3 import EXPERIMENT
 from nas import export, front, results, search
 
-# Run in a process of its own: load the folder as a user would, and print what it says of every validation image.
+# Run in a process of its own: load the folder as a user would, and tell how it classifies the validation images.
 CLASSIFY = """
 import json, sys
 import torch, nas
-from nas.train import Preprocess, predict
+from nas.train import Preprocess, fingerprint, num_correct, predict
 folder = sys.argv[1]
 torch.set_num_threads(1)
 card = json.load(open(folder + "/card.json"))
 dataset = nas.dataset(card["accuracy"]["dataset"])
 data = dataset.load("val")
 preprocess = Preprocess(resolution=card["preprocess"]["resolution"], mean=dataset.mean, std=dataset.std)
-classes = predict(nas.load(folder), data, preprocess).argmax(1)
-correct = int((classes == torch.from_numpy(data.labels)).sum())
-print(json.dumps({"classes": classes.tolist(), "val_top1_pct": 100.0 * correct / len(data)}))
+logits = predict(nas.load(folder), data, preprocess)
+print(json.dumps({"fingerprint": fingerprint(logits), "val_top1_pct": 100.0 * num_correct(logits, data) / len(data)}))
 """
 
 
 def classify(folder: Path) -> dict[str, object]:
-    """What a fresh process makes of an exported network."""
+    """Which classes a fresh process gives the validation images with an exported network, and how many are right."""
     answer = subprocess.run([sys.executable, "-c", CLASSIFY, str(folder)], capture_output=True, text=True, check=True)
     return dict(json.loads(answer.stdout))
 
@@ -55,12 +54,12 @@ def main() -> None:
 
     folder = export(run, best="val_top1_pct")
     card = json.loads((folder / "card.json").read_text(encoding="utf-8"))
-    first, second = classify(folder), classify(folder)
-    trained = float(df.set_index("trial").loc[card["trial"], "val_top1_pct"])
-    identical = first == second and first["val_top1_pct"] == trained
+    trained = df.set_index("trial").loc[card["trial"], ["fingerprint", "val_top1_pct"]].to_dict()
+    fresh = classify(folder)
+    identical = fresh == trained
     print(f"\nExported trial {card['trial']} to {folder}")
-    print(f"Validation images classified right in training: {trained:.2f} %, in a fresh process: {first['val_top1_pct']:.2f} %,")
-    print("exactly as before." if identical else "NOT as before.")
+    print(f"Validation images classified right at the end of its trial: {trained['val_top1_pct']:.2f} %,")
+    print(f"in a fresh process: {fresh['val_top1_pct']:.2f} %; every image {'exactly' if identical else 'NOT'} as before.")
     print(f"On the test images, which the search never saw: {card['accuracy']['test_top1_pct']:.2f} %.\n")
     seconds = round(time.perf_counter() - started, 1)
     print(json.dumps({"run": str(run), "front": len(best), "export": str(folder), "identical": identical, "seconds": seconds}))

@@ -9,7 +9,8 @@ from typing import Any, Final, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from nas.plugins import load_plugin
+from nas.errors import NasError, users_code
+from nas.plugins import check_kind, load_plugin
 
 PARTS: Final = ("train", "val", "test")
 
@@ -24,11 +25,11 @@ class ImageData:
     """(N,), from 0 to the number of classes - 1."""
 
     def __post_init__(self) -> None:
-        assert self.images.dtype == np.uint8, self.images.dtype
-        assert self.labels.dtype == np.int64, self.labels.dtype
-        assert self.images.ndim == 4, self.images.shape
-        assert self.images.shape[3] == 3, self.images.shape
-        assert self.labels.shape == self.images.shape[:1], self.labels.shape
+        if not (self.images.dtype == np.uint8 and self.images.ndim == 4 and self.images.shape[3] == 3):
+            found = f"{self.images.dtype} {self.images.shape}"
+            raise NasError(f"images are {found}; they must be uint8 (N, height, width, 3)")
+        if not (self.labels.dtype == np.int64 and self.labels.shape == self.images.shape[:1]):
+            raise NasError(f"labels are {self.labels.dtype} {self.labels.shape}; they must be int64 ({len(self.images)},)")
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -69,4 +70,23 @@ def dataset(name: str) -> Any:
 
     Raises: NasError if there is none.
     """
-    return load_plugin("dataset", name)
+    loaded = load_plugin("dataset", name)
+    check_kind("dataset", loaded, Dataset)
+    return loaded
+
+
+def load_part(dataset: Dataset, part: str) -> ImageData:
+    """One part of a dataset, held against what it must be.
+
+    Raises: NasError if it is empty, or has a label without a class, or the dataset raises.
+    """
+    name = f"dataset {dataset.name}: the {part} part"
+    with users_code(name):
+        data = dataset.load(part)
+        check_kind("load", data, ImageData)
+    if not len(data):
+        raise NasError(f"{name} has no images")
+    low, high, classes = int(data.labels.min()), int(data.labels.max()), len(dataset.classes)
+    if low < 0 or high >= classes:
+        raise NasError(f"{name} has labels from {low} to {high}; with {classes} classes they must be from 0 to {classes - 1}")
+    return data

@@ -1,4 +1,4 @@
-"""1,797 handwritten digits of 8 x 8 pixels that ship inside scikit-learn; no download.
+"""1,797 handwritten digits of 8 x 8 pixels that ship inside scikit-learn, without a download.
 
 Source: UCI Optical Recognition of Handwritten Digits, through sklearn.datasets.load_digits.
 """

@@ -88,10 +88,9 @@ class Limit:
         return max(self.low - value, value - self.high)
 
     def __str__(self) -> str:
-        parts = [f"{self.objective.name}>={self.low:g}"] * (self.low > -math.inf) + [f"{self.objective.name}<={self.high:g}"] * (
-            self.high < math.inf
-        )
-        return " and ".join(parts) or f"{self.objective.name} without bounds"
+        name = self.objective.name
+        parts = [f"{name}>={self.low:.15g}"] * (self.low > -math.inf) + [f"{name}<={self.high:.15g}"] * (self.high < math.inf)
+        return " and ".join(parts) or f"{name} without bounds"
 
 
 def parse_limit(text: str, own: Iterable[Objective] = ()) -> Limit:

@@ -138,6 +138,18 @@ def test_an_error_names_the_field_the_value_and_what_is_allowed(path, value, mes
     assert str(caught.value).startswith(message)
 
 
+@pytest.mark.parametrize("depth", range(900, 1000, 7))
+def test_a_value_nested_to_the_parsers_limit_gives_a_nas_error(depth):
+    for field in ('"resolution":224', '"kernel":3'):
+        with pytest.raises(nas.NasError):
+            Architecture.from_json(TEXT.replace(field, field.split(":")[0] + ":" + "[" * depth + "]" * depth, 1))
+
+
+def test_a_number_too_long_to_print_gives_a_nas_error():
+    with pytest.raises(ArchitectureError, match="resolution: a value that cannot be shown"):
+        replace(nas.reference("efficientnet_b0"), resolution=10**5000)
+
+
 def test_a_missing_field_is_named():
     described = json.loads(TEXT)
     del described["stages"][0][0]["kernel"]

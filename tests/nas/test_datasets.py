@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import nas
-from nas.datasets import PARTS
+from nas.datasets import PARTS, ImageData, load_part
 from nas.plugins import plugin_names
 
 
@@ -44,3 +44,34 @@ def test_digits_are_all_there_and_stratified():
 def test_an_unknown_dataset_is_answered_with_the_known_ones():
     with pytest.raises(nas.NasError, match="dataset 'digit' does not exist; did you mean 'digits'"):
         nas.dataset("digit")
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "sentence"),
+    [
+        (
+            np.zeros((4, 8, 8), np.uint8),
+            np.zeros(4, np.int64),
+            r"images are uint8 \(4, 8, 8\); they must be uint8 \(N, height, width, 3\)",
+        ),
+        (np.zeros((4, 8, 8, 3), np.float32), np.zeros(4, np.int64), "images are float32"),
+        (np.zeros((4, 8, 8, 3), np.uint8), np.zeros(3, np.int64), r"labels are int64 \(3,\); they must be int64 \(4,\)"),
+        (
+            np.zeros((4, 8, 8, 3), np.uint8),
+            np.full(4, 2),
+            "the val part has labels from 2 to 2; with 2 classes they must be from 0 to 1",
+        ),
+        (np.zeros((0, 8, 8, 3), np.uint8), np.zeros(0, np.int64), "the val part has no images"),
+        (None, None, "load: None is a NoneType; it must be a nas.ImageData"),
+    ],
+)
+def test_a_dataset_of_ones_own_with_wrong_images_is_told_what_is_allowed(images, labels, sentence):
+    class Own:
+        name = "own"
+        classes = ("a", "b")
+
+        def load(self, part):
+            return None if images is None else ImageData(images=images, labels=labels)
+
+    with pytest.raises(nas.NasError, match=sentence):
+        load_part(Own(), "val")

@@ -37,9 +37,12 @@ def own(measure):
 
 
 def test_a_finished_trial_has_its_values_and_its_weights(tmp_path):
+    torch.set_num_threads(2)
     done = outcome(tmp_path, objective("val_top1_pct"), own(lambda candidate: float(candidate.model.training)))
     assert (done.status, done.reason, done.error) == ("done", None, None)
     assert done.values == {"val_top1_pct": done.history[-1].val_top1_pct, "own_ms": 0.0}
+    assert "1 thread(s)" in done.device or "cuda" in done.device
+    assert len(done.fingerprint) == 16
     state = load_file(tmp_path / "checkpoints" / "7.safetensors")
     assert state["conv_stem.weight"].shape[0] == architecture().stem.width
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["7.safetensors"]
@@ -50,6 +53,11 @@ def test_a_finished_trial_has_its_values_and_its_weights(tmp_path):
     ("measure", "reason", "sentence"),
     [
         (raises(torch.OutOfMemoryError("CUDA out of memory")), "oom", "OutOfMemoryError: CUDA out of memory"),
+        (
+            raises(RuntimeError("DefaultCPUAllocator: can't allocate memory")),
+            "oom",
+            "RuntimeError: DefaultCPUAllocator: can't allocate memory",
+        ),
         (raises(MemoryError("no room")), "oom", "MemoryError: no room"),
         (raises(ValueError("first line\nsecond line")), "crash", "ValueError: first line"),
         (lambda candidate: math.nan, "nan", "DivergedError: objective own_ms is nan"),
@@ -64,7 +72,7 @@ def test_a_failure_is_an_outcome_with_its_reason_and_no_weights(tmp_path, measur
 
 
 def test_a_loss_that_diverges_is_a_failure_of_its_own(tmp_path):
-    settings = TrainSettings(epochs=1, batch_size=16, lr=1e30, optimizer="sgd", warmup_epochs=0)
+    settings = TrainSettings(epochs=1, batch_size=16, lr=1e30, optimizer="sgd", warmup_share=0)
     failed = outcome(tmp_path, objective("val_top1_pct"), settings=settings)
     assert (failed.status, failed.reason) == ("failed", "nan")
     assert "a lower learning rate than 1e+30 may help" in failed.error

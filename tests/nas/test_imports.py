@@ -28,9 +28,9 @@ LAYERS = (
     "evaluate",
     "experiment",
     "runs",
+    "table",
     "searcher",
     "driver",
-    "table",
     "exports",
     "cli",
 )

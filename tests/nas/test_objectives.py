@@ -13,6 +13,7 @@ REPORT = TrainReport(
     history=(Epoch(epoch=1, train_loss=1.0, val_top1_pct=75.0, seconds=1.0),),
     val_correct=3,
     val_images=4,
+    fingerprint="0",
     seconds=1.0,
     device="cpu",
     precision="float32",

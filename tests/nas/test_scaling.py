@@ -11,6 +11,7 @@ def test_b0_by_the_published_coefficients_is_each_of_the_family(name):
     width, depth, resolution = EFFICIENTNET_COEFFICIENTS[name]
     b0 = nas.reference("efficientnet_b0")
     assert nas.scale(b0, width=width, depth=depth, resolution=resolution) == nas.reference(f"efficientnet_{name}")
+    assert nas.scale(b0, depth, width, resolution) == nas.reference(f"efficientnet_{name}")
     assert nas.scale(b0, width=width, depth=depth, resolution=resolution / 224) == nas.reference(f"efficientnet_{name}")
 
 
@@ -49,10 +50,19 @@ def test_half_and_double_depth_round_up():
 
 
 @pytest.mark.parametrize(
-    "multiples", [{"depth": 0}, {"width": -1}, {"resolution": float("nan")}, {"width": float("inf")}, {"depth": "2"}]
+    "multiples",
+    [
+        {"depth": 0},
+        {"width": -1},
+        {"resolution": float("nan")},
+        {"width": float("inf")},
+        {"width": 1e307},
+        {"depth": 3e6},
+        {"depth": "2"},
+    ],
 )
 def test_a_multiple_that_is_not_positive_is_refused(multiples):
-    with pytest.raises(nas.NasError, match="is not a positive number"):
+    with pytest.raises(nas.NasError, match="is not a positive number up to"):
         nas.scale(nas.reference("efficientnet_b0"), **multiples)
 
 

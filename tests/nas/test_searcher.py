@@ -1,6 +1,8 @@
 """The searcher proposes only what is allowed and new, and everything it does is in the log. No Ray is started here."""
 
 import json
+import pickle
+import threading
 from collections import Counter
 from dataclasses import dataclass, replace
 from typing import ClassVar
@@ -12,7 +14,7 @@ from ray.tune.search import Searcher
 
 import nas
 from nas.driver import create_studies
-from nas.objectives import objective, parse_limit
+from nas.objectives import Objective, objective, parse_limit
 from nas.plugins import load_plugin
 from nas.recipe import Outcome
 from nas.runs import TRIALS_FILE, create_run, read_log
@@ -38,12 +40,18 @@ class Twelve:
     def decode(self, params):
         return nas.reference(params["which"])
 
+    def encode(self, architecture):
+        return {
+            "which": next(name for name in self.parameters["which"].choices if nas.reference(name) == architecture),
+            "idle": 0,
+        }
+
 
 def searcher(tmp_path, **fields):
     experiment = replace(EXPERIMENT, runs=str(tmp_path), **fields)
     run = create_run(experiment, "test")
     studies = create_studies(experiment, make_sampler(experiment.sampler, experiment.seed), run)
-    return ArchitectureSearcher(experiment, *studies, run), run
+    return ArchitectureSearcher(experiment, *studies, run, check_limits(experiment)), run
 
 
 def finish(found, trial_id, top1):
@@ -100,6 +108,9 @@ def test_the_references_within_the_limits_come_first(tmp_path):
     df = nas.results(run)
     done = df[df["status"] == "done"]
     assert list(done["source"][:2]) == ["mobilenetv3_small_100", "tf_mobilenetv3_small_minimal_100"]
+    small, small_run = searcher(tmp_path)
+    play(small, 2)
+    assert list(nas.results(small_run)["source"]) == ["like mobilenetv3_small_100", "search"]  # at another width and resolution
     assert list(done["architecture"][:1]) == [nas.reference("mobilenetv3_small_100").to_json()]
     assert "mobilenetv3_large_100" not in set(df["source"])
 
@@ -110,6 +121,7 @@ def test_a_failed_trial_is_a_row_and_is_told_to_optuna_as_failed(tmp_path):
     failed = Outcome(status="failed", reason="nan", error="the loss was nan")
     found.on_trial_complete("a", {"outcome": json.dumps(failed.to_record())})
     found.on_trial_complete("b", None, error=True)
+    found.fail("b", "crash", "the worker process died")
     df = nas.results(run)
     assert list(df["status"]) == ["failed", "failed", "running"]
     assert list(df["reason"][:2]) == ["nan", "crash"]
@@ -141,11 +153,70 @@ def test_optunas_journal_can_be_opened_by_others(tmp_path):
 def test_limits_that_nothing_meets_are_refused_with_what_there_is(tmp_path):
     experiment = replace(EXPERIMENT, limits=(parse_limit("macs_m<0.1"), parse_limit("params_m<0.001")))
     with pytest.raises(
-        nas.NasError, match=r"meets macs_m<=0\.1 and params_m<=0\.001: over 1,001 of its points macs_m goes from 0\.\d+ to"
+        nas.NasError,
+        match=r"meets macs_m<=0\.1 and params_m<=0\.001: over the [\d,]+ nearest and random points tried macs_m goes from 0\.",
     ):
         check_limits(experiment)
-    assert check_limits(replace(EXPERIMENT, limits=())) == 1.0
-    assert 0 < check_limits(replace(EXPERIMENT, limits=(parse_limit("macs_m<0.8"),))) < 1
+    assert check_limits(replace(EXPERIMENT, limits=())).share == 1.0
+    assert 0 < check_limits(replace(EXPERIMENT, limits=(parse_limit("macs_m<0.8"),))).share < 1
+
+
+def test_limits_that_chance_would_not_meet_are_found_to_be_met_and_searched(tmp_path):
+    limit = parse_limit("macs_m<0.275")  # of 1,000 random networks the smallest has 0.32
+    assert check_limits(replace(EXPERIMENT, limits=(limit,))).share == 0
+    found, run = searcher(tmp_path, limits=(limit,), sampler="random")
+    assert len(play(found, 1)) == 1
+    assert nas.results(run).query("status == 'done'")["macs_m"].max() <= 0.275
+
+
+@pytest.mark.parametrize(
+    ("measure", "sentence"),
+    [
+        (lambda candidate: float("nan"), "objective own_ms gave nan for a network; it must give a finite number"),
+        (lambda candidate: None, "objective own_ms gave None for a network"),
+        (lambda candidate: 1 / 0, "objective own_ms raised ZeroDivisionError: division by zero"),
+        (lambda candidate: open("/nowhere"), "objective own_ms raised FileNotFoundError: "),  # noqa: PTH123, SIM115
+    ],
+)
+def test_an_objective_of_ones_own_that_fails_before_training_is_one_sentence(tmp_path, measure, sentence):
+    own = Objective(name="own_ms", direction="minimize", needs_training=False, measure=measure)
+    with pytest.raises(nas.NasError, match=sentence):
+        searcher(tmp_path, objectives=(objective("val_top1_pct"), own))
+
+
+def test_a_space_of_ones_own_that_fails_ends_the_search_with_what_it_raised(tmp_path):
+    class Broken(Twelve):
+        def decode(self, params):
+            raise ValueError("no such network")
+
+    with pytest.raises(nas.NasError, match="space twelve: decode raised ValueError: no such network"):
+        searcher(tmp_path, space=Broken())
+
+
+def test_a_sampler_that_has_proposed_all_it_will_ends_the_search(tmp_path):
+    grid = {"which": Twelve.parameters["which"].choices[:3], "idle": [0]}
+    found, run = searcher(tmp_path, space=Twelve(), sampler=optuna.samplers.GridSampler(grid), trials=50)
+    assert len(play(found, 50)) == 3
+    assert set(nas.results(run)["status"]) == {"done"}
+
+
+def test_trials_under_way_when_a_search_is_interrupted_end_as_that(tmp_path):
+    found, run = searcher(tmp_path)
+    play(found, 1)
+    found.suggest("x")
+    assert found.interrupt()
+    assert list(nas.results(run)["reason"].fillna("")) == ["", "interrupted"]
+    found, _ = searcher(tmp_path, trials=1)
+    play(found, 1)
+    assert not found.interrupt()
+
+
+def test_ray_pickles_nothing_of_a_searcher(tmp_path):
+    """A sampler may hold what cannot be pickled, such as a lock."""
+    sampler = optuna.samplers.RandomSampler(seed=0)
+    sampler.lock = threading.Lock()
+    found, _ = searcher(tmp_path, sampler=sampler)
+    assert pickle.loads(pickle.dumps(found)).__dict__ == {}
 
 
 def test_a_limit_on_something_that_is_no_objective_has_its_column(tmp_path):

@@ -5,6 +5,7 @@ import random
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 
 import nas
 from nas.plugins import load_plugin
-from nas.runs import HISTORY_FILE, TRIALS_FILE, append, create_run, read_experiment, read_log
+from nas.runs import HISTORY_FILE, TRIALS_FILE, append, create_run, dataset_of, read_experiment, read_log
 from nas.table import COLUMNS, best, non_dominated
 
 TEXT = nas.reference("mobilenetv3_small_100").to_json()
@@ -37,6 +38,7 @@ def end(trial, macs, top1, status="done", reason=None):
         "values": values,
     } | {
         "seconds": 1.5,
+        "fingerprint": "f",
         "device": "cpu",
         "precision": "float32",
         "peak_memory_mb": None,
@@ -118,7 +120,15 @@ def test_a_copy_elsewhere_reads_the_same(run, tmp_path):
     assert len(nas.results(str(copy))) == 8
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"schema": 99}', "null"])
+@pytest.mark.parametrize("line", ["1", "[]", "{}", '{"event": "end"}', '{"event": "end", "trial": 0, "values": 3}'])
+def test_a_line_that_is_no_event_is_one_sentence(run, line):
+    with (run / TRIALS_FILE).open("a") as file:
+        file.write(line + "\n" + json.dumps(start(9, 1)) + "\n")
+    with pytest.raises(nas.NasError, match=r"trials\.jsonl"):
+        nas.results(run)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"schema": 99}', "null", '{"schema": 1}', "[" * 5000])
 def test_a_damaged_or_newer_experiment_file_is_one_sentence(run, text):
     (run / "experiment.json").write_text(text)
     with pytest.raises(nas.NasError):
@@ -142,7 +152,22 @@ def test_a_run_says_what_it_was_and_where(run):
     assert described["dataset"]["classes"] == list("0123456789")
     assert described["versions"]["torch"]
     assert described["machine"]["cpus"] > 0
+    assert described["machine"]["processor"]
+    assert dataset_of(described) == nas.dataset("digits")
     assert list(read_log(run / HISTORY_FILE)) == []
+
+
+def test_a_datasets_fields_come_back_as_they_were(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    (tmp_path / "own_dataset.py").write_text(
+        "from dataclasses import dataclass\nfrom pathlib import Path\n@dataclass(frozen=True)\nclass Own:\n"
+        "    root: Path = Path('a/b')\n    sizes: tuple = (1, 2)\n    name = 'own'\n    classes = ('x',)\n"
+        "    mean = std = (0.5, 0.5, 0.5)\n    mirrors = False\n    def load(self, part): ...\nDATASET = Own()\n"
+    )
+    own = load_plugin("dataset", str(tmp_path / "own_dataset.py"))
+    experiment = replace(load_plugin("experiment", "digits_mobilenetv3"), runs=str(tmp_path), dataset=own)
+    again = dataset_of(read_experiment(create_run(experiment, "fields")))
+    assert (type(again).__name__, again.root, again.sizes) == ("Own", Path("a/b"), (1, 2))
 
 
 def test_ten_thousand_points_find_their_front():
@@ -170,3 +195,8 @@ except nas.NasError as error:
     assert (run / TRIALS_FILE).read_bytes().endswith(b"}\n")
     append(run / TRIALS_FILE, start(7, 1))
     assert len(nas.results(run)) == 9
+
+
+def test_a_direction_that_does_not_exist_is_refused(run):
+    with pytest.raises(nas.NasError, match="macs_m: 'up' is not one of minimize, maximize"):
+        nas.front(nas.results(run), {"macs_m": "up"})

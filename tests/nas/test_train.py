@@ -10,7 +10,7 @@ import nas
 from nas.datasets import ImageData
 from nas.errors import NasError
 from nas.recipe import TrainSettings
-from nas.train import DivergedError, Preprocess, check_settings, pick_precision, predict, train
+from nas.train import DivergedError, Preprocess, _schedule, check_settings, fingerprint, pick_precision, predict, train
 from search_spaces.mobilenetv3 import MobileNetV3Space
 
 SETTINGS = TrainSettings(epochs=3, batch_size=16, lr=3e-3, min_crop=0.8)
@@ -74,7 +74,7 @@ def test_mixed_precision_learns_too(precision):
 
 def test_a_loss_that_is_not_finite_stops_the_training():
     with pytest.raises(DivergedError, match="in epoch"):
-        trained(settings=replace(SETTINGS, lr=1e30, optimizer="sgd", warmup_epochs=0))
+        trained(settings=replace(SETTINGS, lr=1e30, optimizer="sgd", warmup_share=0))
 
 
 def test_predictions_are_float32_and_leave_the_running_statistics_alone():
@@ -88,10 +88,43 @@ def test_predictions_are_float32_and_leave_the_running_statistics_alone():
     assert not model.training
 
 
-def test_auto_precision_is_float32_on_a_cpu_without_tiles():
-    tiles = torch.cpu.get_capabilities().get("amx_bf16", False)
-    assert pick_precision("auto", CPU) == ("bfloat16" if tiles else "float32")
+@pytest.mark.parametrize(("precision", "dtype"), [("float32", torch.float32), ("bfloat16", torch.bfloat16)])
+def test_a_precision_is_what_the_convolutions_compute_in_while_training(precision, dtype):
+    model, seen = nas.build(architecture(), num_classes=2), set()
+    model.conv_stem.register_forward_hook(lambda module, inputs, output: seen.add((module.training, output.dtype)))
+    train(model, Stripes(), replace(SETTINGS, epochs=1, precision=precision), resolution=16, device=CPU, seed=0)
+    assert seen == {(True, dtype), (False, torch.float32)}
+
+
+def test_label_smoothing_is_in_the_loss():
+    plain, smooth = (trained(settings=replace(SETTINGS, epochs=1, lr=1e-9, label_smoothing=s))[1] for s in (0.0, 0.9))
+    assert smooth.history[0].train_loss != pytest.approx(plain.history[0].train_loss, abs=1e-3)
+
+
+@pytest.mark.parametrize("epochs", [1, 2, 10])
+def test_the_learning_rate_warms_up_to_its_full_height_and_falls_to_nothing(epochs):
+    settings = TrainSettings(epochs=epochs, lr=1.0)
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    schedule, rates = _schedule(optimizer, settings, 10), []
+    for update in range(10 * epochs):
+        schedule.step_update(update)
+        rates.append(optimizer.param_groups[0]["lr"])
+    assert max(rates) == pytest.approx(1.0)
+    assert rates.index(max(rates)) == epochs  # a tenth of the training
+    assert rates[: epochs + 1] == sorted(rates[: epochs + 1])
+    assert rates[epochs:] == sorted(rates[epochs:], reverse=True)
+    assert 0 < rates[-1] < 0.05
+
+
+def test_the_fingerprint_tells_whether_every_image_keeps_its_class():
+    logits = torch.tensor([[0.1, 0.9], [0.8, 0.2]])
+    assert fingerprint(logits) == fingerprint(logits * 3)
+    assert fingerprint(logits) != fingerprint(logits.flip(0))
+
+
+def test_the_wanted_precision_goes_before_what_the_device_is_fast_at():
     assert pick_precision("float16", CPU) == "float16"
+    assert pick_precision("auto", CPU) in ("float32", "bfloat16")
 
 
 def test_a_whole_crop_is_the_image_and_crops_keep_their_area():
@@ -127,7 +160,8 @@ def test_images_go_in_channels_last():
         {"lr": 0},
         {"lr": float("nan")},
         {"label_smoothing": 2},
-        {"warmup_epochs": -1},
+        {"warmup_share": 1.5},
+        {"lr": float("inf")},
         {"precision": "half"},
     ],
 )
