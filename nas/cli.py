@@ -233,9 +233,9 @@ def table(arguments: list[str]) -> None:
             return
         df = results(run)
         counts = df["status"].value_counts()
-        _print_rows(
-            df[df["status"] != "infeasible"], ["trial", "id", "status", "reason", *df.attrs["directions"], "seconds", "source"]
-        )
+        failures = ["reason", "error"] if "failed" in counts else []
+        columns = ["trial", "id", "status", *df.attrs["directions"], "seconds", "source", *failures]
+        _print_rows(df[df["status"] != "infeasible"], columns)
         print(", ".join(f"{counts.get(status, 0)} {status}" for status in ("done", "failed", "running", "infeasible")))
 
     _parsed(show, args=arguments, prog="nas table")
@@ -295,19 +295,16 @@ def _print_rows(df: "pd.DataFrame", columns: list[str]) -> None:
     if not sys.stdout.isatty():
         print(shown.to_string(index=False, na_rep="", float_format=lambda value: f"{value:.4g}"))
         return
+    import pandas as pd
     from rich.console import Console
     from rich.table import Table
 
-    drawn = Table(*columns)
+    drawn = Table()
+    for column in columns:
+        drawn.add_column(column, justify="right" if pd.api.types.is_numeric_dtype(shown[column]) else "left")
     for row in shown.itertuples(index=False):
-        drawn.add_row(*(_cell(value) for value in row))
+        drawn.add_row(*("" if pd.isna(value) else f"{value:.4g}" if isinstance(value, float) else str(value) for value in row))
     Console().print(drawn)
-
-
-def _cell(value: Any) -> str:
-    if value is None or value != value:  # noqa: PLR0124 - NaN alone differs from itself
-        return ""
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _shown(path: Path) -> str:
