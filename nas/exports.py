@@ -91,26 +91,30 @@ def _accuracy(model: nn.Module, architecture: Architecture, dataset: Dataset, ro
 
     Raises: NasError if it classifies the validation part otherwise than in its trial, on the same device.
     """
+    val, test = load_part(dataset, "val"), load_part(dataset, "test")
     threads, device = torch.get_num_threads(), pick_device()
     torch.set_num_threads(1)  # as in the trial, so that sums are taken in the same order
     model.to(device)
-    accuracy: dict[str, Any] = {"dataset": dataset.name, "seed": int(row["seed"])}
-    try:
-        preprocess = Preprocess(resolution=architecture.resolution, mean=dataset.mean, std=dataset.std)
-        for part in ("val", "test"):
-            data = load_part(dataset, part)
-            logits = predict(model, data, preprocess)
-            accuracy |= {f"{part}_top1_pct": 100.0 * num_correct(logits, data) / len(data), f"{part}_images": len(data)}
-            if part == "val":
-                accuracy["identical_to_trial"] = fingerprint(logits) == row["fingerprint"]
-                if not accuracy["identical_to_trial"] and device_name(device) == row["device"]:
-                    raise NasError(
-                        f"the weights of trial {row['trial']} do not classify the search validation part as in the trial on this "
-                        f"same device: {accuracy['val_top1_pct']:.4f} % are right; the dataset or the weights have changed"
-                    )
-    finally:
-        torch.set_num_threads(threads)
-    return accuracy | {"trial_val_top1_pct": row.get("val_top1_pct")}
+    same_device = device_name(device) == row["device"]
+    preprocess = Preprocess(resolution=architecture.resolution, mean=dataset.mean, std=dataset.std)
+    val_logits, test_logits = predict(model, val, preprocess), predict(model, test, preprocess)
+    torch.set_num_threads(threads)
+    identical, val_top1 = fingerprint(val_logits) == row["fingerprint"], 100.0 * num_correct(val_logits, val) / len(val)
+    if not identical and same_device:
+        raise NasError(
+            f"the weights of trial {row['trial']} do not classify the search validation part as in the trial on this same "
+            f"device: {val_top1:.4f} % are right; the dataset or the weights have changed"
+        )
+    return {
+        "dataset": dataset.name,
+        "seed": int(row["seed"]),
+        "val_top1_pct": val_top1,
+        "val_images": len(val),
+        "identical_to_trial": identical,
+        "trial_val_top1_pct": row.get("val_top1_pct"),
+        "test_top1_pct": 100.0 * num_correct(test_logits, test) / len(test),
+        "test_images": len(test),
+    }
 
 
 def _card(

@@ -147,16 +147,15 @@ def check_limits(experiment: Experiment[Any, Any]) -> Feasibility:
 
 def _descent(experiment: Experiment[Any, Any], point: Params, network: Network) -> Iterator[tuple[Params, Network]]:
     """Ever closer to the limits: one parameter at a time set to each of its values, as long as that helps."""
-    closer = True
-    while closer:
-        closer = False
-        for name, distribution in experiment.space.parameters.items():
-            for value in some_values(distribution):
-                other = point | {name: value}
-                changed = examine(experiment, other)
-                yield other, changed
-                if changed.total_excess < network.total_excess:
-                    point, network, closer = other, changed, True
+    moves = [{name: value} for name, distribution in experiment.space.parameters.items() for value in some_values(distribution)]
+    before = math.inf
+    while network.total_excess < before:
+        before = network.total_excess
+        for move in moves:
+            changed = examine(experiment, point | move)
+            yield point | move, changed
+            if changed.total_excess < network.total_excess:
+                point, network = point | move, changed
 
 
 @dataclass(slots=True)

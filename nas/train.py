@@ -107,13 +107,7 @@ class Preprocess:
 
 
 def train(
-    model: nn.Module,
-    dataset: Dataset,
-    settings: TrainSettings,
-    *,
-    resolution: int,
-    device: torch.device,
-    seed: int,
+    model: nn.Module, dataset: Dataset, settings: TrainSettings, *, resolution: int, device: torch.device, seed: int
 ) -> TrainReport:
     """Train `model` in place on the dataset's training part; its top-1 is taken on the search validation part.
 
@@ -130,7 +124,6 @@ def train(
 
     model.to(device).to(memory_format=torch.channels_last)
     precision = pick_precision(settings.precision, device)
-    mixed = precision != "float32"
     scaler = torch.amp.GradScaler(device.type, enabled=precision == "float16")  # float16 gradients underflow unscaled
     batch_size = min(settings.batch_size, len(labels))
     steps = len(labels) // batch_size  # the incomplete last batch is left out: the next epoch has another order
@@ -147,7 +140,7 @@ def train(
         for chosen in order[: steps * batch_size].split(batch_size):
             x = preprocess.crop(images[chosen], settings.min_crop, generator, mirrors=dataset.mirrors)
             schedule.step_update(update)
-            with torch.autocast(device.type, DTYPES[precision], enabled=mixed):
+            with torch.autocast(device.type, DTYPES[precision], enabled=precision != "float32"):
                 loss = functional.cross_entropy(model(x), labels[chosen], label_smoothing=settings.label_smoothing)
             optimizer.zero_grad(set_to_none=True)
             scaler.scale(loss).backward()
@@ -162,10 +155,8 @@ def train(
             )
         logits = predict(model, held_out, preprocess)
         correct = num_correct(logits, held_out)
-        seconds = time.perf_counter() - epoch_started
-        history.append(
-            Epoch(epoch=epoch, train_loss=train_loss, val_top1_pct=100.0 * correct / len(held_out), seconds=round(seconds, 3))
-        )
+        top1, seconds = 100.0 * correct / len(held_out), round(time.perf_counter() - epoch_started, 3)
+        history.append(Epoch(epoch=epoch, train_loss=train_loss, val_top1_pct=top1, seconds=seconds))
     return TrainReport(
         history=tuple(history),
         val_correct=correct,
