@@ -88,7 +88,7 @@ def search(experiment: Experiment[Any, Any], *, name: str | None = None) -> Path
 def _check_names(experiment: Experiment[Any, Any]) -> None:
     """Refuse an objective whose column would be one of the table's own."""
     for objective in (*experiment.objectives, *(limit.objective for limit in experiment.limits)):
-        if objective.name in COLUMNS or objective.name.startswith("params"):
+        if objective.name in COLUMNS:
             raise NasError(
                 f"objective {objective.name}: the table has a column of this name; choose another than {', '.join(COLUMNS)}"
             )

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -411,6 +412,24 @@ def test_another_space_and_dataset_by_name(folder):
     shown = command("search", "./my_experiment.py", "--space", "compound", "--dataset=digits", "--help", cwd=folder).stdout
     assert "--space.max-phi" in shown
     assert "--dataset.num-images" not in shown
+
+
+def readme_searches():
+    """The searches by name that the README shows, as lists of words, without those that a file of one's own is needed for."""
+    (block,) = re.findall(r"```\n(nas search  .*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+    lines = [shlex.split(line, comments=True)[1:] for line in block.splitlines()]
+    return [words for words in lines if len(words) > 1 and not words[1].endswith(".py")]
+
+
+@pytest.mark.parametrize("words", readme_searches(), ids=" ".join)
+def test_the_readmes_searches_run(words, tmp_path):
+    """With one trial of one epoch, since how many the README asks for does not matter."""
+    for option in ("--trials", "--train.epochs"):
+        if option in words:
+            del words[words.index(option) : words.index(option) + 2]
+    answer = command(*words, "--trials", 1, "--train.epochs", 1, cwd=tmp_path)
+    assert answer.returncode == 0, answer.stderr
+    assert "1 done, 0 failed" in answer.stdout or "--help" in words
 
 
 def test_the_readmes_dataset_file_searches_a_folder_of_images(tmp_path):
