@@ -296,8 +296,8 @@ def _construct(cls: type[T], value: Any, path: str) -> T:
 class Row(NamedTuple):
     """One row of a paper's table: blocks in ratios, before any width is multiplied and rounded."""
 
-    width: int
-    """Output channels before the multiple."""
+    width: float
+    """Output channels before the multiple and rounding."""
     repeats: int = 1
     op: str = "mbconv"
     kernel: int = 3

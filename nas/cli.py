@@ -75,23 +75,22 @@ def search(arguments: list[str]) -> None:
         registry=_constructors(experiment.objectives),
     )
     from nas.driver import search as search_experiment  # torch and Ray, once the command is known to be right
+    from nas.table import results
 
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stdout)
     logging.getLogger("nas").setLevel(logging.INFO)
     folder = search_experiment(experiment, name=Path(name).stem)
-    _refuse_if_none_done(folder)
+    df = results(folder)
+    _refuse_if_none_done(df)
     print()
-    _print_front(folder)
+    _print_front(df)
     print(f"\nnas table {_shown(folder)} --front")
     if any(objective.needs_training for objective in experiment.objectives):
         print(f"nas export {_shown(folder)} --best {experiment.objectives[0].name}")
 
 
-def _refuse_if_none_done(run: Path) -> None:
+def _refuse_if_none_done(df: "pd.DataFrame") -> None:
     """A search without a network is a failure, and what its first trial says is most often the reason."""
-    from nas.table import results
-
-    df = results(run)
     failed = df[df["status"] == "failed"]
     if not (df["status"] == "done").any() and not failed.empty:
         first = failed.iloc[0]
@@ -133,7 +132,8 @@ def _with_plugins(experiment: Any, options: list[str]) -> tuple[Any, list[str]]:
 
     if not isinstance(experiment, Experiment):
         raise NasError(f"EXPERIMENT is a {type(experiment).__name__}; it must be a nas.Experiment")
-    left = [part for option in options for part in (option.split("=", 1) if option.startswith(_prefixes("=")) else [option])]
+    joined = tuple(f"--{kind}=" for kind in OVERRIDES)
+    left = [part for option in options for part in (option.split("=", 1) if option.startswith(joined) else [option])]
     for kind in OVERRIDES:
         while f"--{kind}" in left:
             at = left.index(f"--{kind}")
@@ -142,10 +142,6 @@ def _with_plugins(experiment: Any, options: list[str]) -> tuple[Any, list[str]]:
             experiment = replace(experiment, **{kind: load_plugin(kind, left[at + 1])})
             del left[at : at + 2]
     return experiment, left
-
-
-def _prefixes(end: str) -> tuple[str, ...]:
-    return tuple(f"--{kind}{end}" for kind in OVERRIDES)
 
 
 def _constructors(own: Sequence[Any]) -> Any:
@@ -228,10 +224,10 @@ def table(arguments: list[str]) -> None:
             run: The run folder.
             front: Only the networks that no other one beats on every objective.
         """
-        if front:
-            _print_front(run)
-            return
         df = results(run)
+        if front:
+            _print_front(df)
+            return
         counts = df["status"].value_counts()
         failures = ["reason", "error"] if "failed" in counts else []
         columns = ["trial", "id", "status", *df.attrs["directions"], "seconds", "source", *failures]
@@ -280,10 +276,9 @@ def _list(kind: str) -> None:
         print(f"  {name:<24} {summary(kind, name)}")
 
 
-def _print_front(run: Path) -> None:
-    from nas.table import front, results
+def _print_front(df: "pd.DataFrame") -> None:
+    from nas.table import front
 
-    df = results(run)
     chosen = front(df)
     _print_rows(chosen, ["trial", "id", *df.attrs["directions"], "seconds", "source"])
     print(f"front: {len(chosen)} of {int((df['status'] == 'done').sum())} done")

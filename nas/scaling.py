@@ -25,13 +25,12 @@ def scale(architecture: Architecture, depth: float = 1.0, width: float = 1.0, re
     old_in, new_in, stages = architecture.stem.width, stem.width, []
     for blocks in architecture.stages:
         stage: list[Block] = []
-        for block, before in zip(
-            blocks[: scaled_depth(blocks, depth)], (old_in, *(block.width for block in blocks)), strict=False
-        ):
+        wanted = scaled_depth(blocks, depth)
+        for block, before in zip(blocks[:wanted], (old_in, *(block.width for block in blocks)), strict=False):
             stage.append(_scaled_block(block, before, new_in, width, repeated=False))
             new_in = stage[-1].width
         old_in = blocks[-1].width
-        missing = scaled_depth(blocks, depth) - len(stage)
+        missing = wanted - len(stage)
         if missing:  # the last block again, now reading its own output, so that all the repeats are equal
             stage += [_scaled_block(blocks[-1], before, new_in, width, repeated=True)] * missing
         stages.append(tuple(stage))

@@ -121,13 +121,16 @@ class Feasibility:
 def check_limits(experiment: Experiment[Any, Any]) -> Feasibility:
     """How much of the space meets the limits, by 1,000 random points; if none of them does, by a descent from the nearest.
 
+    Without limits one point is examined, which is enough to meet what a user's own file raises.
+
     Raises: NasError if no network tried does, with the smallest and largest values found.
     """
     generator = random.Random(experiment.seed)
-    points = [*(sample(experiment.space.parameters, generator) for _ in range(PROBE)), *experiment.space.references.values()]
+    probe = PROBE if experiment.limits else 1
+    points = [*(sample(experiment.space.parameters, generator) for _ in range(probe)), *experiment.space.references.values()]
     networks = [examine(experiment, point) for point in points]
     admitted = [point for point, network in zip(points, networks, strict=True) if network.admitted]
-    share = sum(network.admitted for network in networks[:PROBE]) / PROBE
+    share = sum(network.admitted for network in networks[:probe]) / probe
     if admitted:
         return Feasibility(share=share, example=admitted[0])
     nearest = min(range(len(points)), key=lambda i: networks[i].total_excess)

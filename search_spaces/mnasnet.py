@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
 
-from nas.architecture import ACTIVATIONS, RESOLUTIONS, Architecture, Block, Head, Row, Stem, make_block, round_width
+from nas.architecture import ACTIVATIONS, RESOLUTIONS, Architecture, Block, Head, Row, Stem, make_stages, round_width
 from nas.published import MOBILENETV2, reference
 from nas.spaces import Params, check_choices, check_range, checked, first_choices
 
@@ -71,19 +71,15 @@ class MnasNetSpace:
     def decode(self, params: Mapping[str, Any]) -> Architecture:
         activation = params["activation"]
         stem = Stem(width=round_width(32 * self.width_multiple), stride=self.stem_stride)
-        stages, width_in = [], stem.width
+        table = []
         for stage, (base, _, stride) in enumerate(SKELETON, start=1):
             op, kernel, expansion, squeeze, skip, multiple, depth = (params[f"stage{stage}.{field}"] for field in FIELDS)
-            width = round_width(base * multiple * self.width_multiple)
-            row = Row(width, 1, op, kernel, stride, expansion, "input" if squeeze else "none", activation, skip)
-            blocks = []
-            for i in range(depth):
-                blocks.append(make_block(row, width_in, width, stride=1 if i else stride))
-                width_in = width
-            stages.append(tuple(blocks))
+            ratio = "input" if squeeze else "none"
+            table.append((Row(base * multiple, depth, op, kernel, stride, expansion, ratio, activation, skip),))
+        stages = make_stages(stem.width, tuple(table), self.width_multiple)
         head = Head(kind="efficientnet", width=1280)
         return Architecture(
-            resolution=self.resolution, convention="torch", activation=activation, stem=stem, stages=tuple(stages), head=head
+            resolution=self.resolution, convention="torch", activation=activation, stem=stem, stages=stages, head=head
         )
 
     def encode(self, architecture: Architecture) -> Params:

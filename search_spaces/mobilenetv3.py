@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
 
-from nas.architecture import CONVENTIONS, RESOLUTIONS, Architecture, Block, Head, Row, Stem, make_block, round_width
+from nas.architecture import CONVENTIONS, RESOLUTIONS, Architecture, Block, Head, Row, Stem, make_stages, round_width
 from nas.published import MOBILENETV3_LARGE, MOBILENETV3_SMALL, Table, reference
 from nas.spaces import Params, check_choices, check_range, checked, first_choices
 
@@ -94,36 +94,30 @@ class MobileNetV3Space:
         skeleton, activation = params["skeleton"], params["activation"]
         table = TABLES[skeleton]
         stem = Stem(width=round_width(16 * self.width_multiple), stride=self.stem_stride)
-        width = round_width(table[0][0].width * self.width_multiple)
         squeeze = "hidden" if params["stage1.squeeze"] else "none"
         first = table[0][0]._replace(squeeze=squeeze, activation=params["stage1.activation"])
-        stages: list[tuple[Block, ...]] = [(make_block(first, stem.width, width, first.stride),)]
-        for stage, rows in enumerate(table[1:-1], start=2):
-            stages.append(self._stage(params, stage, rows[0], width))
-            width = stages[-1][-1].width
+        middle = (self._layers(params, stage, rows[0]) for stage, rows in enumerate(table[1:-1], start=2))
         last = table[-1][0]._replace(activation=activation)
-        stages.append((make_block(last, width, round_width(last.width * self.width_multiple), 1),))
         return Architecture(
             resolution=params["resolution"],
             convention=params["convention"],
             activation=activation,
             stem=stem,
-            stages=tuple(stages),
+            stages=make_stages(stem.width, ((first,), *middle, (last,)), self.width_multiple),
             head=Head(kind="mobilenetv3", width=round_width(FEATURES[skeleton] * self.head_multiple)),
         )
 
-    def _stage(self, params: Mapping[str, Any], stage: int, skeleton: Row, width_in: int) -> tuple[Block, ...]:
+    def _layers(self, params: Mapping[str, Any], stage: int, skeleton: Row) -> tuple[Row, ...]:
+        """The rows of one stage, a row per layer."""
         prefix = f"stage{stage}"
-        width = round_width(skeleton.width * params[f"{prefix}.width"] * self.width_multiple)
+        width = skeleton.width * params[f"{prefix}.width"]
         squeeze, activation = "hidden" if params[f"{prefix}.squeeze"] else "none", params[f"{prefix}.activation"]
-        blocks = []
+        rows = []
         for layer in range(1, params[f"{prefix}.depth"] + 1):
             kernel, expansion = params[f"{prefix}.layer{layer}.kernel"], params[f"{prefix}.layer{layer}.expansion"]
             stride = skeleton.stride if layer == 1 else 1
-            row = Row(width, 1, "mbconv", kernel, stride, expansion, squeeze, activation)
-            blocks.append(make_block(row, width_in, width, stride))
-            width_in = width
-        return tuple(blocks)
+            rows.append(Row(width, 1, "mbconv", kernel, stride, expansion, squeeze, activation))
+        return tuple(rows)
 
     def encode(self, architecture: Architecture) -> Params:
         params = first_choices(self.parameters)
