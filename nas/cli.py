@@ -7,6 +7,7 @@ import logging
 import shlex
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
 
 USER_ERROR: Final = 2
 INTERRUPTED: Final = 130  # as a shell reports a process that SIGINT ended
-OVERRIDES: Final = ("space", "dataset")  # plug-ins of an experiment that can be replaced by name
 
 
 def main() -> None:
@@ -63,9 +63,16 @@ def search(arguments: list[str]) -> None:
         print("nas search EXPERIMENT [--help | options]: an experiment's name, or the path of a Python file with an EXPERIMENT\n")
         _list("experiment")
         return
+    from nas.experiment import Experiment
+
     name, *options = arguments
-    experiment, options = _with_plugins(load_plugin("experiment", name), options)
-    kind = type(experiment)[type(experiment.space), type(experiment.dataset)]
+    experiment = load_plugin("experiment", name)
+    if not isinstance(experiment, Experiment):
+        raise NasError(f"EXPERIMENT is a {type(experiment).__name__}; it must be a nas.Experiment")
+    replaced, options = _named_plugins(("space", "dataset"), options)
+    experiment = replace(experiment, **replaced)
+    kind: Any = type(experiment)
+    kind = kind[type(experiment.space), type(experiment.dataset)]
     experiment = _parsed(
         kind,
         default=experiment,
@@ -77,8 +84,7 @@ def search(arguments: list[str]) -> None:
     from nas.driver import search as search_experiment  # torch and Ray, once the command is known to be right
     from nas.table import results
 
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stdout)
-    logging.getLogger("nas").setLevel(logging.INFO)
+    _log_to_stdout()
     folder = search_experiment(experiment, name=Path(name).stem)
     df = results(folder)
     _refuse_if_none_done(df)
@@ -124,24 +130,19 @@ def _search_description(name: str) -> str:
     )
 
 
-def _with_plugins(experiment: Any, options: list[str]) -> tuple[Any, list[str]]:
-    """The experiment with the space and dataset that the options name, and the options left."""
-    from dataclasses import replace
-
-    from nas.experiment import Experiment
-
-    if not isinstance(experiment, Experiment):
-        raise NasError(f"EXPERIMENT is a {type(experiment).__name__}; it must be a nas.Experiment")
-    joined = tuple(f"--{kind}=" for kind in OVERRIDES)
+def _named_plugins(kinds: Sequence[str], options: list[str]) -> tuple[dict[str, Any], list[str]]:
+    """(the plug-ins that `--space NAME` or `--dataset NAME` ask for, the options left)."""
+    joined = tuple(f"--{kind}=" for kind in kinds)
     left = [part for option in options for part in (option.split("=", 1) if option.startswith(joined) else [option])]
-    for kind in OVERRIDES:
+    found = {}
+    for kind in kinds:
         while f"--{kind}" in left:
             at = left.index(f"--{kind}")
             if at + 1 == len(left):
                 raise NasError(f"--{kind} needs a name; known: {', '.join(plugin_names(kind))}")
-            experiment = replace(experiment, **{kind: load_plugin(kind, left[at + 1])})
+            found[kind] = load_plugin(kind, left[at + 1])
             del left[at : at + 2]
-    return experiment, left
+    return found, left
 
 
 def _constructors(own: Sequence[Any]) -> Any:
@@ -172,6 +173,77 @@ def _constructors(own: Sequence[Any]) -> Any:
         )
 
     return registry
+
+
+def train(arguments: list[str]) -> None:
+    """Train one network with a full recipe, and leave its folder; a run that was killed goes on when it is called again."""
+    found, options = _named_plugins(("dataset",), arguments)
+    if not options:
+        options = ["--help"]
+    if not found and not {"-h", "--help"} & set(options):
+        raise NasError(f"--dataset is missing; give a name or a path of a file; known: {', '.join(plugin_names('dataset'))}")
+    import tyro
+
+    from nas.epochs import shown_epochs
+    from nas.exports import CARD_FILE
+    from nas.trainer import Training, train_network
+
+    dataset = found["dataset"] if found else load_plugin("dataset", "imagenette")
+    kind: Any = Training
+    training = _parsed(
+        kind[type(dataset)],
+        default=Training(network=tyro.MISSING, dataset=dataset),
+        args=options,
+        prog="nas train",
+        description=f"Train one network. --dataset NAME is one of {', '.join(plugin_names('dataset'))}, or the path of a file.",
+    )
+    _log_to_stdout()
+    with shown_epochs(training.train.epochs) as shown:
+        folder = train_network(training, on_epoch=shown.on_epoch, on_step=shown.on_step)
+    accuracy = json.loads((folder / CARD_FILE).read_text(encoding="utf-8"))["accuracy"]
+    print(f"best on the validation part after epoch {accuracy['epoch']}: {accuracy['trained_val_top1_pct']:.2f} %; loaded again:")
+    _print_accuracy(accuracy, folder)
+
+
+def _log_to_stdout() -> None:
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stdout)
+    logging.getLogger("nas").setLevel(logging.INFO)
+
+
+def _print_accuracy(accuracy: dict[str, Any], folder: Path) -> None:
+    for part in ("val", "test"):
+        images = f"{accuracy[f'{part}_images']:,} images of {accuracy['dataset']}"
+        print(f"{part}_top1_pct {accuracy[f'{part}_top1_pct']:.2f} over {images}")
+    print(f"{_shown(folder)}\n\nimport nas; model = nas.load({str(folder)!r})")
+
+
+def data(arguments: list[str]) -> None:
+    """List the caches of decoded images with their sizes, or clear some."""
+    import tyro
+
+    from nas.image_cache import cache_folder, clear_caches, list_caches
+
+    def show(*, clear: Annotated[tuple[str, ...], tyro.conf.arg(metavar="KEY")] = ()) -> None:
+        """List the caches of decoded images. Images are decoded once; a cache that is cleared is made anew when it is needed.
+
+        Args:
+            clear: Keys of the caches to clear, or their beginnings; `all` clears every one.
+        """
+        rows = list_caches()
+        if clear:
+            keys = [row["key"] for row in rows] if clear == ("all",) else clear
+            print(f"{clear_caches(keys):,.1f} MB freed")
+            return
+        for row in rows:
+            what = (
+                f"{row['images']:,} images, {row['side']} px, {row['damaged']} damaged"
+                if row["root"]
+                else "unfinished or damaged"
+            )
+            print(f"{row['key']}  {row['size_mb']:10,.1f} MB  {what}  {row['root'] or ''}")
+        print(f"{len(rows)} caches, {sum(row['size_mb'] for row in rows):,.1f} MB in {cache_folder()}")
+
+    _parsed(show, args=arguments, prog="nas data")
 
 
 def space(arguments: list[str]) -> None:
@@ -263,10 +335,7 @@ def export(arguments: list[str]) -> None:
         accuracy = json.loads((folder / CARD_FILE).read_text(encoding="utf-8"))["accuracy"]
         if not accuracy["identical_to_trial"]:
             print(f"on another device than the trial's, where it had {accuracy['trial_val_top1_pct']} % on the validation part:")
-        for part in ("val", "test"):
-            images = f"{accuracy[f'{part}_images']} images of {accuracy['dataset']}"
-            print(f"{part}_top1_pct {accuracy[f'{part}_top1_pct']:.2f} over {images}")
-        print(f"{_shown(folder)}\n\nimport nas; model = nas.load({str(folder)!r})")
+        _print_accuracy(accuracy, folder)
 
     _parsed(write, args=arguments, prog="nas export")
 
@@ -308,7 +377,14 @@ def _shown(path: Path) -> str:
     return shlex.quote(str(path.relative_to(here) if path.is_relative_to(here) else path))
 
 
-COMMANDS: Final[dict[str, Callable[[list[str]], None]]] = {"search": search, "space": space, "table": table, "export": export}
+COMMANDS: Final[dict[str, Callable[[list[str]], None]]] = {
+    "search": search,
+    "table": table,
+    "export": export,
+    "train": train,
+    "space": space,
+    "data": data,
+}
 
 if __name__ == "__main__":
     main()

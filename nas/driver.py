@@ -7,7 +7,7 @@ import json
 import logging
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -23,7 +23,7 @@ from ray import cloudpickle, tune
 from ray.exceptions import RayActorError
 from ray.tune.experiment import Trial
 
-from nas.datasets import Dataset
+from nas.datasets import Dataset, load_part
 from nas.errors import NasError, describe_error
 from nas.evaluate import evaluate
 from nas.experiment import Experiment
@@ -61,13 +61,15 @@ def search(experiment: Experiment[Any, Any], *, name: str | None = None) -> Path
     if experiment.limits:
         share = f"{100 * feasible.share:.1f} %" if feasible.share else "less than 0.1 %"
         logger.info("%s of the space meets %s", share, " and ".join(map(str, experiment.limits)))
-    with _ray(experiment.workers):
+    for part in ("train", "val"):  # decoded here, where a mistake is seen at once and every core is free
+        load_part(experiment.dataset, part)
+    with ray_session(experiment.workers):
         workers, gpus = _resources(experiment)
         run = create_run(experiment, name or experiment.space.name)
         logger.info("run folder %s", run)
         with _one_sentence(run):
             searcher = ArchitectureSearcher(experiment, *create_studies(experiment, sampler, run), run, feasible)
-            with _sent_by_value(experiment):
+            with sent_by_value([experiment.dataset, *(objective.measure for objective in experiment.objectives)]):
                 _tuner(experiment, searcher, run, workers, gpus).fit()
             if searcher.failure is not None:
                 raise searcher.failure
@@ -177,7 +179,7 @@ def _one_sentence(run: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _ray(workers: int | None) -> Iterator[None]:
+def ray_session(workers: int | None) -> Iterator[None]:
     """Ray on this machine alone, quiet; one that runs already is used and left running."""
     if ray.is_initialized():
         yield
@@ -219,9 +221,8 @@ def _resources(experiment: Experiment[Any, Any]) -> tuple[int, float]:
 
 
 @contextmanager
-def _sent_by_value(experiment: Experiment[Any, Any]) -> Iterator[None]:
+def sent_by_value(values: Sequence[object]) -> Iterator[None]:
     """While it lasts, what comes from a user's own files is pickled whole, as workers cannot import those files."""
-    values = [experiment.dataset, *(objective.measure for objective in experiment.objectives)]
     modules = modules_beside(values)
     for module in modules:
         cloudpickle.register_pickle_by_value(module)

@@ -34,8 +34,10 @@ def describe_error(error: BaseException) -> str:
 
 
 def unknown(kind: str, given: str, known: Iterable[str]) -> NasError:
-    """The error for a name that does not exist, with the nearest name and every known one."""
+    """The error for a name that does not exist, with the nearest name and every known one, or the nearest of very many."""
     names = sorted(known)
-    near = get_close_matches(given, names, n=1, cutoff=0.5)
+    near = get_close_matches(given, names, n=8, cutoff=0.5)
     hint = f"did you mean {near[0]!r}? " if near else ""
+    if len(names) > 200:
+        return NasError(f"{kind} {given!r} does not exist; {hint}near: {', '.join(near) or 'none'}, of {len(names):,}")
     return NasError(f"{kind} {given!r} does not exist; {hint}known: {', '.join(names) or 'none'}")

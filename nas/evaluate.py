@@ -4,21 +4,21 @@ Imports no Ray. Read `searcher.py` next for the driver's side.
 """
 
 import math
-import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 
 from nas.architecture import Architecture
+from nas.checkpoints import save_weights
 from nas.datasets import Dataset
 from nas.errors import describe_error
 from nas.modules import build
 from nas.objectives import Candidate, Objective
+from nas.predict import pick_device
 from nas.recipe import Outcome, TrainSettings
-from nas.train import DivergedError, pick_device, train
+from nas.train import DivergedError, is_out_of_memory, train
 
 
 def evaluate(
@@ -73,20 +73,12 @@ def _evaluate(
         fingerprint=report.fingerprint,
         device=report.device,
         precision=report.precision,
+        micro_batch=report.micro_batch,
         peak_memory_mb=torch.cuda.max_memory_allocated(device) / 1e6 if device.type == "cuda" else None,
     )
 
 
-def save_weights(model: torch.nn.Module, path: Path) -> None:
-    """The state of a model as a safetensors file, in place at once or not at all."""
-    state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(f".{os.getpid()}.partial")
-    save_file(state, partial)
-    partial.replace(path)
-
-
 def _reason(error: Exception) -> str:
-    if isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error):  # the CPU's allocator
+    if is_out_of_memory(error):
         return "oom"
     return "nan" if isinstance(error, DivergedError) else "crash"

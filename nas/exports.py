@@ -5,6 +5,7 @@
 
 import json
 import shutil
+from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
 from typing import Any, Final
@@ -16,16 +17,14 @@ from safetensors.torch import load_file
 from torch import nn
 
 from nas.architecture import Architecture
-from nas.costs import cost
 from nas.datasets import Dataset, load_part
 from nas.errors import NasError
-from nas.modules import build
+from nas.networks import ARCHITECTURE_FILE, Network, read_text
+from nas.predict import Preprocess, device_name, fingerprint, num_correct, pick_device, predict
 from nas.runs import dataset_of, read_experiment
 from nas.table import best as best_row
 from nas.table import results
-from nas.train import Preprocess, device_name, fingerprint, num_correct, pick_device, predict
 
-ARCHITECTURE_FILE: Final = "architecture.json"
 WEIGHTS_FILE: Final = "model.safetensors"
 CARD_FILE: Final = "card.json"
 
@@ -55,18 +54,20 @@ def export(
     if not weights.is_file():
         raise NasError(f"trial {number} has no weights at {weights}: they were removed, or nothing in this run needed training")
     target = Path(output).resolve() if output is not None else folder / "exports" / f"trial{number}"
-    if target.exists() and not _is_export(target):
+    if target.exists() and not is_export(target):
         raise NasError(f"{target} is there already and is not an export; give another folder with --output")
 
-    architecture = Architecture.from_json(row["architecture"])
-    classes = described["dataset"]["classes"]
-    model = _with_weights(architecture, len(classes), weights)
-    accuracy = _accuracy(model, architecture, dataset or dataset_of(described), row)
-    _write(target, architecture, weights, _card(described, row, architecture, accuracy, folder.name))
+    network = Network.of(Architecture.from_json(row["architecture"]))
+    num_classes = len(described["dataset"]["classes"])
+    model = with_weights(network, num_classes, weights)
+    accuracy = _accuracy(model, network, dataset or dataset_of(described), row)
+    recipe = described["train"] | {"device": row["device"], "precision": row["precision"], "seconds": float(row["seconds"])}
+    card = make_card(network, described["dataset"], accuracy=accuracy, train=recipe, versions=described["versions"])
+    write_export(target, network, weights, card | {"run": folder.name, "trial": number})
     return target
 
 
-def _is_export(folder: Path) -> bool:
+def is_export(folder: Path) -> bool:
     """Whether a folder holds what an export writes and nothing else, so that a new one may take its place."""
     return folder.is_dir() and {entry.name for entry in folder.iterdir()} in (set(), {ARCHITECTURE_FILE, WEIGHTS_FILE, CARD_FILE})
 
@@ -86,63 +87,75 @@ def _chosen(df: pd.DataFrame, trial: int | None, best: str | None) -> "pd.Series
     return rows.iloc[0]
 
 
-def _accuracy(model: nn.Module, architecture: Architecture, dataset: Dataset, row: "pd.Series[Any]") -> dict[str, Any]:
+def _accuracy(model: nn.Module, network: Network, dataset: Dataset, row: "pd.Series[Any]") -> dict[str, Any]:
     """Top-1 of a reloaded model on the search validation and test parts.
 
     Raises: NasError if it classifies the validation part otherwise than in its trial, on the same device.
     """
-    val, test = load_part(dataset, "val"), load_part(dataset, "test")
     threads, device = torch.get_num_threads(), pick_device()
     torch.set_num_threads(1)  # as in the trial, so that sums are taken in the same order
-    model.to(device)
+    accuracy, classified = measure_accuracy(model, network.resolution, dataset, device)
     same_device = device_name(device) == row["device"]
-    preprocess = Preprocess(resolution=architecture.resolution, mean=dataset.mean, std=dataset.std)
-    val_logits, test_logits = predict(model, val, preprocess), predict(model, test, preprocess)
     torch.set_num_threads(threads)
-    identical, val_top1 = fingerprint(val_logits) == row["fingerprint"], 100.0 * num_correct(val_logits, val) / len(val)
+    identical = classified == row["fingerprint"]
     if not identical and same_device:
         raise NasError(
             f"the weights of trial {row['trial']} do not classify the search validation part as in the trial on this same "
-            f"device: {val_top1:.4f} % are right; the dataset or the weights have changed"
+            f"device: {accuracy['val_top1_pct']:.4f} % are right; the dataset or the weights have changed"
         )
     return {
         "dataset": dataset.name,
         "seed": int(row["seed"]),
-        "val_top1_pct": val_top1,
-        "val_images": len(val),
+        **accuracy,
         "identical_to_trial": identical,
         "trial_val_top1_pct": row.get("val_top1_pct"),
-        "test_top1_pct": 100.0 * num_correct(test_logits, test) / len(test),
-        "test_images": len(test),
     }
 
 
-def _card(
-    described: dict[str, Any], row: "pd.Series[Any]", architecture: Architecture, accuracy: dict[str, Any], run: str
+def measure_accuracy(
+    model: nn.Module, resolution: int, dataset: Dataset, device: torch.device
+) -> tuple[dict[str, float | int], str]:
+    """(top-1 on the search validation and the test part, with their sizes; the fingerprint of the validation part)."""
+    model.to(device)
+    preprocess = Preprocess(resolution=resolution, mean=dataset.mean, std=dataset.std)
+    accuracy: dict[str, float | int] = {}
+    prints = {}
+    for part in ("val", "test"):
+        data = load_part(dataset, part)
+        logits = predict(model, data, preprocess)
+        prints[part] = fingerprint(logits)
+        accuracy |= {f"{part}_top1_pct": 100.0 * num_correct(logits, data) / len(data), f"{part}_images": len(data)}
+    return accuracy, prints["val"]
+
+
+def make_card(
+    network: Network,
+    dataset: Mapping[str, Any],
+    *,
+    accuracy: Mapping[str, Any],
+    train: Mapping[str, Any],
+    versions: Mapping[str, str],
 ) -> dict[str, Any]:
-    dataset = described["dataset"]
-    costs = cost(architecture, len(dataset["classes"]))
+    """What card.json holds of any network; `dataset` has its classes, mean and std."""
     return {
-        "id": architecture.id,
-        "classes": dataset["classes"],
-        "preprocess": {"resolution": architecture.resolution, "mean": dataset["mean"], "std": dataset["std"]},
-        "accuracy": accuracy,
-        "cost": {"params": costs.params, "macs": costs.macs, "activation_bytes": costs.activation_bytes},
-        "train": described["train"] | {"device": row["device"], "precision": row["precision"], "seconds": float(row["seconds"])},
-        "run": run,
-        "trial": int(row["trial"]),
-        "versions": described["versions"],
+        "id": network.id,
+        "classes": list(dataset["classes"]),
+        "preprocess": {"resolution": network.resolution, "mean": list(dataset["mean"]), "std": list(dataset["std"])},
+        "accuracy": dict(accuracy),
+        "cost": network.costs(len(dataset["classes"])),
+        "train": dict(train),
+        "versions": dict(versions),
     }
 
 
-def _write(target: Path, architecture: Architecture, weights: Path, card: dict[str, Any]) -> None:
+def write_export(target: Path, network: Network, weights: Path, card: Mapping[str, Any]) -> None:
     """The folder, whole or not at all; an earlier export stays until the new one is ready."""
     partial, earlier = (target.with_name(f".{target.name}.{state}") for state in ("partial", "earlier"))
     try:
         for leftover in (partial, earlier):
             shutil.rmtree(leftover, ignore_errors=True)
         partial.mkdir(parents=True)
-        (partial / ARCHITECTURE_FILE).write_text(architecture.to_json() + "\n", encoding="utf-8")
+        (partial / ARCHITECTURE_FILE).write_text(network.to_json() + "\n", encoding="utf-8")
         shutil.copyfile(weights, partial / WEIGHTS_FILE)
         (partial / CARD_FILE).write_text(json.dumps(card, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         if target.exists():
@@ -166,25 +179,26 @@ def load(folder: str | PathLike[str]) -> nn.Module:
     for file in (ARCHITECTURE_FILE, WEIGHTS_FILE, CARD_FILE):
         if not (source / file).is_file():
             raise NasError(f"{source} is not an exported network: it has no {file}; `nas export` writes one")
-    try:
-        architecture = Architecture.from_json((source / ARCHITECTURE_FILE).read_text(encoding="utf-8"))
-    except UnicodeDecodeError:
-        raise NasError(f"{source / ARCHITECTURE_FILE} is damaged: it is not a text; export the network again") from None
+    network = Network.from_json(read_text(source / ARCHITECTURE_FILE))
     try:
         card = json.loads((source / CARD_FILE).read_text(encoding="utf-8"))
         num_classes, card_id = len(card["classes"]), card["id"]
     except (ValueError, KeyError, TypeError, RecursionError):
         raise NasError(f"{source / CARD_FILE} is damaged: it has no classes or id; export the network again") from None
-    if card_id != architecture.id:
-        raise NasError(f"{source}: the card is of architecture {card_id!r} and {ARCHITECTURE_FILE} is {architecture.id}")
-    return _with_weights(architecture, num_classes, source / WEIGHTS_FILE)
+    if card_id != network.id:
+        raise NasError(f"{source}: the card is of architecture {card_id!r} and {ARCHITECTURE_FILE} is {network.id}")
+    return with_weights(network, num_classes, source / WEIGHTS_FILE)
 
 
-def _with_weights(architecture: Architecture, num_classes: int, weights: Path) -> nn.Module:
-    model = build(architecture, num_classes)
+def with_weights(network: Network, num_classes: int, weights: Path) -> nn.Module:
+    """The network with the weights of a safetensors file, in eval mode, channels_last.
+
+    Raises: NasError if the file does not hold them.
+    """
+    model = network.build(num_classes)
     try:
         model.load_state_dict(load_file(weights))
     except (SafetensorError, RuntimeError, ValueError, OSError) as error:
         reason = str(error).strip().splitlines()[-1].strip()
-        raise NasError(f"{weights} does not hold the weights of architecture {architecture.id}: {reason}") from None
+        raise NasError(f"{weights} does not hold the weights of architecture {network.id}: {reason}") from None
     return model.eval().to(memory_format=torch.channels_last)

@@ -2,11 +2,25 @@
 
 import math
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Final
 
 from nas.errors import NasError
 
-PRECISIONS = ("auto", "float32", "bfloat16", "float16")
+# What the settings may be: a bracket takes the bound in, a parenthesis leaves it out.
+INTERVALS: Final = (
+    (("epochs", "batch_size", "lr"), 0, math.inf, "()"),
+    (("weight_decay", "mixup", "cutmix", "clip_norm"), 0, math.inf, "[)"),
+    (("warmup_share", "label_smoothing", "drop_rate", "drop_path_rate", "ema_decay"), 0, 1, "[)"),
+    (("min_crop", "start_resolution"), 0, 1, "(]"),
+    (("color_jitter", "erasing"), 0, 1, "[]"),
+    (("randaugment_ops",), 1, 14, "[]"),
+    (("randaugment_magnitude",), 0, 30, "[]"),
+)
+CHOICES: Final = {
+    "schedule": ("cosine", "linear"),
+    "augment": ("none", "randaugment", "trivial"),
+    "precision": ("auto", "float32", "bfloat16", "float16"),
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,7 +34,9 @@ class TrainSettings:
     optimizer: str = "nadamw"
     """One of timm's optimizers (timm.optim.list_optimizers())."""
     lr: float = 2e-3
-    """Learning rate at the end of the warm-up; it then falls to 0 as a cosine."""
+    """Learning rate at the end of the warm-up; it then falls to 0."""
+    schedule: str = "cosine"
+    """How it falls: cosine or linear."""
     weight_decay: float = 0.02
     """Of weights; norms and biases have none."""
     warmup_share: float = 0.1
@@ -33,29 +49,39 @@ class TrainSettings:
     """Stochastic depth of the last block; it grows to it linearly from 0."""
     min_crop: float = 0.35
     """Smallest share of an image's area that a training crop keeps; 1 keeps all."""
+    color_jitter: float = 0.0
+    """How far brightness, contrast and saturation go from 1, each image its own way; 0 leaves the colours."""
+    augment: str = "none"
+    """none, randaugment or trivial (TrivialAugment)."""
+    randaugment_ops: int = 2
+    """Operations that RandAugment does on an image, its N."""
+    randaugment_magnitude: int = 9
+    """How strongly, from 0 to 30, its M."""
+    erasing: float = 0.0
+    """Share of the images in which a rectangle is erased."""
+    mixup: float = 0.0
+    """Alpha of mixup: pairs of images, and their classes, are blended; 0 is without."""
+    cutmix: float = 0.0
+    """Alpha of CutMix: a rectangle comes from another image; with both, each batch has one of them."""
+    ema_decay: float = 0.0
+    """Decay of the exponential moving average of the weights, which is then what is validated and kept; 0 is without."""
+    clip_norm: float = 0.0
+    """Largest norm of a step's gradient; 0 does not clip."""
+    start_resolution: float = 1.0
+    """Resolution of the first epoch, as a share of the network's; it grows to it linearly, by the last epoch."""
     precision: str = "auto"
     """auto, float32, bfloat16 or float16; auto takes what the device is fast at."""
 
     def __post_init__(self) -> None:
-        positive = {"epochs": self.epochs, "batch_size": self.batch_size, "lr": self.lr, "min_crop": self.min_crop}
-        for name, value in positive.items():
-            if not 0 < value < math.inf:
-                raise NasError(f"train.{name}: {value!r} is not greater than 0")
-        shares = {
-            "label_smoothing": self.label_smoothing,
-            "drop_rate": self.drop_rate,
-            "drop_path_rate": self.drop_path_rate,
-            "warmup_share": self.warmup_share,
-        }
-        for name, value in shares.items():
-            if not 0 <= value < 1:
-                raise NasError(f"train.{name}: {value!r} is not from 0 to less than 1")
-        if self.min_crop > 1:
-            raise NasError(f"train.min_crop: {self.min_crop!r} is more than 1, the whole image")
-        if not 0 <= self.weight_decay < math.inf:
-            raise NasError(f"train.weight_decay: {self.weight_decay!r} is not 0 or more")
-        if self.precision not in PRECISIONS:
-            raise NasError(f"train.precision: {self.precision!r} is not one of {', '.join(PRECISIONS)}")
+        for names, low, high, interval in INTERVALS:
+            for name in names:
+                value = getattr(self, name)
+                open_low, open_high = interval[0] == "(", interval[1] == ")"
+                if not (low <= value <= high) or (open_low and value == low) or (open_high and value == high):
+                    raise NasError(f"train.{name}: {value!r} is not in {interval[0]}{low}, {high}{interval[1]}")
+        for name, known in CHOICES.items():
+            if getattr(self, name) not in known:
+                raise NasError(f"train.{name}: {getattr(self, name)!r} is not one of {', '.join(known)}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,6 +111,8 @@ class TrainReport:
     """Of the classes that the last epoch's network predicts for every image of the search validation part."""
     device: str
     precision: str
+    micro_batch: int
+    """Images that went through the network at once; fewer than a step's where memory was short."""
 
     @property
     def val_top1_pct(self) -> float:
@@ -110,6 +138,8 @@ class Outcome:
     """Of the classes predicted for every image of the search validation part."""
     device: str = ""
     precision: str = ""
+    micro_batch: int | None = None
+    """Images that went through the network at once; fewer than train.batch_size where memory was short."""
     peak_memory_mb: float | None = None
     """Of the GPU's memory, where there is one; 10^6 bytes."""
 

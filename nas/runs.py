@@ -86,10 +86,15 @@ def describe(experiment: Experiment[Any, Any], name: str) -> dict[str, Any]:
         "workers": experiment.workers,
         "gpus_per_trial": experiment.gpus_per_trial,
         "seed": experiment.seed,
-        "versions": {"python": platform.python_version()} | {package: version(package) for package in PACKAGES},
+        "versions": package_versions(),
         "git_commit": _git_commit(),
         "machine": {"platform": platform.platform(), "processor": _processor(), "cpus": os.cpu_count()},
     }
+
+
+def package_versions() -> dict[str, str]:
+    """Those that results depend on, of what is installed."""
+    return {"python": platform.python_version()} | {package: version(package) for package in PACKAGES}
 
 
 def _describe_value(value: Any) -> dict[str, Any]:

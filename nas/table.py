@@ -25,6 +25,7 @@ COLUMNS: Final = {
     "fingerprint": "str",  # of the classes predicted for every validation image
     "device": "str",
     "precision": "str",
+    "micro_batch": "Int64",  # images that went through the network at once; fewer than a step's where memory was short
     "peak_memory_mb": "float64",  # of the GPU, 10^6 bytes
     "seed": "int64",
     "error": "str",  # the failure in one sentence

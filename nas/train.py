@@ -3,40 +3,39 @@
 Imports no Ray: a network trains in any process. Read `evaluate.py` next for how a trial uses it.
 """
 
-import hashlib
+import logging
+import random
 import time
-from dataclasses import dataclass
-from typing import Final
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Final
 
+import numpy as np
 import torch
 from timm.optim import create_optimizer_v2, list_optimizers
-from timm.scheduler import CosineLRScheduler
-from torch import Tensor, nn
+from timm.scheduler import CosineLRScheduler, PolyLRScheduler
+from timm.utils import ModelEmaV3, distribute_bn
+from torch import Tensor, distributed, nn
 from torch.nn import functional
+from torch.nn.parallel import DistributedDataParallel
+from torchvision.transforms import v2
 
+from nas.augment import Augment, Draws
+from nas.checkpoints import BEST_FILE, TrainState, restore_last, save_last, save_weights
 from nas.datasets import Dataset, ImageData, load_part
-from nas.errors import unknown
+from nas.errors import NasError, unknown
+from nas.predict import Preprocess, device_name, fingerprint, num_correct, predict
 from nas.recipe import Epoch, TrainReport, TrainSettings
 
+logger = logging.getLogger(__name__)
+
 DTYPES: Final = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-EVAL_BATCH: Final = 256
-EVAL_PIXELS: Final = 2**24  # of one batch, which keeps the memory of large images in bounds
 
 
 class DivergedError(ArithmeticError):
-    """The loss was not a number; the text says in which epoch."""
-
-
-def pick_device() -> torch.device:
-    """The first GPU that this process may use, else the CPU."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
-def device_name(device: torch.device) -> str:
-    """The device's model, as results report it."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"cpu: {torch.cpu.get_capabilities().get('cpu_name', 'unknown')}, {torch.get_num_threads()} thread(s)"
+    """The loss was not a number; the text says in which epoch and step."""
 
 
 def pick_precision(wanted: str, device: torch.device) -> str:
@@ -61,150 +60,292 @@ def check_settings(settings: TrainSettings) -> None:
         raise unknown("optimizer", settings.optimizer, list_optimizers())
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether a GPU's or the CPU's allocator had no more."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(
+        sign in str(error) for sign in ("can't allocate memory", "bad_alloc", "could not create a memory object")
+    )
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Preprocess:
-    """From bytes to what the network reads: resized to its resolution, then normalised."""
+class _Run:
+    """What stays the same through a training."""
 
+    settings: TrainSettings
+    dataset: Dataset
+    images: Tensor
+    """uint8 (N, height, width, 3): on the GPU if they fit there."""
+    labels: Tensor
+    held_out: ImageData
+    state: TrainState
+    network: nn.Module
+    """The model as it is called in training."""
+    mix: nn.Module | None
+    schedule: CosineLRScheduler | PolyLRScheduler
     resolution: int
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    seed: int
+    device: torch.device
+    precision: str
+    batch_size: int
+    """Images of a step, of all processes together."""
+    steps: int
+    """Of an epoch."""
+    rank: int
+    world: int
 
-    def __call__(self, images: Tensor) -> Tensor:
-        """Whole images resized to the resolution.
-
-        Shapes: uint8 (N, height, width, 3) → float32 (N, 3, resolution, resolution), channels_last.
-        """
-        x = self.normalize(images)
-        if x.shape[-2:] == (self.resolution, self.resolution):
-            return x
-        size = (self.resolution, self.resolution)
-        resized = functional.interpolate(x, size, mode="bilinear", antialias=True, align_corners=False)
-        return resized.contiguous(memory_format=torch.channels_last)
-
-    def crop(self, images: Tensor, min_area: float, generator: torch.Generator, *, mirrors: bool) -> Tensor:
-        """A crop of each image at a place of its own, of `min_area` to all of its area, resized to the resolution.
-
-        Shapes: uint8 (N, height, width, 3) → float32 (N, 3, resolution, resolution), channels_last.
-        """
-        num, device = len(images), images.device
-        area, across, down, flip = torch.rand(4, num, generator=generator).to(device)
-        side = (min_area + (1 - min_area) * area).sqrt()  # of the crop, as a share of the image's
-        theta = torch.zeros(num, 2, 3, device=device)
-        theta[:, 0, 0] = torch.where((flip < 0.5) & mirrors, -side, side)
-        theta[:, 1, 1] = side
-        theta[:, 0, 2] = (1 - side) * (2 * across - 1)
-        theta[:, 1, 2] = (1 - side) * (2 * down - 1)
-        x = self.normalize(images)
-        grid = functional.affine_grid(theta, [num, 3, self.resolution, self.resolution], align_corners=False)
-        cut = functional.grid_sample(x, grid, mode="bilinear", padding_mode="border", align_corners=False)
-        return cut.contiguous(memory_format=torch.channels_last)
-
-    def normalize(self, images: Tensor) -> Tensor:
-        """Shapes: uint8 (N, height, width, 3) → float32 (N, 3, height, width), channels_last."""
-        mean = torch.tensor(self.mean, device=images.device) * 255
-        std = torch.tensor(self.std, device=images.device) * 255
-        return ((images - mean) / std).permute(0, 3, 1, 2)  # a permuted NHWC array is channels_last already
+    def preprocess(self, resolution: int) -> Preprocess:
+        return Preprocess(resolution=resolution, mean=self.dataset.mean, std=self.dataset.std)
 
 
 def train(
-    model: nn.Module, dataset: Dataset, settings: TrainSettings, *, resolution: int, device: torch.device, seed: int
+    model: nn.Module,
+    dataset: Dataset,
+    settings: TrainSettings,
+    *,
+    resolution: int,
+    device: torch.device,
+    seed: int,
+    checkpoints: Path | None = None,
+    on_epoch: Callable[[Epoch], None] | None = None,
+    on_step: Callable[[int, int], None] | None = None,
 ) -> TrainReport:
     """Train `model` in place on the dataset's training part; its top-1 is taken on the search validation part.
 
-    On a CPU the same seed and number of threads give the same weights, given the same initial ones. Leaves the model in
-    eval mode. Raises: DivergedError when the loss is not finite.
+    On a CPU the same seed and number of threads give the same weights, given the same initial ones; with `checkpoints`, a
+    folder, also when it was killed and began again, from the last whole epoch. The weights of the best epoch are kept there too.
+    Where memory is short, a step's images go through in smaller micro-batches whose gradients add up to the same; BatchNorm's
+    statistics are then a micro-batch's. Inside a process group of torch.distributed, each process trains on its share of every
+    batch. `on_step` is told the images done and those of the whole training. Seeds the global generators of torch and `random`.
+    Leaves the model in eval mode.
+
+    Raises: DivergedError when the loss is not finite; torch.OutOfMemoryError when one image does not fit; NasError for a
+    checkpoint of another training, and a disk that is full.
     """
     started = time.perf_counter()
-    generator = torch.Generator().manual_seed(seed)
-    torch.manual_seed(seed)  # dropout and stochastic depth draw from the global generator
-
-    images, labels = _on_device(load_part(dataset, "train"), device)
-    held_out = load_part(dataset, "val")
-    preprocess = Preprocess(resolution=resolution, mean=dataset.mean, std=dataset.std)
-
-    model.to(device).to(memory_format=torch.channels_last)
-    precision = pick_precision(settings.precision, device)
-    scaler = torch.amp.GradScaler(device.type, enabled=precision == "float16")  # float16 gradients underflow unscaled
-    batch_size = min(settings.batch_size, len(labels))
-    steps = len(labels) // batch_size  # the incomplete last batch is left out: the next epoch has another order
-    optimizer = create_optimizer_v2(model, opt=settings.optimizer, lr=settings.lr, weight_decay=settings.weight_decay)
-    schedule = _schedule(optimizer, settings, steps)
-
-    history: list[Epoch] = []
-    update = 0
-    for epoch in range(1, settings.epochs + 1):
+    run = _set_up(model, dataset, settings, resolution=resolution, device=device, seed=seed)
+    history, micro = _resumed(run, checkpoints)
+    for epoch in range(len(history) + 1, settings.epochs + 1):
         epoch_started = time.perf_counter()
-        model.train()
-        total_loss = torch.zeros((), device=device)
-        order = torch.randperm(len(labels), generator=generator).to(device)
-        for chosen in order[: steps * batch_size].split(batch_size):
-            x = preprocess.crop(images[chosen], settings.min_crop, generator, mirrors=dataset.mirrors)
-            schedule.step_update(update)
-            with torch.autocast(device.type, DTYPES[precision], enabled=precision != "float32"):
-                loss = functional.cross_entropy(model(x), labels[chosen], label_smoothing=settings.label_smoothing)
-            optimizer.zero_grad(set_to_none=True)
-            scaler.scale(loss).backward()
-            scaler.step(optimizer)
-            scaler.update()
-            total_loss += loss.detach()
-            update += 1
-        train_loss = float(total_loss) / steps  # the epoch's one synchronisation before validation
-        if not train_loss < float("inf"):
-            raise DivergedError(
-                f"the loss was {train_loss} in epoch {epoch}; a lower learning rate than {settings.lr:g} may help"
-            )
-        logits = predict(model, held_out, preprocess)
-        correct = num_correct(logits, held_out)
-        top1, seconds = 100.0 * correct / len(held_out), round(time.perf_counter() - epoch_started, 3)
-        history.append(Epoch(epoch=epoch, train_loss=train_loss, val_top1_pct=top1, seconds=seconds))
+        loss, micro = _train_epoch(run, epoch, micro, on_step)
+        if run.world > 1:
+            distribute_bn(run.state.evaluated, run.world, reduce=True)
+        top1 = 100.0 * num_correct(_validate(run), run.held_out) / len(run.held_out)
+        seconds = round(time.perf_counter() - epoch_started, 3)
+        history.append(Epoch(epoch=epoch, train_loss=loss, val_top1_pct=top1, seconds=seconds))
+        if checkpoints is not None and run.rank == 0:
+            _save(checkpoints, run, history, micro)
+        if on_epoch is not None:
+            on_epoch(history[-1])
+    if run.state.ema is not None:
+        model.load_state_dict(run.state.ema.module.state_dict())
+    logits = _validate(run)
     return TrainReport(
         history=tuple(history),
-        val_correct=correct,
-        val_images=len(held_out),
+        val_correct=num_correct(logits, run.held_out),
+        val_images=len(run.held_out),
         fingerprint=fingerprint(logits),
         seconds=time.perf_counter() - started,
         device=device_name(device),
-        precision=precision,
+        precision=run.precision,
+        micro_batch=micro,
     )
 
 
-def _schedule(optimizer: torch.optim.Optimizer, settings: TrainSettings, steps: int) -> CosineLRScheduler:
-    """Linear warm-up to the learning rate, then a cosine to 0, by update; `steps` of them make an epoch."""
+def _set_up(
+    model: nn.Module, dataset: Dataset, settings: TrainSettings, *, resolution: int, device: torch.device, seed: int
+) -> _Run:
+    """Everything that the loop needs."""
+    rank, world = (distributed.get_rank(), distributed.get_world_size()) if distributed.is_initialized() else (0, 1)
+    part, held_out = load_part(dataset, "train"), load_part(dataset, "val")
+    batch_size = min(settings.batch_size, len(part))
+    if batch_size % world:
+        raise NasError(f"train.batch_size: {batch_size} images cannot be shared evenly by {world} processes")
+    steps = len(part) // batch_size  # the incomplete last batch is left out: the next epoch has another order
+    precision = pick_precision(settings.precision, device)
+    model.to(device).to(memory_format=torch.channels_last)
+    optimizer = create_optimizer_v2(model, opt=settings.optimizer, lr=settings.lr, weight_decay=settings.weight_decay)
+    return _Run(
+        settings=settings,
+        dataset=dataset,
+        images=_home(torch.from_numpy(part.images), device),
+        labels=torch.from_numpy(part.labels).to(device),
+        held_out=held_out,
+        state=TrainState(
+            model=model,
+            ema=ModelEmaV3(model, decay=settings.ema_decay, use_warmup=True) if settings.ema_decay else None,
+            optimizer=optimizer,
+            scaler=torch.amp.GradScaler(device.type, enabled=precision == "float16"),  # float16 gradients underflow unscaled
+        ),
+        network=DistributedDataParallel(model, broadcast_buffers=False) if world > 1 else model,
+        mix=_mix(settings, len(dataset.classes)),
+        schedule=_schedule(optimizer, settings, steps),
+        resolution=resolution,
+        seed=seed,
+        device=device,
+        precision=precision,
+        batch_size=batch_size,
+        steps=steps,
+        rank=rank,
+        world=world,
+    )
+
+
+def _home(images: Tensor, device: torch.device) -> Tensor:
+    """The images on the GPU, unless they would take more than half of its free memory."""
+    if device.type == "cuda" and images.nbytes < torch.cuda.mem_get_info(device)[0] / 2:
+        return images.to(device)
+    return images
+
+
+def _mix(settings: TrainSettings, num_classes: int) -> nn.Module | None:
+    """What blends pairs of images and their classes; torchvision's."""
+    mixes: list[nn.Module] = []
+    if settings.mixup:
+        mixes.append(v2.MixUp(alpha=settings.mixup, num_classes=num_classes))
+    if settings.cutmix:
+        mixes.append(v2.CutMix(alpha=settings.cutmix, num_classes=num_classes))
+    return v2.RandomChoice(mixes) if mixes else None
+
+
+def _schedule(optimizer: torch.optim.Optimizer, settings: TrainSettings, steps: int) -> CosineLRScheduler | PolyLRScheduler:
+    """Linear warm-up to the learning rate, then its fall to 0, by update; `steps` of them make an epoch."""
     total = settings.epochs * steps
     warmup = min(round(settings.warmup_share * total), total - 1)
-    return CosineLRScheduler(
-        optimizer,
-        t_initial=total - warmup,
-        warmup_t=warmup,
-        warmup_lr_init=settings.lr / (warmup + 1),
-        warmup_prefix=True,
-        t_in_epochs=False,
+    common = {"warmup_t": warmup, "warmup_lr_init": settings.lr / (warmup + 1), "warmup_prefix": True, "t_in_epochs": False}
+    if settings.schedule == "linear":
+        return PolyLRScheduler(optimizer, t_initial=total - warmup, power=1.0, **common)
+    return CosineLRScheduler(optimizer, t_initial=total - warmup, **common)
+
+
+def _train_epoch(run: _Run, epoch: int, micro: int, on_step: Callable[[int, int], None] | None) -> tuple[float, int]:
+    """One pass over the training part. (mean loss, the micro-batch that fitted)."""
+    _seed(run.seed, epoch, run.rank)  # so an epoch depends on nothing but the state that it began with
+    generator = torch.Generator().manual_seed(_mixed(run.seed, epoch))  # the same in every process
+    preprocess = run.preprocess(_resolution_at(epoch, run.resolution, run.settings))
+    augment = Augment(preprocess=preprocess, settings=run.settings, mirrors=run.dataset.mirrors)
+    mine = slice(run.rank * run.batch_size // run.world, (run.rank + 1) * run.batch_size // run.world)
+    run.network.train()
+    losses = torch.empty(run.steps, device=run.device)
+    order = torch.randperm(len(run.labels), generator=generator)
+    for i, chosen in enumerate(order[: run.steps * run.batch_size].split(run.batch_size)):
+        update = (epoch - 1) * run.steps + i
+        run.schedule.step_update(update)
+        draws = augment.draw(run.batch_size, (run.images.shape[1], run.images.shape[2]), generator)
+        losses[i], micro = _gradients(run, augment, chosen[mine], draws[mine], micro)
+        _update(run, update)
+        if run.device.type == "cpu":  # where looking costs nothing; a GPU would have to be waited for
+            _check_finite(losses[: i + 1], epoch, run)
+        if on_step is not None:
+            on_step((update + 1) * run.batch_size, run.settings.epochs * run.steps * run.batch_size)
+    _check_finite(losses, epoch, run)  # the epoch's one synchronisation before validation
+    return float(losses.mean()), micro
+
+
+def _gradients(run: _Run, augment: Augment, chosen: Tensor, draws: Draws, micro: int) -> tuple[Tensor, int]:
+    """Gradients of the mean loss of a step's images, `micro` or as many as fit at a time. (loss, how many fitted)."""
+    micro = min(micro, len(chosen))
+    while True:
+        run.state.optimizer.zero_grad(set_to_none=True)
+        try:
+            num_parts = -(-len(chosen) // micro)
+            bounds = [len(chosen) * i // num_parts for i in range(num_parts + 1)]
+            parts = [slice(*pair) for pair in pairwise(bounds)]
+            return torch.stack([_backward(run, augment, chosen, draws, part) for part in parts]).sum(), micro
+        except (RuntimeError, MemoryError) as error:
+            if micro == 1 or run.world > 1 or not is_out_of_memory(error):  # other processes would wait for this one for ever
+                raise
+        micro = -(-micro // 2)  # outside the except clause, which holds on to the memory of what failed
+        logger.warning("out of memory: %d of a step's %d images at a time from here on", micro, len(chosen))
+        if run.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+
+def _backward(run: _Run, augment: Augment, chosen: Tensor, draws: Draws, part: slice) -> Tensor:
+    """Add the gradients of some of a step's images, and give their share of its loss."""
+    x = augment(run.images, chosen[part], draws[part]).to(run.device, non_blocking=True)
+    y = run.labels[chosen[part].to(run.device, non_blocking=True)]
+    if run.mix is not None:
+        x, y = run.mix(x, y)
+    x = x.contiguous(memory_format=torch.channels_last)
+    with torch.autocast(run.device.type, DTYPES[run.precision], enabled=run.precision != "float32"):
+        loss = functional.cross_entropy(run.network(x), y, label_smoothing=run.settings.label_smoothing)
+    loss = loss * (len(x) / len(chosen))
+    run.state.scaler.scale(loss).backward()
+    return loss.detach()
+
+
+def _update(run: _Run, update: int) -> None:
+    """Change the weights by the gradients that are there, clipped once they have their true size."""
+    state = run.state
+    if run.settings.clip_norm:
+        state.scaler.unscale_(state.optimizer)
+        nn.utils.clip_grad_norm_(state.model.parameters(), run.settings.clip_norm)
+    state.scaler.step(state.optimizer)
+    state.scaler.update()
+    if state.ema is not None:
+        state.ema.update(state.model, step=update)
+
+
+def _check_finite(losses: Tensor, epoch: int, run: _Run) -> None:
+    if torch.isfinite(losses[-1] if run.device.type == "cpu" else losses).all():
+        return
+    step = int((~torch.isfinite(losses)).nonzero()[0])
+    raise DivergedError(
+        f"the loss was {losses[step]:g} in epoch {epoch}, step {step + 1} of {run.steps}; "
+        f"a lower learning rate than {run.settings.lr:g} may help"
     )
 
 
-@torch.inference_mode()
-def predict(model: nn.Module, data: ImageData, preprocess: Preprocess) -> Tensor:
-    """The logits of every image in float32, whatever precision it trained in, so that a reloaded network gives the same.
-
-    Leaves the model in eval mode and channels_last. Shapes: (N, classes), on the CPU.
-    """
-    model.eval().to(memory_format=torch.channels_last)
-    device = next(model.parameters()).device
-    images, _ = _on_device(data, device)
-    batch = max(1, min(EVAL_BATCH, EVAL_PIXELS // preprocess.resolution**2))
-    with torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
-        return torch.cat([model(preprocess(part)).float().cpu() for part in images.split(batch)])
+def _validate(run: _Run) -> Tensor:
+    return predict(run.state.evaluated, run.held_out, run.preprocess(run.resolution))
 
 
-def num_correct(logits: Tensor, data: ImageData) -> int:
-    """How many images the logits put into their class."""
-    return int((logits.argmax(1) == torch.from_numpy(data.labels)).sum())
+def _resolution_at(epoch: int, resolution: int, settings: TrainSettings) -> int:
+    """Pixels in an epoch of progressive resizing, a multiple of 8 until the last."""
+    if settings.start_resolution == 1 or epoch == settings.epochs:
+        return resolution
+    share = settings.start_resolution + (1 - settings.start_resolution) * (epoch - 1) / (settings.epochs - 1)
+    return min(resolution, max(8, 8 * round(share * resolution / 8)))
 
 
-def fingerprint(logits: Tensor) -> str:
-    """16 hexadecimal digits that are equal when, and in practice only when, every image is put into the same class."""
-    return hashlib.sha256(logits.argmax(1).numpy().tobytes()).hexdigest()[:16]
+def _mixed(*numbers: int) -> int:
+    """One seed out of several numbers."""
+    return int(np.random.SeedSequence(numbers).generate_state(1)[0])
 
 
-def _on_device(data: ImageData, device: torch.device) -> tuple[Tensor, Tensor]:
-    return torch.from_numpy(data.images).to(device), torch.from_numpy(data.labels).to(device)
+def _seed(seed: int, epoch: int, rank: int) -> None:
+    """Dropout, stochastic depth and mixing draw from torch's global generators, timm's erasing from Python's."""
+    mixed = _mixed(seed, epoch, rank)
+    torch.manual_seed(mixed)
+    random.seed(mixed)
+
+
+def _identity(run: _Run) -> dict[str, Any]:
+    """What a checkpoint must share with a training that goes on from it."""
+    return {f"train.{name}": value for name, value in asdict(run.settings).items()} | {
+        "seed": run.seed,
+        "resolution": run.resolution,
+        "dataset": run.dataset.name,
+        "number of training images": len(run.labels),
+        "number of classes": len(run.dataset.classes),
+        "number of parameters": sum(parameter.numel() for parameter in run.state.model.parameters()),
+        "number of processes": run.world,
+    }
+
+
+def _resumed(run: _Run, checkpoints: Path | None) -> tuple[list[Epoch], int]:
+    """(the epochs that a checkpoint holds, its micro-batch), the state as it was after them."""
+    micro = run.batch_size // run.world
+    progress = restore_last(checkpoints, run.state, _identity(run)) if checkpoints is not None else None
+    if progress is None:
+        return [], micro
+    history = [Epoch(**epoch) for epoch in progress["history"]]
+    logger.info("going on after epoch %d of %d", len(history), run.settings.epochs)
+    return history, progress["micro"]
+
+
+def _save(checkpoints: Path, run: _Run, history: list[Epoch], micro: int) -> None:
+    if history[-1].val_top1_pct >= max(epoch.val_top1_pct for epoch in history):
+        save_weights(run.state.evaluated, checkpoints / BEST_FILE)
+    progress = {"identity": _identity(run), "history": [asdict(epoch) for epoch in history], "micro": micro}
+    save_last(checkpoints, run.state, progress)

@@ -1,18 +1,20 @@
 """What networks train on: a dataset in three parts, each an array of images.
 
-Each dataset is a file here that exports DATASET and is found by its name. Read `train.py` next.
+Each dataset is a file here that exports DATASET and is found by its name. Read `predict.py` next.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from nas.errors import NasError, users_code
+from nas.errors import NasError, describe_error, users_code
+from nas.image_files import hold_out
 from nas.plugins import check_kind, load_plugin
-
-PARTS: Final = ("train", "val", "test")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,3 +92,24 @@ def load_part(dataset: Dataset, part: str) -> ImageData:
     if low < 0 or high >= classes:
         raise NasError(f"{name} has labels from {low} to {high}; with {classes} classes they must be from 0 to {classes - 1}")
     return data
+
+
+def held_out_part(data: ImageData, part: str) -> ImageData:
+    """`data` itself for the test part; for the others, its share of what is always the same tenth of every class, or the rest."""
+    if part == "test":
+        return data
+    val, train = hold_out(data.labels, 1)
+    chosen = val if part == "val" else train
+    return ImageData(images=data.images[chosen], labels=data.labels[chosen])
+
+
+@contextmanager
+def downloading(what: str, root: str | Path) -> Iterator[None]:
+    """Where a dataset is downloaded, or read if it is there already: one sentence when that fails, and what to put where."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        raise NasError(
+            f"{what} is not whole in {root} and cannot be downloaded there ({describe_error(error)}); put it there yourself, or "
+            "say with --dataset.root where it is"
+        ) from None

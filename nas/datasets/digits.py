@@ -8,7 +8,8 @@ from typing import Final
 
 import numpy as np
 
-from nas.datasets import PARTS, ImageData
+from nas.datasets import ImageData
+from nas.image_files import PARTS
 
 SHARES: Final = {"val": 0.2, "test": 0.2}
 

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 import nas
-from nas.datasets import PARTS, ImageData, load_part
+from nas.datasets import ImageData, load_part
+from nas.image_files import PARTS
 from nas.plugins import plugin_names
 
 

@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 import nas
 from nas.exports import ARCHITECTURE_FILE, CARD_FILE, WEIGHTS_FILE
 from nas.plugins import load_plugin
-from nas.train import Preprocess, fingerprint, predict
+from nas.predict import Preprocess, fingerprint, predict
 
 README = Path(__file__).parents[2] / "README.md"
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("search")]  # one process, so that one search serves all

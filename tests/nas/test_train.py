@@ -9,8 +9,9 @@ import torch
 import nas
 from nas.datasets import ImageData
 from nas.errors import NasError
+from nas.predict import Preprocess, fingerprint, predict
 from nas.recipe import TrainSettings
-from nas.train import DivergedError, Preprocess, _schedule, check_settings, fingerprint, pick_precision, predict, train
+from nas.train import DivergedError, _schedule, check_settings, pick_precision, train
 from search_spaces.mobilenetv3 import MobileNetV3Space
 
 SETTINGS = TrainSettings(epochs=3, batch_size=16, lr=3e-3, min_crop=0.8)
@@ -48,9 +49,9 @@ def trained(seed=0, settings=SETTINGS):
 
 
 def test_it_learns_and_reports_every_epoch():
-    _, report = trained(settings=replace(SETTINGS, epochs=8))
+    _, report = trained(settings=replace(SETTINGS, epochs=10))
     assert report.val_top1_pct > 90
-    assert [epoch.epoch for epoch in report.history] == list(range(1, 9))
+    assert [epoch.epoch for epoch in report.history] == list(range(1, 11))
     assert report.history[-1].train_loss < report.history[0].train_loss
     assert report.history[-1].val_top1_pct == report.val_top1_pct == 100 * report.val_correct / 96
     assert report.precision == "float32"
@@ -125,22 +126,6 @@ def test_the_fingerprint_tells_whether_every_image_keeps_its_class():
 def test_the_wanted_precision_goes_before_what_the_device_is_fast_at():
     assert pick_precision("float16", CPU) == "float16"
     assert pick_precision("auto", CPU) in ("float32", "bfloat16")
-
-
-def test_a_whole_crop_is_the_image_and_crops_keep_their_area():
-    images = torch.randint(0, 256, (64, 24, 24, 3), dtype=torch.uint8)
-    preprocess = Preprocess(resolution=24, mean=(0.0,) * 3, std=(1.0,) * 3)
-    generator = torch.Generator().manual_seed(0)
-    whole = preprocess.crop(images, 1.0, generator, mirrors=False)
-    assert torch.allclose(whole, preprocess(images), atol=1e-4)
-    ramp = torch.arange(24).repeat(64, 24, 1)[..., None].expand(-1, -1, -1, 3).to(torch.uint8)  # brightness is the column
-    cut = preprocess.crop(ramp, 0.25, generator, mirrors=False)[:, 0, 12] * 255
-    spans = (cut[:, -1] - cut[:, 0]) / 23  # of the crop, as a share of the side
-    assert spans.min() >= 0.48
-    assert spans.max() <= 1.01
-    assert spans.max() - spans.min() > 0.4  # each image its own
-    mirrored = preprocess.crop(ramp, 1.0, generator, mirrors=True)[:, 0, 12]
-    assert 10 < int((mirrored[:, 0] > mirrored[:, -1]).sum()) < 54  # about half
 
 
 def test_images_go_in_channels_last():

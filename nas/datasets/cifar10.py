@@ -1,0 +1,49 @@
+"""CIFAR-10: 60,000 images of 32 x 32 pixels in ten classes; downloaded where it is not there.
+
+Source: https://www.cs.toronto.edu/~kriz/cifar.html, through torchvision.datasets.CIFAR10.
+"""
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from nas.datasets import ImageData, downloading, held_out_part
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CIFAR10:
+    """45,000 images to train on, 5,000 for search validation, held out of the training batches, and the 10,000 of the test."""
+
+    root: str = "data"
+    """The folder that cifar-10-batches-py, or its archive, is in or is downloaded to."""
+
+    @property
+    def name(self) -> str:
+        return "cifar10"
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+
+    @property
+    def mean(self) -> tuple[float, float, float]:
+        return (0.491, 0.482, 0.447)  # of the training images
+
+    @property
+    def std(self) -> tuple[float, float, float]:
+        return (0.247, 0.243, 0.262)
+
+    @property
+    def mirrors(self) -> bool:
+        return True
+
+    def load(self, part: str) -> ImageData:
+        with downloading("cifar-10-python.tar.gz", self.root):
+            from torchvision import datasets  # takes seconds, which only a process that trains should pay
+
+            raw = datasets.CIFAR10(self.root, train=part != "test", download=True)
+        return held_out_part(ImageData(images=raw.data, labels=np.array(raw.targets, dtype=np.int64)), part)
+
+
+DATASET: Final = CIFAR10()

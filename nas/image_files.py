@@ -1,0 +1,209 @@
+"""Images in folders: which there are, the part each belongs to, and a file as pixels. Read `image_cache.py` next."""
+
+import hashlib
+import os
+import unicodedata
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from nas.errors import NasError
+
+PARTS: Final = ("train", "val", "test")
+HELD_OUT: Final = 0.1  # share of the images that becomes a part which the dataset does not bring
+SUFFIXES: Final = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageFile:
+    """One image: where it lies under the root, and its class."""
+
+    path: str
+    label: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Listing:
+    """The images of a folder, by part."""
+
+    root: Path
+    classes: tuple[str, ...]
+    parts: Mapping[str, tuple[ImageFile, ...]]
+    num_strays: int
+    """Files that are no images by their name; they are left out."""
+
+    @property
+    def files(self) -> tuple[ImageFile, ...]:
+        """Those of train, val and test, in this order."""
+        return tuple(file for part in PARTS for file in self.parts[part])
+
+
+def class_names(root: Path) -> tuple[str, ...]:
+    """The folders of classes, sorted, in Unicode's composed form so that the order is the same on every system.
+
+    Raises: NasError if `root` is not a folder, or has fewer than two of them.
+    """
+    return tuple(_class_folders(_layout(root)["train"]))
+
+
+def list_images(root: Path, *, share: float = 1.0) -> Listing:
+    """Every image under `root`, in three parts.
+
+    `root` has `train/` and `val/`, `test/`, or both, each with a folder per class; or it is itself a folder of classes. What is
+    missing is held out, a tenth of every class: the search validation part out of train, or both other parts out of all. Which
+    images those are depends on their paths under `root` alone. Of the training part only a `share` is kept, chosen alike.
+
+    Raises: NasError for another layout, and a class that is empty or missing in one part.
+    """
+    layout = _layout(root)
+    classes = tuple(_class_folders(layout["train"]))
+    found, num_strays = {}, 0
+    for part, folder in layout.items():
+        found[part], strays = _files_by_class(root, folder, classes)
+        num_strays += strays
+    parts = _in_three(found)
+    if share < 1:
+        parts["train"] = [files[: max(1, round(share * len(files)))] for files in map(_in_hash_order, parts["train"])]
+    return Listing(
+        root=root,
+        classes=classes,
+        parts={
+            part: tuple(ImageFile(path=path, label=label) for label, files in enumerate(parts[part]) for path in sorted(files))
+            for part in PARTS
+        },
+        num_strays=num_strays,
+    )
+
+
+def _layout(root: Path) -> dict[str, Path]:
+    """Part → its folder; a root without `train/` is the training part, of which the others are held out."""
+    if not root.is_dir():
+        raise NasError(
+            f"{shown(root)} is not a folder; it must have train/ and val/ (test/ too), each with a folder of images per class, "
+            "or be one folder with a folder of images per class"
+        )
+    if not (root / "train").is_dir():
+        return {"train": root}
+    layout = {part: root / part for part in PARTS if (root / part).is_dir()}
+    if len(layout) == 1:
+        raise NasError(f"{shown(root)} has train/ but neither val/ nor test/; add one, or give {shown(root / 'train')} as root")
+    return layout
+
+
+def _class_folders(folder: Path) -> dict[str, str]:
+    """Class → the name of its folder."""
+    names = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
+    composed = {unicodedata.normalize("NFC", name): name for name in names}
+    if len(composed) < 2:
+        found = f"the one class {shown(names[0])}" if names else "no folder of images"
+        raise NasError(f"{shown(folder)} has {found}; a classifier needs a folder of images for each of two classes or more")
+    return dict(sorted(composed.items()))
+
+
+def _files_by_class(root: Path, folder: Path, classes: Sequence[str]) -> tuple[list[list[str]], int]:
+    """(paths under `root` of each class, how many files are no images)."""
+    folders = _class_folders(folder)
+    unknown = sorted(set(folders) - set(classes))
+    if unknown:
+        raise NasError(f"{shown(folder / folders[unknown[0]])} is a class that the training part does not have")
+    by_class, strays = [], 0
+    for name in classes:
+        if name not in folders:
+            raise NasError(f"{shown(folder)} has no folder {shown(name)}, a class of the training part")
+        paths = list(_walk(root, folder / folders[name]))
+        images = [path for path in paths if path.lower().endswith(SUFFIXES)]
+        if not images:
+            raise NasError(
+                f"{shown(folder / folders[name])} has no images ({', '.join(SUFFIXES)}); put some in, or remove the folder"
+            )
+        by_class.append(images)
+        strays += len(paths) - len(images)
+    return by_class, strays
+
+
+def _walk(root: Path, folder: Path) -> Iterator[str]:
+    """The path under `root` of every file that is not hidden, as text, since 10,000 Path objects take a tenth of a second."""
+    for parent, _, names in os.walk(folder):
+        under = Path(parent).relative_to(root).as_posix()
+        yield from (f"{under}/{name}" for name in names if not name.startswith("."))
+
+
+def _in_three(found: dict[str, list[list[str]]]) -> dict[str, list[list[str]]]:
+    """The three parts, out of those that the dataset brings; each is a list of paths per class."""
+    if len(found) == 3:
+        return dict(found)
+    if len(found) == 1:
+        val, test, train = _held_out(found["train"], 2)
+        return {"train": train, "val": val, "test": test}
+    (test,) = (files for part, files in found.items() if part != "train")
+    val, train = _held_out(found["train"], 1)
+    return {"train": train, "val": val, "test": test}
+
+
+def _held_out(by_class: list[list[str]], num_parts: int) -> list[list[list[str]]]:
+    """`num_parts` parts of a tenth of every class each, then the rest."""
+    parts: list[list[list[str]]] = [[] for _ in range(num_parts + 1)]
+    for files in by_class:
+        if len(files) <= num_parts:
+            raise NasError(f"class {shown(files[0])}: {len(files)} images are too few to hold {num_parts} part(s) out of")
+        ordered, size = _in_hash_order(files), max(1, round(HELD_OUT * len(files)))
+        for i in range(num_parts):
+            parts[i].append(ordered[i * size : (i + 1) * size])
+        parts[num_parts].append(ordered[num_parts * size :])
+    return parts
+
+
+def _in_hash_order(names: Sequence[str]) -> list[str]:
+    """An order like a drawn one that every machine finds again."""
+    return sorted(names, key=lambda name: hashlib.sha256(name_bytes(name)).digest())
+
+
+def hold_out(labels: NDArray[np.int64], num_parts: int) -> list[NDArray[np.int64]]:
+    """Positions of `num_parts` parts of a tenth of every class each, then of the rest; always the same, each sorted."""
+    by_class = [[str(i) for i in np.flatnonzero(labels == label)] for label in np.unique(labels)]
+    return [
+        np.sort(np.array([int(i) for files in part for i in files], dtype=np.int64)) for part in _held_out(by_class, num_parts)
+    ]
+
+
+def name_bytes(name: str) -> bytes:
+    """A path as bytes that are the same on every system, whatever its script and whether or not it is valid Unicode."""
+    return unicodedata.normalize("NFC", name).encode("utf-8", "surrogateescape")
+
+
+def shown(path: Path | str) -> str:
+    """A path that can be printed, whatever bytes it is made of."""
+    return str(path).encode("utf-8", "backslashreplace").decode()
+
+
+def decode(path: Path, side: int) -> NDArray[np.uint8]:
+    """One file's image as it is meant to be seen, its shorter side resized to `side`, the middle square of it.
+
+    Turned as its EXIF data say; grey, CMYK, palette and 16-bit images become RGB; of an animation the first frame; what is
+    transparent takes the colour it is stored with, as in torchvision and timm. Raises whatever a damaged file makes Pillow raise.
+
+    Shapes: (side, side, 3).
+    """
+    with Image.open(path) as opened:
+        opened.draft("RGB", (side, side))  # a JPEG is decoded at a half, quarter or eighth of its size where that is enough
+        image = _rgb(ImageOps.exif_transpose(opened))
+    width, height = image.size
+    short = min(width, height)
+    left, top = (width - short) / 2, (height - short) / 2
+    square = image.resize((side, side), Image.Resampling.BICUBIC, box=(left, top, left + short, top + short))
+    return np.asarray(square)
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I") or image.mode == "F":  # 16 bits and more, which convert() would clip to white
+        values: NDArray[Any] = np.asarray(image, dtype=np.float32)
+        top = 65535 if image.mode.startswith("I") else max(float(values.max()), 1e-9)
+        return Image.fromarray((values.clip(0, top) * (255 / top)).astype(np.uint8)).convert("RGB")
+    if image.mode in ("P", "PA"):
+        image = image.convert("RGBA")  # Pillow warns of transparency that is lost on the direct way
+    return image.convert("RGB")

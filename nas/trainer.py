@@ -1,0 +1,152 @@
+"""One network trained to the end: a full recipe, checkpoints that a kill cannot hurt, an export folder when it is done.
+
+Read `cli.py` next.
+"""
+
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any, Generic, TypeVar
+
+import torch
+import tyro
+
+from nas.checkpoints import BEST_FILE
+from nas.datasets import Dataset
+from nas.errors import NasError
+from nas.exports import make_card, measure_accuracy, with_weights, write_export
+from nas.networks import Network, find_network
+from nas.plugins import check_kind
+from nas.predict import pick_device
+from nas.recipe import Epoch, TrainReport, TrainSettings
+from nas.runs import package_versions
+from nas.train import check_settings, train
+
+DatasetT = TypeVar("DatasetT", bound=Dataset)
+
+RECIPE = TrainSettings(epochs=80, augment="trivial", erasing=0.1, drop_rate=0.2, ema_decay=0.999, weight_decay=0.05)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training(Generic[DatasetT]):
+    """Which network to train, on which images and how."""
+
+    network: Annotated[str, tyro.conf.Positional]
+    """A published network's name (nas.references()), an export's folder, an architecture's file or text, or timm:NAME."""
+    dataset: DatasetT
+    """The images to train on."""
+    train: TrainSettings = field(default_factory=lambda: RECIPE)
+    """How it is trained, from new weights."""
+    resolution: int | None = None
+    """Side of the network's input, pixels; by default its own."""
+    seed: int = 0
+    """Of its weights and batches."""
+    workers: int = 1
+    """Processes that share every batch, each with a GPU of its own, or with a share of the CPU where there is none."""
+    output: str | None = None
+    """The folder to leave it in, by default exports/NETWORK-DATASET."""
+
+    def __post_init__(self) -> None:
+        check_kind("dataset", self.dataset, Dataset)
+        if not self.network:
+            raise NasError("network: an empty name; give a published network's name, an export's folder, a file or timm:NAME")
+        if not 0 <= self.seed < 2**32:
+            raise NasError(f"seed: {self.seed} is not from 0 to {2**32 - 1}")
+        if self.workers < 1:
+            raise NasError(f"workers: {self.workers} is not 1 or more")
+
+    @property
+    def target(self) -> Path:
+        """The folder that the network is left in."""
+        if self.output is not None:
+            return Path(self.output).resolve()
+        name = "network" if self.network.lstrip().startswith("{") else Path(self.network).name.removesuffix(".json")
+        return Path("exports", f"{name.replace(':', '_')}-{self.dataset.name}").resolve()
+
+    @property
+    def checkpoints(self) -> Path:
+        """Where the last and the best epoch are kept until the network is done."""
+        return self.target.with_name(f"{self.target.name}.training")
+
+
+def train_network(
+    training: Training[Any],
+    *,
+    on_epoch: Callable[[Epoch], None] | None = None,
+    on_step: Callable[[int, int], None] | None = None,
+) -> Path:
+    """Train one network and leave its export folder; the same call again goes on where one that was killed had stopped.
+
+    What is exported is the epoch that is best on the search validation part, the last such one; it is loaded from its file
+    again, and only then is the test part read, once.
+
+    Raises: NasError for a network, setting or resolution that is not possible, or a folder that is in use; DivergedError and
+    torch.OutOfMemoryError as `train`.
+    """
+    check_settings(training.train)
+    network = find_network(training.network, resolution=training.resolution)
+    dataset, target = training.dataset, training.target
+    if target.exists():
+        raise NasError(f"{target} is there already; give another folder with --output, or remove it to train anew")
+    network.check(len(dataset.classes))
+    if training.workers > 1:
+        from nas.distributed import train_on_workers  # Ray, only when it is asked for
+
+        report = train_on_workers(
+            partial(run_training, training, network),
+            dataset,
+            workers=training.workers,
+            storage=training.checkpoints,
+            on_epoch=on_epoch,
+        )
+    else:
+        report = run_training(training, network, on_epoch=on_epoch, on_step=on_step)
+
+    weights = training.checkpoints / BEST_FILE
+    best = max(report.history, key=lambda epoch: (epoch.val_top1_pct, epoch.epoch))
+    model = with_weights(network, len(dataset.classes), weights)
+    accuracy, _ = measure_accuracy(model, network.resolution, dataset, pick_device())
+    card = make_card(
+        network,
+        {"classes": dataset.classes, "mean": dataset.mean, "std": dataset.std},
+        accuracy={
+            "dataset": dataset.name,
+            "seed": training.seed,
+            **accuracy,
+            "epoch": best.epoch,
+            "trained_val_top1_pct": best.val_top1_pct,
+        },
+        train=asdict(training.train)
+        | {"device": report.device, "precision": report.precision, "micro_batch": report.micro_batch}
+        | {"workers": training.workers, "seconds": sum(epoch.seconds for epoch in report.history)},
+        versions=package_versions(),
+    )
+    write_export(target, network, weights, card)
+    shutil.rmtree(training.checkpoints)
+    return target
+
+
+def run_training(
+    training: Training[Any],
+    network: Network,
+    *,
+    on_epoch: Callable[[Epoch], None] | None = None,
+    on_step: Callable[[int, int], None] | None = None,
+) -> TrainReport:
+    """The training itself, in this process."""
+    settings = training.train
+    torch.manual_seed(training.seed)  # of the first weights; a network begins alike whatever was drawn before
+    model = network.build(len(training.dataset.classes), drop_rate=settings.drop_rate, drop_path_rate=settings.drop_path_rate)
+    return train(
+        model,
+        training.dataset,
+        settings,
+        resolution=network.resolution,
+        device=pick_device(),
+        seed=training.seed,
+        checkpoints=training.checkpoints,
+        on_epoch=on_epoch,
+        on_step=on_step,
+    )
