@@ -163,15 +163,17 @@ def cut_on_cpu(images: Tensor, chosen: Tensor, boxes: Tensor, mirrored: Tensor, 
     stored = images.numpy()
     cut = torch.empty(len(chosen), resolution, resolution, 3, dtype=torch.uint8)
     out, size, long = cut.numpy(), (resolution, resolution), AREA_SCALE * resolution
-    for i, (at, (top, left, height, width), mirror) in enumerate(
-        zip(chosen.tolist(), boxes.tolist(), mirrored.tolist(), strict=True)
-    ):
+    for i, at in enumerate(chosen.tolist()):
+        top, left, height, width = boxes[i].tolist()
         box = stored[at, top : top + height, left : left + width]
         way = cv2.INTER_AREA if max(height, width) > long else cv2.INTER_LINEAR
-        if mirror:
-            cv2.flip(cv2.resize(box, size, interpolation=way), 1, dst=out[i])
-        else:
-            cv2.resize(box, size, dst=out[i], interpolation=way)
+        try:
+            if mirrored[i]:
+                cv2.flip(cv2.resize(box, size, interpolation=way), 1, dst=out[i])
+            else:
+                cv2.resize(box, size, dst=out[i], interpolation=way)
+        except cv2.error as error:  # with boxes inside the image, only memory can be missing
+            raise MemoryError(str(error)) from error
     return cut
 
 

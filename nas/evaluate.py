@@ -16,9 +16,9 @@ from nas.datasets import Dataset
 from nas.errors import describe_error
 from nas.modules import build
 from nas.objectives import Candidate, Objective
-from nas.predict import pick_device
+from nas.predict import is_out_of_memory, pick_device
 from nas.recipe import Outcome, TrainSettings
-from nas.train import DivergedError, is_out_of_memory, train
+from nas.train import DivergedError, train
 
 
 def evaluate(

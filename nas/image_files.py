@@ -48,7 +48,12 @@ def class_names(root: Path) -> tuple[str, ...]:
 
     Raises: NasError if `root` is not a folder, or has fewer than two of them.
     """
-    return tuple(_class_folders(_layout(root)["train"]))
+    folder = _layout(root)["train"]
+    classes = tuple(_class_folders(folder))
+    if len(classes) < 2:
+        found = f"the one class {shown(classes[0])}" if classes else "no folder of images"
+        raise NasError(f"{shown(folder)} has {found}; a classifier needs a folder of images for each of two classes or more")
+    return classes
 
 
 def list_images(root: Path, *, share: float = 1.0) -> Listing:
@@ -60,8 +65,7 @@ def list_images(root: Path, *, share: float = 1.0) -> Listing:
 
     Raises: NasError for another layout, and a class that is empty or missing in one part.
     """
-    layout = _layout(root)
-    classes = tuple(_class_folders(layout["train"]))
+    layout, classes = _layout(root), class_names(root)
     found, num_strays = {}, 0
     for part, folder in layout.items():
         found[part], strays = _files_by_class(root, folder, classes)
@@ -99,9 +103,6 @@ def _class_folders(folder: Path) -> dict[str, str]:
     """Class → the name of its folder."""
     names = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
     composed = {unicodedata.normalize("NFC", name): name for name in names}
-    if len(composed) < 2:
-        found = f"the one class {shown(names[0])}" if names else "no folder of images"
-        raise NasError(f"{shown(folder)} has {found}; a classifier needs a folder of images for each of two classes or more")
     return dict(sorted(composed.items()))
 
 

@@ -59,18 +59,35 @@ class Preprocess:
         return rows.sub_(mean).div_(std).view(images.shape).permute(0, 3, 1, 2)  # a permuted NHWC array is channels_last
 
 
-@torch.inference_mode()
 def predict(model: nn.Module, data: ImageData, preprocess: Preprocess) -> Tensor:
     """The logits of every image in float32, whatever precision it trained in, so that a reloaded network gives the same.
 
     Leaves the model in eval mode and channels_last. Shapes: (N, classes), on the CPU.
+    Raises: torch.OutOfMemoryError when one image does not fit.
     """
     model.eval().to(memory_format=torch.channels_last)
-    device = next(model.parameters()).device
-    images = torch.from_numpy(data.images)
     batch = max(1, min(EVAL_BATCH, EVAL_PIXELS // preprocess.resolution**2))
+    while True:
+        try:
+            return _predict(model, data, preprocess, batch)
+        except (RuntimeError, MemoryError) as error:
+            if batch == 1 or not is_out_of_memory(error):
+                raise
+        batch //= 2  # outside the except clause, which holds on to the memory of what failed
+
+
+@torch.inference_mode()
+def _predict(model: nn.Module, data: ImageData, preprocess: Preprocess, batch: int) -> Tensor:
+    device, images = next(model.parameters()).device, torch.from_numpy(data.images)
     with torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
         return torch.cat([model(preprocess(part.to(device))).float().cpu() for part in images.split(batch)])
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether a GPU's allocator, the CPU's, or oneDNN, which says so in its own way, had no more memory."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(
+        sign in str(error) for sign in ("can't allocate memory", "bad_alloc", "could not create a primitive")
+    )
 
 
 def num_correct(logits: Tensor, data: ImageData) -> int:

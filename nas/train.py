@@ -26,7 +26,7 @@ from nas.augment import Augment, Draws
 from nas.checkpoints import BEST_FILE, TrainState, restore_last, save_last, save_weights
 from nas.datasets import Dataset, ImageData, load_part
 from nas.errors import NasError, unknown
-from nas.predict import Preprocess, device_name, fingerprint, num_correct, predict
+from nas.predict import Preprocess, device_name, fingerprint, is_out_of_memory, num_correct, predict
 from nas.recipe import Epoch, TrainReport, TrainSettings
 
 logger = logging.getLogger(__name__)
@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 DTYPES: Final = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
-class DivergedError(ArithmeticError):
+class DivergedError(NasError):
     """The loss was not a number; the text says in which epoch and step."""
 
 
@@ -58,13 +58,6 @@ def check_settings(settings: TrainSettings) -> None:
     """
     if settings.optimizer not in list_optimizers():
         raise unknown("optimizer", settings.optimizer, list_optimizers())
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether a GPU's or the CPU's allocator had no more."""
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(
-        sign in str(error) for sign in ("can't allocate memory", "bad_alloc", "could not create a memory object")
-    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,7 +4,8 @@ Read `cli.py` next.
 """
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -14,12 +15,12 @@ import torch
 import tyro
 
 from nas.checkpoints import BEST_FILE
-from nas.datasets import Dataset
-from nas.errors import NasError
+from nas.datasets import Dataset, load_part
+from nas.errors import NasError, describe_error
 from nas.exports import make_card, measure_accuracy, with_weights, write_export
 from nas.networks import Network, find_network
 from nas.plugins import check_kind
-from nas.predict import pick_device
+from nas.predict import is_out_of_memory, pick_device
 from nas.recipe import Epoch, TrainReport, TrainSettings
 from nas.runs import package_versions
 from nas.train import check_settings, train
@@ -82,8 +83,8 @@ def train_network(
     What is exported is the epoch that is best on the search validation part, the last such one; it is loaded from its file
     again, and only then is the test part read, once.
 
-    Raises: NasError for a network, setting or resolution that is not possible, or a folder that is in use; DivergedError and
-    torch.OutOfMemoryError as `train`.
+    Raises: NasError for a network, setting or resolution that is not possible, a folder that is in use, a loss that is not
+    finite, and a network of which not one image fits in the memory.
     """
     check_settings(training.train)
     network = find_network(training.network, resolution=training.resolution)
@@ -91,20 +92,44 @@ def train_network(
     if target.exists():
         raise NasError(f"{target} is there already; give another folder with --output, or remove it to train anew")
     network.check(len(dataset.classes))
-    if training.workers > 1:
-        from nas.distributed import train_on_workers  # Ray, only when it is asked for
+    load_part(dataset, "train")
+    with _room_for(training):
+        if training.workers > 1:
+            from nas.distributed import train_on_workers  # Ray, only when it is asked for
 
-        report = train_on_workers(
-            partial(run_training, training, network),
-            dataset,
-            workers=training.workers,
-            storage=training.checkpoints,
-            on_epoch=on_epoch,
-        )
-    else:
-        report = run_training(training, network, on_epoch=on_epoch, on_step=on_step)
+            work = partial(run_training, training, network)
+            report = train_on_workers(work, dataset, workers=training.workers, storage=training.checkpoints, on_epoch=on_epoch)
+        else:
+            report = run_training(training, network, on_epoch=on_epoch, on_step=on_step)
+    _export(training, network, report)
+    shutil.rmtree(training.checkpoints)
+    return target
 
-    weights = training.checkpoints / BEST_FILE
+
+@contextmanager
+def _room_for(training: Training[Any]) -> Iterator[None]:
+    """The folder of checkpoints, made before time is spent on what goes into it, and gone if nothing came."""
+    folder = training.checkpoints
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise NasError(f"{folder} cannot be written: {error.strerror}; give another folder with --output") from None
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise NasError(
+            f"not one image fits in the memory: {describe_error(error)}; give a smaller --resolution or network"
+        ) from None
+    finally:
+        if not any(folder.iterdir()):
+            folder.rmdir()
+
+
+def _export(training: Training[Any], network: Network, report: TrainReport) -> None:
+    """Write the folder of the best epoch's network, measured as it is loaded from its file again."""
+    dataset, weights = training.dataset, training.checkpoints / BEST_FILE
     best = max(report.history, key=lambda epoch: (epoch.val_top1_pct, epoch.epoch))
     model = with_weights(network, len(dataset.classes), weights)
     accuracy, _ = measure_accuracy(model, network.resolution, dataset, pick_device())
@@ -123,9 +148,7 @@ def train_network(
         | {"workers": training.workers, "seconds": sum(epoch.seconds for epoch in report.history)},
         versions=package_versions(),
     )
-    write_export(target, network, weights, card)
-    shutil.rmtree(training.checkpoints)
-    return target
+    write_export(training.target, network, weights, card)
 
 
 def run_training(

@@ -84,9 +84,11 @@ class Imagenette:
 
             arriving = root / f".{name}.partial"  # unpacked here first, so that what is in its place is always whole
             shutil.rmtree(arriving, ignore_errors=True)
-            datasets.Imagenette(arriving, size=self.size, download=True)
-            (arriving / name).rename(root / name)
-            shutil.rmtree(arriving)
+            try:
+                datasets.Imagenette(arriving, size=self.size, download=True)
+                (arriving / name).rename(root / name)
+            finally:
+                shutil.rmtree(arriving, ignore_errors=True)
         return root / name
 
 

@@ -39,7 +39,7 @@ class MNIST:
         return False
 
     def load(self, part: str) -> ImageData:
-        with downloading("MNIST's four files", self.root):
+        with downloading("MNIST", self.root):
             from torchvision import datasets  # takes seconds, which only a process that trains should pay
 
             raw = datasets.MNIST(self.root, train=part != "test", download=True)

@@ -1,37 +1,141 @@
 """Every dataset keeps its contract: three fixed parts that never overlap, each with every class."""
 
+import hashlib
+import pickle
+import struct
+from dataclasses import replace
+
 import numpy as np
 import pytest
+import torchvision
 
 import nas
 from nas.datasets import ImageData, load_part
+from nas.datasets.cifar10 import CIFAR10
+from nas.datasets.imagenette import CLASSES
 from nas.image_files import PARTS
 from nas.plugins import plugin_names
+from tests.nas.test_image_files import fill
+
+
+def write_mnist(root):
+    """MNIST's files as their archives hold them, with 400 images to train on and 100 to test."""
+    raw = root / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    generator = np.random.default_rng(0)
+    for name, num in (("train", 400), ("t10k", 100)):
+        images = generator.integers(0, 256, (num, 28, 28), dtype=np.uint8)
+        labels = (np.arange(num) % 10).astype(np.uint8)
+        (raw / f"{name}-images-idx3-ubyte").write_bytes(struct.pack(">iiii", 0x803, num, 28, 28) + images.tobytes())
+        (raw / f"{name}-labels-idx1-ubyte").write_bytes(struct.pack(">ii", 0x801, num) + labels.tobytes())
+
+
+def write_cifar10(root, monkeypatch):
+    """CIFAR-10's batches, smaller; torchvision knows the checksums of the real ones alone, and is told those of these."""
+    folder = root / "cifar-10-batches-py"
+    folder.mkdir()
+    generator = np.random.default_rng(0)
+    sums = {}
+    for name in (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch", "batches.meta"):
+        pixels = generator.integers(0, 256, (100, 3072), dtype=np.uint8)
+        content = {"data": pixels, "labels": [i % 10 for i in range(100)]}
+        if name == "batches.meta":
+            content = {"label_names": list(CIFAR10().classes)}
+        (folder / name).write_bytes(pickle.dumps(content))
+        sums[name] = hashlib.md5((folder / name).read_bytes()).hexdigest()
+    theirs = torchvision.datasets.CIFAR10
+    monkeypatch.setattr(theirs, "train_list", [[name, sums[name]] for name, _ in theirs.train_list])
+    monkeypatch.setattr(theirs, "test_list", [[name, sums[name]] for name, _ in theirs.test_list])
+    monkeypatch.setattr(theirs, "meta", theirs.meta | {"md5": sums["batches.meta"]})
 
 
 @pytest.fixture(params=plugin_names("dataset"))
-def dataset(request):
-    return nas.dataset(request.param)
+def dataset(request, tmp_path, monkeypatch):
+    """Each dataset, where it needs files with small ones in its own layout."""
+    name = request.param
+    if name == "digits":
+        return nas.dataset(name)
+    if name == "mnist":
+        write_mnist(tmp_path)
+    elif name == "cifar10":
+        write_cifar10(tmp_path, monkeypatch)
+    else:
+        fill(tmp_path, classes=tuple(CLASSES) if name == "imagenette" else ("cat", "dog"))
+    return replace(nas.dataset(name), root=str(tmp_path))
 
 
 def test_three_parts_with_every_class_in_each(dataset):
     for part in PARTS:
-        data = dataset.load(part)
+        data = load_part(dataset, part)
         assert set(data.labels.tolist()) == set(range(len(dataset.classes)))
 
 
 def test_the_parts_never_overlap_and_never_change(dataset):
     images = [dataset.load(part).images for part in PARTS]
     assert all(np.array_equal(first, dataset.load(part).images) for first, part in zip(images, PARTS, strict=True))
-    seen = [{image.tobytes() for image in part} for part in images]
-    assert seen[0].isdisjoint(seen[1] | seen[2])
-    assert seen[1].isdisjoint(seen[2])
+    assert len(images[0]) > 4 * len(images[1]) or dataset.name == "digits"  # a tenth is held out
+    if dataset.name in ("digits", "mnist", "cifar10"):  # the small files of the others repeat their colours
+        seen = [{image.tobytes() for image in part} for part in images]
+        assert seen[0].isdisjoint(seen[1] | seen[2])
+        assert seen[1].isdisjoint(seen[2])
 
 
-def test_mean_and_std_are_those_of_the_images(dataset):
-    pixels = np.concatenate([dataset.load(part).images for part in PARTS]) / 255
-    assert np.allclose(pixels.mean((0, 1, 2)), dataset.mean, atol=0.002)
-    assert np.allclose(pixels.std((0, 1, 2)), dataset.std, atol=0.002)
+def test_a_dataset_travels_to_a_worker_without_its_images(dataset):
+    dataset.load("train")
+    assert len(pickle.dumps(dataset)) < 1000
+    assert pickle.loads(pickle.dumps(dataset)) == dataset
+
+
+def test_mean_and_std_of_digits_are_those_of_the_images():
+    digits = nas.dataset("digits")
+    pixels = np.concatenate([digits.load(part).images for part in PARTS]) / 255
+    assert np.allclose(pixels.mean((0, 1, 2)), digits.mean, atol=0.002)
+    assert np.allclose(pixels.std((0, 1, 2)), digits.std, atol=0.002)
+
+
+@pytest.mark.parametrize(
+    ("name", "what"), [("imagenette", "imagenette2-160.tgz"), ("mnist", "MNIST"), ("cifar10", "cifar-10-python")]
+)
+def test_without_data_and_without_a_network_one_sentence_says_what_to_put_where(name, what, tmp_path, monkeypatch):
+    """The real download runs up to the network's edge: a proxy that is not there."""
+    for variable in ("http_proxy", "https_proxy"):
+        monkeypatch.setenv(variable, "http://127.0.0.1:9")
+    here = replace(nas.dataset(name), root=str(tmp_path / "data"))
+    with pytest.raises(nas.NasError) as caught:
+        load_part(here, "train")
+    sentence = str(caught.value)
+    assert sentence.startswith(f"dataset {name}: the train part: {what}")
+    assert f"is not whole in {tmp_path}/data and cannot be downloaded there (" in sentence
+    assert sentence.endswith("put it there yourself, or say with --dataset.root where it is")
+    assert "\n" not in sentence
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+@pytest.mark.parametrize("layout", ["", "imagenette2-160"])
+def test_imagenette_lies_in_the_root_or_in_its_archives_folder(tmp_path, layout):
+    fill(tmp_path / layout, classes=tuple(CLASSES))
+    here = replace(nas.dataset("imagenette"), root=str(tmp_path), side=16)
+    assert [len(here.load(part)) for part in PARTS] == [180, 20, 200]
+    assert here.load("test").images.shape[1:] == (16, 16, 3)
+    assert here.classes[:2] == ("tench", "English springer")
+
+
+def test_imagenettes_classes_are_torchvisions():
+    theirs = torchvision.datasets.Imagenette._WNID_TO_CLASS
+    assert {wnid: names[0] for wnid, names in theirs.items()} == CLASSES
+
+
+def test_another_folder_is_not_taken_for_imagenette(tmp_path):
+    fill(tmp_path)
+    with pytest.raises(nas.NasError, match=r"must have the ten folders n01440764, .* for others use image_folder"):
+        load_part(replace(nas.dataset("imagenette"), root=str(tmp_path)), "train")
+    with pytest.raises(nas.NasError, match="size: '64px' is not one of 160px, 320px, full"):
+        replace(nas.dataset("imagenette"), size="64px")
+
+
+def test_an_image_folder_without_images_says_what_it_must_be():
+    with pytest.raises(nas.NasError, match="image_folder: the train part: images is not a folder; it must have train/ and"):
+        load_part(nas.dataset("image_folder"), "train")
 
 
 def test_digits_are_all_there_and_stratified():

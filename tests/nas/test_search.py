@@ -294,7 +294,7 @@ def test_ctrl_c_ends_a_search_with_130_and_every_trial_a_row(folder, tmp_path):
         process.send_signal(signal.SIGINT)
         printed, errors = process.communicate(timeout=120)
     assert process.returncode == 130, printed + errors
-    assert errors.strip().splitlines()[-1] == "nas: interrupted; what had ended is in the run folder"
+    assert errors.strip().splitlines()[-1] == "nas: interrupted; what had ended is kept"
     assert "Traceback" not in printed + errors
     df = nas.results(next(tmp_path.iterdir()))
     assert set(df["reason"]) == {"interrupted"}

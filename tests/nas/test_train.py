@@ -1,17 +1,25 @@
 """The training loop learns, gives the same for the same seed, and says what it did."""
 
+import pickle
+import subprocess
+import sys
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 import nas
+from nas.augment import Augment
+from nas.checkpoints import BEST_FILE, LAST_FILE, write_whole
 from nas.datasets import ImageData
 from nas.errors import NasError
-from nas.predict import Preprocess, fingerprint, predict
+from nas.predict import Preprocess, fingerprint, num_correct, predict
 from nas.recipe import TrainSettings
-from nas.train import DivergedError, _schedule, check_settings, pick_precision, train
+from nas.train import DivergedError, _gradients, _schedule, _set_up, check_settings, pick_precision, train
 from search_spaces.mobilenetv3 import MobileNetV3Space
 
 SETTINGS = TrainSettings(epochs=3, batch_size=16, lr=3e-3, min_crop=0.8)
@@ -41,11 +49,31 @@ def architecture():
     return space.decode(space.references["mobilenetv3_small_100"])
 
 
-def trained(seed=0, settings=SETTINGS):
+def trained(seed=0, settings=SETTINGS, **options):
     torch.set_num_threads(1)
     torch.manual_seed(seed)
-    model = nas.build(architecture(), num_classes=2)
-    return model, train(model, Stripes(), settings, resolution=16, device=CPU, seed=seed)
+    model = nas.build(architecture(), num_classes=2, drop_rate=settings.drop_rate, drop_path_rate=settings.drop_path_rate)
+    return model, train(model, Stripes(), settings, resolution=16, device=CPU, seed=seed, **options)
+
+
+def weights(model):
+    return torch.cat([tensor.flatten().double() for tensor in model.state_dict().values()])
+
+
+FULL = replace(
+    SETTINGS,
+    augment="trivial",
+    color_jitter=0.2,
+    erasing=0.3,
+    mixup=0.2,
+    cutmix=1.0,
+    ema_decay=0.9,
+    clip_norm=1.0,
+    drop_rate=0.1,
+    drop_path_rate=0.1,
+    start_resolution=0.5,
+    schedule="linear",
+)  # every way in which chance enters
 
 
 def test_it_learns_and_reports_every_epoch():
@@ -59,11 +87,10 @@ def test_it_learns_and_reports_every_epoch():
 
 
 def test_the_same_seed_gives_the_same_weights_and_another_seed_others():
-    (one, first), (two, second), (three, _) = trained(0), trained(0), trained(1)
-    states = [torch.cat([t.flatten().double() for t in model.state_dict().values()]) for model in (one, two, three)]
-    assert torch.equal(states[0], states[1])
+    (one, first), (two, second), (three, _) = trained(0, FULL), trained(0, FULL), trained(1, FULL)
+    assert torch.equal(weights(one), weights(two))
     assert [e.train_loss for e in first.history] == [e.train_loss for e in second.history]
-    assert not torch.equal(states[0], states[2])
+    assert not torch.equal(weights(one), weights(three))
 
 
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
@@ -73,9 +100,15 @@ def test_mixed_precision_learns_too(precision):
     assert report.val_top1_pct > 90
 
 
-def test_a_loss_that_is_not_finite_stops_the_training():
-    with pytest.raises(DivergedError, match="in epoch"):
-        trained(settings=replace(SETTINGS, lr=1e30, optimizer="sgd", warmup_share=0))
+def test_a_loss_that_is_not_finite_stops_the_training_at_its_step():
+    steps = []
+    with pytest.raises(
+        DivergedError, match=r"the loss was (nan|inf) in epoch 1, step [2-5] of 6; a lower learning rate than 1e\+30"
+    ):
+        trained(
+            settings=replace(SETTINGS, lr=1e30, optimizer="sgd", warmup_share=0), on_step=lambda done, total: steps.append(done)
+        )
+    assert len(steps) < 6
 
 
 def test_predictions_are_float32_and_leave_the_running_statistics_alone():
@@ -158,3 +191,188 @@ def test_a_wrong_setting_is_refused(fields):
 def test_an_unknown_optimizer_is_refused():
     with pytest.raises(NasError, match="optimizer 'adamx' does not exist; did you mean 'adam"):
         check_settings(TrainSettings(optimizer="adamx"))
+
+
+class StopError(Exception):
+    """Raised in the middle of a training, as a kill would come."""
+
+
+def stop_at(image):
+    def on_step(done, total):
+        if done >= image:
+            raise StopError
+
+    return on_step
+
+
+@pytest.mark.parametrize("precision", ["float32", "float16"])
+@pytest.mark.parametrize("settings", [SETTINGS, FULL])
+def test_a_training_that_was_stopped_goes_on_to_the_same_weights(tmp_path, settings, precision):
+    settings = replace(settings, precision=precision)
+    whole, expected = trained(settings=settings)
+    for image in (50, 150, 250):  # in the first, second and third epoch of 96 images
+        with pytest.raises(StopError):
+            trained(settings=settings, checkpoints=tmp_path, on_step=stop_at(image))
+    resumed, report = trained(settings=settings, checkpoints=tmp_path)
+    assert torch.equal(weights(whole), weights(resumed))
+    assert [(e.epoch, e.train_loss, e.val_top1_pct) for e in report.history] == [
+        (e.epoch, e.train_loss, e.val_top1_pct) for e in expected.history
+    ]
+    assert report.fingerprint == expected.fingerprint
+    again, _ = trained(settings=settings, checkpoints=tmp_path)  # nothing is left to do
+    assert torch.equal(weights(whole), weights(again))
+    assert sorted(path.name for path in tmp_path.iterdir()) == [BEST_FILE, LAST_FILE]
+
+
+def test_the_best_epoch_is_kept(tmp_path):
+    kept = []
+    model, report = trained(settings=replace(SETTINGS, epochs=8), checkpoints=tmp_path)
+    kept = load_file(tmp_path / BEST_FILE)
+    model.load_state_dict(kept)
+    data = Stripes().load("val")
+    correct = num_correct(predict(model, data, Preprocess(resolution=16, mean=(0.5,) * 3, std=(0.5,) * 3)), data)
+    assert 100 * correct / 96 == max(epoch.val_top1_pct for epoch in report.history)
+
+
+def test_a_checkpoint_of_another_training_or_a_damaged_one_is_refused(tmp_path):
+    trained(settings=replace(SETTINGS, epochs=1), checkpoints=tmp_path)
+    with pytest.raises(NasError, match=r"another training: its train\.lr was 0\.003, and now it is 0\.1; give another --output"):
+        trained(settings=replace(SETTINGS, epochs=1, lr=0.1), checkpoints=tmp_path)
+    with pytest.raises(NasError, match="another training: its seed was 0, and now it is 1"):
+        trained(1, settings=replace(SETTINGS, epochs=1), checkpoints=tmp_path)
+    for damage in (b"no", (tmp_path / LAST_FILE).read_bytes()[:-100], pickle.dumps({"progress": Stripes()})):
+        (tmp_path / LAST_FILE).write_bytes(damage)
+        with pytest.raises(NasError, match="is damaged; remove"):
+            trained(settings=replace(SETTINGS, epochs=1), checkpoints=tmp_path)
+
+
+def test_nothing_in_a_checkpoint_is_executed(tmp_path):
+    class Evil:
+        def __reduce__(self):
+            return (Path.touch, (tmp_path / "executed",))
+
+    torch.save({"progress": Evil()}, tmp_path / LAST_FILE)
+    with pytest.raises(NasError, match="is damaged"):
+        trained(checkpoints=tmp_path)
+    assert not (tmp_path / "executed").exists()
+
+
+def test_a_full_disk_keeps_the_checkpoint_that_was_there(tmp_path):
+    write_whole(tmp_path / "file", lambda file: file.write(b"before"))
+
+    def fill_up(file):
+        file.write(b"half")
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(NasError, match="cannot be written: No space left on device; what was saved before is kept"):
+        write_whole(tmp_path / "file", fill_up)
+    assert (tmp_path / "file").read_bytes() == b"before"
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_the_average_of_the_weights_is_what_is_validated_and_kept():
+    plain, _ = trained(settings=replace(SETTINGS, epochs=2))
+    averaged, report = trained(settings=replace(SETTINGS, epochs=2, ema_decay=0.99))
+    assert not torch.equal(weights(plain), weights(averaged))
+    data = Stripes().load("val")
+    logits = predict(averaged, data, Preprocess(resolution=16, mean=(0.5,) * 3, std=(0.5,) * 3))
+    assert fingerprint(logits) == report.fingerprint
+    still, _ = trained(settings=replace(SETTINGS, epochs=2, ema_decay=1e-9))  # an average of the last weights alone
+    assert torch.allclose(weights(plain), weights(still), atol=1e-5)
+
+
+@pytest.mark.parametrize("precision", ["float32", "float16"])
+def test_gradients_have_been_clipped_at_their_true_size_when_the_optimizer_steps(precision):
+    norms = {}
+    for clip in (0.0, 0.01):
+        seen = norms[clip] = []
+
+        def record(optimizer, args, kwargs, seen=seen):
+            gradients = [p.grad.flatten() for group in optimizer.param_groups for p in group["params"]]
+            seen.append(float(torch.cat(gradients).norm()))
+
+        handle = register_optimizer_step_pre_hook(record)
+        trained(settings=replace(SETTINGS, clip_norm=clip, precision=precision))
+        handle.remove()
+    scale = 1 if precision == "float32" else 2**8  # without clipping, float16's are still scaled up
+    assert min(norms[0.0]) > 0.02 * scale
+    assert norms[0.01] == pytest.approx([0.01] * len(norms[0.01]), rel=1e-2)
+
+
+def test_progressive_resizing_grows_to_the_networks_resolution():
+    sizes = []
+    model = nas.build(architecture(), num_classes=2)
+    model.conv_stem.register_forward_hook(lambda module, inputs, output: sizes.append((module.training, inputs[0].shape[-1])))
+    train(model, Stripes(), replace(SETTINGS, start_resolution=0.5), resolution=48, device=CPU, seed=0)
+    seen = [size for training, size in sizes if training]
+    assert seen == [24] * 6 + [32] * 6 + [48] * 6
+    assert {size for training, size in sizes if not training} == {48}
+
+
+@pytest.mark.parametrize("mixing", [{"mixup": 0.5}, {"cutmix": 1.0}, {"mixup": 0.5, "cutmix": 1.0}])
+def test_mixed_images_have_mixed_classes(mixing):
+    run = _set_up(nas.build(architecture(), 2), Stripes(), replace(SETTINGS, **mixing), resolution=16, device=CPU, seed=0)
+    _, y = run.mix(torch.rand(16, 3, 16, 16), torch.arange(16) % 2)
+    assert y.shape == (16, 2)
+    assert torch.allclose(y.sum(1), torch.ones(16))
+    assert ((y > 0.01) & (y < 0.99)).any()
+    _, report = trained(settings=replace(SETTINGS, epochs=10, label_smoothing=0, **mixing))
+    assert report.history[-1].train_loss > 0.1  # a mixed class can never be told for sure
+
+
+def test_micro_batches_add_up_to_the_gradient_of_the_whole_batch():
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 16 * 16, 2))  # without BatchNorm
+    run = _set_up(model, Stripes(), SETTINGS, resolution=16, device=CPU, seed=0)
+    augment = Augment(preprocess=run.preprocess(16), settings=SETTINGS, mirrors=True)
+    draws, chosen = augment.draw(16, (12, 12), torch.Generator().manual_seed(0)), torch.arange(16)
+    found = {}
+    for micro in (16, 7, 1):
+        loss, used = _gradients(run, augment, chosen, draws, micro)
+        found[micro] = (float(loss), model[1].weight.grad.clone())
+        assert used == micro
+    for micro in (7, 1):
+        assert found[micro][0] == pytest.approx(found[16][0], rel=1e-5)
+        assert torch.allclose(found[micro][1], found[16][1], atol=1e-6)
+
+
+# Trains with as much memory to spare as the first argument says, in MB, and prints the outcome.
+SHORT = """
+import resource, sys
+from dataclasses import replace
+from pathlib import Path
+import torch
+from nas.evaluate import evaluate
+from nas.objectives import objective
+from nas.recipe import TrainSettings
+from tests.nas.test_train import Stripes, architecture
+
+def run(resolution):
+    return evaluate(
+        replace(architecture(), resolution=resolution).to_json(), dataset=Stripes(), objectives=(objective("val_top1_pct"),),
+        settings=TrainSettings(epochs=1, batch_size=96), seed=0, weights=Path(sys.argv[2]))
+
+run(16)  # whatever is loaded once
+used = next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmSize"))
+resource.setrlimit(resource.RLIMIT_AS, (used * 1024 + int(sys.argv[1]) * 2**20, -1))
+outcome = run(int(sys.argv[3]))
+print(outcome.status, outcome.reason, outcome.micro_batch, len(outcome.history))
+"""
+
+
+def short_of_memory(megabytes, resolution, folder):
+    line = [sys.executable, "-c", SHORT, str(megabytes), str(folder / "0.safetensors"), str(resolution)]
+    answer = subprocess.run(line, capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2])
+    return answer.stdout.split()
+
+
+@pytest.mark.slow
+def test_where_memory_is_short_the_micro_batch_shrinks_and_is_recorded(tmp_path):
+    assert short_of_memory(4000, 128, tmp_path) == ["done", "None", "96", "1"]
+    status, reason, micro, epochs = short_of_memory(450, 128, tmp_path)
+    assert (status, reason, epochs) == ("done", "None", "1")
+    assert 1 <= int(micro) < 96
+
+
+@pytest.mark.slow
+def test_where_not_one_image_fits_it_is_an_oom(tmp_path):
+    assert short_of_memory(16, 1024, tmp_path)[:2] == ["failed", "oom"]

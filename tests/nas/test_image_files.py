@@ -1,0 +1,205 @@
+"""A folder of images is what it says it is: its layout, its parts, and every kind of file that people have."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from nas.errors import NasError
+from nas.image_files import PARTS, class_names, decode, hold_out, list_images
+
+
+def save(path: Path, color=(200, 30, 60), size=(12, 10), mode="RGB", **options):
+    """One plain image."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image = Image.new("RGB", size, color)
+    (image.quantize() if mode == "P" else image.convert(mode)).save(path, **options)
+    return path
+
+
+def fill(root: Path, parts=("train", "val"), classes=("cat", "dog"), num=20):
+    """A folder of images in the given layout; `parts` of ("",) is one folder of classes."""
+    for part in parts:
+        for label, name in enumerate(classes):
+            for i in range(num):
+                save(root / part / name / f"{i}.png", (10 * i, 250 * label, 90))
+    return root
+
+
+def paths(listing):
+    return {part: {file.path for file in listing.parts[part]} for part in PARTS}
+
+
+@pytest.mark.parametrize(
+    ("parts", "counts"),
+    [
+        (("train", "val"), {"train": 36, "val": 4, "test": 40}),  # val is the test part, a tenth of train is held out
+        (("train", "test"), {"train": 36, "val": 4, "test": 40}),
+        (("train", "val", "test"), {"train": 40, "val": 40, "test": 40}),
+        (("",), {"train": 32, "val": 4, "test": 4}),  # 80, 10 and 10 %
+    ],
+)
+def test_three_parts_come_out_of_every_layout_and_never_overlap(tmp_path, parts, counts):
+    listing = list_images(fill(tmp_path, parts))
+    assert {part: len(files) for part, files in listing.parts.items()} == counts
+    found = paths(listing)
+    assert len(found["train"] | found["val"] | found["test"]) == sum(counts.values())
+    for part in PARTS:  # every class alike
+        assert {sum(file.label == label for file in listing.parts[part]) for label in (0, 1)} == {counts[part] // 2}
+    assert listing.classes == class_names(tmp_path) == ("cat", "dog")
+
+
+def test_the_parts_depend_on_the_paths_alone_and_hardly_move_when_an_image_comes(tmp_path):
+    here, there = fill(tmp_path / "here", ("",)), fill(tmp_path / "there" / "deep", ("",), classes=("dog", "cat"))
+    before = paths(list_images(here))
+    assert before == paths(list_images(there))
+    save(here / "cat" / "new.png")
+    after = paths(list_images(here))
+    moved = sum(len(before[part] - after[part]) for part in PARTS)
+    assert moved <= 2
+    assert after == paths(list_images(here))
+
+
+def test_the_split_is_the_one_that_was_published():
+    """Fixed for ever: a change here would let networks of earlier runs be ranked on images that they were trained on."""
+    val, rest = hold_out(np.arange(40, dtype=np.int64) % 2, 1)
+    assert val.tolist() == [8, 9, 10, 39]
+    assert sorted([*val, *rest]) == list(range(40))
+
+
+def test_a_share_of_the_training_part_leaves_the_other_parts_alone(tmp_path):
+    whole, tenth = list_images(fill(tmp_path)), list_images(tmp_path, share=0.25)
+    assert (len(tenth.parts["train"]), tenth.parts["val"], tenth.parts["test"]) == (
+        8,
+        whole.parts["val"],
+        whole.parts["test"],
+    )
+    assert set(tenth.parts["train"]) < set(whole.parts["train"])
+
+
+def test_names_in_other_scripts_nested_folders_and_strays(tmp_path):
+    fill(tmp_path, ("",), classes=("собака", "猫 ねこ"))
+    save(tmp_path / "猫 ねこ" / "ελληνικά" / "φωτο.JPEG")
+    for stray in ("Thumbs.db", "notes.txt", "clip.mp4"):
+        (tmp_path / "собака" / stray).write_bytes(b"x")
+    for hidden in (".DS_Store", "._0.png"):
+        (tmp_path / "собака" / hidden).write_bytes(b"x")
+    (tmp_path / "README.md").write_text("x")
+    (tmp_path / ".git").mkdir()
+    listing = list_images(tmp_path)
+    assert listing.classes == ("собака", "猫 ねこ")
+    assert len(listing.files) == 41
+    assert listing.num_strays == 3
+    assert "猫 ねこ/ελληνικά/φωτο.JPEG" in {file.path for file in listing.files}
+
+
+def test_a_name_that_is_no_unicode_is_only_bytes(tmp_path):
+    fill(tmp_path, ("",))
+    raw = bytes(tmp_path / "cat") + b"/\xff\xfe.png"
+    Path(raw.decode("utf-8", "surrogateescape")).write_bytes((tmp_path / "cat" / "0.png").read_bytes())
+    listing = list_images(tmp_path)
+    assert len(listing.files) == 41
+
+
+def remove(*names):
+    def damage(root):
+        import shutil
+
+        for name in names:
+            shutil.rmtree(root / name)
+
+    return damage
+
+
+@pytest.mark.parametrize(
+    ("damage", "sentence"),
+    [
+        (remove("."), "is not a folder; it must have train/ and val/"),
+        (remove("val"), "has train/ but neither val/ nor test/"),
+        (remove("train/dog", "val/dog"), "has the one class cat; a classifier needs"),
+        (remove("train/dog", "train/cat"), "has no folder of images"),
+        (remove("val/dog"), "val has no folder dog, a class of the training part"),
+        (remove("train/dog"), "has the one class cat"),
+        (lambda root: save(root / "val" / "fox" / "0.png"), "fox is a class that the training part does not have"),
+        (lambda root: (root / "train" / "fox").mkdir(), "fox has no images (.jpg"),
+        (lambda root: [(root / "val" / "fox").mkdir(), save(root / "train" / "fox" / "0.png")], "fox has no images (.jpg"),
+    ],
+)
+def test_a_layout_that_is_not_one_is_one_sentence(tmp_path, damage, sentence):
+    root = fill(tmp_path / "images")
+    damage(root)
+    with pytest.raises(NasError) as caught:
+        list_images(root)
+    assert sentence in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_class_too_small_for_three_parts_is_named(tmp_path):
+    fill(tmp_path, ("",), num=3)
+    assert [len(list_images(tmp_path).parts[part]) for part in PARTS] == [2, 2, 2]
+    (tmp_path / "dog" / "2.png").unlink()
+    with pytest.raises(NasError, match=r"class dog/0\.png: 2 images are too few"):
+        list_images(tmp_path)
+
+
+def test_every_kind_of_image_becomes_rgb(tmp_path):
+    red = (200, 30, 60)
+    kinds = {
+        "jpeg": save(tmp_path / "a.jpg", red, quality=95),
+        "palette": save(tmp_path / "p.png", red, mode="P"),
+        "gif": save(tmp_path / "g.gif", red, mode="P"),
+        "alpha": save(tmp_path / "alpha.png", red, mode="RGBA"),
+        "cmyk": save(tmp_path / "cmyk.jpg", red, mode="CMYK", quality=95),
+        "webp": save(tmp_path / "w.webp", red, lossless=True),
+        "bmp": save(tmp_path / "b.bmp", red),
+        "tiff": save(tmp_path / "t.tif", red),
+    }
+    for kind, path in kinds.items():
+        pixels = decode(path, 16)
+        assert (pixels.dtype, pixels.shape) == (np.uint8, (16, 16, 3))
+        assert np.abs(pixels.astype(int) - red).max() <= 12, kind
+
+
+def test_grey_images_have_three_equal_channels_and_16_bits_keep_their_brightness(tmp_path):
+    ramp = np.tile(np.linspace(0, 255, 32).astype(np.uint8), (32, 1))
+    Image.fromarray(ramp).save(tmp_path / "8.png")
+    Image.fromarray(ramp.astype(np.uint16) * 257).save(tmp_path / "16.png")
+    eight, sixteen = decode(tmp_path / "8.png", 32), decode(tmp_path / "16.png", 32)
+    assert (eight[..., 0] == eight[..., 2]).all()
+    assert np.abs(eight[..., 0].astype(int) - ramp).max() <= 1
+    assert np.abs(sixteen.astype(int) - eight).max() <= 1
+
+
+def test_a_turned_photograph_stands_upright(tmp_path):
+    pixels = np.zeros((40, 40, 3), np.uint8)
+    pixels[:20] = 255  # the upper half is bright
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was turned: rotate by 90 degrees to the right
+    Image.fromarray(pixels).save(tmp_path / "turned.png", exif=exif)
+    upright = decode(tmp_path / "turned.png", 8)
+    assert upright[:, 6:].mean() > 250
+    assert upright[:, :2].mean() < 5
+
+
+@pytest.mark.parametrize(("size", "suffix"), [((1, 1), "png"), ((1, 900), "png"), ((8000, 6000), "jpg"), ((6000, 8000), "png")])
+def test_any_size_becomes_the_middle_square(tmp_path, size, suffix):
+    path = save(tmp_path / f"x.{suffix}", (10, 200, 30), size)
+    assert np.abs(decode(path, 24).astype(int) - (10, 200, 30)).max() <= 3
+
+
+def test_the_middle_square_is_kept_whole(tmp_path):
+    pixels = np.zeros((30, 90, 3), np.uint8)
+    pixels[:, 30:60] = 255
+    Image.fromarray(pixels).save(tmp_path / "wide.png")
+    assert decode(tmp_path / "wide.png", 30).min() == 255
+
+
+def test_a_truncated_file_raises(tmp_path):
+    path = tmp_path / "x.jpg"
+    data = io.BytesIO()
+    Image.effect_noise((64, 64), 50).save(data, "JPEG")
+    path.write_bytes(data.getvalue()[: len(data.getvalue()) // 2])
+    with pytest.raises(OSError, match="truncated"):
+        decode(path, 16)
