@@ -8,19 +8,20 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
+import numpy as np
 import torch
 from timm.data.random_erasing import RandomErasing
 from torch import Generator, Tensor
 from torch.nn import functional
 from torchvision.transforms.v2 import functional as tv
 
-from nas.predict import Preprocess
+from nas.predict import Preprocess, normalize_into
 from nas.recipe import TrainSettings
 
 ATTEMPTS: Final = 10  # as torchvision.transforms.RandomResizedCrop
 LOG_RATIO: Final = math.log(4 / 3)  # aspect ratios from 3:4 to 4:3, as there
 AREA_SCALE: Final = 1.5  # a crop is averaged, not sampled, when it is this much longer than the network's input
-CPU_CHUNK: Final = 32  # images that are augmented at once, so that they stay in the cache
+CPU_CHUNK: Final = 16  # images that a CPU works on at once, so that they stay in its cache
 LEVELS: Final = 30  # the highest magnitude of RandAugment and TrivialAugment
 GREY: Final = (0.299, 0.587, 0.114)  # ITU-R BT.601, as Pillow and torchvision
 
@@ -113,14 +114,18 @@ class Augment:
 
         Shapes: uint8 (all, height, width, 3), int64 (N,) on the CPU → float32 (N, 3, resolution, resolution), channels_last.
         """
-        cut = cut_on_cpu if images.device.type == "cpu" else cut_on_gpu
-        pixels = cut(images, chosen, draws.boxes, draws.mirrored, resolution=self.preprocess.resolution)
-        if len(draws.operations) or self.settings.color_jitter:
-            at_once = CPU_CHUNK if images.device.type == "cpu" else len(chosen)
-            starts = range(0, len(chosen), at_once)
-            parts = [slice(start, start + at_once) for start in starts]
-            pixels = torch.cat([self._change(pixels[part], draws[part]) for part in parts])
-        x = self.preprocess.normalize(pixels)
+        on_cpu, side = images.device.type == "cpu", self.preprocess.resolution
+        x = torch.empty(len(chosen), side, side, 3, device=images.device)
+        bias, factor = self.preprocess.scale(side, images.device)
+        cut, at_once = (cut_on_cpu, CPU_CHUNK) if on_cpu else (cut_on_gpu, len(chosen))
+        for start in range(0, len(chosen), at_once):
+            part = slice(start, min(start + at_once, len(chosen)))
+            drawn = draws[part]
+            pixels = cut(images, chosen[part], drawn.boxes, drawn.mirrored, resolution=side)
+            if len(draws.operations) or self.settings.color_jitter:
+                pixels = self._change(pixels, drawn)
+            normalize_into(x[part], pixels, bias, factor)
+        x = x.permute(0, 3, 1, 2)  # a permuted NHWC array is channels_last
         if self.settings.erasing:
             x = RandomErasing(self.settings.erasing, mode="pixel", device=x.device.type)(x)
         return x
@@ -160,20 +165,19 @@ def cut_on_cpu(images: Tensor, chosen: Tensor, boxes: Tensor, mirrored: Tensor, 
     """
     import cv2  # a process that trains on a GPU does without
 
-    stored = images.numpy()
+    stored, size, long = images.numpy(), (resolution, resolution), AREA_SCALE * resolution
     cut = torch.empty(len(chosen), resolution, resolution, 3, dtype=torch.uint8)
-    out, size, long = cut.numpy(), (resolution, resolution), AREA_SCALE * resolution
-    for i, at in enumerate(chosen.tolist()):
-        top, left, height, width = boxes[i].tolist()
-        box = stored[at, top : top + height, left : left + width]
-        way = cv2.INTER_AREA if max(height, width) > long else cv2.INTER_LINEAR
-        try:
-            if mirrored[i]:
-                cv2.flip(cv2.resize(box, size, interpolation=way), 1, dst=out[i])
-            else:
-                cv2.resize(box, size, dst=out[i], interpolation=way)
-        except cv2.error as error:  # with boxes inside the image, only memory can be missing
-            raise MemoryError(str(error)) from error
+    out, unmirrored = cut.numpy(), np.empty((resolution, resolution, 3), np.uint8)
+    plan = zip(out, chosen.tolist(), boxes.tolist(), mirrored.tolist(), strict=True)
+    try:
+        for to, at, (top, left, height, width), mirror in plan:
+            box = stored[at, top : top + height, left : left + width]
+            way = cv2.INTER_AREA if height > long or width > long else cv2.INTER_LINEAR
+            cv2.resize(box, size, dst=unmirrored if mirror else to, interpolation=way)
+            if mirror:
+                cv2.flip(unmirrored, 1, dst=to)
+    except cv2.error as error:  # with boxes inside the image, only memory can be missing
+        raise MemoryError(str(error)) from error
     return cut
 
 

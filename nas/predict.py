@@ -51,12 +51,23 @@ class Preprocess:
 
         Shapes: (N, height, width, 3) → (N, 3, height, width), channels_last.
         """
-        num, height, width, channels = images.shape
-        mean, std = (
-            (255 * torch.tensor(value)).repeat(width).to(images.device, non_blocking=True) for value in (self.mean, self.std)
-        )
-        rows = images.reshape(num, height, width * channels).to(torch.float32, copy=True)  # long rows: five times as fast
-        return rows.sub_(mean).div_(std).view(images.shape).permute(0, 3, 1, 2)  # a permuted NHWC array is channels_last
+        x = torch.empty(images.shape, device=images.device)
+        normalize_into(x, images, *self.scale(images.shape[2], images.device))
+        return x.permute(0, 3, 1, 2)  # a permuted NHWC array is channels_last
+
+    def scale(self, width: int, device: torch.device) -> tuple[Tensor, Tensor]:
+        """(what is added to a row of `width` pixels after it was multiplied, what it is multiplied by)."""
+        mean, std = (255 * torch.tensor(value, device=device).repeat(width) for value in (self.mean, self.std))
+        return -mean / std, 1 / std
+
+
+def normalize_into(x: Tensor, pixels: Tensor, bias: Tensor, factor: Tensor) -> None:
+    """`pixels` by `factor` and with `bias`, written into `x`; by rows, which is five times as fast as by the three channels.
+
+    Shapes: x and pixels (N, height, width, 3), bias and factor (width * 3,).
+    """
+    rows = x.flatten(2)
+    torch.addcmul(bias, rows.copy_(pixels.flatten(2)), factor, out=rows)
 
 
 def predict(model: nn.Module, data: ImageData, preprocess: Preprocess) -> Tensor:

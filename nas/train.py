@@ -3,6 +3,7 @@
 Imports no Ray: a network trains in any process. Read `evaluate.py` next for how a trial uses it.
 """
 
+import ctypes
 import logging
 import random
 import time
@@ -31,6 +32,8 @@ from nas.recipe import Epoch, TrainReport, TrainSettings
 
 logger = logging.getLogger(__name__)
 
+M_TRIM_THRESHOLD: Final = -1  # as glibc's malloc.h has them
+M_MMAP_THRESHOLD: Final = -3
 DTYPES: Final = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -148,6 +151,8 @@ def _set_up(
     model: nn.Module, dataset: Dataset, settings: TrainSettings, *, resolution: int, device: torch.device, seed: int
 ) -> _Run:
     """Everything that the loop needs."""
+    if device.type == "cpu":
+        _keep_freed_memory()
     rank, world = (distributed.get_rank(), distributed.get_world_size()) if distributed.is_initialized() else (0, 1)
     part, held_out = load_part(dataset, "train"), load_part(dataset, "val")
     batch_size = min(settings.batch_size, len(part))
@@ -181,6 +186,18 @@ def _set_up(
         rank=rank,
         world=world,
     )
+
+
+def _keep_freed_memory() -> None:
+    """Let the C library keep freed memory instead of giving it back and asking the kernel for it anew at every step.
+
+    It gives back blocks beyond 32 MB, which the maps of one batch are; to have the kernel zero them again and again cost a seventh
+    of the time of training MobileNetV3-Small at 128 px. Does nothing where the C library is not glibc.
+    """
+    set_option = getattr(ctypes.CDLL(None), "mallopt", None)
+    if set_option is not None:
+        set_option(M_MMAP_THRESHOLD, 2**30)
+        set_option(M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def _home(images: Tensor, device: torch.device) -> Tensor:
