@@ -152,7 +152,7 @@ def _set_up(
 ) -> _Run:
     """Everything that the loop needs."""
     if device.type == "cpu":
-        _keep_freed_memory()
+        _keep_freed_memory(keep=True)
     rank, world = (distributed.get_rank(), distributed.get_world_size()) if distributed.is_initialized() else (0, 1)
     part, held_out = load_part(dataset, "train"), load_part(dataset, "val")
     batch_size = min(settings.batch_size, len(part))
@@ -188,16 +188,19 @@ def _set_up(
     )
 
 
-def _keep_freed_memory() -> None:
-    """Let the C library keep freed memory instead of giving it back and asking the kernel for it anew at every step.
+def _keep_freed_memory(*, keep: bool) -> None:
+    """Whether the C library keeps freed memory, or gives it back to the kernel and asks for it anew at every step.
 
-    It gives back blocks beyond 32 MB, which the maps of one batch are; to have the kernel zero them again and again cost a seventh
-    of the time of training MobileNetV3-Small at 128 px. Does nothing where the C library is not glibc.
+    It gives back blocks beyond 32 MB, which the maps of one batch are; to have the kernel zero them again and again cost a
+    seventh of the time of training MobileNetV3-Small at 128 px. Does nothing where the C library is not glibc.
     """
-    set_option = getattr(ctypes.CDLL(None), "mallopt", None)
-    if set_option is not None:
-        set_option(M_MMAP_THRESHOLD, 2**30)
-        set_option(M_TRIM_THRESHOLD, 2**31 - 1)
+    library = ctypes.CDLL(None)
+    if not hasattr(library, "mallopt"):
+        return
+    library.mallopt(M_MMAP_THRESHOLD, 2**30 if keep else 2**17)
+    library.mallopt(M_TRIM_THRESHOLD, 2**31 - 1 if keep else 2**17)
+    if not keep:
+        library.malloc_trim(0)
 
 
 def _home(images: Tensor, device: torch.device) -> Tensor:
@@ -268,6 +271,8 @@ def _gradients(run: _Run, augment: Augment, chosen: Tensor, draws: Draws, micro:
         logger.warning("out of memory: %d of a step's %d images at a time from here on", micro, len(chosen))
         if run.device.type == "cuda":
             torch.cuda.empty_cache()
+        else:
+            _keep_freed_memory(keep=False)  # what is kept is in pieces that may be too small
 
 
 def _backward(run: _Run, augment: Augment, chosen: Tensor, draws: Draws, part: slice) -> Tensor:

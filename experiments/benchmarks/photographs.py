@@ -37,9 +37,8 @@ def main() -> None:
         report = train(model, dataset, EXPERIMENT.train, resolution=architecture.resolution, device=device, seed=seed)
         accuracy, _ = measure_accuracy(model, architecture.resolution, dataset, device)
         found.append({"seed": seed, "seconds": round(report.seconds, 1), **accuracy})
-        print(
-            f"seed {seed}: val_top1_pct {accuracy['val_top1_pct']:.1f}, test {accuracy['test_top1_pct']:.1f}, {report.seconds:.0f} s"
-        )
+        val, test = accuracy["val_top1_pct"], accuracy["test_top1_pct"]
+        print(f"seed {seed}: val_top1_pct {val:.1f}, test_top1_pct {test:.1f}, {report.seconds:.0f} s")
     tests = [row["test_top1_pct"] for row in found]
     figures = {
         "test_top1_pct": round(statistics.median(tests), 1),
