@@ -235,13 +235,11 @@ def data(arguments: list[str]) -> None:
             print(f"{clear_caches(keys):,.1f} MB freed")
             return
         for row in rows:
-            what = (
-                f"{row['images']:,} images, {row['side']} px, {row['damaged']} damaged"
-                if row["root"]
-                else "unfinished or damaged"
-            )
-            print(f"{row['key']}  {row['size_mb']:10,.1f} MB  {what}  {row['root'] or ''}")
-        print(f"{len(rows)} caches, {sum(row['size_mb'] for row in rows):,.1f} MB in {cache_folder()}")
+            what = "unfinished, or damaged"
+            if row["root"]:
+                what = f"{row['images']:,} images, {row['side']} px, {row['damaged']} files unreadable, of {row['root']}"
+            print(f"{row['key']}  {row['size_mb']:9,.1f} MB  {what}")
+        print(f"{sum(row['size_mb'] for row in rows):,.1f} MB in {cache_folder()}")
 
     _parsed(show, args=arguments, prog="nas data")
 

@@ -14,13 +14,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from safetensors.torch import load_file, save_file
 
 import nas
 from nas.exports import ARCHITECTURE_FILE, CARD_FILE, WEIGHTS_FILE
 from nas.plugins import load_plugin
 from nas.predict import Preprocess, fingerprint, predict
+from tests.nas.test_image_files import save
 
 README = Path(__file__).parents[2] / "README.md"
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("search")]  # one process, so that one search serves all
@@ -111,7 +111,7 @@ SECONDS = 'name="seconds", direction="minimize", needs_training=False, measure=l
 
 def readme_dataset():
     """The dataset file that the README shows."""
-    (source,) = re.findall(r"```python\n(\"{3}Photographs.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+    (source,) = re.findall(r"```python\n(\"{3}Images that lie.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
     return source
 
 
@@ -333,7 +333,7 @@ def test_ctrl_c_ends_a_search_with_130_and_every_trial_a_row(folder, tmp_path):
         ),
         (
             ["search", "digits_mobilenetv3", "--dataset", "./my_images.py"],
-            "dataset my_images: classes raised FileNotFoundError: [Errno 2] No such file or directory: 'imagenette2-160/train'",
+            "dataset my_images: the train part raised FileNotFoundError: [Errno 2] No such file or directory: 'images.npz'",
         ),
         (["space", "mnasnet", "--width", "3"], "nas space takes one name and nothing else"),
         (["search", "./my_experiment.py", "--runs", "/proc/nas"], "runs folder '/proc/nas' cannot be written"),
@@ -432,26 +432,44 @@ def test_the_readmes_searches_run(words, tmp_path):
     assert "1 done, 0 failed" in answer.stdout or "--help" in words
 
 
-def test_the_readmes_dataset_file_searches_a_folder_of_images(tmp_path):
+def test_the_readmes_dataset_file_searches_arrays(tmp_path):
     (tmp_path / "my_images.py").write_text(readme_dataset())
-    generator = np.random.default_rng(0)
+    labels = np.arange(200) // 10 % 2
+    noise = np.random.default_rng(0).integers(0, 100, (200, 32, 32, 3), dtype=np.uint8)
+    np.savez(tmp_path / "images.npz", images=noise + (150 * labels).astype(np.uint8)[:, None, None, None], labels=labels)
+    options = ["--dataset", "./my_images.py", "--dataset.file", "./images.npz", "--trials", 1, "--train.epochs", 3]
+    answer = command("search", "digits_mobilenetv3", *options, cwd=tmp_path)
+    assert "1 done, 0 failed" in answer.stdout, answer.stdout + answer.stderr
+
+
+def test_a_folder_of_photographs_is_searched_exported_and_trained_to_the_end(tmp_path):
     for part, number in (("train", 40), ("val", 10)):
         for label, name in enumerate(("dunkel", "明るい")):
-            (tmp_path / "photos" / part / name).mkdir(parents=True)
             for i in range(number):
-                pixels = generator.integers(0, 100, (20, 30, 3), dtype=np.uint8) + np.uint8(150 * label)
-                Image.fromarray(pixels).save(tmp_path / "photos" / part / name / f"{i}.png")
-    options = ["--dataset.root", "./photos", "--dataset.side", 32, "--space.resolutions", 32, "--trials", 1, "--train.epochs", 6]
-    answer = command(
-        "search", "digits_mobilenetv3", "--dataset", "./my_images.py", *options, "--train.batch-size", 16, cwd=tmp_path
-    )
+                save(tmp_path / "photos" / part / name / f"{i}.png", (150 * label + 2 * i, 40, 60), (30, 20))
+    options = ["--dataset", "image_folder", "--dataset.root", "./photos", "--dataset.side", 32]
+    recipe = ["--train.epochs", 6, "--train.batch-size", 16]
+    answer = command("search", "digits_mobilenetv3", *options, *recipe, "--space.resolutions", 32, "--trials", 1, cwd=tmp_path)
     assert "1 done, 0 failed" in answer.stdout, answer.stdout + answer.stderr
+    assert "decoding 100 images of photos to 32 px, once" in answer.stdout
     (run,) = (tmp_path / "runs").iterdir()
-    answer = command("export", run, "--trial", 0, cwd=tmp_path)
-    assert "over 16 images of my_images" in answer.stdout
-    assert "over 20 images of my_images" in answer.stdout
-    card = json.loads((run / "exports" / "trial0" / CARD_FILE).read_text(encoding="utf-8"))
+    answer = command("export", run, "--trial", 0, "--output", "net", cwd=tmp_path)
+    assert "over 8 images of image_folder" in answer.stdout
+    assert "over 20 images of image_folder" in answer.stdout
+    card = json.loads((tmp_path / "net" / CARD_FILE).read_text(encoding="utf-8"))
     assert card["classes"] == ["dunkel", "明るい"]
+    answer = command("train", "./net", *options, *recipe, cwd=tmp_path)
+    assert answer.returncode == 0, answer.stderr
+    final = json.loads((tmp_path / "exports" / "net-image_folder" / CARD_FILE).read_text(encoding="utf-8"))
+    assert (final["id"], final["classes"]) == (card["id"], card["classes"])
+    assert (
+        len(
+            re.findall(
+                r"^[0-9a-f]{32} .*100 images, 32 px, 0 files unreadable", command("data", cwd=tmp_path).stdout, re.MULTILINE
+            )
+        )
+        == 1
+    )
 
 
 def test_from_python_without_the_command_line(tmp_path):
