@@ -1,6 +1,6 @@
 """Training batches, cut out of the stored images and augmented on the device, a whole batch at a time, each image its own way.
 
-Chance is drawn on the CPU, so that it is the same on every device, and drawing never waits for a GPU. Read `train.py` next.
+Chance is drawn on the CPU, so that it is the same on every device, and nothing here waits for a GPU. Read `train.py` next.
 """
 
 import math
@@ -134,7 +134,7 @@ class Augment:
         """Colours and operations. Shapes: uint8 → float32 from 0 to 255, both (N, resolution, resolution, 3)."""
         x = pixels.permute(0, 3, 1, 2).float().contiguous()  # by channel, which is three times as fast here
         if self.settings.color_jitter:
-            x = jitter_colors(x, draws.jitter.to(x.device))
+            x = jitter_colors(x, draws.jitter.to(x.device, non_blocking=True))
         for operations, magnitudes in zip(draws.operations, draws.magnitudes, strict=True):
             x = operate(x, operations, magnitudes, STRENGTHS[self.settings.augment])
         return x.permute(0, 2, 3, 1)
@@ -232,12 +232,13 @@ def operate(x: Tensor, operations: Tensor, magnitudes: Tensor, strength: Strengt
     out = x.clone(memory_format=torch.preserve_format)
     if len(chosen):
         theta = _affine(operations[chosen], magnitudes[chosen], x.shape[-1], strength)
-        out[chosen.to(x.device)] = _warp(x[chosen.to(x.device)], theta.to(x.device))
+        at = chosen.to(x.device, non_blocking=True)
+        out[at] = _warp(x[at], theta.to(x.device, non_blocking=True))
     for name, operation in COLOR_OPERATIONS.items():
         chosen = (operations == OPERATIONS.index(name)).nonzero()[:, 0]
         if len(chosen):
-            at = chosen.to(x.device)
-            out[at] = operation(x[at], magnitudes[chosen].to(x.device)[:, None, None, None], strength)
+            at, magnitude = chosen.to(x.device, non_blocking=True), magnitudes[chosen].to(x.device, non_blocking=True)
+            out[at] = operation(x[at], magnitude[:, None, None, None], strength)
     return out
 
 
@@ -266,7 +267,7 @@ def _warp(x: Tensor, theta: Tensor) -> Tensor:
 
 
 def _grey(x: Tensor) -> Tensor:
-    return (x * torch.tensor(GREY, device=x.device)[:, None, None]).sum(1, keepdim=True)
+    return (x * torch.tensor(GREY).to(x.device, non_blocking=True)[:, None, None]).sum(1, keepdim=True)
 
 
 def _blend(other: Tensor, x: Tensor, factor: Tensor) -> Tensor:

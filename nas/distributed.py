@@ -8,6 +8,7 @@ from threading import Thread
 from typing import Any
 
 import ray.train
+import ray.train.torch
 import torch
 from ray.train import RunConfig, ScalingConfig, TrainingFailedError
 from ray.train.torch import TorchTrainer
@@ -71,5 +72,8 @@ def _listen(queue: Queue, reports: list[TrainReport], on_epoch: OnEpoch | None) 
 def _work(config: dict[str, Any]) -> None:
     """What every process does."""
     torch.set_num_threads(config["threads"])
+    device = ray.train.torch.get_device()
+    if device.type == "cuda":
+        torch.cuda.set_device(device)  # of all those that this process sees, the one that is its own
     tell = config["queue"].put if ray.train.get_context().get_world_rank() == 0 else id
     tell(asdict(config["work"](on_epoch=lambda epoch: tell(asdict(epoch)))))

@@ -57,8 +57,8 @@ class Preprocess:
 
     def scale(self, width: int, device: torch.device) -> tuple[Tensor, Tensor]:
         """(what is added to a row of `width` pixels after it was multiplied, what it is multiplied by)."""
-        mean, std = (255 * torch.tensor(value, device=device).repeat(width) for value in (self.mean, self.std))
-        return -mean / std, 1 / std
+        mean, std = (255 * torch.tensor(value).repeat(width) for value in (self.mean, self.std))
+        return (-mean / std).to(device, non_blocking=True), (1 / std).to(device, non_blocking=True)
 
 
 def normalize_into(x: Tensor, pixels: Tensor, bias: Tensor, factor: Tensor) -> None:
