@@ -1,11 +1,12 @@
 """Where a training run goes on after it was killed: its last epoch, and the weights of its best. Read `train.py` next."""
 
+import hashlib
+import io
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from pickle import UnpicklingError
-from typing import IO, Any, Final
+from typing import Any, Final
 
 import torch
 from safetensors.torch import save
@@ -16,7 +17,7 @@ from torch.optim import Optimizer
 from nas.errors import NasError
 
 LAST_FILE: Final = "last.pt"
-BEST_FILE: Final = "best.safetensors"
+DIGEST_BYTES: Final = 32  # of SHA-256, before what torch.save wrote
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,6 +35,11 @@ class TrainState:
         return self.model if self.ema is None else self.ema.module
 
 
+def best_file(folder: Path, epoch: int) -> Path:
+    """The weights of the best epoch so far."""
+    return folder / f"best-{epoch}.safetensors"
+
+
 def save_last(folder: Path, state: TrainState, progress: Mapping[str, Any]) -> None:
     """Write all of the state, and `progress` in plain values, over what was there; in place at once or not at all."""
     record = {
@@ -43,7 +49,10 @@ def save_last(folder: Path, state: TrainState, progress: Mapping[str, Any]) -> N
         "scaler": state.scaler.state_dict(),
         "progress": dict(progress),
     }
-    write_whole(folder / LAST_FILE, lambda file: torch.save(record, file))
+    saved = io.BytesIO()
+    torch.save(record, saved)
+    data = saved.getvalue()
+    write_whole(folder / LAST_FILE, hashlib.sha256(data).digest() + data)
 
 
 def restore_last(folder: Path, state: TrainState, identity: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -54,12 +63,13 @@ def restore_last(folder: Path, state: TrainState, identity: Mapping[str, Any]) -
     file = folder / LAST_FILE
     if not file.is_file():
         return None
-    try:
-        record = torch.load(file, map_location="cpu", weights_only=True)
-        progress: dict[str, Any] = record["progress"]
-        before = progress["identity"]
-    except (OSError, RuntimeError, UnpicklingError, KeyError, TypeError, EOFError):
-        raise NasError(f"checkpoint {file} is damaged; remove {folder} to begin anew") from None
+    saved = file.read_bytes()
+    digest, data = saved[:DIGEST_BYTES], saved[DIGEST_BYTES:]
+    if hashlib.sha256(data).digest() != digest:
+        raise NasError(f"checkpoint {file} is damaged; remove {folder} to begin anew")
+    record = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    progress: dict[str, Any] = record["progress"]
+    before = progress["identity"]
     changed = [name for name in {**before, **identity} if before.get(name) != identity.get(name)]
     if changed:
         was, now = before.get(changed[0]), identity.get(changed[0])
@@ -77,24 +87,22 @@ def restore_last(folder: Path, state: TrainState, identity: Mapping[str, Any]) -
 
 def save_weights(model: nn.Module, path: Path) -> None:
     """The state of a model as a safetensors file, in place at once or not at all."""
-    data = save({name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()})
-    write_whole(path, lambda file: file.write(data))
+    write_whole(path, save({name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}))
 
 
-def write_whole(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
+def write_whole(path: Path, data: bytes) -> None:
     """Write a file so that at any moment, even after a power cut, its place holds the old or the new one.
 
     Raises: NasError if the disk is full or the folder cannot be written; the old one stays.
     """
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial = path.with_name(f".{path.name}.partial")  # what a kill leaves is written over by the next one
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with partial.open("wb") as file:
-            write(file)
+            file.write(data)
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)
-    except (OSError, RuntimeError) as error:  # torch.save says RuntimeError when the disk is full
+    except OSError as error:
         partial.unlink(missing_ok=True)
-        reason = getattr(error, "strerror", None) or "is the disk full?"
-        raise NasError(f"{path} cannot be written: {reason}; what was saved before is kept") from None
+        raise NasError(f"{path} cannot be written: {error.strerror}; what was saved before is kept") from None

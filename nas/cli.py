@@ -194,7 +194,7 @@ def train(arguments: list[str]) -> None:
         kind[type(dataset)],
         default=Training(network=tyro.MISSING, dataset=dataset),
         args=options,
-        prog="nas train",
+        prog=f"nas train NETWORK --dataset {dataset.name}",
         description=f"Train one network. --dataset NAME is one of {', '.join(plugin_names('dataset'))}, or the path of a file.",
     )
     _log_to_stdout()
@@ -208,6 +208,7 @@ def train(arguments: list[str]) -> None:
 def _log_to_stdout() -> None:
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stdout)
     logging.getLogger("nas").setLevel(logging.INFO)
+    logging.getLogger("timm").setLevel(logging.ERROR)  # it warns of a cosine of one step
 
 
 def _print_accuracy(accuracy: dict[str, Any], folder: Path) -> None:

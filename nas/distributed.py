@@ -1,10 +1,9 @@
 """One network trained by several processes, each with its own GPU, through Ray Train. Read `trainer.py` next."""
 
-import os
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
 import ray.train
@@ -16,7 +15,7 @@ from ray.util.queue import Queue
 
 from nas.datasets import Dataset, load_part
 from nas.driver import ray_session, sent_by_value
-from nas.errors import NasError, describe_error
+from nas.errors import NasError
 from nas.recipe import Epoch, TrainReport
 
 OnEpoch = Callable[[Epoch], None]
@@ -32,41 +31,43 @@ def train_on_workers(
 
     Raises: NasError if there are fewer GPUs, or CPU cores, than processes, or one of them fails.
     """
-    gpus, cores = torch.cuda.device_count(), os.cpu_count() or 1
-    available, kind = (gpus, "GPUs") if gpus else (cores, "CPU cores")
-    if workers > available:
-        raise NasError(f"workers: {workers} is more than the {available} {kind} of this machine")
     load_part(dataset, "train")  # decoded here, where its progress is seen, before every process wants it
-    resources = {"GPU": 1} if gpus else {"CPU": 1}
     with ray_session(None), sent_by_value([dataset]):
-        queue, reports = Queue(), list[TrainReport]()
-        listener = Thread(target=_listen, args=(queue, reports, on_epoch), daemon=True)
-        listener.start()
+        gpus, cores = (int(ray.cluster_resources().get(kind, 0)) for kind in ("GPU", "CPU"))
+        available, kind = (gpus, "GPUs") if gpus else (cores, "CPU cores")
+        if workers > available:
+            raise NasError(f"workers: {workers} is more than the {available} {kind} of this machine")
+        resources = {"GPU": 1} if gpus else {"CPU": 1}
+        queue = Queue()
         trainer = TorchTrainer(
             _work,
             train_loop_config={"work": work, "threads": max(1, cores // workers), "queue": queue},
             scaling_config=ScalingConfig(num_workers=workers, use_gpu=gpus > 0, resources_per_worker=resources),
             run_config=RunConfig(name="ray", storage_path=str(storage)),
         )
-        try:
-            trainer.fit()
-        except TrainingFailedError as error:
-            cause = next(iter(getattr(error, "worker_failures", {}).values()), error)
-            raise NasError(f"one of {workers} processes failed: {describe_error(cause)}") from None
-        finally:
-            queue.put(None)
-            listener.join()
-    return reports[0]
+        with ThreadPoolExecutor(1) as pool:
+            listening = pool.submit(_listen, queue, on_epoch)
+            try:
+                trainer.fit()
+            except TrainingFailedError as error:
+                cause = next(iter(getattr(error, "worker_failures", {}).values()), error)
+                whose = "" if isinstance(cause, NasError) else f"one of {workers} processes failed: {type(cause).__name__}: "
+                raise NasError(f"{whose}{cause}".partition("\n")[0]) from None
+            finally:
+                queue.put(None)
+            return listening.result()
 
 
-def _listen(queue: Queue, reports: list[TrainReport], on_epoch: OnEpoch | None) -> None:
-    """Take what the first process tells, as Ray's own callbacks run in yet another process than this one."""
+def _listen(queue: Queue, on_epoch: OnEpoch | None) -> TrainReport:
+    """The report that the first process tells after its epochs; Ray's own callbacks run in yet another process than this one."""
+    report = None
     for record in iter(queue.get, None):
-        if "epoch" in record:
-            if on_epoch is not None:
-                on_epoch(Epoch(**record))
-        else:
-            reports.append(TrainReport(**{**record, "history": tuple(Epoch(**epoch) for epoch in record["history"])}))
+        if "epoch" not in record:
+            report = TrainReport(**{**record, "history": tuple(Epoch(**epoch) for epoch in record["history"])})
+        elif on_epoch is not None:
+            on_epoch(Epoch(**record))
+    assert report is not None
+    return report
 
 
 def _work(config: dict[str, Any]) -> None:

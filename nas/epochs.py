@@ -34,7 +34,7 @@ class _Lines:
 
     def on_epoch(self, epoch: Epoch) -> None:
         left = timedelta(seconds=round((self.epochs - epoch.epoch) * epoch.seconds))
-        rate = f"{self.rate():,.0f} images/s, " if self.steps else ""
+        rate = f"{self.rate():,.0f} images/s, " if self.rate() else ""
         self.console.print(
             f"epoch {epoch.epoch}/{self.epochs}: loss {epoch.train_loss:.3f}, val_top1_pct {epoch.val_top1_pct:.2f}, "
             f"{rate}{epoch.seconds:.1f} s, {left} left",

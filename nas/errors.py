@@ -38,6 +38,7 @@ def unknown(kind: str, given: str, known: Iterable[str]) -> NasError:
     names = sorted(known)
     near = get_close_matches(given, names, n=8, cutoff=0.5)
     hint = f"did you mean {near[0]!r}? " if near else ""
-    if len(names) > 200:
-        return NasError(f"{kind} {given!r} does not exist; {hint}near: {', '.join(near) or 'none'}, of {len(names):,}")
+    if len(names) > 40:
+        others = f"near it: {', '.join(near)}; " if near else ""
+        return NasError(f"{kind} {given!r} does not exist; {hint}{others}there are {len(names):,}, such as {names[0]}")
     return NasError(f"{kind} {given!r} does not exist; {hint}known: {', '.join(names) or 'none'}")

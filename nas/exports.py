@@ -41,7 +41,7 @@ def export(
 
     Written to `output`, by default `exports/trial<N>` in the run folder. The network is loaded from its weights and has to put
     every image of the search validation part into the class that it did at the end of its trial; on another device than the
-    trial's, where sums round otherwise, the card says both accuracies instead. The test part is read here and nowhere else.
+    trial's, where sums round otherwise, the card says both accuracies instead. A search never reads the test part; this does.
     `dataset` stands in for the run's own, which is rebuilt from experiment.json.
 
     Raises: NasError for a trial that has no weights, a folder that is in use, or weights that do not classify as they did.

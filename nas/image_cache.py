@@ -5,10 +5,12 @@ from. Its name is the hash of the images' contents and the settings, so copying 
 Read `nas/datasets/` next.
 """
 
+import errno
 import hashlib
 import json
 import logging
 import os
+import re
 import shutil
 import sys
 import time
@@ -32,6 +34,7 @@ logger = logging.getLogger(__name__)
 
 SCHEMA: Final = 1
 MAX_DAMAGED: Final = 0.01  # share of the files that may be unreadable before the dataset is refused
+DAMAGE: Final = (None, errno.ENOENT, errno.EACCES, errno.EISDIR, errno.ELOOP)  # what is wrong with a file; other errors pass
 CHUNK: Final = 2**20  # bytes that share a checksum; the file's size is a multiple of it
 PIXELS_FILE: Final = "images.u8"
 INDEX_FILE: Final = "index.npz"
@@ -75,10 +78,9 @@ def cached_images(listing: Listing, *, side: int) -> CachedImages:
     parent = cache_folder()
     known = parent / "known" / stats
     try:
-        if known.is_file():
-            cached = _opened(parent / known.read_text(encoding="ascii"))
-            if cached is not None:
-                return cached
+        named = known.read_bytes() if known.is_file() else b""
+        if re.fullmatch(rb"[0-9a-f]{32}", named) and (cached := _opened(parent / named.decode())) is not None:
+            return cached
         key = _content_key(listing, side)
         with _lock(key):
             cached = _opened(parent / key) or _build(listing, side, parent / key)
@@ -111,7 +113,7 @@ def _stats_key(listing: Listing, side: int) -> str:
         for file in listing.parts[part]:
             try:
                 found = os.stat(f"{listing.root}/{file.path}")  # noqa: PTH116 - a Path of each of 10,000 files takes 0.1 s
-                stamp = f" {file.label} {found.st_size} {found.st_mtime_ns} "
+                stamp = f" {file.label} {found.st_size} {found.st_mtime_ns} {found.st_ctime_ns} "
             except OSError:
                 stamp = " unreadable "
             digest.update(name_bytes(file.path) + stamp.encode())
@@ -148,15 +150,17 @@ def _threads() -> Iterator[Callable[[Callable[[Any], T], Iterable[Any]], Iterato
 
 def _build(listing: Listing, side: int, target: Path) -> CachedImages:
     """Decode every image of a listing into the folder `target`, whole or not at all."""
-    shutil.rmtree(target, ignore_errors=True)
+    if target.is_dir():
+        logger.warning("image cache %s is damaged, and is made anew", target)
+        shutil.rmtree(target)
     building = target.with_name(f"{target.name}.partial")
     shutil.rmtree(building, ignore_errors=True)  # of a process that was killed: nobody else has the lock
     building.mkdir()
+    needed, free = len(listing.files) * side * side * 3 / 1e6, shutil.disk_usage(building.parent).free / 1e6
     try:
         _write(listing, side, building)
         building.rename(target)
     except OSError as error:
-        needed, free = len(listing.files) * side * side * 3 / 1e6, shutil.disk_usage(building.parent).free / 1e6
         raise NasError(
             f"the image cache {target} cannot be written: {error.strerror}; it needs {needed:,.0f} MB, and {free:,.0f} MB are "
             "free: free some, or set XDG_CACHE_HOME to a folder on another disk"
@@ -176,7 +180,11 @@ def _write(listing: Listing, side: int, folder: Path) -> None:
     pixels: NDArray[np.uint8] = np.memmap(folder / PIXELS_FILE, dtype=np.uint8, mode="r+")
     images = pixels[: len(files) * side * side * 3].reshape(len(files), side, side, 3)
 
-    logger.info("decoding %s images of %s to %d px, once", f"{len(files):,}", listing.root, side)
+    logger.info("decoding %s images of %s to %d px, once", f"{len(files):,}", shown(listing.root), side)
+    classes, shares = shown(", ".join(listing.classes[:20])), [f"{len(listing.parts[part]):,}" for part in PARTS]
+    logger.info("%d classes (%s); %s images to train on, %s to rank on, %s to test with", len(listing.classes), classes, *shares)
+    if listing.num_strays:
+        logger.info("%s files are no images by their names, and are left out", f"{listing.num_strays:,}")
     with _threads() as run:
         decoding = run(partial(_decode_into, images, listing, side), range(len(files)))
         errors = list(_shown_progress(decoding, len(files)))
@@ -223,6 +231,10 @@ def _decode_into(images: NDArray[np.uint8], listing: Listing, side: int, i: int)
         with users_code("Pillow"):  # which may raise anything over a damaged file
             images[i] = decode(listing.root / listing.files[i].path, side)
     except NasError as error:
+        cause = error.__cause__
+        passing = isinstance(cause, MemoryError) or (isinstance(cause, OSError) and cause.errno not in DAMAGE)
+        if passing and cause is not None:
+            raise cause from None
         return str(error)
     return None
 
@@ -268,10 +280,7 @@ def _opened(folder: Path) -> CachedImages | None:
         stamp = (folder / PIXELS_FILE).stat().st_mtime_ns
     except OSError:
         return None
-    cached = _checked(folder, stamp)
-    if cached is None:
-        logger.warning("image cache %s is damaged, and is made anew", folder)
-    return cached
+    return _checked(folder, stamp)
 
 
 @lru_cache(maxsize=4)
@@ -283,7 +292,7 @@ def _checked(folder: Path, stamp: int) -> CachedImages | None:  # noqa: ARG001 -
         if not np.array_equal(_sums(pixels), sums):
             return None
         images = np.asarray(pixels)[: len(labels) * side * side * 3].reshape(len(labels), side, side, 3)
-    except (OSError, ValueError, KeyError, EOFError, BadZipFile):
+    except (OSError, ValueError, KeyError, EOFError, RuntimeError, BadZipFile):
         return None
     return CachedImages(images=images, labels=labels, counts=tuple(int(count) for count in counts))
 
@@ -319,6 +328,9 @@ def clear_caches(keys: Iterable[str]) -> float:
         try:
             with _lock(key.removesuffix(".partial"), timeout=0):
                 shutil.rmtree(cache_folder() / key)
+                for name in (cache_folder() / "known").glob("*"):
+                    if name.read_bytes() == key.encode():
+                        name.unlink()
         except Timeout:
             raise NasError(f"cache {key} is being made by another process; wait for it, or stop it") from None
     return float(sum(chosen.values()))

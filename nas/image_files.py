@@ -16,6 +16,7 @@ from nas.errors import NasError
 
 PARTS: Final = ("train", "val", "test")
 HELD_OUT: Final = 0.1  # share of the images that becomes a part which the dataset does not bring
+OTHER_PARTS: Final = ("train", "training", "val", "valid", "validation", "test", "testing")  # folders that are no classes
 SUFFIXES: Final = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
 
 
@@ -91,17 +92,26 @@ def _layout(root: Path) -> dict[str, Path]:
             f"{shown(root)} is not a folder; it must have train/ and val/ (test/ too), each with a folder of images per class, "
             "or be one folder with a folder of images per class"
         )
-    if not (root / "train").is_dir():
+    train = root / "train"
+    if not train.is_dir() or not any(entry.is_dir() for entry in os.scandir(train)):  # `train` may be a class, of vehicles
+        _check_no_part(root)
         return {"train": root}
     layout = {part: root / part for part in PARTS if (root / part).is_dir()}
     if len(layout) == 1:
-        raise NasError(f"{shown(root)} has train/ but neither val/ nor test/; add one, or give {shown(root / 'train')} as root")
+        raise NasError(f"{shown(root)} has train/ but neither val/ nor test/; add one, or give {shown(train)} as root")
     return layout
+
+
+def _check_no_part(root: Path) -> None:
+    """Refuse parts under other names, which would pass for classes."""
+    for entry in os.scandir(root):
+        if entry.is_dir() and entry.name.lower() in OTHER_PARTS and any(inside.is_dir() for inside in os.scandir(entry)):
+            raise NasError(f"{shown(root)} has the folder {shown(entry.name)}; the names of the parts are train/, val/ and test/")
 
 
 def _class_folders(folder: Path) -> dict[str, str]:
     """Class → the name of its folder."""
-    names = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
+    names = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith((".", "__MACOSX")))
     composed = {unicodedata.normalize("NFC", name): name for name in names}
     return dict(sorted(composed.items()))
 
@@ -129,7 +139,8 @@ def _files_by_class(root: Path, folder: Path, classes: Sequence[str]) -> tuple[l
 
 def _walk(root: Path, folder: Path) -> Iterator[str]:
     """The path under `root` of every file that is not hidden, as text, since 10,000 Path objects take a tenth of a second."""
-    for parent, _, names in os.walk(folder):
+    for parent, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]  # such as the copies in .ipynb_checkpoints
         under = Path(parent).relative_to(root).as_posix()
         yield from (f"{under}/{name}" for name in names if not name.startswith("."))
 
@@ -151,7 +162,8 @@ def _held_out(by_class: list[list[str]], num_parts: int) -> list[list[list[str]]
     parts: list[list[list[str]]] = [[] for _ in range(num_parts + 1)]
     for files in by_class:
         if len(files) <= num_parts:
-            raise NasError(f"class {shown(files[0])}: {len(files)} images are too few to hold {num_parts} part(s) out of")
+            what = f"the class of {shown(files[0])} has too few images, {len(files)}"
+            raise NasError(f"{what}; it needs {num_parts + 1} or more, since a tenth of it is held out for each missing part")
         ordered, size = _in_hash_order(files), max(1, round(HELD_OUT * len(files)))
         for i in range(num_parts):
             parts[i].append(ordered[i * size : (i + 1) * size])
@@ -178,8 +190,9 @@ def name_bytes(name: str) -> bytes:
 
 
 def shown(path: Path | str) -> str:
-    """A path that can be printed, whatever bytes it is made of."""
-    return str(path).encode("utf-8", "backslashreplace").decode()
+    """A path on one line that can be printed, whatever bytes it is made of."""
+    text = str(path).encode("utf-8", "backslashreplace").decode()
+    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
 
 
 def decode(path: Path, side: int) -> NDArray[np.uint8]:

@@ -1,6 +1,7 @@
 """What can be trained to the end: an architecture of ours, by name, text, file or export, or one of timm's networks by name."""
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -47,7 +48,9 @@ class Network:
         except ValueError:
             record = None
         if isinstance(record, dict) and set(record) == {"timm", "resolution"}:
-            return _of_timm(str(record["timm"]), int(record["resolution"]))
+            if type(record["resolution"]) is not int or record["resolution"] < 8:
+                raise NasError(f"resolution: {record['resolution']!r} is not a whole number of 8 pixels or more")
+            return _of_timm(str(record["timm"]), record["resolution"])
         return Network.of(Architecture.from_json(text))
 
     def to_json(self) -> str:
@@ -82,16 +85,18 @@ class Network:
                 module(image)
         return {"params": sum(p.numel() for p in module.parameters()), "macs": counter.get_total_flops() // 2}
 
-    def check(self, num_classes: int) -> None:
+    def check(self, num_classes: int, resolutions: Iterable[int]) -> None:
         """Refuse a resolution that the network cannot read.
 
         Raises: NasError.
         """
-        try:
-            self.costs(num_classes)
-        except (RuntimeError, ValueError, AssertionError) as error:
-            reason = str(error).strip().partition("\n")[0]
-            raise NasError(f"{self.id} cannot read images of {self.resolution} px: {reason}") from None
+        for resolution in resolutions:
+            try:
+                if self.architecture is None:
+                    replace(self, resolution=resolution).costs(num_classes)
+            except (RuntimeError, ValueError, AssertionError) as error:
+                reason = str(error).strip().partition("\n")[0]
+                raise NasError(f"{self.id} cannot read images of {resolution} px: {reason}") from None
 
 
 def find_network(name: str, *, resolution: int | None = None) -> Network:
@@ -119,8 +124,9 @@ def _named(name: str) -> Network:
     path = Path(name) / ARCHITECTURE_FILE if Path(name).is_dir() else Path(name)
     if path.is_file():
         return Network.from_json(read_text(path))
-    if "/" in name or name.endswith(".json"):
-        raise NasError(f"{path} is not a file; give an export's folder, or the file of an architecture's text")
+    if "/" in name or name.endswith(".json") or Path(name).is_dir():
+        what = f"has no {ARCHITECTURE_FILE}" if Path(name).is_dir() else "is not there"
+        raise NasError(f"network {name!r} {what}; give an export's folder, or the file of an architecture's text")
     raise unknown("network", name, [*references(), "timm:NAME"])
 
 

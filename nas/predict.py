@@ -97,7 +97,8 @@ def _predict(model: nn.Module, data: ImageData, preprocess: Preprocess, batch: i
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether a GPU's allocator, the CPU's, or oneDNN, which says so in its own way, had no more memory."""
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(
-        sign in str(error) for sign in ("can't allocate memory", "bad_alloc", "could not create a primitive")
+        sign in str(error)
+        for sign in ("can't allocate memory", "bad_alloc", "could not create a primitive", "out of memory", "ALLOC_FAILED")
     )
 
 

@@ -79,6 +79,8 @@ class TrainSettings:
                 open_low, open_high = interval[0] == "(", interval[1] == ")"
                 if not (low <= value <= high) or (open_low and value == low) or (open_high and value == high):
                     raise NasError(f"train.{name}: {value!r} is not in {interval[0]}{low}, {high}{interval[1]}")
+        if self.augment != "randaugment" and (self.randaugment_ops, self.randaugment_magnitude) != (2, 9):
+            raise NasError(f"train.randaugment_ops and train.randaugment_magnitude do nothing with train.augment {self.augment}")
         for name, known in CHOICES.items():
             if getattr(self, name) not in known:
                 raise NasError(f"train.{name}: {getattr(self, name)!r} is not one of {', '.join(known)}")
@@ -91,7 +93,7 @@ class Epoch:
     epoch: int
     """Counted from 1."""
     train_loss: float
-    """Mean cross-entropy of the epoch's steps, label smoothing included."""
+    """Mean cross-entropy of the epoch's steps over all processes, label smoothing and mixing included."""
     val_top1_pct: float
     """Of the search validation part, after the epoch."""
     seconds: float

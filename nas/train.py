@@ -4,10 +4,11 @@ Imports no Ray: a network trains in any process. Read `evaluate.py` next for how
 """
 
 import ctypes
+import hashlib
 import logging
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -24,9 +25,9 @@ from torch.nn.parallel import DistributedDataParallel
 from torchvision.transforms import v2
 
 from nas.augment import Augment, Draws
-from nas.checkpoints import BEST_FILE, TrainState, restore_last, save_last, save_weights
+from nas.checkpoints import TrainState, best_file, restore_last, save_last, save_weights
 from nas.datasets import Dataset, ImageData, load_part
-from nas.errors import NasError, unknown
+from nas.errors import NasError, unknown, users_code
 from nas.predict import Preprocess, device_name, fingerprint, is_out_of_memory, num_correct, predict
 from nas.recipe import Epoch, TrainReport, TrainSettings
 
@@ -57,10 +58,15 @@ def pick_precision(wanted: str, device: torch.device) -> str:
 def check_settings(settings: TrainSettings) -> None:
     """Refuse what only the libraries that train can judge.
 
-    Raises: NasError for an optimizer that timm does not have.
+    Raises: NasError for an optimizer that timm does not have, or that cannot take a step here.
     """
     if settings.optimizer not in list_optimizers():
         raise unknown("optimizer", settings.optimizer, list_optimizers())
+    weights = [nn.Parameter(torch.zeros(2, 2))]
+    with users_code(f"train.optimizer: {settings.optimizer!r} cannot be used here; it"):  # some need another package, or a GPU
+        optimizer = create_optimizer_v2(weights, opt=settings.optimizer, lr=settings.lr)
+        weights[0].grad = torch.zeros(2, 2)
+        optimizer.step()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,10 +115,10 @@ def train(
 
     On a CPU the same seed and number of threads give the same weights, given the same initial ones; with `checkpoints`, a
     folder, also when it was killed and began again, from the last whole epoch. The weights of the best epoch are kept there too.
-    Where memory is short, a step's images go through in smaller micro-batches whose gradients add up to the same; BatchNorm's
-    statistics are then a micro-batch's. Inside a process group of torch.distributed, each process trains on its share of every
-    batch. `on_step` is told the images done and those of the whole training. Seeds the global generators of torch and `random`.
-    Leaves the model in eval mode.
+    Where memory is short, a step's images go through in smaller micro-batches whose gradients add up; BatchNorm's statistics, and
+    the pairs that are mixed, are then a micro-batch's. Inside a process group of torch.distributed, each process trains on its
+    share of every batch. `on_step` is told the images done and those of the whole training. Seeds the global generators of torch
+    and `random`; on a CPU, the process keeps freed memory from here on. Leaves the model in eval mode.
 
     Raises: DivergedError when the loss is not finite; torch.OutOfMemoryError when one image does not fit; NasError for a
     checkpoint of another training, and a disk that is full.
@@ -124,7 +130,9 @@ def train(
         epoch_started = time.perf_counter()
         loss, micro = _train_epoch(run, epoch, micro, on_step)
         if run.world > 1:
-            distribute_bn(run.state.evaluated, run.world, reduce=True)
+            distribute_bn(run.state.model, run.world, reduce=True)
+            if run.state.ema is not None:
+                distribute_bn(run.state.ema.module, run.world, reduce=True)
         top1 = 100.0 * num_correct(_validate(run), run.held_out) / len(run.held_out)
         seconds = round(time.perf_counter() - epoch_started, 3)
         history.append(Epoch(epoch=epoch, train_loss=loss, val_top1_pct=top1, seconds=seconds))
@@ -197,7 +205,10 @@ def _keep_freed_memory(*, keep: bool) -> None:
     library = ctypes.CDLL(None)
     if not hasattr(library, "mallopt"):
         return
-    library.mallopt(M_MMAP_THRESHOLD, 2**30 if keep else 2**17)
+    if keep and not library.mallopt(M_MMAP_THRESHOLD, 2**30):
+        return  # an older glibc, which takes no more than 32 MB, adjusts itself as long as nothing is set
+    if not keep:
+        library.mallopt(M_MMAP_THRESHOLD, 2**17)
     library.mallopt(M_TRIM_THRESHOLD, 2**31 - 1 if keep else 2**17)
     if not keep:
         library.malloc_trim(0)
@@ -206,7 +217,10 @@ def _keep_freed_memory(*, keep: bool) -> None:
 def _home(images: Tensor, device: torch.device) -> Tensor:
     """The images on the GPU, unless they would take more than half of its free memory."""
     if device.type == "cuda" and images.nbytes < torch.cuda.mem_get_info(device)[0] / 2:
-        return images.to(device)
+        try:
+            return images.to(device)
+        except torch.OutOfMemoryError:  # another process was faster
+            return images
     return images
 
 
@@ -232,9 +246,9 @@ def _schedule(optimizer: torch.optim.Optimizer, settings: TrainSettings, steps: 
 
 def _train_epoch(run: _Run, epoch: int, micro: int, on_step: Callable[[int, int], None] | None) -> tuple[float, int]:
     """One pass over the training part. (mean loss, the micro-batch that fitted)."""
-    _seed(run.seed, epoch, run.rank)  # so an epoch depends on nothing but the state that it began with
+    _seed(run.seed, epoch, run.rank + 1)  # so an epoch depends on nothing but the state that it began with
     generator = torch.Generator().manual_seed(_mixed(run.seed, epoch))  # the same in every process
-    preprocess = run.preprocess(_resolution_at(epoch, run.resolution, run.settings))
+    preprocess = run.preprocess(resolution_at(epoch, run.resolution, run.settings))
     augment = Augment(preprocess=preprocess, settings=run.settings, mirrors=run.dataset.mirrors)
     mine = slice(run.rank * run.batch_size // run.world, (run.rank + 1) * run.batch_size // run.world)
     run.network.train()
@@ -250,7 +264,10 @@ def _train_epoch(run: _Run, epoch: int, micro: int, on_step: Callable[[int, int]
             _check_finite(losses[: i + 1], epoch, run)
         if on_step is not None:
             on_step((update + 1) * run.batch_size, run.settings.epochs * run.steps * run.batch_size)
-    _check_finite(losses, epoch, run)  # the epoch's one synchronisation before validation
+    if run.world > 1:
+        distributed.all_reduce(losses)
+        losses /= run.world
+    _check_finite(losses, epoch, run)  # the epoch's one synchronisation before validation, but for float16's scaling
     return float(losses.mean()), micro
 
 
@@ -264,6 +281,12 @@ def _gradients(run: _Run, augment: Augment, chosen: Tensor, draws: Draws, micro:
             bounds = [len(chosen) * i // num_parts for i in range(num_parts + 1)]
             parts = [slice(*pair) for pair in pairwise(bounds)]
             return torch.stack([_backward(run, augment, chosen, draws, part) for part in parts]).sum(), micro
+        except ValueError as error:
+            if "more than 1 value per channel" not in str(error):  # BatchNorm over maps of one pixel
+                raise
+            if micro < len(chosen):
+                raise MemoryError("not two images fit, and BatchNorm needs two") from None
+            raise NasError(f"train.batch_size: {len(chosen)} is too small for this network's BatchNorm; give 2 or more") from None
         except (RuntimeError, MemoryError) as error:
             if micro == 1 or run.world > 1 or not is_out_of_memory(error):  # other processes would wait for this one for ever
                 raise
@@ -315,7 +338,7 @@ def _validate(run: _Run) -> Tensor:
     return predict(run.state.evaluated, run.held_out, run.preprocess(run.resolution))
 
 
-def _resolution_at(epoch: int, resolution: int, settings: TrainSettings) -> int:
+def resolution_at(epoch: int, resolution: int, settings: TrainSettings) -> int:
     """Pixels in an epoch of progressive resizing, a multiple of 8 until the last."""
     if settings.start_resolution == 1 or epoch == settings.epochs:
         return resolution
@@ -328,22 +351,29 @@ def _mixed(*numbers: int) -> int:
     return int(np.random.SeedSequence(numbers).generate_state(1)[0])
 
 
-def _seed(seed: int, epoch: int, rank: int) -> None:
+def _seed(seed: int, epoch: int, stream: int) -> None:
     """Dropout, stochastic depth and mixing draw from torch's global generators, timm's erasing from Python's."""
-    mixed = _mixed(seed, epoch, rank)
+    mixed = _mixed(seed, epoch, stream)
     torch.manual_seed(mixed)
     random.seed(mixed)
 
 
+def best_epoch(history: Sequence[Epoch]) -> Epoch:
+    """The best on the search validation part; of equal ones the last."""
+    return max(history, key=lambda epoch: (epoch.val_top1_pct, epoch.epoch))
+
+
 def _identity(run: _Run) -> dict[str, Any]:
     """What a checkpoint must share with a training that goes on from it."""
+    labels = run.labels.cpu().numpy().tobytes()
     return {f"train.{name}": value for name, value in asdict(run.settings).items()} | {
         "seed": run.seed,
         "resolution": run.resolution,
-        "dataset": run.dataset.name,
-        "number of training images": len(run.labels),
-        "number of classes": len(run.dataset.classes),
-        "number of parameters": sum(parameter.numel() for parameter in run.state.model.parameters()),
+        "precision": run.precision,
+        "dataset": repr(run.dataset),
+        "list of training labels": hashlib.sha256(labels).hexdigest()[:16],
+        "stored image size": list(run.images.shape[1:]),
+        "network": hashlib.sha256(repr(run.state.model).encode()).hexdigest()[:16],
         "number of processes": run.world,
     }
 
@@ -360,7 +390,11 @@ def _resumed(run: _Run, checkpoints: Path | None) -> tuple[list[Epoch], int]:
 
 
 def _save(checkpoints: Path, run: _Run, history: list[Epoch], micro: int) -> None:
-    if history[-1].val_top1_pct >= max(epoch.val_top1_pct for epoch in history):
-        save_weights(run.state.evaluated, checkpoints / BEST_FILE)
+    best = best_epoch(history)
+    if best == history[-1]:
+        save_weights(run.state.evaluated, best_file(checkpoints, best.epoch))
     progress = {"identity": _identity(run), "history": [asdict(epoch) for epoch in history], "micro": micro}
     save_last(checkpoints, run.state, progress)
+    for file in checkpoints.glob("best-*.safetensors"):  # only now, when the last epoch's state knows the new one
+        if file != best_file(checkpoints, best.epoch):
+            file.unlink()

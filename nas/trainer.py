@@ -13,17 +13,18 @@ from typing import Annotated, Any, Generic, TypeVar
 
 import torch
 import tyro
+from filelock import FileLock, Timeout
 
-from nas.checkpoints import BEST_FILE
+from nas.checkpoints import best_file
 from nas.datasets import Dataset, load_part
 from nas.errors import NasError, describe_error
-from nas.exports import make_card, measure_accuracy, with_weights, write_export
+from nas.exports import is_export, make_card, measure_accuracy, with_weights, write_export
 from nas.networks import Network, find_network
 from nas.plugins import check_kind
 from nas.predict import is_out_of_memory, pick_device
 from nas.recipe import Epoch, TrainReport, TrainSettings
 from nas.runs import package_versions
-from nas.train import check_settings, train
+from nas.train import DivergedError, best_epoch, check_settings, resolution_at, train
 
 DatasetT = TypeVar("DatasetT", bound=Dataset)
 
@@ -90,8 +91,11 @@ def train_network(
     network = find_network(training.network, resolution=training.resolution)
     dataset, target = training.dataset, training.target
     if target.exists():
+        if is_export(target):
+            shutil.rmtree(training.checkpoints, ignore_errors=True)  # a kill after the export had been written left them
         raise NasError(f"{target} is there already; give another folder with --output, or remove it to train anew")
-    network.check(len(dataset.classes))
+    resolutions = {resolution_at(epoch, network.resolution, training.train) for epoch in range(1, training.train.epochs + 1)}
+    network.check(len(dataset.classes), sorted(resolutions))
     load_part(dataset, "train")
     with _room_for(training):
         if training.workers > 1:
@@ -101,8 +105,8 @@ def train_network(
             report = train_on_workers(work, dataset, workers=training.workers, storage=training.checkpoints, on_epoch=on_epoch)
         else:
             report = run_training(training, network, on_epoch=on_epoch, on_step=on_step)
-    _export(training, network, report)
-    shutil.rmtree(training.checkpoints)
+        _export(training, network, report)
+        shutil.rmtree(training.checkpoints)
     return target
 
 
@@ -114,8 +118,15 @@ def _room_for(training: Training[Any]) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise NasError(f"{folder} cannot be written: {error.strerror}; give another folder with --output") from None
+    lock = FileLock(folder / "lock", timeout=0)
     try:
-        yield
+        with lock:
+            yield
+    except DivergedError:
+        shutil.rmtree(folder)  # the same settings would come to the same end
+        raise
+    except Timeout:
+        raise NasError(f"{folder} is in use by another training; wait for it, or give another folder with --output") from None
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
@@ -123,14 +134,14 @@ def _room_for(training: Training[Any]) -> Iterator[None]:
             f"not one image fits in the memory: {describe_error(error)}; give a smaller --resolution or network"
         ) from None
     finally:
-        if not any(folder.iterdir()):
-            folder.rmdir()
+        if folder.is_dir() and {entry.name for entry in folder.iterdir()} <= {"lock"} and not lock.is_locked:
+            shutil.rmtree(folder)
 
 
 def _export(training: Training[Any], network: Network, report: TrainReport) -> None:
     """Write the folder of the best epoch's network, measured as it is loaded from its file again."""
-    dataset, weights = training.dataset, training.checkpoints / BEST_FILE
-    best = max(report.history, key=lambda epoch: (epoch.val_top1_pct, epoch.epoch))
+    dataset, best = training.dataset, best_epoch(report.history)
+    weights = best_file(training.checkpoints, best.epoch)
     model = with_weights(network, len(dataset.classes), weights)
     accuracy, _ = measure_accuracy(model, network.resolution, dataset, pick_device())
     card = make_card(

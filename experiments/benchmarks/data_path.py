@@ -1,7 +1,7 @@
 """From image files to training batches on the device, per core: ours, PIL with torchvision v1, torchvision's decoder with v2.
 
-All three take turns on one core, over the same files and batches: random resized crop, flip, normalisation. Ours is measured
-after the first epoch, from the cache; what making the cache costs stands beside it.
+All take turns on one core, over as many images of one folder, drawn at random: random resized crop, flip, normalisation. Ours is
+measured after the first epoch, from the cache; what making the cache costs stands beside it.
 
 Usage: python -m experiments.benchmarks.data_path --root FOLDER [--images 4096] [--repeats 5]
 FOLDER has train/ and val/, each with a folder of images per class.

@@ -86,6 +86,7 @@ def load_part(dataset: Dataset, part: str) -> ImageData:
     with users_code(name):
         data = dataset.load(part)
         check_kind("load", data, ImageData)
+        data = ImageData(images=np.ascontiguousarray(data.images), labels=np.ascontiguousarray(data.labels))
     if not len(data):
         raise NasError(f"{name} has no images")
     low, high, classes = int(data.labels.min()), int(data.labels.max()), len(dataset.classes)
@@ -110,6 +111,6 @@ def downloading(what: str, root: str | Path) -> Iterator[None]:
         yield
     except (OSError, RuntimeError) as error:
         raise NasError(
-            f"{what} is not whole in {root} and cannot be downloaded there ({describe_error(error)}); put it there yourself, or "
-            "say with --dataset.root where it is"
+            f"{what} is not in {root}, whole and as published, and cannot be downloaded ({describe_error(error).rstrip(': ')}); "
+            "put it there yourself, or say with --dataset.root where it is"
         ) from None

@@ -28,6 +28,8 @@ class ImageFolder:
 
     def __post_init__(self) -> None:
         check_images(self.side, self.share)
+        if not self.root:
+            raise NasError("dataset.root: an empty name; give the folder that the images are in")
 
     @property
     def name(self) -> str:

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from filelock import FileLock
+
 from nas.datasets import ImageData, downloading
 from nas.datasets.image_folder import IMAGENET_MEAN, IMAGENET_STD, check_images, load_images
 from nas.errors import NasError
@@ -82,13 +84,17 @@ class Imagenette:
         with downloading(f"{name}.tgz", root):
             from torchvision import datasets  # takes seconds, which only a process that trains should pay
 
+            root.mkdir(parents=True, exist_ok=True)
             arriving = root / f".{name}.partial"  # unpacked here first, so that what is in its place is always whole
-            shutil.rmtree(arriving, ignore_errors=True)
-            try:
-                datasets.Imagenette(arriving, size=self.size, download=True)
-                (arriving / name).rename(root / name)
-            finally:
+            with FileLock(root / f".{name}.lock"):  # others that want it wait
+                if (root / name).is_dir():
+                    return root / name
                 shutil.rmtree(arriving, ignore_errors=True)
+                try:
+                    datasets.Imagenette(arriving, size=self.size, download=True)
+                    (arriving / name).rename(root / name)
+                finally:
+                    shutil.rmtree(arriving, ignore_errors=True)
         return root / name
 
 

@@ -105,10 +105,10 @@ def test_without_data_and_without_a_network_one_sentence_says_what_to_put_where(
         load_part(here, "train")
     sentence = str(caught.value)
     assert sentence.startswith(f"dataset {name}: the train part: {what}")
-    assert f"is not whole in {tmp_path}/data and cannot be downloaded there (" in sentence
+    assert f" is not in {tmp_path}/data, whole and as published, and cannot be downloaded (" in sentence
     assert sentence.endswith("put it there yourself, or say with --dataset.root where it is")
     assert "\n" not in sentence
-    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+    assert [path for path in tmp_path.rglob("*") if path.is_file() and path.stat().st_size] == []
 
 
 @pytest.mark.parametrize("layout", ["", "imagenette2-160"])

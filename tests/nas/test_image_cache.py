@@ -226,3 +226,25 @@ def test_caches_are_listed_and_cleared(tmp_path):
 def test_a_size_or_share_that_cannot_be_is_refused(fields, sentence):
     with pytest.raises(NasError, match=f"dataset.{sentence} is not"):
         ImageFolder(**fields)
+
+
+@pytest.mark.parametrize("damage", [b"", bytes(32), b"\xff" * 32, b"../../etc/passwd", b"0" * 32])
+def test_a_damaged_note_of_a_known_cache_is_written_anew(tmp_path, folder, damage):
+    root = fill(tmp_path / "images")
+    before = opened(root).images.copy()
+    (note,) = (folder / "known").iterdir()
+    right = note.read_bytes()
+    note.write_bytes(damage)
+    assert np.array_equal(opened(root).images, before)
+    assert note.read_bytes() == right
+    assert len(caches()) == 1
+
+
+def test_a_shortage_while_decoding_is_not_taken_for_damaged_files(tmp_path):
+    """With too few file descriptors nothing is left out; the next start, with enough, has every image."""
+    root = fill(tmp_path / "images", num=60)
+    script = "import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (12, 12))\n" + OPEN
+    line = [sys.executable, "-c", "import numpy, PIL.Image, filelock, nas.image_cache, rich.progress\n" + script, str(root), "64"]
+    answer = subprocess.run(line, capture_output=True, text=True, check=False)
+    assert answer.returncode != 0 or answer.stdout.split()[1] == "240"
+    assert len(opened(root, 64).images) == 240

@@ -1,6 +1,7 @@
 """A folder of images is what it says it is: its layout, its parts, and every kind of file that people have."""
 
 import io
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -69,6 +70,11 @@ def test_the_split_is_the_one_that_was_published():
     assert sorted([*val, *rest]) == list(range(40))
 
 
+def test_a_class_may_be_called_train(tmp_path):
+    fill(tmp_path, ("",), classes=("bus", "train"))
+    assert list_images(tmp_path).classes == ("bus", "train")
+
+
 def test_a_share_of_the_training_part_leaves_the_other_parts_alone(tmp_path):
     whole, tenth = list_images(fill(tmp_path)), list_images(tmp_path, share=0.25)
     assert (len(tenth.parts["train"]), tenth.parts["val"], tenth.parts["test"]) == (
@@ -87,7 +93,8 @@ def test_names_in_other_scripts_nested_folders_and_strays(tmp_path):
     for hidden in (".DS_Store", "._0.png"):
         (tmp_path / "собака" / hidden).write_bytes(b"x")
     (tmp_path / "README.md").write_text("x")
-    (tmp_path / ".git").mkdir()
+    save(tmp_path / ".git" / "x.png")
+    save(tmp_path / "собака" / ".ipynb_checkpoints" / "0.png")
     listing = list_images(tmp_path)
     assert listing.classes == ("собака", "猫 ねこ")
     assert len(listing.files) == 41
@@ -105,8 +112,6 @@ def test_a_name_that_is_no_unicode_is_only_bytes(tmp_path):
 
 def remove(*names):
     def damage(root):
-        import shutil
-
         for name in names:
             shutil.rmtree(root / name)
 
@@ -119,7 +124,9 @@ def remove(*names):
         (remove("."), "is not a folder; it must have train/ and val/"),
         (remove("val"), "has train/ but neither val/ nor test/"),
         (remove("train/dog", "val/dog"), "has the one class cat; a classifier needs"),
-        (remove("train/dog", "train/cat"), "has no folder of images"),
+        (remove("train/dog", "train/cat"), "has the folder val; the names of the parts are train/, val/ and test/"),
+        (lambda root: (root / "train").rename(root / "Train"), "has the folder Train; the names of the parts are"),
+        (remove("train/dog", "train/cat", "train", "val"), "has no folder of images"),
         (remove("val/dog"), "val has no folder dog, a class of the training part"),
         (remove("train/dog"), "has the one class cat"),
         (lambda root: save(root / "val" / "fox" / "0.png"), "fox is a class that the training part does not have"),
@@ -140,7 +147,7 @@ def test_a_class_too_small_for_three_parts_is_named(tmp_path):
     fill(tmp_path, ("",), num=3)
     assert [len(list_images(tmp_path).parts[part]) for part in PARTS] == [2, 2, 2]
     (tmp_path / "dog" / "2.png").unlink()
-    with pytest.raises(NasError, match=r"class dog/0\.png: 2 images are too few"):
+    with pytest.raises(NasError, match=r"the class of dog/0\.png has too few images, 2; it needs 3 or more"):
         list_images(tmp_path)
 
 

@@ -1,6 +1,9 @@
 """The training loop learns, gives the same for the same seed, and says what it did."""
 
+import hashlib
+import io
 import pickle
+import resource
 import subprocess
 import sys
 from dataclasses import dataclass, replace
@@ -14,12 +17,12 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 import nas
 from nas.augment import Augment
-from nas.checkpoints import BEST_FILE, LAST_FILE, write_whole
+from nas.checkpoints import LAST_FILE, best_file, write_whole
 from nas.datasets import ImageData
 from nas.errors import NasError
 from nas.predict import Preprocess, fingerprint, num_correct, predict
 from nas.recipe import TrainSettings
-from nas.train import DivergedError, _gradients, _schedule, _set_up, check_settings, pick_precision, train
+from nas.train import DivergedError, _gradients, _schedule, _set_up, best_epoch, check_settings, pick_precision, train
 from search_spaces.mobilenetv3 import MobileNetV3Space
 
 SETTINGS = TrainSettings(epochs=3, batch_size=16, lr=3e-3, min_crop=0.8)
@@ -30,6 +33,7 @@ CPU = torch.device("cpu")
 class Stripes:
     """Noise with bright stripes, down or across: two classes that only a network that sees shapes can tell apart."""
 
+    shift: int = 0
     name = "stripes"
     classes = ("down", "across")
     mean = std = (0.5, 0.5, 0.5)
@@ -221,14 +225,13 @@ def test_a_training_that_was_stopped_goes_on_to_the_same_weights(tmp_path, setti
     assert report.fingerprint == expected.fingerprint
     again, _ = trained(settings=settings, checkpoints=tmp_path)  # nothing is left to do
     assert torch.equal(weights(whole), weights(again))
-    assert sorted(path.name for path in tmp_path.iterdir()) == [BEST_FILE, LAST_FILE]
+    best = best_file(tmp_path, best_epoch(report.history).epoch).name
+    assert sorted(path.name for path in tmp_path.iterdir()) == [best, LAST_FILE]
 
 
 def test_the_best_epoch_is_kept(tmp_path):
-    kept = []
     model, report = trained(settings=replace(SETTINGS, epochs=8), checkpoints=tmp_path)
-    kept = load_file(tmp_path / BEST_FILE)
-    model.load_state_dict(kept)
+    model.load_state_dict(load_file(best_file(tmp_path, best_epoch(report.history).epoch)))
     data = Stripes().load("val")
     correct = num_correct(predict(model, data, Preprocess(resolution=16, mean=(0.5,) * 3, std=(0.5,) * 3)), data)
     assert 100 * correct / 96 == max(epoch.val_top1_pct for epoch in report.history)
@@ -240,10 +243,53 @@ def test_a_checkpoint_of_another_training_or_a_damaged_one_is_refused(tmp_path):
         trained(settings=replace(SETTINGS, epochs=1, lr=0.1), checkpoints=tmp_path)
     with pytest.raises(NasError, match="another training: its seed was 0, and now it is 1"):
         trained(1, settings=replace(SETTINGS, epochs=1), checkpoints=tmp_path)
-    for damage in (b"no", (tmp_path / LAST_FILE).read_bytes()[:-100], pickle.dumps({"progress": Stripes()})):
+    whole = (tmp_path / LAST_FILE).read_bytes()
+    for damage in (b"", b"no", whole[:-100], whole[:5000] + bytes([whole[5000] ^ 1]) + whole[5001:], pickle.dumps(Stripes())):
         (tmp_path / LAST_FILE).write_bytes(damage)
         with pytest.raises(NasError, match="is damaged; remove"):
             trained(settings=replace(SETTINGS, epochs=1), checkpoints=tmp_path)
+
+
+def test_a_checkpoint_of_another_network_or_dataset_is_refused(tmp_path):
+    settings = replace(SETTINGS, epochs=1)
+    trained(settings=settings, checkpoints=tmp_path)
+    options = {"device": CPU, "seed": 0, "checkpoints": tmp_path}
+    other = replace(architecture(), stem=replace(architecture().stem, stride=2))  # with weights of the same shapes
+    with pytest.raises(NasError, match="another training: its network was"):
+        train(nas.build(other, num_classes=2), Stripes(), settings, resolution=16, **options)
+    with pytest.raises(NasError, match="another training: its resolution was 16, and now it is 24"):
+        train(nas.build(architecture(), num_classes=2), Stripes(), settings, resolution=24, **options)
+    with pytest.raises(NasError, match=r"another training: its dataset was Stripes\(shift=0\), and now it is Stripes\(shift=1\)"):
+        train(nas.build(architecture(), num_classes=2), Stripes(shift=1), settings, resolution=16, **options)
+
+
+def test_a_kill_between_the_best_and_the_last_epochs_files_loses_neither(tmp_path):
+    """The best weights of an epoch are there before the state that knows of it, and the earlier best ones until after it."""
+    settings = replace(SETTINGS, epochs=6, lr=1e-2)
+    _, whole = trained(settings=settings, checkpoints=tmp_path / "whole")
+    best_file(tmp_path, 99).write_bytes(b"of an epoch that was lost")
+    with pytest.raises(StopError):
+        trained(settings=settings, checkpoints=tmp_path, on_step=stop_at(300))
+    _, again = trained(settings=settings, checkpoints=tmp_path)
+    best = best_file(tmp_path, best_epoch(again.history).epoch)
+    assert [path.name for path in tmp_path.glob("best-*")] == [best.name]
+    assert best.read_bytes() == best_file(tmp_path / "whole", best_epoch(whole.history).epoch).read_bytes()
+
+
+@pytest.mark.parametrize("name", ["adahessian", "fusedadam"])
+def test_an_optimizer_that_cannot_take_a_step_here_is_refused(name):
+    with pytest.raises(NasError, match=f"train.optimizer: '{name}' cannot be used here; it raised"):
+        check_settings(TrainSettings(optimizer=name))
+
+
+def test_settings_that_do_nothing_are_refused():
+    with pytest.raises(NasError, match=r"randaugment_magnitude do nothing with train\.augment trivial"):
+        TrainSettings(augment="trivial", randaugment_magnitude=5)
+
+
+def test_a_batch_that_batchnorm_cannot_take_is_one_sentence():
+    with pytest.raises(NasError, match=r"train\.batch_size: 1 is too small for this network's BatchNorm; give 2 or more"):
+        trained(settings=replace(SETTINGS, batch_size=1))
 
 
 def test_nothing_in_a_checkpoint_is_executed(tmp_path):
@@ -251,21 +297,23 @@ def test_nothing_in_a_checkpoint_is_executed(tmp_path):
         def __reduce__(self):
             return (Path.touch, (tmp_path / "executed",))
 
-    torch.save({"progress": Evil()}, tmp_path / LAST_FILE)
-    with pytest.raises(NasError, match="is damaged"):
+    saved = io.BytesIO()
+    torch.save({"progress": Evil()}, saved)
+    (tmp_path / LAST_FILE).write_bytes(hashlib.sha256(saved.getvalue()).digest() + saved.getvalue())
+    with pytest.raises(pickle.UnpicklingError):
         trained(checkpoints=tmp_path)
     assert not (tmp_path / "executed").exists()
 
 
 def test_a_full_disk_keeps_the_checkpoint_that_was_there(tmp_path):
-    write_whole(tmp_path / "file", lambda file: file.write(b"before"))
-
-    def fill_up(file):
-        file.write(b"half")
-        raise OSError(28, "No space left on device")
-
-    with pytest.raises(NasError, match="cannot be written: No space left on device; what was saved before is kept"):
-        write_whole(tmp_path / "file", fill_up)
+    write_whole(tmp_path / "file", b"before")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+    try:
+        with pytest.raises(NasError, match="cannot be written: File too large; what was saved before is kept"):
+            write_whole(tmp_path / "file", bytes(5000))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert (tmp_path / "file").read_bytes() == b"before"
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
@@ -311,6 +359,7 @@ def test_progressive_resizing_grows_to_the_networks_resolution():
 
 @pytest.mark.parametrize("mixing", [{"mixup": 0.5}, {"cutmix": 1.0}, {"mixup": 0.5, "cutmix": 1.0}])
 def test_mixed_images_have_mixed_classes(mixing):
+    torch.manual_seed(0)
     run = _set_up(nas.build(architecture(), 2), Stripes(), replace(SETTINGS, **mixing), resolution=16, device=CPU, seed=0)
     _, y = run.mix(torch.rand(16, 3, 16, 16), torch.arange(16) % 2)
     assert y.shape == (16, 2)
