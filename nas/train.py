@@ -160,7 +160,7 @@ def _set_up(
 ) -> _Run:
     """Everything that the loop needs."""
     if device.type == "cpu":
-        _keep_freed_memory(keep=True)
+        keep_freed_memory(keep=True)
     rank, world = (distributed.get_rank(), distributed.get_world_size()) if distributed.is_initialized() else (0, 1)
     part, held_out = load_part(dataset, "train"), load_part(dataset, "val")
     batch_size = min(settings.batch_size, len(part))
@@ -196,7 +196,7 @@ def _set_up(
     )
 
 
-def _keep_freed_memory(*, keep: bool) -> None:
+def keep_freed_memory(*, keep: bool) -> None:
     """Whether the C library keeps freed memory, or gives it back to the kernel and asks for it anew at every step.
 
     It gives back blocks beyond 32 MB, which the maps of one batch are; to have the kernel zero them again and again cost a
@@ -295,7 +295,7 @@ def _gradients(run: _Run, augment: Augment, chosen: Tensor, draws: Draws, micro:
         if run.device.type == "cuda":
             torch.cuda.empty_cache()
         else:
-            _keep_freed_memory(keep=False)  # what is kept is in pieces that may be too small
+            keep_freed_memory(keep=False)  # what is kept is in pieces that may be too small
 
 
 def _backward(run: _Run, augment: Augment, chosen: Tensor, draws: Draws, part: slice) -> Tensor:
