@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from nas.scaling import scale
     from nas.spaces import SearchSpace, space
     from nas.table import front, results
+    from nas.trainer import Training, train_network
 
 # Public name → the module it lives in.
 _HOMES = {
@@ -37,6 +38,7 @@ _HOMES = {
     "SearchSpace": "spaces",
     "Stem": "architecture",
     "TrainSettings": "recipe",
+    "Training": "trainer",
     "build": "modules",
     "cost": "costs",
     "dataset": "datasets",
@@ -50,6 +52,7 @@ _HOMES = {
     "scale": "scaling",
     "search": "driver",
     "space": "spaces",
+    "train_network": "trainer",
 }
 
 __all__ = [
@@ -66,6 +69,7 @@ __all__ = [
     "SearchSpace",
     "Stem",
     "TrainSettings",
+    "Training",
     "build",
     "cost",
     "dataset",
@@ -79,6 +83,7 @@ __all__ = [
     "scale",
     "search",
     "space",
+    "train_network",
 ]
 
 

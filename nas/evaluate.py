@@ -13,10 +13,10 @@ import torch
 from nas.architecture import Architecture
 from nas.checkpoints import save_weights
 from nas.datasets import Dataset
+from nas.devices import is_out_of_memory, pick_device
 from nas.errors import describe_error
 from nas.modules import build
 from nas.objectives import Candidate, Objective
-from nas.predict import is_out_of_memory, pick_device
 from nas.recipe import Outcome, TrainSettings
 from nas.train import DivergedError, train
 

@@ -18,9 +18,10 @@ from torch import nn
 
 from nas.architecture import Architecture
 from nas.datasets import Dataset, load_part
+from nas.devices import device_name, pick_device
 from nas.errors import NasError
 from nas.networks import ARCHITECTURE_FILE, Network, read_text
-from nas.predict import Preprocess, device_name, fingerprint, num_correct, pick_device, predict
+from nas.predict import Preprocess, fingerprint, num_correct, predict
 from nas.runs import dataset_of, read_experiment
 from nas.table import best as best_row
 from nas.table import results

@@ -9,21 +9,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from nas.datasets import ImageData
+from nas.devices import is_out_of_memory
 
 EVAL_BATCH: Final = 256
 EVAL_PIXELS: Final = 2**24  # of one batch, which keeps the memory of large images in bounds
-
-
-def pick_device() -> torch.device:
-    """The first GPU that this process may use, else the CPU."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
-def device_name(device: torch.device) -> str:
-    """The device's model, as results report it."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"cpu: {torch.cpu.get_capabilities().get('cpu_name', 'unknown')}, {torch.get_num_threads()} thread(s)"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,14 +81,6 @@ def _predict(model: nn.Module, data: ImageData, preprocess: Preprocess, batch: i
     device, images = next(model.parameters()).device, torch.from_numpy(data.images)
     with torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
         return torch.cat([model(preprocess(part.to(device))).float().cpu() for part in images.split(batch)])
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether a GPU's allocator, the CPU's, or oneDNN, which says so in its own way, had no more memory."""
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(
-        sign in str(error)
-        for sign in ("can't allocate memory", "bad_alloc", "could not create a primitive", "out of memory", "ALLOC_FAILED")
-    )
 
 
 def num_correct(logits: Tensor, data: ImageData) -> int:

@@ -3,7 +3,6 @@
 Imports no Ray: a network trains in any process. Read `evaluate.py` next for how a trial uses it.
 """
 
-import ctypes
 import hashlib
 import logging
 import random
@@ -12,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,32 +26,16 @@ from torchvision.transforms import v2
 from nas.augment import Augment, Draws
 from nas.checkpoints import TrainState, best_file, restore_last, save_last, save_weights
 from nas.datasets import Dataset, ImageData, load_part
+from nas.devices import DTYPES, device_name, is_out_of_memory, keep_freed_memory, pick_precision
 from nas.errors import NasError, unknown, users_code
-from nas.predict import Preprocess, device_name, fingerprint, is_out_of_memory, num_correct, predict
+from nas.predict import Preprocess, fingerprint, num_correct, predict
 from nas.recipe import Epoch, TrainReport, TrainSettings
 
 logger = logging.getLogger(__name__)
 
-M_TRIM_THRESHOLD: Final = -1  # as glibc's malloc.h has them
-M_MMAP_THRESHOLD: Final = -3
-DTYPES: Final = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-
 
 class DivergedError(NasError):
     """The loss was not a number; the text says in which epoch and step."""
-
-
-def pick_precision(wanted: str, device: torch.device) -> str:
-    """The precision to compute in: `wanted`, or for `auto` what the device is fast at.
-
-    A GPU is fast at bfloat16 from compute capability 8.0 on, at float16 before. A CPU is fast at bfloat16 only with AMX tiles:
-    with AVX512-BF16 alone, MobileNetV3-Small trained 2.2 times slower than in float32 (AMD EPYC, one thread, 32 and 128 px).
-    """
-    if wanted != "auto":
-        return wanted
-    if device.type == "cuda":
-        return "bfloat16" if torch.cuda.get_device_capability(device) >= (8, 0) else "float16"
-    return "bfloat16" if torch.cpu.get_capabilities().get("amx_bf16", False) else "float32"
 
 
 def check_settings(settings: TrainSettings) -> None:
@@ -194,24 +177,6 @@ def _set_up(
         rank=rank,
         world=world,
     )
-
-
-def keep_freed_memory(*, keep: bool) -> None:
-    """Whether the C library keeps freed memory, or gives it back to the kernel and asks for it anew at every step.
-
-    It gives back blocks beyond 32 MB, which the maps of one batch are; to have the kernel zero them again and again cost a
-    seventh of the time of training MobileNetV3-Small at 128 px. Does nothing where the C library is not glibc.
-    """
-    library = ctypes.CDLL(None)
-    if not hasattr(library, "mallopt"):
-        return
-    if keep and not library.mallopt(M_MMAP_THRESHOLD, 2**30):
-        return  # an older glibc, which takes no more than 32 MB, adjusts itself as long as nothing is set
-    if not keep:
-        library.mallopt(M_MMAP_THRESHOLD, 2**17)
-    library.mallopt(M_TRIM_THRESHOLD, 2**31 - 1 if keep else 2**17)
-    if not keep:
-        library.malloc_trim(0)
 
 
 def _home(images: Tensor, device: torch.device) -> Tensor:

@@ -17,11 +17,11 @@ from filelock import FileLock, Timeout
 
 from nas.checkpoints import best_file
 from nas.datasets import Dataset, load_part
+from nas.devices import is_out_of_memory, pick_device
 from nas.errors import NasError, describe_error
 from nas.exports import is_export, make_card, measure_accuracy, with_weights, write_export
 from nas.networks import Network, find_network
 from nas.plugins import check_kind
-from nas.predict import is_out_of_memory, pick_device
 from nas.recipe import Epoch, TrainReport, TrainSettings
 from nas.runs import package_versions
 from nas.train import DivergedError, best_epoch, check_settings, resolution_at, train

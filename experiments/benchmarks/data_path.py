@@ -30,8 +30,8 @@ from torchvision.transforms import v2
 from nas import TrainSettings
 from nas.augment import Augment
 from nas.datasets.image_folder import IMAGENET_MEAN, IMAGENET_STD, ImageFolder
+from nas.devices import keep_freed_memory
 from nas.predict import Preprocess
-from nas.train import keep_freed_memory
 
 MIN_AREA = 0.35
 

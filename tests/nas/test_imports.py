@@ -26,6 +26,7 @@ LAYERS = (
     "image_files",
     "image_cache",
     "datasets",
+    "devices",
     "predict",
     "augment",
     "checkpoints",

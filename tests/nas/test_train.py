@@ -19,10 +19,11 @@ import nas
 from nas.augment import Augment
 from nas.checkpoints import LAST_FILE, best_file, write_whole
 from nas.datasets import ImageData
+from nas.devices import pick_precision
 from nas.errors import NasError
 from nas.predict import Preprocess, fingerprint, num_correct, predict
 from nas.recipe import TrainSettings
-from nas.train import DivergedError, _gradients, _schedule, _set_up, best_epoch, check_settings, pick_precision, train
+from nas.train import DivergedError, _gradients, _schedule, _set_up, best_epoch, check_settings, train
 from search_spaces.mobilenetv3 import MobileNetV3Space
 
 SETTINGS = TrainSettings(epochs=3, batch_size=16, lr=3e-3, min_crop=0.8)
