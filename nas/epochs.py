@@ -61,6 +61,7 @@ class _Bar(_Lines):
     def on_step(self, done: int, total: int) -> None:
         super().on_step(done, total)
         if self.progress.tasks[0].total is None:
+            self.progress.start()  # now, since images may have been decoded before under a bar of their own
             self.progress.reset(self.task, total=total, completed=done)  # what was done before it was killed took no time now
         self.progress.update(self.task, completed=done, speed=self.rate())
 
@@ -82,6 +83,9 @@ def shown_epochs(epochs: int) -> Iterator[Shown]:
         TextColumn("{task.fields[speed]:,.0f} images/s, val_top1_pct {task.fields[top1]}, left"),
         TimeRemainingColumn(),
     ]
-    with Progress(*columns, console=console, transient=True) as progress:
-        task = progress.add_task("", total=None, epoch=1, top1="-", speed=0.0)
+    progress = Progress(*columns, console=console, transient=True)
+    task = progress.add_task("", total=None, epoch=1, top1="-", speed=0.0)
+    try:
         yield _Bar(epochs, console, progress, task)
+    finally:
+        progress.stop()

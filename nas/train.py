@@ -8,7 +8,7 @@ import logging
 import random
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, is_dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -335,7 +335,7 @@ def _identity(run: _Run) -> dict[str, Any]:
         "seed": run.seed,
         "resolution": run.resolution,
         "precision": run.precision,
-        "dataset": repr(run.dataset),
+        "dataset": repr(run.dataset) if is_dataclass(run.dataset) else run.dataset.name,
         "list of training labels": hashlib.sha256(labels).hexdigest()[:16],
         "stored image size": list(run.images.shape[1:]),
         "network": hashlib.sha256(repr(run.state.model).encode()).hexdigest()[:16],

@@ -90,14 +90,12 @@ def train_network(
     check_settings(training.train)
     network = find_network(training.network, resolution=training.resolution)
     dataset, target = training.dataset, training.target
-    if target.exists():
-        if is_export(target):
-            shutil.rmtree(training.checkpoints, ignore_errors=True)  # a kill after the export had been written left them
-        raise NasError(f"{target} is there already; give another folder with --output, or remove it to train anew")
+    _refuse_what_is_there(training)
     resolutions = {resolution_at(epoch, network.resolution, training.train) for epoch in range(1, training.train.epochs + 1)}
     network.check(len(dataset.classes), sorted(resolutions))
     load_part(dataset, "train")
     with _room_for(training):
+        _refuse_what_is_there(training)  # once nobody else can put it there
         if training.workers > 1:
             from nas.distributed import train_on_workers  # Ray, only when it is asked for
 
@@ -108,6 +106,13 @@ def train_network(
         _export(training, network, report)
         shutil.rmtree(training.checkpoints)
     return target
+
+
+def _refuse_what_is_there(training: Training[Any]) -> None:
+    if training.target.exists():
+        if is_export(training.target):
+            shutil.rmtree(training.checkpoints, ignore_errors=True)  # a kill after the export had been written left them
+        raise NasError(f"{training.target} is there already; give another folder with --output, or remove it to train anew")
 
 
 @contextmanager

@@ -1,8 +1,11 @@
 """One network trained to the end, from the command line: killed and gone on with, exported and loaded, on several workers."""
 
+import contextlib
 import json
 import os
+import pty
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -67,6 +70,23 @@ def test_a_training_prints_every_epoch_and_leaves_a_folder_that_loads(whole):
     assert card["accuracy"]["val_top1_pct"] == card["accuracy"]["trained_val_top1_pct"]
     assert card["cost"]["macs"] == nas.cost(replace(nas.reference("mobilenetv2_035"), resolution=32), 10).macs
     assert card["train"]["epochs"] == 4
+
+
+def test_in_a_terminal_a_bar_shows_the_speed_and_the_time_left(tmp_path):
+    ours, theirs = pty.openpty()
+    line = [sys.executable, "-m", "nas.cli", *LINE, "--train.epochs", "2"]
+    with subprocess.Popen(line, stdout=theirs, stderr=theirs, cwd=tmp_path, env=os.environ | {"TERM": "xterm"}) as process:
+        os.close(theirs)
+        shown = b""
+        with contextlib.suppress(OSError):  # how a terminal tells its end
+            while part := os.read(ours, 65536):
+                shown += part
+    os.close(ours)
+    text = shown.decode()
+    assert process.returncode == 0, text
+    assert re.search(r"epoch 1/2 .*━.* [1-9][0-9,]* images/s, val_top1_pct -, left", text)
+    assert re.search(r"epoch 2/2 .*━.* images/s, val_top1_pct [0-9.]+, left .*0:00:0", text)
+    assert len(re.findall(r"epoch [12]/2: loss", text)) == 2
 
 
 def test_killed_at_any_moment_and_called_again_it_ends_with_the_same_bits(whole, tmp_path):
