@@ -109,6 +109,7 @@ def train(
     started = time.perf_counter()
     run = _set_up(model, dataset, settings, resolution=resolution, device=device, seed=seed)
     history, micro = _resumed(run, checkpoints)
+    logits = None
     for epoch in range(len(history) + 1, settings.epochs + 1):
         epoch_started = time.perf_counter()
         loss, micro = _train_epoch(run, epoch, micro, on_step)
@@ -116,7 +117,8 @@ def train(
             distribute_bn(run.state.model, run.world, reduce=True)
             if run.state.ema is not None:
                 distribute_bn(run.state.ema.module, run.world, reduce=True)
-        top1 = 100.0 * num_correct(_validate(run), run.held_out) / len(run.held_out)
+        logits = _validate(run)
+        top1 = 100.0 * num_correct(logits, run.held_out) / len(run.held_out)
         seconds = round(time.perf_counter() - epoch_started, 3)
         history.append(Epoch(epoch=epoch, train_loss=loss, val_top1_pct=top1, seconds=seconds))
         if checkpoints is not None and run.rank == 0:
@@ -125,7 +127,9 @@ def train(
             on_epoch(history[-1])
     if run.state.ema is not None:
         model.load_state_dict(run.state.ema.module.state_dict())
-    logits = _validate(run)
+    if logits is None:  # every epoch had ended before it was killed
+        logits = _validate(run)
+    model.eval()
     return TrainReport(
         history=tuple(history),
         val_correct=num_correct(logits, run.held_out),

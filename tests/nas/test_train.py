@@ -322,6 +322,7 @@ def test_a_full_disk_keeps_the_checkpoint_that_was_there(tmp_path):
 def test_the_average_of_the_weights_is_what_is_validated_and_kept():
     plain, _ = trained(settings=replace(SETTINGS, epochs=2))
     averaged, report = trained(settings=replace(SETTINGS, epochs=2, ema_decay=0.99))
+    assert not averaged.training
     assert not torch.equal(weights(plain), weights(averaged))
     data = Stripes().load("val")
     logits = predict(averaged, data, Preprocess(resolution=16, mean=(0.5,) * 3, std=(0.5,) * 3))
