@@ -13,7 +13,7 @@ from ray.train import RunConfig, ScalingConfig, TrainingFailedError
 from ray.train.torch import TorchTrainer
 from ray.util.queue import Queue
 
-from nas.datasets import Dataset, load_part
+from nas.datasets import Dataset
 from nas.driver import ray_session, sent_by_value
 from nas.errors import NasError
 from nas.recipe import Epoch, TrainReport
@@ -31,7 +31,6 @@ def train_on_workers(
 
     Raises: NasError if there are fewer GPUs, or CPU cores, than processes, or one of them fails.
     """
-    load_part(dataset, "train")  # decoded here, where its progress is seen, before every process wants it
     with ray_session(None), sent_by_value([dataset]):
         gpus, cores = (int(ray.cluster_resources().get(kind, 0)) for kind in ("GPU", "CPU"))
         available, kind = (gpus, "GPUs") if gpus else (cores, "CPU cores")

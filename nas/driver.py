@@ -61,8 +61,9 @@ def search(experiment: Experiment[Any, Any], *, name: str | None = None) -> Path
     if experiment.limits:
         share = f"{100 * feasible.share:.1f} %" if feasible.share else "less than 0.1 %"
         logger.info("%s of the space meets %s", share, " and ".join(map(str, experiment.limits)))
-    for part in ("train", "val"):  # decoded here, where a mistake is seen at once and every core is free
-        load_part(experiment.dataset, part)
+    if any(objective.needs_training for objective in experiment.objectives):
+        for part in ("train", "val"):  # decoded here, where a mistake is seen at once and every core is free
+            load_part(experiment.dataset, part)
     with ray_session(experiment.workers):
         workers, gpus = _resources(experiment)
         run = create_run(experiment, name or experiment.space.name)

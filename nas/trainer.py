@@ -93,7 +93,7 @@ def train_network(
     _refuse_what_is_there(training)
     resolutions = {resolution_at(epoch, network.resolution, training.train) for epoch in range(1, training.train.epochs + 1)}
     network.check(len(dataset.classes), sorted(resolutions))
-    load_part(dataset, "train")
+    load_part(dataset, "train")  # decoded here, where its progress is seen, before several processes want it
     with _room_for(training):
         _refuse_what_is_there(training)  # once nobody else can put it there
         if training.workers > 1:

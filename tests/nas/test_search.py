@@ -473,6 +473,14 @@ def test_a_folder_of_photographs_is_searched_exported_and_trained_to_the_end(tmp
     assert "cache 'zz' is not there; there are: " in command("data", "--clear", "zz", cwd=tmp_path).stderr
 
 
+def test_a_search_that_trains_nothing_reads_no_images(tmp_path):
+    """MNIST is not here, and nobody asks for it."""
+    options = ["--dataset", "mnist", "--objectives", "params_m", "macs_m", "--trials", 2]
+    answer = command("search", "digits_mobilenetv3", *options, cwd=tmp_path)
+    assert "2 done, 0 failed" in answer.stdout, answer.stdout + answer.stderr
+    assert not (tmp_path / "data").exists()
+
+
 def test_from_python_without_the_command_line(tmp_path):
     """`nas.search` gives the run folder of an experiment that was made in code."""
     script = tmp_path / "script.py"
