@@ -17,26 +17,11 @@ class CIFAR10:
 
     root: str = "data"
     """The folder that cifar-10-batches-py, or its archive, is in or is downloaded to."""
-
-    @property
-    def name(self) -> str:
-        return "cifar10"
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        return ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
-
-    @property
-    def mean(self) -> tuple[float, float, float]:
-        return (0.491, 0.482, 0.447)  # of the training images
-
-    @property
-    def std(self) -> tuple[float, float, float]:
-        return (0.247, 0.243, 0.262)
-
-    @property
-    def mirrors(self) -> bool:
-        return True
+    name = "cifar10"
+    classes = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+    mean = (0.491, 0.482, 0.447)  # of the training images
+    std = (0.247, 0.243, 0.262)
+    mirrors = True
 
     def load(self, part: str) -> ImageData:
         with downloading("cifar-10-python.tar.gz", self.root):

@@ -18,25 +18,11 @@ SHARES: Final = {"val": 0.2, "test": 0.2}
 class Digits:
     """Ten classes, 1,078 / 359 / 360 images for training, search validation and test, each with every class alike."""
 
-    @property
-    def name(self) -> str:
-        return "digits"
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        return tuple("0123456789")
-
-    @property
-    def mean(self) -> tuple[float, float, float]:
-        return (0.305, 0.305, 0.305)  # of all the images, grey in three equal channels
-
-    @property
-    def std(self) -> tuple[float, float, float]:
-        return (0.376, 0.376, 0.376)
-
-    @property
-    def mirrors(self) -> bool:
-        return False
+    name = "digits"
+    classes = tuple("0123456789")
+    mean = (0.305, 0.305, 0.305)  # of all the images, grey in three equal channels
+    std = (0.376, 0.376, 0.376)
+    mirrors = False
 
     def load(self, part: str) -> ImageData:
         from sklearn.datasets import load_digits  # takes a second, which only a process that trains should pay

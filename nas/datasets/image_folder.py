@@ -25,6 +25,9 @@ class ImageFolder:
     """Share of the training images to train on, the same ones every time."""
     mirrors: bool = True
     """Whether a mirrored image still shows its class, so that training may mirror."""
+    name = "image_folder"
+    mean = IMAGENET_MEAN
+    std = IMAGENET_STD
 
     def __post_init__(self) -> None:
         check_images(self.side, self.share)
@@ -32,20 +35,8 @@ class ImageFolder:
             raise NasError("dataset.root: an empty name; give the folder that the images are in")
 
     @property
-    def name(self) -> str:
-        return "image_folder"
-
-    @property
     def classes(self) -> tuple[str, ...]:
         return class_names(Path(self.root))
-
-    @property
-    def mean(self) -> tuple[float, float, float]:
-        return IMAGENET_MEAN
-
-    @property
-    def std(self) -> tuple[float, float, float]:
-        return IMAGENET_STD
 
     def load(self, part: str) -> ImageData:
         return load_images(Path(self.root), part, side=self.side, share=self.share)

@@ -42,31 +42,16 @@ class Imagenette:
     """What the shorter side of every image is resized to, once, pixels; the middle square of it is kept."""
     share: float = 1.0
     """Share of the training images to train on, the same ones every time."""
+    name = "imagenette"
+    classes = tuple(CLASSES.values())
+    mean = IMAGENET_MEAN
+    std = IMAGENET_STD
+    mirrors = True
 
     def __post_init__(self) -> None:
         check_images(self.side, self.share)
         if self.size not in SIZES:
             raise NasError(f"dataset.size: {self.size!r} is not one of {', '.join(SIZES)}")
-
-    @property
-    def name(self) -> str:
-        return "imagenette"
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        return tuple(CLASSES.values())
-
-    @property
-    def mean(self) -> tuple[float, float, float]:
-        return IMAGENET_MEAN
-
-    @property
-    def std(self) -> tuple[float, float, float]:
-        return IMAGENET_STD
-
-    @property
-    def mirrors(self) -> bool:
-        return True
 
     def load(self, part: str) -> ImageData:
         folder = self._folder()

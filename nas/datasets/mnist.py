@@ -17,26 +17,11 @@ class MNIST:
 
     root: str = "data"
     """The folder that MNIST/raw, with its four files or their archives, is in or is downloaded to."""
-
-    @property
-    def name(self) -> str:
-        return "mnist"
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        return tuple("0123456789")
-
-    @property
-    def mean(self) -> tuple[float, float, float]:
-        return (0.131, 0.131, 0.131)  # of the training images, grey in three equal channels
-
-    @property
-    def std(self) -> tuple[float, float, float]:
-        return (0.308, 0.308, 0.308)
-
-    @property
-    def mirrors(self) -> bool:
-        return False
+    name = "mnist"
+    classes = tuple("0123456789")
+    mean = (0.131, 0.131, 0.131)  # of the training images, grey in three equal channels
+    std = (0.308, 0.308, 0.308)
+    mirrors = False
 
     def load(self, part: str) -> ImageData:
         with downloading("MNIST", self.root):
