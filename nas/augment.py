@@ -217,9 +217,7 @@ def jitter_colors(x: Tensor, factors: Tensor) -> Tensor:
     Shapes: (N, 3, height, width) from 0 to 255, (N, 3).
     """
     brightness, contrast, saturation = factors[:, :, None, None, None].unbind(1)
-    x = (x * brightness).clamp_(0, 255)
-    x = _blend(_grey(x).mean((2, 3), keepdim=True), x, contrast)
-    return _blend(_grey(x), x, saturation)
+    return _saturate(_contrast(_brighten(x, brightness), contrast), saturation)
 
 
 def operate(x: Tensor, operations: Tensor, magnitudes: Tensor, strength: Strength) -> Tensor:
@@ -275,26 +273,31 @@ def _blend(other: Tensor, x: Tensor, factor: Tensor) -> Tensor:
     return (other + (x - other) * factor).clamp_(0, 255)
 
 
-def _brightness(x: Tensor, magnitude: Tensor, strength: Strength) -> Tensor:
-    return (x * (1 + magnitude * strength.blend)).clamp_(0, 255)
+def _brighten(x: Tensor, factor: Tensor) -> Tensor:
+    return (x * factor).clamp_(0, 255)
 
 
-def _color(x: Tensor, magnitude: Tensor, strength: Strength) -> Tensor:
-    return _blend(_grey(x), x, 1 + magnitude * strength.blend)
+def _saturate(x: Tensor, factor: Tensor) -> Tensor:
+    return _blend(_grey(x), x, factor)
 
 
-def _contrast(x: Tensor, magnitude: Tensor, strength: Strength) -> Tensor:
-    return _blend(_grey(x).mean((2, 3), keepdim=True), x, 1 + magnitude * strength.blend)
+def _contrast(x: Tensor, factor: Tensor) -> Tensor:
+    return _blend(_grey(x).mean((2, 3), keepdim=True), x, factor)
 
 
-def _sharpness(x: Tensor, magnitude: Tensor, strength: Strength) -> Tensor:
+def _by_factor(change: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Tensor, Tensor, Strength], Tensor]:
+    """An operation whose factor is 1 and the magnitude's share of the strength."""
+    return lambda x, magnitude, strength: change(x, 1 + magnitude * strength.blend)
+
+
+def _sharpen(x: Tensor, factor: Tensor) -> Tensor:
     if min(x.shape[-2:]) < 3:
         return x
     kernel = torch.ones(3, 1, 3, 3, device=x.device)
     kernel[:, :, 1, 1] = 5
     smooth = x.clone()
     smooth[:, :, 1:-1, 1:-1] = functional.conv2d(x, kernel / 13, groups=3)
-    return _blend(smooth, x, 1 + magnitude * strength.blend)
+    return _blend(smooth, x, factor)
 
 
 def _posterize(x: Tensor, magnitude: Tensor, strength: Strength) -> Tensor:
@@ -317,10 +320,10 @@ def _equalize(x: Tensor, magnitude: Tensor, strength: Strength) -> Tensor:  # no
 
 
 COLOR_OPERATIONS: Final[dict[str, Callable[[Tensor, Tensor, Strength], Tensor]]] = {
-    "brightness": _brightness,
-    "color": _color,
-    "contrast": _contrast,
-    "sharpness": _sharpness,
+    "brightness": _by_factor(_brighten),
+    "color": _by_factor(_saturate),
+    "contrast": _by_factor(_contrast),
+    "sharpness": _by_factor(_sharpen),
     "posterize": _posterize,
     "solarize": _solarize,
     "autocontrast": _autocontrast,
