@@ -232,8 +232,7 @@ def _decode_into(images: NDArray[np.uint8], listing: Listing, side: int, i: int)
             images[i] = decode(listing.root / listing.files[i].path, side)
     except NasError as error:
         cause = error.__cause__
-        passing = isinstance(cause, MemoryError) or (isinstance(cause, OSError) and cause.errno not in DAMAGE)
-        if passing and cause is not None:
+        if isinstance(cause, MemoryError) or (isinstance(cause, OSError) and cause.errno not in DAMAGE):
             raise cause from None
         return str(error)
     return None
@@ -327,10 +326,15 @@ def clear_caches(keys: Iterable[str]) -> float:
     for key in chosen:
         try:
             with _lock(key.removesuffix(".partial"), timeout=0):
-                shutil.rmtree(cache_folder() / key)
-                for name in (cache_folder() / "known").glob("*"):
-                    if name.read_bytes() == key.encode():
-                        name.unlink()
+                _remove(key)
         except Timeout:
             raise NasError(f"cache {key} is being made by another process; wait for it, or stop it") from None
     return float(sum(chosen.values()))
+
+
+def _remove(key: str) -> None:
+    """A cache, and the notes that name it."""
+    shutil.rmtree(cache_folder() / key)
+    for note in (cache_folder() / "known").glob("*"):
+        if note.read_bytes() == key.encode():
+            note.unlink()

@@ -90,10 +90,11 @@ class Network:
 
         Raises: NasError.
         """
+        if self.architecture is not None:
+            return  # which reads any
         for resolution in resolutions:
             try:
-                if self.architecture is None:
-                    replace(self, resolution=resolution).costs(num_classes)
+                replace(self, resolution=resolution).costs(num_classes)
             except (RuntimeError, ValueError, AssertionError) as error:
                 reason = str(error).strip().partition("\n")[0]
                 raise NasError(f"{self.id} cannot read images of {resolution} px: {reason}") from None
