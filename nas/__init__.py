@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from nas.architecture import Architecture, Block, Head, Stem
     from nas.costs import Cost, cost
     from nas.datasets import ImageData, dataset
-    from nas.driver import search
+    from nas.driver import resume, search
     from nas.errors import NasError
     from nas.experiment import Experiment
     from nas.exports import export, load
@@ -49,6 +49,7 @@ _HOMES = {
     "reference": "published",
     "references": "published",
     "results": "table",
+    "resume": "driver",
     "scale": "scaling",
     "search": "driver",
     "space": "spaces",
@@ -80,6 +81,7 @@ __all__ = [
     "reference",
     "references",
     "results",
+    "resume",
     "scale",
     "search",
     "space",

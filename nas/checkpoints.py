@@ -3,6 +3,7 @@
 import hashlib
 import io
 import os
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,22 @@ from torch import nn
 from torch.optim import Optimizer
 
 from nas.errors import NasError
+
+
+class CheckpointError(NasError):
+    """A checkpoint that cannot be gone on from; the text says why, and what to do."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checkpoints:
+    """Where and how often a training writes down how far it is."""
+
+    folder: Path
+    keep_best: bool = True
+    """Whether the weights of the best epoch so far are kept beside the last epoch's state."""
+    max_share: float = 1.0
+    """Of the time, that writing may take; with 1 the state is written after every epoch."""
+
 
 LAST_FILE: Final = "last.pt"
 DIGEST_BYTES: Final = 32  # of SHA-256, before what torch.save wrote
@@ -58,7 +75,7 @@ def save_last(folder: Path, state: TrainState, progress: Mapping[str, Any]) -> N
 def restore_last(folder: Path, state: TrainState, identity: Mapping[str, Any]) -> dict[str, Any] | None:
     """Put the saved state back and give its progress; None where nothing was saved. Nothing is unpickled but tensors.
 
-    Raises: NasError if it was saved by a training whose `identity` was another, or is damaged.
+    Raises: CheckpointError if it was saved by a training whose `identity` was another, or is damaged.
     """
     file = folder / LAST_FILE
     if not file.is_file():
@@ -66,14 +83,14 @@ def restore_last(folder: Path, state: TrainState, identity: Mapping[str, Any]) -
     saved = file.read_bytes()
     digest, data = saved[:DIGEST_BYTES], saved[DIGEST_BYTES:]
     if hashlib.sha256(data).digest() != digest:
-        raise NasError(f"checkpoint {file} is damaged; remove {folder} to begin anew")
+        raise CheckpointError(f"checkpoint {file} is damaged; remove {folder} to begin anew")
     record = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     progress: dict[str, Any] = record["progress"]
     before = progress["identity"]
     changed = [name for name in {**before, **identity} if before.get(name) != identity.get(name)]
     if changed:
         was, now = before.get(changed[0]), identity.get(changed[0])
-        raise NasError(
+        raise CheckpointError(
             f"{folder} holds the checkpoint of another training: its {changed[0]} was {was}, and now it is {now}; "
             "give another --output, or remove that folder"
         )
@@ -106,3 +123,18 @@ def write_whole(path: Path, data: bytes) -> None:
     except OSError as error:
         partial.unlink(missing_ok=True)
         raise NasError(f"{path} cannot be written: {error.strerror}; what was saved before is kept") from None
+
+
+def copy_whole(source: Path, target: Path) -> None:
+    """Copy a file so that at any moment its place holds nothing, the old or the new one.
+
+    Raises: NasError if it cannot be read or written.
+    """
+    partial = target.with_name(f".{target.name}.partial")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source, partial)
+        partial.replace(target)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise NasError(f"{source} cannot be copied to {target}: {error.strerror}") from None

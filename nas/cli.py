@@ -1,24 +1,22 @@
 """The `nas` command: parse, call one function, print. Nothing heavy is imported before it is needed."""
 
-import contextlib
-import io
 import json
 import logging
-import shlex
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 from nas.errors import NasError, unknown
+from nas.parsing import USER_ERROR, constructors, named_plugins, parsed
 from nas.plugins import load_plugin, plugin_names, summary
+from nas.printing import print_front, print_rows, print_table, shown_path
 
 if TYPE_CHECKING:
     import pandas as pd
 
-USER_ERROR: Final = 2
 INTERRUPTED: Final = 130  # as a shell reports a process that SIGINT ended
 
 
@@ -47,7 +45,7 @@ def run(arguments: Sequence[str]) -> int:
         print(f"nas: {error.filename or 'a file'} cannot be used: {error.strerror or error}", file=sys.stderr)
         return USER_ERROR
     except KeyboardInterrupt:
-        print("nas: interrupted; what had ended is kept", file=sys.stderr)
+        print("nas: interrupted; what had ended is kept, and `nas resume` goes on with the rest", file=sys.stderr)
         return INTERRUPTED
     return 0
 
@@ -69,30 +67,57 @@ def search(arguments: list[str]) -> None:
     experiment = load_plugin("experiment", name)
     if not isinstance(experiment, Experiment):
         raise NasError(f"EXPERIMENT is a {type(experiment).__name__}; it must be a nas.Experiment")
-    replaced, options = _named_plugins(("space", "dataset"), options)
+    replaced, options = named_plugins(("space", "dataset"), options)
     experiment = replace(experiment, **replaced)
     kind: Any = type(experiment)
     kind = kind[type(experiment.space), type(experiment.dataset)]
-    experiment = _parsed(
+    experiment = parsed(
         kind,
         default=experiment,
         args=options,
         prog=f"nas search {name}",
         description=_search_description(name),
-        registry=_constructors(experiment.objectives),
+        registry=constructors(experiment.objectives),
     )
     from nas.driver import search as search_experiment  # torch and Ray, once the command is known to be right
-    from nas.table import results
+    from nas.progress import shown_search
 
     _log_to_stdout()
-    folder = search_experiment(experiment, name=Path(name).stem)
+    _print_found(search_experiment(experiment, name=Path(name).stem, watch=shown_search), experiment)
+
+
+def _print_found(folder: Path, experiment: Any) -> None:
+    """What a search has found, and what can be done with it."""
+    from nas.table import results
+
     df = results(folder)
     _refuse_if_none_done(df)
     print()
-    _print_front(df)
-    print(f"\nnas table {_shown(folder)} --front")
+    print_front(df)
+    print(f"\nnas table {shown_path(folder)} --front")
     if any(objective.needs_training for objective in experiment.objectives):
-        print(f"nas export {_shown(folder)} --best {experiment.objectives[0].name}")
+        print(f"nas export {shown_path(folder)} --best {experiment.objectives[0].name}")
+
+
+def resume(arguments: list[str]) -> None:
+    """Go on with a run that was interrupted or killed, or extend one with --trials; finished trials stay."""
+    if not arguments or arguments[0].startswith("-"):
+        print("nas resume RUN [--help | options]: a run folder that `nas search` made\n")
+        return
+    from nas.description import experiment_of
+    from nas.experiment import Changes
+    from nas.runs import read_experiment
+
+    run, *options = arguments
+    folder = Path(run).resolve()
+    experiment = experiment_of(read_experiment(folder), folder.parent)
+    changes = parsed(Changes, args=options, prog=f"nas resume {run}", registry=constructors(experiment.objectives))
+    given = {field.name: value for field in fields(changes) if (value := getattr(changes, field.name)) not in (None, ())}
+    from nas.driver import resume as resume_run
+    from nas.progress import shown_search
+
+    _log_to_stdout()
+    _print_found(resume_run(folder, watch=shown_search, **given), experiment)
 
 
 def _refuse_if_none_done(df: "pd.DataFrame") -> None:
@@ -105,23 +130,6 @@ def _refuse_if_none_done(df: "pd.DataFrame") -> None:
         )
 
 
-def _parsed(target: Any, **arguments: Any) -> Any:
-    """What tyro makes of the options; its error box becomes one sentence."""
-    import tyro
-
-    written = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(written):
-            return tyro.cli(target, **arguments)
-    except SystemExit as stop:
-        if stop.code != USER_ERROR:
-            raise
-    inside = [line.strip("│ ").strip() for line in written.getvalue().splitlines() if line.startswith("│")]
-    until = next((i for i, line in enumerate(inside) if line.startswith(("Argument helptext", "For full helptext"))), len(inside))
-    sentence = " ".join(line for line in inside[:until] if line.strip("─"))
-    raise NasError(f"{sentence}; see {arguments['prog']} --help")
-
-
 def _search_description(name: str) -> str:
     return (
         f"Run {name}; every field can be set here but a sampler object. --space NAME and --dataset NAME put in another one, by "
@@ -130,54 +138,9 @@ def _search_description(name: str) -> str:
     )
 
 
-def _named_plugins(kinds: Sequence[str], options: list[str]) -> tuple[dict[str, Any], list[str]]:
-    """(the plug-ins that `--space NAME` or `--dataset NAME` ask for, the options left)."""
-    joined = tuple(f"--{kind}=" for kind in kinds)
-    left = [part for option in options for part in (option.split("=", 1) if option.startswith(joined) else [option])]
-    found = {}
-    for kind in kinds:
-        while f"--{kind}" in left:
-            at = left.index(f"--{kind}")
-            if at + 1 == len(left):
-                raise NasError(f"--{kind} needs a name; known: {', '.join(plugin_names(kind))}")
-            found[kind] = load_plugin(kind, left[at + 1])
-            del left[at : at + 2]
-    return found, left
-
-
-def _constructors(own: Sequence[Any]) -> Any:
-    """How tyro reads the values that are objects of ours."""
-    import tyro
-    from optuna.samplers import BaseSampler
-
-    from nas.objectives import Limit, Objective, objective, parse_limit
-
-    registry = tyro.constructors.ConstructorRegistry()
-    rules: dict[type, tuple[str, Callable[[str], Any], Callable[[Any], str]]] = {
-        Objective: ("NAME", lambda text: objective(text, own), lambda value: str(value.name)),
-        Limit: ("NAME<NUMBER", lambda text: parse_limit(text, own), str),
-        BaseSampler: ("SAMPLER", str, lambda value: type(value).__name__),
-    }
-
-    @registry.primitive_rule
-    def rule(info: Any) -> Any:
-        if info.type not in rules:
-            return None
-        metavar, read, write = rules[info.type]
-        return tyro.constructors.PrimitiveConstructorSpec(
-            nargs=1,
-            metavar=metavar,
-            instance_from_str=lambda parts: read(parts[0]),
-            is_instance=lambda value: isinstance(value, info.type),
-            str_from_instance=lambda value: [write(value)],
-        )
-
-    return registry
-
-
 def train(arguments: list[str]) -> None:
     """Train one network with a full recipe, and leave its folder; a run that was killed goes on when it is called again."""
-    found, options = _named_plugins(("dataset",), arguments)
+    found, options = named_plugins(("dataset",), arguments)
     if not options:
         options = ["--help"]
     if not found and not {"-h", "--help"} & set(options):
@@ -190,7 +153,7 @@ def train(arguments: list[str]) -> None:
 
     dataset = found["dataset"] if found else load_plugin("dataset", "imagenette")
     kind: Any = Training
-    training = _parsed(
+    training = parsed(
         kind[type(dataset)],
         default=Training(network=tyro.MISSING, dataset=dataset),
         args=options,
@@ -215,7 +178,7 @@ def _print_accuracy(accuracy: dict[str, Any], folder: Path) -> None:
     for part in ("val", "test"):
         images = f"{accuracy[f'{part}_images']:,} images of {accuracy['dataset']}"
         print(f"{part}_top1_pct {accuracy[f'{part}_top1_pct']:.2f} over {images}")
-    print(f"{_shown(folder)}\n\nimport nas; model = nas.load({str(folder)!r})")
+    print(f"{shown_path(folder)}\n\nimport nas; model = nas.load({str(folder)!r})")
 
 
 def data(arguments: list[str]) -> None:
@@ -242,7 +205,7 @@ def data(arguments: list[str]) -> None:
             print(f"{row['key']}  {row['size_mb']:9,.1f} MB  {what}")
         print(f"{sum(row['size_mb'] for row in rows):,.1f} MB in {cache_folder()}")
 
-    _parsed(show, args=arguments, prog="nas data")
+    parsed(show, args=arguments, prog="nas data")
 
 
 def space(arguments: list[str]) -> None:
@@ -297,15 +260,62 @@ def table(arguments: list[str]) -> None:
         """
         df = results(run)
         if front:
-            _print_front(df)
+            print_front(df)
             return
         counts = df["status"].value_counts()
         failures = ["reason", "error"] if "failed" in counts else []
         columns = ["trial", "id", "status", *df.attrs["directions"], "seconds", "source", *failures]
-        _print_rows(df[df["status"] != "infeasible"], columns)
-        print(", ".join(f"{counts.get(status, 0)} {status}" for status in ("done", "failed", "running", "infeasible")))
+        print_rows(df[df["trial"].notna()], columns)
+        always = ("done", "stopped", "failed", "running")
+        print(", ".join(f"{counts[status]} {status}" for status in (*always, *(s for s in counts.index if s not in always))))
 
-    _parsed(show, args=arguments, prog="nas table")
+    parsed(show, args=arguments, prog="nas table")
+
+
+def runs(arguments: list[str]) -> None:
+    """List every run in a folder: its state, trials, best network and size."""
+    import tyro
+
+    from nas.housekeeping import list_runs
+
+    def show(folder: Annotated[Path, tyro.conf.Positional] = Path("runs")) -> None:
+        """List every run in a folder: its state, trials, best network and size.
+
+        Args:
+            folder: The folder that the run folders are in.
+        """
+        found = list_runs(folder)
+        columns = ("run", "state", "trials", "front", "best", "size_mb")
+        print_table(columns, [(r.run.name, r.state, r.trials, r.front, r.best, f"{r.size_mb:,.1f}") for r in found])
+        print(f"{len(found)} runs, {sum(r.size_mb for r in found):,.1f} MB")
+
+    parsed(show, args=arguments, prog="nas runs")
+
+
+def clean(arguments: list[str]) -> None:
+    """Say which weights off the front a run keeps, and remove them with --yes."""
+    import tyro
+
+    from nas.housekeeping import clean as clean_run
+    from nas.housekeeping import removable, size_mb
+
+    def remove(run: Annotated[tuple[Path, ...], tyro.conf.Positional], *, yes: bool = False) -> None:
+        """Say which weights and checkpoints of networks off the front a run keeps, and remove them with --yes.
+
+        Args:
+            run: Run folders.
+            yes: Remove them.
+        """
+        for folder in run:
+            entries = removable(folder)
+            names = ", ".join(entry.name for entry in entries)
+            print(f"{shown_path(folder)}: {sum(map(size_mb, entries)):,.1f} MB off the front: {names or 'nothing'}")
+            if yes:
+                print(f"{clean_run(folder):,.1f} MB removed")
+        if not yes:
+            print("nothing is removed yet; give --yes to remove them")
+
+    parsed(remove, args=arguments, prog="nas clean")
 
 
 def export(arguments: list[str]) -> None:
@@ -336,7 +346,7 @@ def export(arguments: list[str]) -> None:
             print(f"on another device than the trial's, where it had {accuracy['trial_val_top1_pct']} % on the validation part:")
         _print_accuracy(accuracy, folder)
 
-    _parsed(write, args=arguments, prog="nas export")
+    parsed(write, args=arguments, prog="nas export")
 
 
 def _list(kind: str) -> None:
@@ -344,40 +354,11 @@ def _list(kind: str) -> None:
         print(f"  {name:<24} {summary(kind, name)}")
 
 
-def _print_front(df: "pd.DataFrame") -> None:
-    from nas.table import front
-
-    chosen = front(df)
-    _print_rows(chosen, ["trial", "id", *df.attrs["directions"], "seconds", "source"])
-    print(f"front: {len(chosen)} of {int((df['status'] == 'done').sum())} done")
-
-
-def _print_rows(df: "pd.DataFrame", columns: list[str]) -> None:
-    """The rows, drawn in a terminal and plain in a pipe."""
-    shown = df[columns]
-    if not sys.stdout.isatty():
-        print(shown.to_string(index=False, na_rep="", float_format=lambda value: f"{value:.4g}"))
-        return
-    import pandas as pd
-    from rich.console import Console
-    from rich.table import Table
-
-    drawn = Table()
-    for column in columns:
-        drawn.add_column(column, justify="right" if pd.api.types.is_numeric_dtype(shown[column]) else "left")
-    for row in shown.itertuples(index=False):
-        drawn.add_row(*("" if pd.isna(value) else f"{value:.4g}" if isinstance(value, float) else str(value) for value in row))
-    Console().print(drawn)
-
-
-def _shown(path: Path) -> str:
-    """A path as short as it can be typed here."""
-    here = Path.cwd()
-    return shlex.quote(str(path.relative_to(here) if path.is_relative_to(here) else path))
-
-
 COMMANDS: Final[dict[str, Callable[[list[str]], None]]] = {
     "search": search,
+    "resume": resume,
+    "runs": runs,
+    "clean": clean,
     "table": table,
     "export": export,
     "train": train,

@@ -39,12 +39,28 @@ class Experiment(Generic[SpaceT, DatasetT]):
     """What proposes networks: random, tpe, nsga2, nsga3, gp or qmc; from Python any Optuna sampler too."""
     trials: int = 50
     """Networks to train."""
+    start: tuple[str, ...] = ()
+    """Networks to try first, after the space's references: files, exports, run folders (their fronts), published names."""
+    reuse: tuple[str, ...] = ()
+    """Run folders whose outcomes are taken over instead of training the same network again."""
+    early_stopping: bool | None = None
+    """Whether a network that falls behind its peers is stopped early; by default where val_top1_pct alone needs training."""
+    trial_timeout: float = math.inf
+    """Seconds after which a trial has failed."""
+    keep_all: bool = False
+    """Whether the weights of every network are kept, not only those of the front."""
     workers: int | None = None
     """Trials at a time; by default as many as the GPUs hold, or one per CPU core where there is no GPU."""
     gpus_per_trial: float | None = None
     """GPUs of one trial, a fraction to share them; by default 1 where there is a GPU, else 0."""
+    address: str | None = None
+    """Of a Ray cluster that runs already: auto or HOST:PORT; by default this machine alone."""
+    storage: str | None = None
+    """Where trials under way keep their checkpoints, a folder or URI that every node reaches; by default in the run folder."""
     seed: int = 0
     """Of the sampler, and of every trial's weights and batches."""
+    verbose: bool = False
+    """Whether Ray's own messages are shown."""
     runs: str = "runs"
     """The folder that run folders are made in."""
 
@@ -66,8 +82,56 @@ class Experiment(Generic[SpaceT, DatasetT]):
             raise NasError(f"workers: {self.workers} is not 1 or more")
         if not 0 <= self.seed < 2**32:
             raise NasError(f"seed: {self.seed} is not from 0 to {2**32 - 1}")
+        if not self.trial_timeout > 0:
+            raise NasError(f"trial-timeout: {self.trial_timeout} is not more than 0 seconds")
+        if self.early_stopping and not self.judged_early:
+            raise NasError(
+                "early-stopping: networks are judged by val_top1_pct and by what is known before training, so it must be the one "
+                f"objective that needs training; given: {', '.join(names)}"
+            )
         if not self.runs:
             raise NasError("runs: an empty name; give a folder, such as runs")
         gpus = self.gpus_per_trial
         if gpus is not None and not (0 <= gpus <= 1 or (gpus < math.inf and gpus == int(gpus))):
             raise NasError(f"gpus-per-trial: {gpus} is not a share from 0 to 1 or a whole number")
+
+    @property
+    def judged_early(self) -> bool:
+        """Whether what is known after some epochs tells how a network will compare."""
+        trained = [objective.name for objective in self.objectives if objective.needs_training]
+        return trained == ["val_top1_pct"]
+
+    @property
+    def stops_early(self) -> bool:
+        """Whether networks that fall behind are stopped."""
+        return self.judged_early if self.early_stopping is None else self.early_stopping
+
+
+@dataclass(frozen=True, kw_only=True)
+class Changes:
+    """What another session of a run may change of its experiment; None leaves it."""
+
+    trials: int | None = None
+    """Networks to train in all, those of earlier sessions included."""
+    sampler: str | BaseSampler | None = None
+    """What proposes networks from here on; it learns from what was found before."""
+    limits: Annotated[tuple[Limit, ...] | None, tyro.conf.arg(name="limit"), tyro.conf.UseAppendAction] = None
+    """A limit, in the place of the one on the same objective; give it once for each."""
+    start: tuple[str, ...] | None = None
+    """Networks to try next: files, exports, run folders (their fronts), published names."""
+    reuse: tuple[str, ...] | None = None
+    """Run folders whose outcomes are taken over instead of training the same network again."""
+    early_stopping: bool | None = None
+    """Whether a network that falls behind its peers is stopped early."""
+    trial_timeout: float | None = None
+    """Seconds after which a trial has failed."""
+    keep_all: bool | None = None
+    """Whether the weights of every network are kept from here on."""
+    workers: int | None = None
+    """Trials at a time."""
+    gpus_per_trial: float | None = None
+    """GPUs of one trial, a fraction to share them."""
+    address: str | None = None
+    """Of a Ray cluster that runs already: auto or HOST:PORT."""
+    verbose: bool | None = None
+    """Whether Ray's own messages are shown."""

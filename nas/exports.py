@@ -18,11 +18,12 @@ from torch import nn
 
 from nas.architecture import Architecture
 from nas.datasets import Dataset, load_part
+from nas.description import dataset_of
 from nas.devices import device_name, pick_device
 from nas.errors import NasError
 from nas.networks import ARCHITECTURE_FILE, Network, read_text
 from nas.predict import Preprocess, fingerprint, num_correct, predict
-from nas.runs import dataset_of, read_experiment
+from nas.runs import WEIGHTS, read_experiment
 from nas.table import best as best_row
 from nas.table import results
 
@@ -51,7 +52,7 @@ def export(
     described = read_experiment(folder)
     row = _chosen(results(folder), trial, best)
     number = int(row["trial"])
-    weights = folder / "checkpoints" / f"{number}.safetensors"
+    weights = folder / WEIGHTS / f"{number}.safetensors"
     if not weights.is_file():
         raise NasError(f"trial {number} has no weights at {weights}: they were removed, or nothing in this run needed training")
     target = Path(output).resolve() if output is not None else folder / "exports" / f"trial{number}"
@@ -63,7 +64,9 @@ def export(
     model = with_weights(network, num_classes, weights)
     accuracy = _accuracy(model, network, dataset or dataset_of(described), row)
     recipe = described["train"] | {"device": row["device"], "precision": row["precision"], "seconds": float(row["seconds"])}
-    card = make_card(network, described["dataset"], accuracy=accuracy, train=recipe, versions=described["versions"])
+    card = make_card(
+        network, described["dataset"], accuracy=accuracy, train=recipe, versions=described["sessions"][-1]["versions"]
+    )
     write_export(target, network, weights, card | {"run": folder.name, "trial": number})
     return target
 

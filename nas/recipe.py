@@ -96,6 +96,8 @@ class Epoch:
     """Mean cross-entropy of the epoch's steps over all processes, label smoothing and mixing included."""
     val_top1_pct: float
     """Of the search validation part, after the epoch."""
+    val_images: int
+    """Images of that part."""
     seconds: float
     """Of training and validation."""
 
@@ -129,7 +131,7 @@ class Outcome:
     status: str
     """done or failed."""
     reason: str | None = None
-    """Of a failure: oom, nan, crash or interrupted."""
+    """Of a failure: oom, nan, crash, timeout or node."""
     error: str | None = None
     """The failure in one sentence."""
     values: dict[str, float] = field(default_factory=dict)

@@ -7,181 +7,76 @@ A Ray Tune Searcher, so that Ray runs the trials, around an Optuna study, so tha
 import json
 import logging
 import math
-import random
-import warnings
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+import time
+from collections import deque
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
 import optuna
-from optuna.exceptions import ExperimentalWarning
-from optuna.samplers import BaseSampler
-from optuna.trial import FrozenTrial, Trial, TrialState
+from optuna.trial import Trial, TrialState, create_trial
 from ray.tune.search import Searcher
 
-from nas.architecture import Architecture
-from nas.errors import NasError, unknown, users_code
+from nas.earlier import Known, Start
+from nas.errors import NasError
 from nas.experiment import Experiment
-from nas.objectives import Candidate, Objective
-from nas.plugins import check_kind
-from nas.published import reference, references
+from nas.feasibility import Examined, Feasibility, examine
+from nas.keeper import Keeper, Losses
+from nas.proposer import Proposer
 from nas.recipe import Outcome
 from nas.runs import HISTORY_FILE, TRIALS_FILE, append
-from nas.spaces import Params, sample, some_values
+from nas.scheduler import Halving, Standing
+from nas.spaces import Params
+from nas.study import JOURNAL_ERRORS, Journal
+from nas.table import hypervolume
 
 logger = logging.getLogger(__name__)
 
-SAMPLER_ASKS: Final = 100  # of the sampler for one trial, before random draws stand in for it
-RANDOM_ASKS: Final = 5_000  # before the space is taken to hold no further allowed network
-# What ends a search: a user's file that raises, or what a full disk makes of the log, of Optuna's journal, and of Optuna
-# reading its torn journal again.
-ENDING: Final = (NasError, OSError, json.JSONDecodeError)
-PROBE: Final = 1_000  # random points that tell, before anything is trained, whether any network meets the limits
-
-
-def make_sampler(sampler: str | BaseSampler, seed: int) -> BaseSampler:
-    """An Optuna sampler by its short name, or the one given.
-
-    Raises: NasError for a name that is not known.
-    """
-    if isinstance(sampler, BaseSampler):
-        return sampler
-    makers: dict[str, Callable[[], BaseSampler]] = {
-        "random": lambda: optuna.samplers.RandomSampler(seed=seed),
-        # With these three, TPE proposes few networks twice (3 to 6 of 200 against 25 to 59 with its defaults).
-        "tpe": lambda: optuna.samplers.TPESampler(multivariate=True, group=True, constant_liar=True, seed=seed),
-        "nsga2": lambda: optuna.samplers.NSGAIISampler(population_size=20, seed=seed),
-        "nsga3": lambda: optuna.samplers.NSGAIIISampler(population_size=20, seed=seed),
-        "gp": lambda: optuna.samplers.GPSampler(seed=seed),
-        "qmc": lambda: optuna.samplers.QMCSampler(seed=seed, scramble=True),
-    }
-    if sampler not in makers:
-        raise unknown("sampler", sampler, makers)
-    with warnings.catch_warnings(action="ignore", category=ExperimentalWarning):
-        return makers[sampler]()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Network:
-    """An architecture with what is known of it before training."""
-
-    architecture: Architecture
-    values: Mapping[str, float]
-    """Objective or limit name → value, of those that need no training."""
-    excess: Mapping[str, float]
-    """Limit → how far outside, in its unit; 0 or less inside."""
-
-    @property
-    def admitted(self) -> bool:
-        """Whether it meets every limit."""
-        return all(excess <= 0 for excess in self.excess.values())
-
-    @property
-    def total_excess(self) -> float:
-        """How far it is outside the limits, each in its own unit, summed; 0 inside."""
-        return sum(max(0.0, excess) for excess in self.excess.values())
-
-
-def examine(experiment: Experiment[Any, Any], params: Mapping[str, Any]) -> Network:
-    """Decode parameters, measure what needs no training, and hold it against the limits.
-
-    Raises: NasError if the space, the dataset or an objective of a user's own raises, or a value is not finite.
-    """
-    with users_code(f"space {experiment.space.name}: decode"):
-        architecture = experiment.space.decode(params)
-        check_kind("it", architecture, Architecture)
-    with users_code(f"dataset {experiment.dataset.name}: classes"):
-        candidate = Candidate(architecture=architecture, num_classes=len(experiment.dataset.classes))
-    known = [objective for objective in experiment.objectives if not objective.needs_training]
-    known += [limit.objective for limit in experiment.limits if limit.objective not in known]
-    values = {objective.name: _measured(objective, candidate) for objective in known}
-    excess = {str(limit): limit.excess(values[limit.objective.name]) for limit in experiment.limits}
-    return Network(architecture=architecture, values=values, excess=excess)
-
-
-def _measured(objective: Objective, candidate: Candidate) -> float:
-    with users_code(f"objective {objective.name}"):
-        value = objective.measure(candidate)
-    if not isinstance(value, int | float) or not math.isfinite(value):
-        raise NasError(f"objective {objective.name} gave {value!r} for a network; it must give a finite number")
-    return float(value)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Feasibility:
-    """How much of a space meets the limits, by random points."""
-
-    share: float
-    """Of the random points."""
-    example: Mapping[str, Any]
-    """Parameters of a network that meets them."""
-
-
-def check_limits(experiment: Experiment[Any, Any]) -> Feasibility:
-    """How much of the space meets the limits, by 1,000 random points; if none of them does, by a descent from the nearest.
-
-    Without limits one point is examined, which is enough to meet what a user's own file raises.
-
-    Raises: NasError if no network tried does, with the smallest and largest values found.
-    """
-    generator = random.Random(experiment.seed)
-    probe = PROBE if experiment.limits else 1
-    points = [*(sample(experiment.space.parameters, generator) for _ in range(probe)), *experiment.space.references.values()]
-    networks = [examine(experiment, point) for point in points]
-    admitted = [point for point, network in zip(points, networks, strict=True) if network.admitted]
-    share = sum(network.admitted for network in networks[:probe]) / probe
-    if admitted:
-        return Feasibility(share=share, example=admitted[0])
-    nearest = min(range(len(points)), key=lambda i: networks[i].total_excess)
-    for point, network in _descent(experiment, points[nearest], networks[nearest]):
-        networks.append(network)
-        if network.admitted:
-            return Feasibility(share=share, example=point)
-    limits = " and ".join(map(str, experiment.limits))
-    names = dict.fromkeys(limit.objective.name for limit in experiment.limits)
-    found = (sorted(network.values[name] for network in networks) for name in names)
-    ranges = "; ".join(f"{name} goes from {v[0]:.4g} to {v[-1]:.4g}" for name, v in zip(names, found, strict=True))
-    raise NasError(
-        f"no network of space {experiment.space.name} meets {limits}: over the {len(networks):,} nearest and random points tried "
-        f"{ranges}"
-    )
-
-
-def _descent(experiment: Experiment[Any, Any], point: Params, network: Network) -> Iterator[tuple[Params, Network]]:
-    """Ever closer to the limits: one parameter at a time set to each of its values, as long as that helps."""
-    moves = [{name: value} for name, distribution in experiment.space.parameters.items() for value in some_values(distribution)]
-    before = math.inf
-    while network.total_excess < before:
-        before = network.total_excess
-        for move in moves:
-            changed = examine(experiment, point | move)
-            yield point | move, changed
-            if changed.total_excess < network.total_excess:
-                point, network = point | move, changed
+CRASHES: Final = 2  # of the worker process, after which a network is given up
+NODE_LOSSES: Final = 4  # after which a trial is given up
+# What ends a search: a user's file that raises, or what a full disk makes of the log and the journal.
+ENDING: Final = (NasError, *JOURNAL_ERRORS)
 
 
 @dataclass(slots=True)
 class Tally:
-    """What the searcher has counted so far."""
+    """What the searcher has counted, over all sessions of the run."""
 
-    started: int = 0
     done: int = 0
     failed: int = 0
+    stopped: int = 0
     infeasible: int = 0
     """Asks that a limit turned down."""
-    duplicates: int = 0
+    repeated: int = 0
     """Asks for an architecture already proposed."""
+    reused: int = 0
+    """Networks whose outcome another run had."""
+
+    def count(self, status: str) -> None:
+        """One more trial that ended as done, failed or stopped."""
+        setattr(self, status, getattr(self, status) + 1)
+
+    @property
+    def ended(self) -> int:
+        """Trials that were trained and have ended."""
+        return self.done + self.failed + self.stopped
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Pending:
-    """A trial under way."""
+    """A trial under way, or to be gone on with."""
 
     number: int
     """In the order of proposal, from 0."""
     trial: Trial
-    network: Network
+    network: Examined
+    epochs: dict[int, float] = field(default_factory=dict)
+    """Epoch → top-1 after it."""
+    crashes: int = 0
+    node_losses: int = 0
+    started: float = 0.0
+    """When it was last given to Ray, by the monotonic clock."""
 
 
 class ArchitectureSearcher(Searcher):
@@ -191,155 +86,333 @@ class ArchitectureSearcher(Searcher):
     """
 
     def __init__(
-        self, experiment: Experiment[Any, Any], study: optuna.Study, journal: optuna.Study, run: Path, feasible: Feasibility
+        self,
+        experiment: Experiment[Any, Any],
+        study: optuna.Study,
+        journal: Journal,
+        run: Path,
+        *,
+        feasible: Feasibility,
+        keeper: Keeper,
+        workers: int,
+        starts: Iterable[Start] = (),
+        known: Mapping[str, Known] | None = None,
+        past: Iterable[Mapping[str, Any]] = (),
+        history: Iterable[Mapping[str, Any]] = (),
     ) -> None:
+        """`past` has the rows, and `history` the epochs, of the run's earlier sessions."""
         super().__init__()
         self.experiment = experiment
-        self.study = study
         self.journal = journal
         self.run = run
+        self.keeper = keeper
+        self.workers = workers
+        self.feasible = feasible
         self.tally = Tally()
         self.failure: Exception | None = None  # of the log or a user's file; the driver raises it, as Ray would bury it
-        self.exhausted = False  # no allowed and new network was found any more
+        self.stopping = False  # no more trials; those under way stop after their epoch
+        self.pending: dict[str, Pending] = {}  # by Ray's trial id
+        self._halving = Halving(epochs=experiment.train.epochs)
+        self._known = known or {}
+        self._again: deque[Pending] = deque()  # to be gone on with, before anything new
+        self._next = 0  # number of the next trial
         self._distributions = dict(experiment.space.parameters)
-        self._random = random.Random(experiment.seed)
-        self._seen: set[str] = set()  # ids of the architectures proposed
-        self._pending: dict[str, Pending] = {}  # by Ray's trial id
-        for name, params in experiment.space.references.items():
-            network = examine(experiment, params)
-            if network.admitted:
-                exact = name in references() and network.architecture == reference(name)
-                study.enqueue_trial(dict(params), user_attrs={"source": name if exact else f"like {name}"})
-        if feasible.share == 0:  # no sampler would find by chance what took a descent to find
-            study.enqueue_trial(dict(feasible.example))
+        self._proposer = Proposer(experiment, study, self._turned_down)
+        self._replay(past, history)
+        self._proposer.begin_with(starts, feasible)
 
     def __getstate__(self) -> dict[str, Any]:
         """Nothing: Ray pickles searchers to resume from, and here the run folder holds the state."""
         return {}
 
-    def suggest(self, trial_id: str) -> Any:
-        """The next architecture for Ray to run, or FINISHED when no allowed and new one is found any more."""
-        if self.failure is None:
-            try:
-                return self._suggest(trial_id)
-            except ENDING as error:
-                self.failure = error
-        return Searcher.FINISHED
+    def set_max_concurrency(self, max_concurrent: int) -> bool:  # noqa: ARG002 - Ray's
+        """Tells Ray that the searcher itself keeps to the number of trials at a time."""
+        return True
 
-    def _suggest(self, trial_id: str) -> Any:
-        asked = self._ask()
-        if asked is None:
-            self.exhausted = True
-            logger.warning("no further network of the space meets the limits and is new; the search ends early")
-            return Searcher.FINISHED
-        trial, network = asked
-        pending = Pending(number=self.tally.started, trial=trial, network=network)
-        text = network.architecture.to_json()
-        append(
-            self.run / TRIALS_FILE,
-            {"event": "start", "trial": pending.number, "id": network.architecture.id, "values": dict(network.values)}
-            | {"params": trial.params, "source": trial.user_attrs.get("source", "search"), "architecture": text},
-        )
-        self.tally.started += 1
-        self._pending[trial_id] = pending
-        return {"trial": pending.number, "architecture": text}
+    # What earlier sessions of the run had found.
 
-    def _ask(self) -> tuple[Trial, Network] | None:
-        """A trial of an allowed and new network, out of the sampler, else out of random draws."""
-        for _ in range(SAMPLER_ASKS if not self.exhausted else 0):
-            trial = self.study.ask(self._distributions)
-            network = self._accepted(trial)
-            if network is not None:
-                return trial, network
-        if self.exhausted:
-            return None
-        for _ in range(RANDOM_ASKS):
-            params = sample(self._distributions, self._random)
+    def _replay(self, past: Iterable[Mapping[str, Any]], history: Iterable[Mapping[str, Any]]) -> None:
+        epochs: dict[int, dict[int, float]] = {}
+        standings: list[tuple[int, int, float, int]] = []
+        for line in history:
+            epochs.setdefault(line["trial"], {})[line["epoch"]] = line["val_top1_pct"]
+            standings.append((line["trial"], line["epoch"], line["val_top1_pct"], line["val_images"]))
+        costs: dict[int, Losses] = {}
+        for row in past:
+            params = {name: row[f"params.{name}"] for name in self._distributions if f"params.{name}" in row}
+            if row["status"] == "repeated":
+                self.tally.repeated += 1
+                continue
             network = examine(self.experiment, params)
-            if network.admitted and network.architecture.id not in self._seen:
-                self.study.enqueue_trial(params)
-                trial = self.study.ask(self._distributions)
-                accepted = self._accepted(trial)
-                assert accepted is not None, "an enqueued trial has the parameters it was given"
-                return trial, accepted
+            if network.architecture.id != row["id"]:
+                raise NasError(
+                    f"space {self.experiment.space.name} has changed: parameters that meant architecture {row['id']} now mean "
+                    f"{network.architecture.id}; begin a new run, with --reuse {self.run}"
+                )
+            if "trial" in row:
+                number = int(row["trial"])
+                costs[number] = self._costs(network)
+                self._next = max(self._next, number + 1)
+                self._proposer.seen[network.architecture.id] = number
+            if row["status"] in ("running", "interrupted"):
+                self._go_on(row, network, params, epochs.get(number, {}))
+            else:
+                self._tell_past(row, network, params)
+        self.keeper.settle([number for number in costs if number not in {pending.number for pending in self._again}])
+        for trial, epoch, top1, images in standings:
+            self._halving.goes_on(trial, epoch, Standing.of(top1, images, costs[trial]))
+
+    def _go_on(self, row: Mapping[str, Any], network: Examined, params: Params, epochs: dict[int, float]) -> None:
+        """A trial that had not ended: it is to be gone on with, unless a limit now forbids it."""
+        trial, _ = self._proposer.given(params)
+        pending = Pending(
+            number=int(row["trial"]), trial=trial, network=network, epochs=epochs, crashes=int(row.get("crashes", 0))
+        )
+        if network.admitted:
+            self._again.append(pending)
+        else:
+            self._end(pending, {"status": "stopped", "reason": "limit"})
+
+    def _tell_past(self, row: Mapping[str, Any], network: Examined, params: Params) -> None:
+        status = row["status"]
+        if status == "infeasible":
+            self.tally.infeasible += 1
+        elif "reused" in row:
+            self.tally.reused += 1
+        else:
+            self.tally.count(status)
+        values = [float(row[objective.name]) for objective in self.experiment.objectives] if status == "done" else None
+        states = {"done": TrialState.COMPLETE, "failed": TrialState.FAIL}
+        frozen = create_trial(
+            state=states.get(status, TrialState.PRUNED),
+            values=values,
+            params=params,
+            distributions=self._distributions,
+            constraints=dict(network.excess),
+            user_attrs={"trial": row["trial"]} if "trial" in row else {},
+        )
+        self._proposer.study.add_trial(frozen)
+        if "trial" in row:
+            self.journal.add(frozen)
+        if values is not None and network.admitted:
+            self.keeper.note(int(row["trial"]), self._losses(values))
+
+    # What Ray asks and tells.
+
+    def suggest(self, trial_id: str) -> Any:
+        """The next architecture for Ray to run, None for not now, or FINISHED."""
+        if self.failure is not None or self.stopping:
+            return Searcher.FINISHED
+        if len(self.pending) >= self.workers:
+            return None
+        try:
+            pending = self._again.popleft() if self._again else self._new()
+        except ENDING as error:
+            self.failure = error
+            return Searcher.FINISHED
+        if pending is None:
+            return None if self.pending else Searcher.FINISHED  # one under way may have to be begun again
+        pending.started = time.monotonic()
+        self.pending[trial_id] = pending
+        return {"trial": pending.number, "architecture": pending.network.architecture.to_json()}
+
+    def _new(self) -> Pending | None:
+        """A trial of a network that is to be trained, written to the log; None if there is to be none."""
+        while self.tally.ended + len(self.pending) < self.experiment.trials and not self.exhausted:
+            asked = self._proposer.ask()
+            if asked is None:
+                logger.warning("no further network of the space meets the limits and is new; the search ends early")
+                return None
+            trial, network = asked
+            pending = Pending(number=self._next, trial=trial, network=network)
+            known = self._known.get(network.architecture.id)
+            source = known.source if known else trial.user_attrs.get("source", "search")
+            self._log(
+                "start",
+                pending.number,
+                id=network.architecture.id,
+                values=dict(network.values),
+                params=trial.params,
+                source=source,
+                architecture=network.architecture.to_json(),
+            )
+            self._next += 1
+            self._proposer.seen[network.architecture.id] = pending.number
+            if known is None:
+                return pending
+            self._end(pending, {"status": "done", "values": dict(known.values), "reused": True, **known.measured}, known.weights)
         return None
 
-    def _accepted(self, trial: Trial) -> Network | None:
-        """The network of a trial that is to be run; one that is not is told to Optuna and, if a limit forbids it, logged."""
-        network = examine(self.experiment, trial.params)
-        for limit, excess in network.excess.items():
-            trial.set_constraint(limit, excess)
-        architecture_id = network.architecture.id
-        if not network.admitted:
+    def _turned_down(self, what: str, network: Examined, params: Params) -> None:
+        """Log an ask for what is not to be trained."""
+        fields: dict[str, Any] = {"id": network.architecture.id, "values": dict(network.values), "params": params}
+        if what == "infeasible":
             self.tally.infeasible += 1
-            self._tell(trial, state=TrialState.PRUNED)
-            append(self.run / TRIALS_FILE, {"event": "infeasible", "id": architecture_id, "values": dict(network.values)})
-            return None
-        if architecture_id in self._seen:
-            self.tally.duplicates += 1
-            self._tell(trial, state=TrialState.FAIL)  # samplers leave failed trials out, as they know this network
-            return None
-        self._seen.add(architecture_id)
-        return network
+        else:
+            self.tally.repeated += 1
+            fields["source"] = f"trial {self._proposer.seen[network.architecture.id]}"
+        self._log(what, None, **fields)
 
-    def _tell(self, trial: Trial, values: list[float] | None = None, state: TrialState | None = None) -> FrozenTrial:
-        """Tell Optuna what became of a trial; a sampler that has proposed all it ever will ends the search."""
+    def goes_on(self, trial_id: str, result: Mapping[str, Any]) -> bool:
+        """Whether a trial that has told of an epoch, or its outcome, goes on."""
+        if "epoch" not in result:
+            return True
+        pending = self.pending.get(trial_id)
+        if pending is None:
+            return True
+        standing = Standing.of(result["val_top1_pct"], result["val_images"], self._costs(pending.network))
+        judged = self._halving.goes_on(pending.number, result["epoch"], standing)
+        return not self.stopping and (judged or not self.experiment.stops_early)
+
+    def record(self, trial_id: str, result: Mapping[str, Any]) -> None:
+        """Log what a trial tells: an epoch, or its outcome."""
+        if trial_id not in self.pending or self.failure is not None:
+            return
         try:
-            return self.study.tell(trial, values, state)
-        except RuntimeError:  # such a sampler calls Study.stop, which works within Study.optimize alone
-            self.exhausted = True
-            return self.study.get_trials(deepcopy=False)[trial.number]
+            if "outcome" in result:
+                self._finish(trial_id, json.loads(result["outcome"]))
+            elif "epoch" in result:
+                fields = ("epoch", "train_loss", "val_top1_pct", "val_images", "seconds")
+                self._epoch(self.pending[trial_id], {name: result[name] for name in fields})
+        except ENDING as error:
+            self.failure = error
 
     def on_trial_complete(  # the signature is Ray's
         self,
         trial_id: str,
-        result: dict[str, Any] | None = None,
+        result: dict[str, Any] | None = None,  # noqa: ARG002
         error: bool = False,  # noqa: FBT001, FBT002
     ) -> None:
-        """Log what a trial ended as and tell Optuna; of one with an error, `fail` is told the reason next."""
-        if not error and result is not None and "outcome" in result:
-            self._finish(trial_id, json.loads(result["outcome"]))
+        """Log that a trial was stopped; of one with an error, `lost` is told the reason next."""
+        if not error and trial_id in self.pending and not self.stopping:
+            self._try_finish(trial_id, {"status": "stopped"})
 
-    def fail(self, trial_id: str, reason: str, error: str) -> None:
-        """Log and tell that a trial ended without an outcome of its own."""
-        self._finish(trial_id, Outcome(status="failed", reason=reason, error=error).to_record())
-
-    def interrupt(self) -> bool:
-        """Whether the search ended before its time; the trials that were under way then end as interrupted."""
-        early = not self.exhausted and self.tally.done + self.tally.failed < self.experiment.trials
-        for trial_id in list(self._pending):
-            self.fail(trial_id, "interrupted", "the search was interrupted")
-        return early
-
-    def _finish(self, trial_id: str, outcome: dict[str, Any]) -> None:
-        pending = self._pending.pop(trial_id, None)
-        if pending is None or self.failure is not None:
-            return  # told already, or there is no log any more to tell it to
+    def lost(self, trial_id: str, reason: str, error: str) -> None:
+        """A trial lost its worker process (reason crash) or its machine (node): it begins again, or is given up."""
+        pending = self.pending.get(trial_id)
+        if pending is None or self.failure is not None or self.stopping:
+            return
+        if time.monotonic() - pending.started >= self.experiment.trial_timeout:
+            reason, error = "timeout", f"not done after {self.experiment.trial_timeout:g} s, and its process did not answer"
+        elif reason == "node":
+            pending.node_losses += 1
+        else:
+            pending.crashes += 1
+        if reason == "timeout" or pending.crashes == CRASHES or pending.node_losses == NODE_LOSSES:
+            self._try_finish(trial_id, Outcome(status="failed", reason=reason, error=error).to_record())
+            return
         try:
-            self._end(pending, outcome)
+            self._log("retry", pending.number, retries=pending.crashes + pending.node_losses, crashes=pending.crashes)
+            logger.info("trial %d begins again: %s", pending.number, error)
+            self._again.append(self.pending.pop(trial_id))
         except ENDING as failure:
             self.failure = failure
 
-    def _end(self, pending: Pending, outcome: dict[str, Any]) -> None:
-        """Write the outcome of a trial to the logs, and tell it."""
-        values = dict(pending.network.values) | outcome["values"]
-        history = outcome.pop("history")
-        for epoch in history:
-            append(self.run / HISTORY_FILE, {"trial": pending.number} | epoch)
-        end = {"event": "end", "trial": pending.number, "epochs": len(history)} | outcome | {"values": values}
-        append(self.run / TRIALS_FILE, end)
-        if outcome["status"] == "done":
-            self.tally.done += 1
-            told = self._tell(pending.trial, [values[objective.name] for objective in self.experiment.objectives])
-            result = ", ".join(f"{objective.name} {values[objective.name]:.4g}" for objective in self.experiment.objectives)
+    def fail(self, trial_id: str, error: str) -> None:
+        """A trial ended with an error of ours, or of what it was sent with: it would end so again."""
+        if trial_id in self.pending and self.failure is None:
+            self._try_finish(trial_id, Outcome(status="failed", reason="crash", error=error).to_record())
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether the space holds no further network that is allowed and new, or the sampler proposes none."""
+        return self._proposer.exhausted
+
+    def interrupt(self) -> bool:
+        """Whether the search ended before its time; trials that had not ended can then be gone on with."""
+        left = [*self.pending.values(), *self._again]
+        early = bool(left) or (not self.exhausted and self.tally.ended < self.experiment.trials)
+        for pending in left:
+            self._log("interrupt", pending.number, **self._so_far(pending))
+        self.pending.clear()
+        return early
+
+    def hypervolume(self) -> float:
+        """Of the front, as a share of all there could be: top-1 from 0 to 100 %, costs from 0 to the worst of random networks.
+
+        Other objectives that need training reach from the worst value found to 0 or to the best found.
+        """
+        front = list(self.keeper.front.values())
+        reference, scale = [], []
+        for i, objective in enumerate(self.experiment.objectives):
+            worst = self.feasible.worst.get(objective.name)
+            if worst is not None:
+                bound = worst if objective.direction == "minimize" else -worst
+            else:
+                bound = 0.0 if objective.name == "val_top1_pct" else max(losses[i] for losses in front)
+            reference.append(float(bound))
+            scale.append(100.0 if objective.name == "val_top1_pct" else abs(bound) or 1.0)
+        return hypervolume(front, tuple(reference)) / math.prod(scale)
+
+    # What is written and told.
+
+    def _epoch(self, pending: Pending, epoch: Mapping[str, Any]) -> None:
+        if epoch["epoch"] not in pending.epochs:
+            pending.epochs[epoch["epoch"]] = epoch["val_top1_pct"]
+            append(self.run / HISTORY_FILE, {"trial": pending.number, **epoch})
+
+    def _try_finish(self, trial_id: str, outcome: dict[str, Any]) -> None:
+        try:
+            self._finish(trial_id, outcome)
+        except ENDING as error:
+            self.failure = error
+
+    def _finish(self, trial_id: str, outcome: dict[str, Any]) -> None:
+        pending = self.pending.pop(trial_id)
+        for epoch in outcome.pop("history", ()):  # those that were trained, but not told before the worker died
+            self._epoch(pending, epoch)
+        self._end(pending, outcome)
+
+    def _so_far(self, pending: Pending) -> dict[str, Any]:
+        """What is known of a trial that has not been trained to its end."""
+        top1 = {"val_top1_pct": pending.epochs[max(pending.epochs)]} if pending.epochs else {}
+        return {"epochs": len(pending.epochs), "values": dict(pending.network.values) | top1}
+
+    def _end(self, pending: Pending, outcome: dict[str, Any], weights: Path | None = None) -> None:
+        """Write the outcome of a trial to the logs, and tell it; keep its weights, from `weights` if they are there."""
+        status, so_far = outcome["status"], self._so_far(pending)
+        values = so_far["values"] | outcome.get("values", {}) if status != "failed" else dict(pending.network.values)
+        self._log("end", pending.number, **({"epochs": so_far["epochs"]} | outcome | {"values": values}))
+        if status == "done":
+            results = [values[objective.name] for objective in self.experiment.objectives]
+            told = self._proposer.tell(pending.trial, results)
+            self.keeper.done(pending.number, self._losses(results), weights=weights)
         else:
-            self.tally.failed += 1
-            told = self._tell(pending.trial, state=TrialState.FAIL)
-            result = f"{outcome['reason']}, {outcome['error']}"
+            told = self._proposer.tell(pending.trial, state=TrialState.PRUNED if status == "stopped" else TrialState.FAIL)
+            self.keeper.ended(pending.number)
         told.set_user_attr("trial", pending.number)
-        self.journal.add_trial(told)
-        ended = self.tally.done + self.tally.failed
-        logger.info("%d/%d trial %d %s: %s", ended, self.experiment.trials, pending.number, outcome["status"], result)
+        self.journal.add(told)
+        if "reused" in outcome:
+            self.tally.reused += 1
+        else:
+            self.tally.count(status)
+        logger.info("%s", self._line(pending, outcome, values))
+
+    def _line(self, pending: Pending, outcome: Mapping[str, Any], values: Mapping[str, float]) -> str:
+        """What a reader of the log is told of a trial that has ended."""
+        status = outcome["status"]
+        if status == "failed":
+            result = f"{outcome['reason']}, {outcome['error']}"
+        else:
+            names = [objective.name for objective in self.experiment.objectives if objective.name in values]
+            result = ", ".join(f"{name} {values[name]:.4g}" for name in names)
+        after = f" after epoch {len(pending.epochs)} of {self.experiment.train.epochs}" if status == "stopped" else ""
+        if "reused" in outcome:
+            return f"trial {pending.number} taken over: {result}"
+        return f"{self.tally.ended}/{self.experiment.trials} trial {pending.number} {status}{after}: {result}"
+
+    def _log(self, event: str, trial: int | None, **fields: Any) -> None:
+        append(self.run / TRIALS_FILE, {"event": event} | ({} if trial is None else {"trial": trial}) | fields)
+
+    def _costs(self, network: Examined) -> Losses:
+        """The objectives that are known before training, each the lower the better."""
+        known = [objective for objective in self.experiment.objectives if not objective.needs_training]
+        return tuple(network.values[o.name] if o.direction == "minimize" else -network.values[o.name] for o in known)
+
+    def _losses(self, values: Iterable[float]) -> Losses:
+        """The values of all objectives, each the lower the better."""
+        pairs = zip(values, self.experiment.objectives, strict=True)
+        return tuple(value if objective.direction == "minimize" else -value for value, objective in pairs)
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing: the run folder holds the state. Ray calls this after every trial."""

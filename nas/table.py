@@ -8,18 +8,30 @@ from typing import Any, Final
 import pandas as pd
 
 from nas.errors import NasError, unknown
-from nas.runs import TRIALS_FILE, read_experiment, read_log
+from nas.runs import TRIALS_FILE, is_running, read_experiment, read_log
 
-STATUSES: Final = {"start": "running", "infeasible": "infeasible"}
+# What an event makes of a row; the end of a trial brings its own status.
+STATUSES: Final = {
+    "start": "running",
+    "retry": "running",
+    "resume": "running",
+    "interrupt": "interrupted",
+    "infeasible": "infeasible",
+    "repeated": "repeated",
+}
 
 # Columns beside the objectives, the limits' values and the space's parameters (`params.` and the name), with their types.
 COLUMNS: Final = {
-    "trial": "Int64",  # in the order of proposal, from 0; none for an ask that a limit turned down
+    "trial": "Int64",  # in the order of proposal, from 0; none for an ask that was turned down
     "id": "str",  # of the architecture
-    "status": "str",  # done, failed, running (no outcome yet) or infeasible (a limit turned it down; never trained)
-    "reason": "str",  # of a failure: oom, nan, crash or interrupted
-    "source": "str",  # search; the published network that it is; or `like` one, whose choices it has at another width or size
-    "is_front": "bool",  # done, and no other done row is as good on every objective and better on one
+    # done; stopped (early, with its values so far); failed; running; interrupted (it can be gone on with); and of asks that were
+    # never trained infeasible (beyond a limit) and repeated (of a network that has a trial)
+    "status": "str",
+    "reason": "str",  # of a failure: oom, nan, crash, timeout or node; limit for what a later limit stopped
+    # search; the published network that it is, or `like` one, whose choices it has at another width or size; `start` and the name
+    # it was given by; the run and trial whose outcome was taken over; of a repeated ask the trial of its network
+    "source": "str",
+    "is_front": "bool",  # done, within the limits, and no other such row is as good on every objective and better on one
     "epochs": "Int64",
     "seconds": "float64",  # of building, training and validating
     "fingerprint": "str",  # of the classes predicted for every validation image
@@ -27,14 +39,16 @@ COLUMNS: Final = {
     "precision": "str",
     "micro_batch": "Int64",  # images that went through the network at once; fewer than a step's where memory was short
     "peak_memory_mb": "float64",  # of the GPU, 10^6 bytes
+    "reused": "bool",  # whether the outcome was taken over from another run
+    "retries": "Int64",  # after its worker process or machine was lost
     "seed": "int64",
     "error": "str",  # the failure in one sentence
-    "architecture": "str",  # the canonical text; none for an ask that a limit turned down
+    "architecture": "str",  # the canonical text; none for an ask that was turned down
 }
 
 
 def results(run: str | PathLike[str]) -> pd.DataFrame:
-    """Every trial of a run folder, and every ask that a limit turned down, in the order of proposal.
+    """Every trial of a run folder, and every ask that was turned down, in the order of proposal.
 
     `attrs["directions"]` maps each objective to its direction.
 
@@ -44,25 +58,43 @@ def results(run: str | PathLike[str]) -> pd.DataFrame:
     described = read_experiment(folder)
     directions = {objective["name"]: objective["direction"] for objective in described["objectives"]}
     try:
-        rows = _rows(read_log(folder / TRIALS_FILE))
-        df = _typed(pd.DataFrame(rows).assign(seed=described["seed"]), directions)
+        df = _typed(pd.DataFrame(rows(folder)).assign(seed=described["seed"]), directions)
+        within = _within(df, described["limits"])
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise NasError(f"{folder / TRIALS_FILE} is damaged: an event lacks a field or has a wrong one ({error})") from None
     df.attrs["directions"] = directions
-    df["is_front"] = _on_front(df, directions)
+    df["is_front"] = _on_front(df[within], directions).reindex(df.index, fill_value=False)
     return df
 
 
-def _rows(events: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    """One row of plain values a trial, of all that its events say."""
-    rows: dict[Any, dict[str, Any]] = {}
-    for line, event in enumerate(events):
-        row = rows.setdefault(event.get("trial", f"line {line}"), {})
-        values, params = event.pop("values"), event.pop("params", {})
+def rows(run: Path) -> list[dict[str, Any]]:
+    """One row of plain values a trial or ask that was turned down, of all that the events of a run folder say.
+
+    Raises: NasError for a damaged log; KeyError for an event that lacks a field.
+    """
+    found: dict[Any, dict[str, Any]] = {}
+    for line, event in enumerate(read_log(run / TRIALS_FILE)):
+        row = found.setdefault(event.get("trial", f"line {line}"), {})
+        values, params = event.pop("values", {}), event.pop("params", {})
         kind = event.pop("event")
-        row |= {"status": STATUSES[kind]} if kind in STATUSES else {}  # the end of a trial brings its own
-        row |= event | values | {f"params.{name}": value for name, value in params.items()}
-    return list(rows.values())
+        if kind in STATUSES:
+            row["status"] = STATUSES[kind]
+        row.update(event)
+        row.update(values)
+        row.update({f"params.{name}": value for name, value in params.items()})
+    if not is_running(run):  # a driver that was killed wrote no end
+        for row in found.values():
+            if row["status"] == "running":
+                row["status"] = "interrupted"
+    return list(found.values())
+
+
+def _within(df: pd.DataFrame, limits: Iterable[Mapping[str, Any]]) -> "pd.Series[bool]":
+    """Which rows meet the limits of the run's last session; earlier ones may have had wider limits."""
+    within = pd.Series(data=True, index=df.index)
+    for limit in limits:
+        within &= df[limit["objective"]["name"]].between(float(limit["low"]), float(limit["high"]))
+    return within
 
 
 def _typed(df: pd.DataFrame, directions: Iterable[str]) -> pd.DataFrame:
@@ -74,17 +106,18 @@ def _typed(df: pd.DataFrame, directions: Iterable[str]) -> pd.DataFrame:
     order = [*names[: names.index("is_front")], *measured, *names[names.index("is_front") :], *params]
     df = df.reindex(columns=order)
     df["is_front"] = False
+    df["reused"] = df["reused"].eq(other=True)
     return df.astype(COLUMNS | dict.fromkeys(measured, "float64"))
 
 
 def front(df: pd.DataFrame, directions: Mapping[str, str] | None = None) -> pd.DataFrame:
     """Finished rows that no other row matches on every objective and beats on one; ties are kept. Best first objective first.
 
-    `directions` maps objectives to `minimize` or `maximize`, by default those of the run.
+    `directions` maps objectives to `minimize` or `maximize`, by default those of the run, whose limits hold then too.
     """
+    chosen = df[df["is_front"] if directions is None else _on_front(df, directions)]
     directions = directions or df.attrs["directions"]
     first = next(iter(directions))
-    chosen = df[_on_front(df, directions)]
     return chosen.sort_values(first, ascending=directions[first] == "minimize", kind="stable")
 
 
@@ -124,3 +157,20 @@ def non_dominated(losses: Sequence[tuple[float, ...]]) -> list[bool]:
             kept[i] = True
             found.append(losses[i])
     return kept
+
+
+def hypervolume(losses: Iterable[tuple[float, ...]], reference: tuple[float, ...]) -> float:
+    """The volume that points dominate, out to a reference point; what lies beyond it counts nothing.
+
+    Exact, by slices along the last loss: fine for fronts of some hundred points and two or three losses.
+    """
+    inside = sorted({point for point in losses if all(map(float.__lt__, point, reference))}, key=lambda point: point[-1])
+    if not inside:
+        return 0.0
+    if len(reference) == 1:
+        return reference[0] - inside[0][0]
+    ends = [*(point[-1] for point in inside[1:]), reference[-1]]
+    volume = 0.0
+    for i, (point, end) in enumerate(zip(inside, ends, strict=True)):
+        volume += (end - point[-1]) * hypervolume((other[:-1] for other in inside[: i + 1]), reference[:-1])
+    return volume

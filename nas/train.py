@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, is_dataclass
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,7 +23,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torchvision.transforms import v2
 
 from nas.augment import Augment, Draws
-from nas.checkpoints import TrainState, best_file, restore_last, save_last, save_weights
+from nas.checkpoints import Checkpoints, TrainState, best_file, restore_last, save_last, save_weights
 from nas.datasets import Dataset, ImageData, load_part
 from nas.devices import DTYPES, device_name, is_out_of_memory, keep_freed_memory, pick_precision
 from nas.errors import NasError, unknown, users_code
@@ -90,26 +89,27 @@ def train(
     resolution: int,
     device: torch.device,
     seed: int,
-    checkpoints: Path | None = None,
+    checkpoints: Checkpoints | None = None,
     on_epoch: Callable[[Epoch], None] | None = None,
     on_step: Callable[[int, int], None] | None = None,
 ) -> TrainReport:
     """Train `model` in place on the dataset's training part; its top-1 is taken on the search validation part.
 
-    On a CPU the same seed and number of threads give the same weights, given the same initial ones; with `checkpoints`, a
-    folder, also when it was killed and began again, from the last whole epoch. The weights of the best epoch are kept there too.
+    On a CPU the same seed and number of threads give the same weights, given the same initial ones; with `checkpoints` also when
+    it was killed and began again, from the last epoch that was written down.
     Where memory is short, a step's images go through in smaller micro-batches whose gradients add up; BatchNorm's statistics, and
     the pairs that are mixed, are then a micro-batch's. Inside a process group of torch.distributed, each process trains on its
     share of every batch. `on_step` is told the images done and those of the whole training. Seeds the global generators of torch
     and `random`; on a CPU, the process keeps freed memory from here on. Leaves the model in eval mode.
 
-    Raises: DivergedError when the loss is not finite; torch.OutOfMemoryError when one image does not fit; NasError for a
-    checkpoint of another training, and a disk that is full.
+    Raises: DivergedError when the loss is not finite; torch.OutOfMemoryError when one image does not fit; CheckpointError for a
+    checkpoint of another training or a damaged one; NasError for a disk that is full.
     """
     started = time.perf_counter()
     run = _set_up(model, dataset, settings, resolution=resolution, device=device, seed=seed)
     history, micro = _resumed(run, checkpoints)
-    logits = None
+    started -= sum(epoch.seconds for epoch in history)  # trained before it was killed
+    logits, unsaved, save_seconds = None, 0.0, 0.0
     for epoch in range(len(history) + 1, settings.epochs + 1):
         epoch_started = time.perf_counter()
         loss, micro = _train_epoch(run, epoch, micro, on_step)
@@ -120,9 +120,12 @@ def train(
         logits = _validate(run)
         top1 = 100.0 * num_correct(logits, run.held_out) / len(run.held_out)
         seconds = round(time.perf_counter() - epoch_started, 3)
-        history.append(Epoch(epoch=epoch, train_loss=loss, val_top1_pct=top1, seconds=seconds))
-        if checkpoints is not None and run.rank == 0:
+        history.append(Epoch(epoch=epoch, train_loss=loss, val_top1_pct=top1, val_images=len(run.held_out), seconds=seconds))
+        unsaved += seconds
+        if checkpoints is not None and run.rank == 0 and save_seconds <= checkpoints.max_share * unsaved:
+            save_started = time.perf_counter()
             _save(checkpoints, run, history, micro)
+            unsaved, save_seconds = 0.0, time.perf_counter() - save_started
         if on_epoch is not None:
             on_epoch(history[-1])
     if run.state.ema is not None:
@@ -347,10 +350,10 @@ def _identity(run: _Run) -> dict[str, Any]:
     }
 
 
-def _resumed(run: _Run, checkpoints: Path | None) -> tuple[list[Epoch], int]:
+def _resumed(run: _Run, checkpoints: Checkpoints | None) -> tuple[list[Epoch], int]:
     """(the epochs that a checkpoint holds, its micro-batch), the state as it was after them."""
     micro = run.batch_size // run.world
-    progress = restore_last(checkpoints, run.state, _identity(run)) if checkpoints is not None else None
+    progress = restore_last(checkpoints.folder, run.state, _identity(run)) if checkpoints is not None else None
     if progress is None:
         return [], micro
     history = [Epoch(**epoch) for epoch in progress["history"]]
@@ -358,12 +361,12 @@ def _resumed(run: _Run, checkpoints: Path | None) -> tuple[list[Epoch], int]:
     return history, progress["micro"]
 
 
-def _save(checkpoints: Path, run: _Run, history: list[Epoch], micro: int) -> None:
-    best = best_epoch(history)
-    if best == history[-1]:
-        save_weights(run.state.evaluated, best_file(checkpoints, best.epoch))
+def _save(checkpoints: Checkpoints, run: _Run, history: list[Epoch], micro: int) -> None:
+    folder, best = checkpoints.folder, best_epoch(history)
+    if checkpoints.keep_best and best == history[-1]:
+        save_weights(run.state.evaluated, best_file(folder, best.epoch))
     progress = {"identity": _identity(run), "history": [asdict(epoch) for epoch in history], "micro": micro}
-    save_last(checkpoints, run.state, progress)
-    for file in checkpoints.glob("best-*.safetensors"):  # only now, when the last epoch's state knows the new one
-        if file != best_file(checkpoints, best.epoch):
+    save_last(folder, run.state, progress)
+    for file in folder.glob("best-*.safetensors"):  # only now, when the last epoch's state knows the new one
+        if file != best_file(folder, best.epoch):
             file.unlink()

@@ -15,15 +15,15 @@ import torch
 import tyro
 from filelock import FileLock, Timeout
 
-from nas.checkpoints import best_file
+from nas.checkpoints import Checkpoints, best_file
 from nas.datasets import Dataset, load_part
+from nas.description import package_versions
 from nas.devices import is_out_of_memory, pick_device
 from nas.errors import NasError, describe_error
 from nas.exports import is_export, make_card, measure_accuracy, with_weights, write_export
 from nas.networks import Network, find_network
 from nas.plugins import check_kind
 from nas.recipe import Epoch, TrainReport, TrainSettings
-from nas.runs import package_versions
 from nas.train import DivergedError, best_epoch, check_settings, resolution_at, train
 
 DatasetT = TypeVar("DatasetT", bound=Dataset)
@@ -185,7 +185,7 @@ def run_training(
         resolution=network.resolution,
         device=pick_device(),
         seed=training.seed,
-        checkpoints=training.checkpoints,
+        checkpoints=Checkpoints(folder=training.checkpoints),
         on_epoch=on_epoch,
         on_step=on_step,
     )

@@ -28,7 +28,7 @@ def outcome(tmp_path, *objectives, text=None, settings=SETTINGS):
         objectives=objectives,
         settings=settings,
         seed=0,
-        weights=tmp_path / "checkpoints" / "7.safetensors",
+        folder=tmp_path / "trial7",
     )
 
 
@@ -43,9 +43,9 @@ def test_a_finished_trial_has_its_values_and_its_weights(tmp_path):
     assert done.values == {"val_top1_pct": done.history[-1].val_top1_pct, "own_ms": 0.0}
     assert "1 thread(s)" in done.device or "cuda" in done.device
     assert len(done.fingerprint) == 16
-    state = load_file(tmp_path / "checkpoints" / "7.safetensors")
+    state = load_file(tmp_path / "trial7" / "weights.safetensors")
     assert state["conv_stem.weight"].shape[0] == architecture().stem.width
-    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["7.safetensors"]
+    assert {path.name for path in (tmp_path / "trial7").iterdir()} == {"last.pt", "weights.safetensors"}
     assert done.to_record()["history"][0]["epoch"] == 1
 
 
@@ -68,7 +68,7 @@ def test_a_failure_is_an_outcome_with_its_reason_and_no_weights(tmp_path, measur
     assert (failed.status, failed.reason, failed.error) == ("failed", reason, sentence)
     assert failed.values == {}
     assert failed.seconds > 0
-    assert not (tmp_path / "checkpoints").exists()
+    assert not (tmp_path / "trial7" / "weights.safetensors").exists()
 
 
 def test_a_loss_that_diverges_is_a_failure_of_its_own(tmp_path):
@@ -87,4 +87,4 @@ def test_a_text_that_is_no_architecture_is_a_failure(tmp_path):
 def test_nothing_is_trained_for_objectives_that_need_no_training(tmp_path):
     done = outcome(tmp_path)
     assert (done.status, done.history) == ("done", ())
-    assert not (tmp_path / "checkpoints").exists()
+    assert not (tmp_path / "trial7").exists()

@@ -10,7 +10,7 @@ from nas.plugins import plugin_names
 from nas.recipe import Epoch, TrainReport
 
 REPORT = TrainReport(
-    history=(Epoch(epoch=1, train_loss=1.0, val_top1_pct=75.0, seconds=1.0),),
+    history=(Epoch(epoch=1, train_loss=1.0, val_top1_pct=75.0, val_images=4, seconds=1.0),),
     val_correct=3,
     val_images=4,
     fingerprint="0",

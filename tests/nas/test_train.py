@@ -17,7 +17,7 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 import nas
 from nas.augment import Augment
-from nas.checkpoints import LAST_FILE, best_file, write_whole
+from nas.checkpoints import LAST_FILE, Checkpoints, best_file, write_whole
 from nas.datasets import ImageData
 from nas.devices import pick_precision
 from nas.errors import NasError
@@ -217,21 +217,21 @@ def test_a_training_that_was_stopped_goes_on_to_the_same_weights(tmp_path, setti
     whole, expected = trained(settings=settings)
     for image in (50, 150, 250):  # in the first, second and third epoch of 96 images
         with pytest.raises(StopError):
-            trained(settings=settings, checkpoints=tmp_path, on_step=stop_at(image))
-    resumed, report = trained(settings=settings, checkpoints=tmp_path)
+            trained(settings=settings, checkpoints=Checkpoints(folder=tmp_path), on_step=stop_at(image))
+    resumed, report = trained(settings=settings, checkpoints=Checkpoints(folder=tmp_path))
     assert torch.equal(weights(whole), weights(resumed))
     assert [(e.epoch, e.train_loss, e.val_top1_pct) for e in report.history] == [
         (e.epoch, e.train_loss, e.val_top1_pct) for e in expected.history
     ]
     assert report.fingerprint == expected.fingerprint
-    again, _ = trained(settings=settings, checkpoints=tmp_path)  # nothing is left to do
+    again, _ = trained(settings=settings, checkpoints=Checkpoints(folder=tmp_path))  # nothing is left to do
     assert torch.equal(weights(whole), weights(again))
     best = best_file(tmp_path, best_epoch(report.history).epoch).name
     assert sorted(path.name for path in tmp_path.iterdir()) == [best, LAST_FILE]
 
 
 def test_the_best_epoch_is_kept(tmp_path):
-    model, report = trained(settings=replace(SETTINGS, epochs=8), checkpoints=tmp_path)
+    model, report = trained(settings=replace(SETTINGS, epochs=8), checkpoints=Checkpoints(folder=tmp_path))
     model.load_state_dict(load_file(best_file(tmp_path, best_epoch(report.history).epoch)))
     data = Stripes().load("val")
     correct = num_correct(predict(model, data, Preprocess(resolution=16, mean=(0.5,) * 3, std=(0.5,) * 3)), data)
@@ -239,22 +239,22 @@ def test_the_best_epoch_is_kept(tmp_path):
 
 
 def test_a_checkpoint_of_another_training_or_a_damaged_one_is_refused(tmp_path):
-    trained(settings=replace(SETTINGS, epochs=1), checkpoints=tmp_path)
+    trained(settings=replace(SETTINGS, epochs=1), checkpoints=Checkpoints(folder=tmp_path))
     with pytest.raises(NasError, match=r"another training: its train\.lr was 0\.003, and now it is 0\.1; give another --output"):
-        trained(settings=replace(SETTINGS, epochs=1, lr=0.1), checkpoints=tmp_path)
+        trained(settings=replace(SETTINGS, epochs=1, lr=0.1), checkpoints=Checkpoints(folder=tmp_path))
     with pytest.raises(NasError, match="another training: its seed was 0, and now it is 1"):
-        trained(1, settings=replace(SETTINGS, epochs=1), checkpoints=tmp_path)
+        trained(1, settings=replace(SETTINGS, epochs=1), checkpoints=Checkpoints(folder=tmp_path))
     whole = (tmp_path / LAST_FILE).read_bytes()
     for damage in (b"", b"no", whole[:-100], whole[:5000] + bytes([whole[5000] ^ 1]) + whole[5001:], pickle.dumps(Stripes())):
         (tmp_path / LAST_FILE).write_bytes(damage)
         with pytest.raises(NasError, match="is damaged; remove"):
-            trained(settings=replace(SETTINGS, epochs=1), checkpoints=tmp_path)
+            trained(settings=replace(SETTINGS, epochs=1), checkpoints=Checkpoints(folder=tmp_path))
 
 
 def test_a_checkpoint_of_another_network_or_dataset_is_refused(tmp_path):
     settings = replace(SETTINGS, epochs=1)
-    trained(settings=settings, checkpoints=tmp_path)
-    options = {"device": CPU, "seed": 0, "checkpoints": tmp_path}
+    trained(settings=settings, checkpoints=Checkpoints(folder=tmp_path))
+    options = {"device": CPU, "seed": 0, "checkpoints": Checkpoints(folder=tmp_path)}
     other = replace(architecture(), stem=replace(architecture().stem, stride=2))  # with weights of the same shapes
     with pytest.raises(NasError, match="another training: its network was"):
         train(nas.build(other, num_classes=2), Stripes(), settings, resolution=16, **options)
@@ -267,11 +267,11 @@ def test_a_checkpoint_of_another_network_or_dataset_is_refused(tmp_path):
 def test_a_kill_between_the_best_and_the_last_epochs_files_loses_neither(tmp_path):
     """The best weights of an epoch are there before the state that knows of it, and the earlier best ones until after it."""
     settings = replace(SETTINGS, epochs=6, lr=1e-2)
-    _, whole = trained(settings=settings, checkpoints=tmp_path / "whole")
+    _, whole = trained(settings=settings, checkpoints=Checkpoints(folder=tmp_path / "whole"))
     best_file(tmp_path, 99).write_bytes(b"of an epoch that was lost")
     with pytest.raises(StopError):
-        trained(settings=settings, checkpoints=tmp_path, on_step=stop_at(300))
-    _, again = trained(settings=settings, checkpoints=tmp_path)
+        trained(settings=settings, checkpoints=Checkpoints(folder=tmp_path), on_step=stop_at(300))
+    _, again = trained(settings=settings, checkpoints=Checkpoints(folder=tmp_path))
     best = best_file(tmp_path, best_epoch(again.history).epoch)
     assert [path.name for path in tmp_path.glob("best-*")] == [best.name]
     assert best.read_bytes() == best_file(tmp_path / "whole", best_epoch(whole.history).epoch).read_bytes()
@@ -302,7 +302,7 @@ def test_nothing_in_a_checkpoint_is_executed(tmp_path):
     torch.save({"progress": Evil()}, saved)
     (tmp_path / LAST_FILE).write_bytes(hashlib.sha256(saved.getvalue()).digest() + saved.getvalue())
     with pytest.raises(pickle.UnpicklingError):
-        trained(checkpoints=tmp_path)
+        trained(checkpoints=Checkpoints(folder=tmp_path))
     assert not (tmp_path / "executed").exists()
 
 

@@ -1,0 +1,194 @@
+"""Experiment ⇄ plain values: what experiment.json holds of a run, and the same run's experiment, rebuilt from it.
+
+Needs neither torch nor Ray. Read `runs.py` next.
+"""
+
+import importlib
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict, fields, is_dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Final
+
+from nas.datasets import Dataset
+from nas.errors import NasError, users_code
+from nas.experiment import Experiment
+from nas.objectives import Limit, Objective, objective
+from nas.plugins import module_at
+from nas.recipe import TrainSettings
+from nas.spaces import SearchSpace
+
+SCHEMA: Final = 2
+PACKAGES: Final = ("frontier-nas", "torch", "torchvision", "timm", "optuna", "ray", "numpy")
+PLAIN: Final = (  # fields of an Experiment that are plain values already
+    *("trials", "start", "reuse", "early_stopping", "trial_timeout", "keep_all"),
+    *("workers", "gpus_per_trial", "address", "storage", "seed"),
+)
+
+
+def describe(experiment: Experiment[Any, Any], name: str) -> dict[str, Any]:
+    """An experiment and where it runs, in plain values."""
+    dataset = experiment.dataset
+    return {
+        "schema": SCHEMA,
+        "name": name,
+        "space": _describe_value(experiment.space),
+        "dataset": _describe_value(dataset)
+        | {"classes": list(dataset.classes), "mean": list(dataset.mean), "std": list(dataset.std)},
+        "objectives": [_describe_objective(objective) for objective in experiment.objectives],
+        "limits": [
+            {"objective": _describe_objective(limit.objective)} | {"low": _plain(limit.low), "high": _plain(limit.high)}
+            for limit in experiment.limits
+        ],
+        "train": asdict(experiment.train),
+        "sampler": experiment.sampler if isinstance(experiment.sampler, str) else type(experiment.sampler).__name__,
+        **{field: _plain(getattr(experiment, field)) for field in PLAIN},
+        "sessions": [describe_session({})],
+    }
+
+
+def describe_session(changed: Mapping[str, Any]) -> dict[str, Any]:
+    """When, where and with what a run is searched on, and what was changed for it: field → (before, after)."""
+    return {
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "changed": dict(changed),
+        "versions": package_versions(),
+        "git_commit": _git_commit(),
+        "machine": {"platform": platform.platform(), "processor": _processor(), "cpus": os.cpu_count()},
+    }
+
+
+def package_versions() -> dict[str, str]:
+    """Those that results depend on, of what is installed."""
+    return {"python": platform.python_version()} | {package: version(package) for package in PACKAGES}
+
+
+def _describe_value(value: Any) -> dict[str, Any]:
+    """A space or dataset: its name, its class, the file of that class where it is a user's own, and its fields."""
+    kind = type(value)
+    return {
+        "name": value.name,
+        "module": kind.__module__,
+        "class": kind.__qualname__,
+        "file": _own_file(kind.__module__),
+        "fields": {field.name: _plain(getattr(value, field.name)) for field in fields(value)} if is_dataclass(value) else {},
+    }
+
+
+def _describe_objective(objective: Objective) -> dict[str, Any]:
+    module = objective.measure.__module__
+    return {
+        "name": objective.name,
+        "direction": objective.direction,
+        "needs_training": objective.needs_training,
+        "module": module,
+        "file": _own_file(module),
+    }
+
+
+def _own_file(module: str) -> str | None:
+    """The file of a module, where it is a user's own."""
+    if module.partition(".")[0] in ("nas", "search_spaces"):
+        return None
+    file = getattr(sys.modules[module], "__file__", None)
+    return str(Path(file).resolve()) if file else None
+
+
+def _plain(value: Any) -> Any:
+    """A value as JSON has it."""
+    if isinstance(value, Path):
+        return {"path": str(value)}
+    if isinstance(value, tuple | list):
+        return [_plain(part) for part in value]
+    return str(value) if isinstance(value, float) and value in (float("inf"), float("-inf")) else value
+
+
+def _from_plain(value: Any) -> Any:
+    """A value as it was, from JSON."""
+    if isinstance(value, dict) and set(value) == {"path"}:
+        return Path(value["path"])
+    if isinstance(value, list):
+        return tuple(_from_plain(part) for part in value)
+    return float(value) if value in ("inf", "-inf") else value
+
+
+def _processor() -> str:
+    """The CPU's model, where Linux tells it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+def _git_commit() -> str | None:
+    """The commit of the working folder, where it is a git checkout."""
+    try:
+        answer = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return answer.stdout.strip() or None
+
+
+def experiment_of(described: Mapping[str, Any], runs: Path) -> Experiment[Any, Any]:
+    """The experiment of a run in the folder `runs`, rebuilt from its experiment.json.
+
+    Raises: NasError if a file of the user's own is gone, or the experiment was made of objects that no file holds.
+    """
+    limits = [
+        Limit(objective=_objective_of(limit["objective"]), low=_from_plain(limit["low"]), high=_from_plain(limit["high"]))
+        for limit in described["limits"]
+    ]
+    return Experiment(
+        space=space_of(described),
+        dataset=dataset_of(described),
+        objectives=tuple(map(_objective_of, described["objectives"])),
+        limits=tuple(limits),
+        train=TrainSettings(**described["train"]),
+        sampler=described["sampler"],
+        runs=str(runs),
+        **{field: _from_plain(described[field]) for field in PLAIN},
+    )
+
+
+def dataset_of(described: Mapping[str, Any]) -> Dataset:
+    """The dataset that a run was searched on, rebuilt from what its experiment.json says.
+
+    Raises: NasError if the file of a user's own dataset is gone.
+    """
+    dataset: Dataset = _rebuilt("dataset", described["dataset"])
+    return dataset
+
+
+def space_of(described: Mapping[str, Any]) -> SearchSpace:
+    """The search space of a run, in the same way."""
+    space: SearchSpace = _rebuilt("space", described["space"])
+    return space
+
+
+def _rebuilt(kind: str, record: Mapping[str, Any]) -> Any:
+    if record["module"] == "__main__":
+        raise NasError(
+            f"{kind} {record['name']} was made in a script or notebook; give it from there: {kind}=... or experiment=..."
+        )
+    module = module_at(Path(record["file"])) if record["file"] else importlib.import_module(record["module"])
+    with users_code(f"{kind} {record['name']}"):
+        return getattr(module, record["class"])(**{name: _from_plain(value) for name, value in record["fields"].items()})
+
+
+def _objective_of(record: Mapping[str, Any]) -> Objective:
+    name = record["name"]
+    if record["module"] == "__main__":
+        raise NasError(f"objective {name} was made in a script or notebook; give the experiment from there: experiment=...")
+    if record["file"] is None:
+        return objective(name)
+    module = module_at(Path(record["file"]))
+    own = [value for value in vars(module).values() if isinstance(value, Objective) and value.name == name]
+    if not own:
+        raise NasError(f"objective {name} is no longer in {record['file']}")
+    return own[0]

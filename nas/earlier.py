@@ -1,0 +1,118 @@
+"""What a search need not find out again: networks to start from, and outcomes of other runs. Read `searcher.py` next."""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import pandas as pd
+
+from nas.architecture import Architecture
+from nas.description import describe
+from nas.errors import NasError, SpaceError
+from nas.experiment import Experiment
+from nas.networks import find_network
+from nas.published import reference, references
+from nas.runs import EXPERIMENT_FILE, WEIGHTS, read_experiment
+from nas.spaces import Params
+from nas.table import front, results
+
+MEASURED: Final = ("epochs", "seconds", "fingerprint", "device", "precision", "micro_batch", "peak_memory_mb")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Start:
+    """A network to try before the sampler is asked."""
+
+    params: Params
+    source: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Known:
+    """What became of a network in another run."""
+
+    source: str
+    """The run and its trial."""
+    values: Mapping[str, float]
+    """Objective name → value, of those that need training."""
+    measured: Mapping[str, Any]
+    """The row's other columns."""
+    weights: Path
+    """Where they are, if they were kept."""
+
+
+def starts(experiment: Experiment[Any, Any]) -> list[Start]:
+    """The space's references, then the networks that the user names.
+
+    Raises: NasError for one that does not exist, or is not a point of the space.
+    """
+    space = experiment.space
+    found = []
+    for name, params in space.references.items():
+        exact = name in references() and space.decode(params) == reference(name)
+        found.append(Start(params=dict(params), source=name if exact else f"like {name}"))
+    for name in experiment.start:
+        for architecture in _named(name):
+            try:
+                found.append(Start(params=space.encode(architecture), source=f"start {name}"))
+            except SpaceError as error:
+                raise NasError(f"start {name}: {error}; give one of this space, or the space that it is from") from None
+    return found
+
+
+def _named(name: str) -> list[Architecture]:
+    """The architecture of a name, file or export; those on the front of a run."""
+    if (Path(name) / EXPERIMENT_FILE).is_file():
+        return [Architecture.from_json(text) for text in front(results(name))["architecture"]]
+    architecture = find_network(name).architecture
+    if architecture is None:
+        raise NasError(f"start {name}: it is timm's own network and has no architecture of a space")
+    return [architecture]
+
+
+def outcomes(experiment: Experiment[Any, Any]) -> dict[str, Known]:
+    """Architecture id → what became of it in the runs that may be reused.
+
+    Raises: NasError for a run whose networks were trained on other images, or otherwise.
+    """
+    known: dict[str, Known] = {}
+    for name in experiment.reuse:
+        run = Path(name).resolve()
+        described = read_experiment(run)
+        _check_alike(experiment, name, described)
+        known |= dict(_done(experiment, run))
+    return known
+
+
+def _check_alike(experiment: Experiment[Any, Any], name: str, described: Mapping[str, Any]) -> None:
+    """Raises: NasError if a run's recipe, dataset or objectives are not the experiment's."""
+    here = json.loads(json.dumps(describe(experiment, ""), default=str))
+    for field, before, now in (
+        *((f"train.{key}", described["train"].get(key), value) for key, value in here["train"].items()),
+        *((f"dataset.{key}", described["dataset"].get(key), value) for key, value in here["dataset"].items()),
+    ):
+        if before != now:
+            raise NasError(
+                f"reuse {name}: its {field} is {before!r}, and here it is {now!r}; its outcomes are of other trainings"
+            )
+    there = {objective["name"] for objective in described["objectives"]}
+    missing = [objective.name for objective in experiment.objectives if objective.needs_training and objective.name not in there]
+    if missing:
+        raise NasError(f"reuse {name}: objective {missing[0]} was not measured there; it has {', '.join(sorted(there))}")
+
+
+def _done(experiment: Experiment[Any, Any], run: Path) -> Iterator[tuple[str, Known]]:
+    trained = [objective.name for objective in experiment.objectives if objective.needs_training]
+    df = results(run)
+    for row in df[df["status"] == "done"].to_dict("records"):
+        yield (
+            str(row["id"]),
+            Known(
+                source=f"{run.name} trial {row['trial']}",
+                values={name: float(row[name]) for name in trained},
+                measured={name: row[name] for name in MEASURED if pd.notna(row[name])},
+                weights=run / WEIGHTS / f"{row['trial']}.safetensors",
+            ),
+        )

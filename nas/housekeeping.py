@@ -1,0 +1,86 @@
+"""Every run in a folder, and what of them could be removed. Needs neither torch nor Ray. Read `cli.py` next."""
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from nas.errors import NasError
+from nas.runs import EXPERIMENT_FILE, WEIGHTS, is_running, locked, read_experiment
+from nas.table import best, results
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunSummary:
+    """A run at a glance."""
+
+    run: Path
+    state: str
+    """running, finished, or interrupted, which can be gone on with; or what is wrong with it."""
+    trials: str = ""
+    """How many have ended, of how many."""
+    front: int = 0
+    """Networks on the front."""
+    best: str = ""
+    """The best value of the first objective."""
+    size_mb: float = 0.0
+    """On the disk, 10^6 bytes."""
+
+
+def list_runs(folder: Path) -> list[RunSummary]:
+    """The runs in a folder, in the order of their names; one that cannot be read is listed with the reason.
+
+    Raises: NasError if there is no such folder.
+    """
+    if not folder.is_dir():
+        raise NasError(f"{folder} is not a folder; `nas search` makes one for its runs, by default runs/")
+    return [summarize(file.parent) for file in sorted(folder.glob(f"*/{EXPERIMENT_FILE}"))]
+
+
+def summarize(run: Path) -> RunSummary:
+    """A run at a glance; never raises for what is in its folder."""
+    size = size_mb(run)
+    try:
+        described, df = read_experiment(run), results(run)
+    except NasError as error:
+        return RunSummary(run=run, state=f"unreadable: {error}", size_mb=size)
+    ended = int(df["status"].isin(("done", "failed", "stopped")).sum() - df["reused"].sum())
+    first = described["objectives"][0]["name"]
+    finished = ended >= described["trials"] or described.get("exhausted", False)
+    return RunSummary(
+        run=run,
+        state="running" if is_running(run) else "finished" if finished else "interrupted",
+        trials=f"{ended}/{described['trials']}",
+        front=int(df["is_front"].sum()),
+        best=f"{first} {best(df, first)[first]:.4g}" if (df["status"] == "done").any() else "",
+        size_mb=size,
+    )
+
+
+def removable(run: Path) -> list[Path]:
+    """What a run keeps that no network on its front needs: weights off the front, checkpoints of trials that have ended.
+
+    Raises: NasError if it is not a run folder.
+    """
+    df = results(run)
+    front = {f"{trial}.safetensors" for trial in df["trial"][df["is_front"]]}
+    under_way = {f"trial{trial}" for trial in df["trial"][df["status"].isin(("running", "interrupted"))]}
+    return [entry for entry in sorted((run / WEIGHTS).glob("*")) if entry.name not in front | under_way]
+
+
+def size_mb(path: Path) -> float:
+    """Of a file, or of all files under a folder; 10^6 bytes."""
+    files = path.rglob("*") if path.is_dir() else [path]
+    return sum(file.stat().st_size for file in files if file.is_file()) / 1e6
+
+
+def clean(run: Path) -> float:
+    """Remove what is removable, and give how many MB that was.
+
+    Raises: NasError if a process searches on the run.
+    """
+    with locked(run):
+        entries = removable(run)
+        freed = sum(map(size_mb, entries))
+        for entry in entries:
+            shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+    return freed

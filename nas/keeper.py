@@ -1,0 +1,82 @@
+"""Which weights a run keeps: by default those of the networks on its front. Read `searcher.py` next."""
+
+import logging
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from nas.checkpoints import copy_whole
+from nas.errors import NasError
+from nas.runs import WEIGHTS
+from nas.storage import TrialFolder
+
+logger = logging.getLogger(__name__)
+
+Losses = tuple[float, ...]  # of a network on every objective, each the lower the better
+
+
+@dataclass(slots=True, kw_only=True)
+class Keeper:
+    """The weights of a run while it is searched."""
+
+    run: Path
+    folder: Callable[[int], TrialFolder]
+    """Trial → where it keeps its checkpoints while it is under way."""
+    keep_all: bool
+    trained: bool
+    """Whether trials have weights at all."""
+    front: dict[int, Losses] = field(default_factory=dict)
+    """Trial → losses, of the finished trials that no other finished one dominates."""
+
+    def weights(self, trial: int) -> Path:
+        """Where the weights of a finished trial are kept."""
+        return self.run / WEIGHTS / f"{trial}.safetensors"
+
+    def note(self, trial: int, losses: Losses) -> bool:
+        """Put a finished trial on the front, if it belongs there; those that it dominates leave it."""
+        if any(_dominates(other, losses) for other in self.front.values()):
+            return False
+        for number in [number for number, other in self.front.items() if _dominates(losses, other)]:
+            del self.front[number]
+            if not self.keep_all:
+                self.weights(number).unlink(missing_ok=True)
+        self.front[trial] = losses
+        return True
+
+    def done(self, trial: int, losses: Losses, *, weights: Path | None = None) -> None:
+        """Keep the weights of a trial that has finished, if it is on the front; they come from its folder, or from `weights`."""
+        on_front = self.note(trial, losses)
+        if (on_front or self.keep_all) and self.trained:
+            self._take(trial, weights)
+        self.ended(trial)
+
+    def settle(self, finished: Collection[int]) -> None:
+        """Bring the weights in order where a driver was killed between writing an outcome and keeping its weights."""
+        if not self.trained:
+            return
+        for trial in finished:
+            wanted = self.keep_all or trial in self.front
+            if wanted and not self.weights(trial).is_file():
+                self._take(trial, None)
+            if not wanted:
+                self.weights(trial).unlink(missing_ok=True)
+            self.ended(trial)
+
+    def _take(self, trial: int, weights: Path | None) -> None:
+        """A trial's row is worth more than its weights: what cannot be kept is told, and the search goes on."""
+        try:
+            if weights is None:
+                self.folder(trial).take_weights(self.weights(trial))
+            elif weights.is_file():
+                copy_whole(weights, self.weights(trial))
+        except NasError as error:
+            logger.warning("the weights of trial %d are not kept: %s", trial, error)
+
+    def ended(self, trial: int) -> None:
+        """Remove what a trial that has ended had written on its way."""
+        if self.trained:
+            self.folder(trial).remove()
+
+
+def _dominates(one: Losses, other: Losses) -> bool:
+    return one != other and all(map(float.__le__, one, other))
