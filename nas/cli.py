@@ -266,8 +266,8 @@ def table(arguments: list[str]) -> None:
         failures = ["reason", "error"] if "failed" in counts else []
         columns = ["trial", "id", "status", *df.attrs["directions"], "seconds", "source", *failures]
         print_rows(df[df["trial"].notna()], columns)
-        always = ("done", "stopped", "failed", "running")
-        print(", ".join(f"{counts[status]} {status}" for status in (*always, *(s for s in counts.index if s not in always))))
+        statuses = dict.fromkeys(("done", "stopped", "failed", "running", *counts.index))
+        print(", ".join(f"{counts.get(status, 0)} {status}" for status in statuses))
 
     parsed(show, args=arguments, prog="nas table")
 

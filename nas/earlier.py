@@ -64,7 +64,7 @@ def starts(experiment: Experiment[Any, Any]) -> list[Start]:
 
 def _named(name: str) -> list[Architecture]:
     """The architecture of a name, file or export; those on the front of a run."""
-    if (Path(name) / EXPERIMENT_FILE).is_file():
+    if not name.lstrip().startswith("{") and (Path(name) / EXPERIMENT_FILE).is_file():
         return [Architecture.from_json(text) for text in front(results(name))["architecture"]]
     architecture = find_network(name).architecture
     if architecture is None:

@@ -109,13 +109,13 @@ class Experiment(Generic[SpaceT, DatasetT]):
 
 @dataclass(frozen=True, kw_only=True)
 class Changes:
-    """What another session of a run may change of its experiment; None leaves it."""
+    """What another session of a run may change of its experiment; what is not given stays."""
 
     trials: int | None = None
     """Networks to train in all, those of earlier sessions included."""
     sampler: str | BaseSampler | None = None
     """What proposes networks from here on; it learns from what was found before."""
-    limits: Annotated[tuple[Limit, ...] | None, tyro.conf.arg(name="limit"), tyro.conf.UseAppendAction] = None
+    limits: Annotated[tuple[Limit, ...], tyro.conf.arg(name="limit"), tyro.conf.UseAppendAction] = ()
     """A limit, in the place of the one on the same objective; give it once for each."""
     start: tuple[str, ...] | None = None
     """Networks to try next: files, exports, run folders (their fronts), published names."""

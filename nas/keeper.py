@@ -9,6 +9,7 @@ from nas.checkpoints import copy_whole
 from nas.errors import NasError
 from nas.runs import WEIGHTS
 from nas.storage import TrialFolder
+from nas.table import dominates
 
 logger = logging.getLogger(__name__)
 
@@ -34,9 +35,9 @@ class Keeper:
 
     def note(self, trial: int, losses: Losses) -> bool:
         """Put a finished trial on the front, if it belongs there; those that it dominates leave it."""
-        if any(_dominates(other, losses) for other in self.front.values()):
+        if any(dominates(other, losses) for other in self.front.values()):
             return False
-        for number in [number for number, other in self.front.items() if _dominates(losses, other)]:
+        for number in [number for number, other in self.front.items() if dominates(losses, other)]:
             del self.front[number]
             if not self.keep_all:
                 self.weights(number).unlink(missing_ok=True)
@@ -76,7 +77,3 @@ class Keeper:
         """Remove what a trial that has ended had written on its way."""
         if self.trained:
             self.folder(trial).remove()
-
-
-def _dominates(one: Losses, other: Losses) -> bool:
-    return one != other and all(map(float.__le__, one, other))

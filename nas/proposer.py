@@ -29,6 +29,7 @@ class Proposer:
     ) -> None:
         self.study = study
         self.seen: dict[str, int] = {}  # id of each architecture that has a trial → its number
+        self.refused: set[str] = set()  # ids of those that earlier sessions turned down for a limit
         self.exhausted = False  # nothing allowed and new was found any more
         self._experiment = experiment
         self._turned_down = turned_down
@@ -39,9 +40,11 @@ class Proposer:
         """Ask for these, as far as they are allowed and new, before the sampler is asked."""
         for start in starts:
             network = examine(self._experiment, start.params)
-            if self._is_new(network):
+            if network.architecture.id in self.seen or network.architecture.id in self.refused:
+                continue  # in an earlier session
+            if network.admitted:
                 self.study.enqueue_trial(start.params, user_attrs={"source": start.source})
-            elif not network.admitted:
+            else:
                 self._turned_down("infeasible", network, start.params)
         if not feasible.fitting:  # no sampler would find by chance what took a descent to find
             self.study.enqueue_trial(feasible.example)

@@ -177,6 +177,7 @@ class ArchitectureSearcher(Searcher):
         status = row["status"]
         if status == "infeasible":
             self.tally.infeasible += 1
+            self._proposer.refused.add(network.architecture.id)
         elif "reused" in row:
             self.tally.reused += 1
         else:
@@ -397,6 +398,7 @@ class ArchitectureSearcher(Searcher):
             names = [objective.name for objective in self.experiment.objectives if objective.name in values]
             result = ", ".join(f"{name} {values[name]:.4g}" for name in names)
         after = f" after epoch {len(pending.epochs)} of {self.experiment.train.epochs}" if status == "stopped" else ""
+        after = " by a limit" if outcome.get("reason") == "limit" else after
         if "reused" in outcome:
             return f"trial {pending.number} taken over: {result}"
         return f"{self.tally.ended}/{self.experiment.trials} trial {pending.number} {status}{after}: {result}"
@@ -412,7 +414,7 @@ class ArchitectureSearcher(Searcher):
     def _losses(self, values: Iterable[float]) -> Losses:
         """The values of all objectives, each the lower the better."""
         pairs = zip(values, self.experiment.objectives, strict=True)
-        return tuple(value if objective.direction == "minimize" else -value for value, objective in pairs)
+        return tuple(float(value) if objective.direction == "minimize" else -float(value) for value, objective in pairs)
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing: the run folder holds the state. Ray calls this after every trial."""

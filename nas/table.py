@@ -153,10 +153,15 @@ def non_dominated(losses: Sequence[tuple[float, ...]]) -> list[bool]:
     kept = [False] * len(losses)
     found: list[tuple[float, ...]] = []
     for i in sorted(range(len(losses)), key=losses.__getitem__):  # a point can only be dominated by one sorted before it
-        if not any(other != losses[i] and all(map(float.__le__, other, losses[i])) for other in found):
+        if not any(dominates(other, losses[i]) for other in found):
             kept[i] = True
             found.append(losses[i])
     return kept
+
+
+def dominates(one: tuple[float, ...], other: tuple[float, ...]) -> bool:
+    """Whether the first losses are nowhere higher, and somewhere lower."""
+    return one != other and all(map(float.__le__, one, other))
 
 
 def hypervolume(losses: Iterable[tuple[float, ...]], reference: tuple[float, ...]) -> float:

@@ -2,23 +2,36 @@
 
 import json
 import pickle
+import random
+import re
+import shutil
 import threading
+import time
 from collections import Counter
 from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
 from typing import ClassVar
 
 import optuna
 import pytest
 from optuna.distributions import CategoricalDistribution
 from ray.tune.search import Searcher
+from scipy.stats import ks_2samp
 
 import nas
-from nas.driver import create_studies
+from nas.earlier import outcomes, starts
+from nas.feasibility import Feasibility, check_limits, examine
+from nas.keeper import Keeper
 from nas.objectives import Objective, objective, parse_limit
 from nas.plugins import load_plugin
-from nas.recipe import Outcome
-from nas.runs import TRIALS_FILE, create_run, read_log
-from nas.searcher import ArchitectureSearcher, check_limits, make_sampler
+from nas.recipe import Epoch, Outcome
+from nas.runs import HISTORY_FILE, TRIALS_FILE, create_run, locked, mend_logs, read_log
+from nas.searcher import ArchitectureSearcher
+from nas.spaces import sample
+from nas.storage import TrialFolder
+from nas.study import Journal, create_study, make_sampler
+from nas.table import rows
 
 SAMPLERS = ("random", "tpe", "nsga2", "nsga3", "gp", "qmc")
 EXPERIMENT = replace(load_plugin("experiment", "digits_mobilenetv3"), trials=12)
@@ -47,16 +60,51 @@ class Twelve:
         }
 
 
-def searcher(tmp_path, **fields):
+def searcher(tmp_path, *, run=None, workers=8, session=0, **fields):
+    """A searcher of a new run, or of one more session of a run that is there."""
     experiment = replace(EXPERIMENT, runs=str(tmp_path), **fields)
-    run = create_run(experiment, "test")
-    studies = create_studies(experiment, make_sampler(experiment.sampler, experiment.seed), run)
-    return ArchitectureSearcher(experiment, *studies, run, check_limits(experiment)), run
+    past = () if run is None else rows(run)
+    history = () if run is None else list(read_log(run / HISTORY_FILE))
+    run = run or create_run(experiment, "test")
+    sampler = make_sampler(experiment.sampler, experiment.seed, session=session)
+    found = ArchitectureSearcher(
+        experiment,
+        create_study(experiment.objectives, sampler, run.name),
+        Journal(run, experiment.objectives),
+        run,
+        feasible=check_limits(experiment),
+        keeper=Keeper(run=run, folder=partial(TrialFolder.of, str(run / "checkpoints")), keep_all=False, trained=True),
+        workers=workers,
+        starts=starts(experiment),
+        known=outcomes(experiment),
+        past=past,
+        history=history,
+    )
+    return found, run
+
+
+def study(found):
+    return found._proposer.study
 
 
 def finish(found, trial_id, top1):
+    """End a trial as its worker would, with weights in its folder."""
+    pending = found.pending[trial_id]
+    folder = Path(found.keeper.folder(pending.number).uri)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "weights.safetensors").write_text(str(pending.number))
     outcome = Outcome(status="done", values={"val_top1_pct": top1}, seconds=1.0, device="cpu", precision="float32")
-    found.on_trial_complete(trial_id, {"outcome": json.dumps(outcome.to_record())})
+    found.record(trial_id, {"outcome": json.dumps(outcome.to_record())})
+
+
+def tell(found, trial_id, epoch, top1, images=10**12):
+    """An epoch of a trial, as Ray passes it on: whether it goes on is asked first; one that does not is ended."""
+    result = {"epoch": epoch, "train_loss": 1.0, "val_top1_pct": top1, "val_images": images, "seconds": 1.0}
+    goes_on = found.goes_on(trial_id, result)
+    found.record(trial_id, result)
+    if not goes_on:
+        found.on_trial_complete(trial_id, result)
+    return goes_on
 
 
 def play(found, trials):
@@ -82,7 +130,7 @@ def test_every_sampler_proposes_only_new_networks_within_the_limits(tmp_path, sa
     df = nas.results(run)
     assert Counter(df["status"]) == {"done": 12} | ({"infeasible": found.tally.infeasible} if found.tally.infeasible else {})
     assert df[df["status"] == "infeasible"]["macs_m"].min() > 0.8 or not found.tally.infeasible
-    assert {trial.state.name for trial in found.study.trials} <= {"COMPLETE", "PRUNED", "FAIL"}
+    assert {trial.state.name for trial in study(found).trials} <= {"COMPLETE", "PRUNED", "FAIL"}
 
 
 def test_the_same_seed_proposes_the_same_networks(tmp_path):
@@ -97,8 +145,8 @@ def test_a_network_is_trained_once_and_an_exhausted_space_ends_the_search(tmp_pa
     assert len(configs) == 6
     assert found.suggest("more") == Searcher.FINISHED
     assert len({config["architecture"] for config in configs}) == 6
-    assert found.tally.duplicates > 0
-    assert len(nas.results(run)) == 6
+    assert found.tally.repeated > 0
+    assert Counter(nas.results(run)["status"]) == {"done": 6, "repeated": found.tally.repeated}
 
 
 def test_the_references_within_the_limits_come_first(tmp_path):
@@ -119,20 +167,21 @@ def test_a_failed_trial_is_a_row_and_is_told_to_optuna_as_failed(tmp_path):
     found, run = searcher(tmp_path)
     found.suggest("a"), found.suggest("b"), found.suggest("c")
     failed = Outcome(status="failed", reason="nan", error="the loss was nan")
-    found.on_trial_complete("a", {"outcome": json.dumps(failed.to_record())})
+    found.record("a", {"outcome": json.dumps(failed.to_record())})
     found.on_trial_complete("b", None, error=True)
-    found.fail("b", "crash", "the worker process died")
-    df = nas.results(run)
+    found.fail("b", "ImportError: no module")
+    with locked(run):
+        df = nas.results(run)
     assert list(df["status"]) == ["failed", "failed", "running"]
     assert list(df["reason"][:2]) == ["nan", "crash"]
-    assert [trial.state.name for trial in found.study.trials] == ["FAIL", "FAIL", "RUNNING"]
+    assert [trial.state.name for trial in study(found).trials] == ["FAIL", "FAIL", "RUNNING"]
 
 
 def test_optuna_learns_each_objective_in_its_own_direction_and_how_far_outside_a_limit_an_ask_was(tmp_path):
     found, _ = searcher(tmp_path, sampler="random", limits=(parse_limit("macs_m<0.6"),))
     play(found, 5)
-    assert [direction.name for direction in found.study.directions] == ["MAXIMIZE", "MINIMIZE"]
-    for trial in found.study.trials:
+    assert [direction.name for direction in study(found).directions] == ["MAXIMIZE", "MINIMIZE"]
+    for trial in study(found).trials:
         (excess,) = trial.constraints.values()
         assert (excess <= 0) == (trial.state.name == "COMPLETE")
         if trial.values:
@@ -143,11 +192,11 @@ def test_optunas_journal_can_be_opened_by_others(tmp_path):
     found, run = searcher(tmp_path)
     play(found, 3)
     storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(run / "optuna.log")))
-    study = optuna.load_study(study_name=run.name, storage=storage)
-    assert [trial.values for trial in study.trials] == [trial.values for trial in found.study.trials]
-    assert [trial.user_attrs["trial"] for trial in study.trials] == [0, 1, 2]
-    assert study.trials[0].params == found.study.trials[0].params
-    assert study.metric_names == ["val_top1_pct", "macs_m"]
+    opened = optuna.load_study(study_name=run.name, storage=storage)
+    assert [trial.values for trial in opened.trials] == [trial.values for trial in study(found).trials]
+    assert [trial.user_attrs["trial"] for trial in opened.trials] == [0, 1, 2]
+    assert opened.trials[0].params == study(found).trials[0].params
+    assert opened.metric_names == ["val_top1_pct", "macs_m"]
 
 
 def test_limits_that_nothing_meets_are_refused_with_what_there_is(tmp_path):
@@ -157,13 +206,14 @@ def test_limits_that_nothing_meets_are_refused_with_what_there_is(tmp_path):
         match=r"meets macs_m<=0\.1 and params_m<=0\.001: over the [\d,]+ nearest and random points tried macs_m goes from 0\.",
     ):
         check_limits(experiment)
-    assert check_limits(replace(EXPERIMENT, limits=())).share == 1.0
-    assert 0 < check_limits(replace(EXPERIMENT, limits=(parse_limit("macs_m<0.8"),))).share < 1
+    assert str(check_limits(replace(EXPERIMENT, limits=()))).startswith("100.0 % ± ")
+    feasible = check_limits(replace(EXPERIMENT, limits=(parse_limit("macs_m<0.8"),)))
+    assert 0 < feasible.fitting < feasible.points == 4_000
 
 
 def test_limits_that_chance_would_not_meet_are_found_to_be_met_and_searched(tmp_path):
     limit = parse_limit("macs_m<0.275")  # of 1,000 random networks the smallest has 0.32
-    assert check_limits(replace(EXPERIMENT, limits=(limit,))).share == 0
+    assert check_limits(replace(EXPERIMENT, limits=(limit,))).fitting == 0
     found, run = searcher(tmp_path, limits=(limit,), sampler="random")
     assert len(play(found, 1)) == 1
     assert nas.results(run).query("status == 'done'")["macs_m"].max() <= 0.275
@@ -205,7 +255,7 @@ def test_trials_under_way_when_a_search_is_interrupted_end_as_that(tmp_path):
     play(found, 1)
     found.suggest("x")
     assert found.interrupt()
-    assert list(nas.results(run)["reason"].fillna("")) == ["", "interrupted"]
+    assert list(nas.results(run)["status"]) == ["done", "interrupted"]
     found, _ = searcher(tmp_path, trials=1)
     play(found, 1)
     assert not found.interrupt()
@@ -238,3 +288,329 @@ def test_the_log_has_a_line_for_every_ask_but_repeats(tmp_path):
     play(found, 6)
     events = Counter(event["event"] for event in read_log(run / TRIALS_FILE))
     assert events == {"start": 6, "end": 6, "infeasible": found.tally.infeasible}
+    assert found.tally.infeasible > 0
+
+
+@pytest.mark.parametrize("sampler", ["random", "tpe", "nsga2"])
+def test_few_asks_are_turned_down_where_one_network_in_a_hundred_fits(tmp_path, sampler):
+    """Over 200 trials, fewer than 20 a trial."""
+    found, _ = searcher(tmp_path, sampler=sampler, limits=(parse_limit("macs_m<0.417"),), trials=200)
+    assert 0.5 < 100 * found.feasible.fitting / found.feasible.points < 2
+    assert len(play(found, 200)) == 200
+    assert found.tally.infeasible / 200 < 20
+    if sampler == "tpe":  # which learns what fits
+        assert found.tally.infeasible / 200 < 8
+
+
+def test_random_search_stays_uniform_over_what_fits(tmp_path):
+    """No network is moved inside the limits: every one is a random point."""
+    limits = (parse_limit("macs_m<0.45"),)
+    found, run = searcher(tmp_path, sampler="random", limits=limits, trials=60)
+    play(found, 60)
+    generator, fitting = random.Random(1), []
+    while len(fitting) < 60:
+        network = examine(found.experiment, sample(found.experiment.space.parameters, generator))
+        fitting += [network.values["macs_m"]] if network.admitted else []
+    searched = nas.results(run).query("status == 'done' and source == 'search'")["macs_m"]
+    assert ks_2samp(searched, fitting).pvalue > 0.001
+
+
+def test_the_share_that_fits_comes_with_its_confidence_interval(tmp_path):
+    limits = (parse_limit("macs_m<0.8"),)
+    feasible = check_limits(replace(EXPERIMENT, limits=limits))
+    share, half = map(float, re.fullmatch(r"([\d.]+) % ± ([\d.]+)", str(feasible)).groups())
+    generator = random.Random(99)
+    experiment = replace(EXPERIMENT, limits=limits)
+    points = [sample(experiment.space.parameters, generator) for _ in range(20_000)]
+    true = 100 * sum(examine(experiment, point).admitted for point in points) / len(points)
+    assert abs(share - true) < 1.5 * half
+    assert 1.0 < half < 2.0  # 1.96 standard errors of a share near a half, over 4,000 points
+    nothing = Feasibility(fitting=0, points=4_000, example={}, worst={})
+    assert str(nothing) == "less than 0.1 %"
+
+
+def test_a_repeated_network_is_a_row_that_names_its_trial(tmp_path):
+    found, run = searcher(tmp_path, space=Twelve(), trials=50)
+    play(found, 50)
+    df = nas.results(run)
+    repeated, done = df[df["status"] == "repeated"], df[df["status"] == "done"].set_index("id")
+    assert len(repeated) == found.tally.repeated > 0
+    for row in repeated.itertuples():
+        assert row.source == f"trial {done.loc[row.id, 'trial']}"
+    assert not repeated["is_front"].any()
+
+
+def test_an_outcome_of_another_run_is_taken_over_and_not_trained(tmp_path):
+    first, run = searcher(tmp_path / "a", trials=4)
+    play(first, 4)
+    df = nas.results(run).set_index("id")
+    # the same seed asks for the same networks first
+    found, second = searcher(tmp_path / "b", trials=3, reuse=(str(run),))
+    configs = play(found, 3)
+    assert len(configs) == 3
+    assert found.tally.reused >= 1
+    again = nas.results(second)
+    reused = again[again["reused"]]
+    assert len(reused) == found.tally.reused
+    for row in reused.itertuples():
+        assert row.status == "done"
+        assert row.val_top1_pct == df.loc[row.id, "val_top1_pct"]
+        assert row.source == f"{run.name} trial {df.loc[row.id, 'trial']}"
+        assert row.seconds == 1.0
+    trained = {nas.Architecture.from_json(config["architecture"]).id for config in configs}
+    assert trained.isdisjoint(df.index)
+    kept = {path.stem for path in (second / "checkpoints").iterdir()}
+    assert kept == set(map(str, again["trial"][again["is_front"]]))
+    assert study(found).trials[0].values == list(df.iloc[0][["val_top1_pct", "macs_m"]])  # the sampler learns of it
+
+
+@pytest.mark.parametrize(
+    ("fields", "sentence"),
+    [
+        ({"train": nas.TrainSettings(epochs=3)}, "reuse .*: its train.epochs is 10, and here it is 3; its outcomes are of other"),
+        ({"dataset": nas.dataset("mnist")}, "its dataset.name is 'digits', and here it is 'mnist'"),
+        ({"reuse": ("nowhere",)}, "nowhere is not a run folder"),
+        (
+            {
+                "objectives": (
+                    Objective(name="own_ms", direction="minimize", needs_training=True, measure=len),
+                    objective("macs_m"),
+                )
+            },
+            "objective own_ms was not measured there; it has macs_m, val_top1_pct",
+        ),
+    ],
+)
+def test_outcomes_of_other_trainings_are_refused(tmp_path, fields, sentence):
+    first, run = searcher(tmp_path / "a", trials=1)
+    play(first, 1)
+    with pytest.raises(nas.NasError, match=sentence):
+        outcomes(replace(EXPERIMENT, **({"reuse": (str(run),)} | fields)))
+
+
+def test_networks_that_the_user_names_come_after_the_references(tmp_path):
+    space = nas.space("mobilenetv3")
+    generator = random.Random(3)
+    drawn = [space.decode(sample(space.parameters, generator)) for _ in range(2)]
+    (tmp_path / "net.json").write_text(drawn[0].to_json())
+    first, run = searcher(tmp_path / "a", space=space, trials=6)
+    play(first, 6)
+    front = nas.front(nas.results(run))
+    found, second = searcher(
+        tmp_path / "b", space=space, trials=40, start=(str(tmp_path / "net.json"), drawn[1].to_json(), str(run))
+    )
+    play(found, 20)
+    df = nas.results(second)
+    references = len([start for start in starts(found.experiment) if not start.source.startswith("start")])
+    assert list(df["id"][references : references + 2]) == [network.id for network in drawn]
+    new = [start for start in front["id"] if start not in set(df["id"][:references])]
+    assert list(df["id"][references + 2 : references + 2 + len(new)]) == new
+    assert df["source"][references] == f"start {tmp_path / 'net.json'}"
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("efficientnet_b0", "start efficientnet_b0: architecture .* is not in space mobilenetv3"),
+        ("efficientnet_b", "network 'efficientnet_b' does not exist; did you mean 'efficientnet_b"),
+        ("timm:resnet18", "start timm:resnet18: it is timm's own network"),
+    ],
+)
+def test_a_start_that_is_not_in_the_space_is_refused(name, sentence):
+    with pytest.raises(nas.NasError, match=sentence):
+        starts(replace(EXPERIMENT, start=(name,)))
+
+
+def test_weights_are_kept_for_the_front_alone(tmp_path):
+    found, run = searcher(tmp_path, workers=1)
+    for i in range(8):
+        found.suggest(f"t{i}")
+        finish(found, f"t{i}", 50 + 7 * i % 30)
+        df = nas.results(run)
+        kept = {path.name for path in (run / "checkpoints").iterdir()}
+        assert kept == {f"{trial}.safetensors" for trial in df["trial"][df["is_front"]]}
+    assert 0 < len(kept) < 8
+    assert all((run / "checkpoints" / name).read_text() == name.partition(".")[0] for name in kept)
+
+
+def test_an_early_stopped_trial_is_a_row_with_what_it_had_and_is_told_as_pruned(tmp_path):
+    found, run = searcher(tmp_path, sampler="random", train=replace(EXPERIMENT.train, epochs=27))
+    for i in range(5):
+        found.suggest(f"t{i}")
+    costs = [found.pending[f"t{i}"].network.values["macs_m"] for i in range(5)]
+    last = f"t{costs.index(max(costs))}"  # the costliest, and the worst
+    for i in range(5):
+        if f"t{i}" != last:
+            assert all(tell(found, f"t{i}", epoch, 60.0 + i) for epoch in (1, 2, 3))
+    assert [tell(found, last, epoch, 20.0) for epoch in (1, 2, 3)] == [True, True, False]
+    row = nas.results(run).set_index("trial").loc[costs.index(max(costs))]
+    assert (row["status"], row["epochs"], row["val_top1_pct"], row["macs_m"]) == ("stopped", 3, 20.0, max(costs))
+    assert not row["is_front"]
+    assert study(found).trials[costs.index(max(costs))].state.name == "PRUNED"
+    off, _ = searcher(tmp_path / "off", sampler="random", train=replace(EXPERIMENT.train, epochs=27), early_stopping=False)
+    off.suggest("a"), off.suggest("b"), off.suggest("c"), off.suggest("d")
+    assert all(tell(off, name, 3, top1) for name, top1 in (("a", 90.0), ("b", 80.0), ("c", 70.0), ("d", 1.0)))
+
+
+def test_early_stopping_is_refused_where_an_objective_is_known_at_the_end_alone():
+    own = Objective(name="own_ms", direction="minimize", needs_training=True, measure=len)
+    both = (objective("val_top1_pct"), own)
+    assert not replace(EXPERIMENT, objectives=both).stops_early
+    assert EXPERIMENT.stops_early
+    with pytest.raises(
+        nas.NasError, match=r"early-stopping: .* the one objective that needs training; given: val_top1_pct, own_ms"
+    ):
+        replace(EXPERIMENT, objectives=both, early_stopping=True)
+
+
+def test_a_network_that_kills_its_worker_twice_is_given_up_and_never_asked_again(tmp_path):
+    found, run = searcher(tmp_path, space=Twelve(), workers=1, trials=50)
+    poisoned = found.suggest("a")["architecture"]
+    found.lost("a", "crash", "the worker process died")
+    assert found.suggest("b")["architecture"] == poisoned  # once more, before anything new
+    with locked(run):
+        assert list(nas.results(run)["status"]) == ["running"]
+    found.lost("b", "crash", "the worker process died")
+    others = play(found, 50)
+    assert poisoned not in [config["architecture"] for config in others]
+    row = nas.results(run).iloc[0]
+    assert (row["status"], row["reason"], row["error"], row["retries"]) == ("failed", "crash", "the worker process died", 1)
+    # nor in another session
+    again, _ = searcher(tmp_path, run=run, session=1, space=Twelve(), workers=1, trials=50)
+    assert poisoned not in [config["architecture"] for config in play(again, 50)]
+
+
+def test_a_lost_machine_is_no_fault_of_the_network(tmp_path):
+    found, run = searcher(tmp_path, workers=1)
+    text = found.suggest("t0")["architecture"]
+    for i in range(3):
+        found.lost(f"t{i}", "node", "its machine was lost")
+        assert found.suggest(f"t{i + 1}")["architecture"] == text
+    finish(found, "t3", 77.0)
+    row = nas.results(run).iloc[0]
+    assert (row["status"], row["retries"], row["val_top1_pct"]) == ("done", 3, 77.0)
+    text = found.suggest("u0")["architecture"]
+    for i in range(4):
+        found.lost(f"u{i}", "node", "its machine was lost")
+        if i < 3:
+            found.suggest(f"u{i + 1}")
+    assert nas.results(run)["reason"].iloc[1] == "node"
+
+
+def test_a_worker_that_does_not_answer_after_its_time_has_timed_out(tmp_path):
+    found, run = searcher(tmp_path, trial_timeout=0.01)
+    found.suggest("a")
+    time.sleep(0.02)
+    found.lost("a", "crash", "the worker process died")
+    assert nas.results(run).iloc[0][["status", "reason"]].tolist() == ["failed", "timeout"]
+
+
+def killed_after(run, lines, tmp_path):
+    """A copy of a run folder as a driver killed after so many lines of its log, and some bytes of the next, leaves it."""
+    copy = tmp_path / f"killed{lines}"
+    shutil.copytree(run, copy)
+    whole = (run / TRIALS_FILE).read_bytes().splitlines(keepends=True)
+    torn = whole[lines][: len(whole[lines]) // 2] if lines < len(whole) else b""
+    (copy / TRIALS_FILE).write_bytes(b"".join(whole[:lines]) + torn)
+    return copy
+
+
+def test_a_run_killed_at_any_moment_goes_on_without_losing_or_repeating_a_finished_trial(tmp_path):
+    limits = (parse_limit("macs_m<0.9"),)
+    first, run = searcher(tmp_path, limits=limits, trials=5, workers=2)
+    play(first, 5)
+    whole = nas.results(run)
+    for lines in range(len((run / TRIALS_FILE).read_bytes().splitlines()) + 1):
+        copy = killed_after(run, lines, tmp_path)
+        mend_logs(copy)
+        before = nas.results(copy)
+        found, _ = searcher(tmp_path, run=copy, session=1, limits=limits, trials=5, workers=2)
+        proposed = [found.suggest(f"t{i}") for i in range(2)]
+        for i, config in enumerate(proposed):
+            if isinstance(config, dict):
+                finish(found, f"t{i}", 70.0)
+        play(found, 5)
+        after = nas.results(copy)
+        kept = after[after["trial"].isin(before["trial"][before["status"] == "done"])]
+        assert kept["val_top1_pct"].tolist() == whole["val_top1_pct"][whole["trial"].isin(kept["trial"])].tolist()
+        assert Counter(after["status"])["done"] == 5
+        done = after[after["status"] == "done"]
+        assert done["id"].is_unique
+        assert sorted(done["trial"]) == list(range(5))
+        interrupted = before["id"][before["status"] == "interrupted"]
+        assert set(interrupted) <= set(done["id"])  # went on, under its own number
+        assert len([trial for trial in study(found).trials if trial.state.name == "COMPLETE"]) == 5
+        shutil.rmtree(copy)
+
+
+def test_weights_are_brought_in_order_after_a_kill_between_outcome_and_weights(tmp_path):
+    found, run = searcher(tmp_path, workers=1)
+    play(found, 3)
+    df = nas.results(run)
+    (best,) = df["trial"][df["is_front"]][:1]
+    folder = run / "checkpoints" / f"trial{best}"
+    folder.mkdir()
+    (run / "checkpoints" / f"{best}.safetensors").rename(folder / "weights.safetensors")
+    off = set(df["trial"]) - set(df["trial"][df["is_front"]])
+    for trial in off:
+        (run / "checkpoints" / f"{trial}.safetensors").write_text("left over")
+    searcher(tmp_path, run=run, session=1)
+    assert {path.stem for path in (run / "checkpoints").iterdir()} == set(map(str, df["trial"][df["is_front"]]))
+
+
+def test_a_run_goes_on_with_another_sampler_more_trials_and_a_tighter_limit(tmp_path):
+    found, run = searcher(tmp_path, trials=6, workers=1)
+    play(found, 6)
+    before = nas.results(run)
+    limit = parse_limit("macs_m<0.7")
+    again, _ = searcher(tmp_path, run=run, session=1, trials=12, sampler="nsga2", limits=(limit,))
+    told = study(again).trials
+    assert [trial.values for trial in told] == [trial.values for trial in study(found).trials]
+    assert all((trial.constraints[str(limit)] <= 0) == (trial.values[1] <= 0.7) for trial in told)
+    assert len(play(again, 12)) == 6
+    after = nas.results(run)
+    new = after[(after["status"] == "done") & (after["trial"] > 5)]
+    assert len(new) == 6
+    assert new["macs_m"].max() <= 0.7
+    assert set(new["id"]).isdisjoint(before["id"])
+
+
+def test_what_fits_no_longer_is_not_gone_on_with(tmp_path):
+    found, run = searcher(tmp_path, workers=2, sampler="random")
+    found.suggest("a"), found.suggest("b")
+    tell(found, "a", 1, 33.0)
+    small, large = sorted(found.pending[name].network.values["macs_m"] for name in "ab")
+    found.interrupt()
+    again, _ = searcher(tmp_path, run=run, session=1, limits=(parse_limit(f"macs_m<{(small + large) / 2}"),))
+    df = nas.results(run).sort_values("macs_m")
+    assert list(df["status"]) == ["interrupted", "stopped"]
+    assert df["reason"].iloc[1] == "limit"
+    assert again.suggest("c")["trial"] == df["trial"].iloc[0]
+
+
+def test_epochs_told_before_a_kill_are_not_logged_twice(tmp_path):
+    found, run = searcher(tmp_path, workers=1)
+    found.suggest("a")
+    for epoch in (1, 2):
+        tell(found, "a", epoch, 20.0 * epoch)
+    found.lost("a", "crash", "the worker process died")
+    found.suggest("b")
+    for epoch in (2, 3):  # its checkpoint was of the first
+        tell(found, "b", epoch, 20.0 * epoch)
+    history = tuple(Epoch(epoch=i, train_loss=1.0, val_top1_pct=20.0 * i, val_images=5, seconds=1.0) for i in (1, 2, 3, 4))
+    done = Outcome(status="done", values={"val_top1_pct": 80.0}, history=history, seconds=4.0)
+    found.record("b", {"outcome": json.dumps(done.to_record())})
+    assert [line["epoch"] for line in read_log(run / HISTORY_FILE)] == [1, 2, 3, 4]
+    assert nas.results(run)["epochs"].tolist() == [4]
+
+
+def test_a_space_that_has_changed_is_not_gone_on_with(tmp_path):
+    found, run = searcher(tmp_path, space=Twelve(), trials=6)
+    play(found, 2)
+
+    class Other(Twelve):
+        def decode(self, params):
+            return nas.reference("mobilenetv2_100")
+
+    with pytest.raises(nas.NasError, match="space twelve has changed: parameters that meant architecture"):
+        searcher(tmp_path, run=run, session=1, space=Other())

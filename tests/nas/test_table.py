@@ -12,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import nas
+from nas.description import dataset_of
 from nas.plugins import load_plugin
-from nas.runs import HISTORY_FILE, TRIALS_FILE, append, create_run, dataset_of, read_experiment, read_log
+from nas.runs import HISTORY_FILE, TRIALS_FILE, append, create_run, read_experiment, read_log
 from nas.table import COLUMNS, best, non_dominated
 
 TEXT = nas.reference("mobilenetv3_small_100").to_json()
@@ -60,7 +61,7 @@ def run(tmp_path):
 def test_every_trial_is_a_row_with_typed_columns(run):
     df = nas.results(run)
     assert list(df["trial"].fillna(-1)) == [0, 1, -1, 2, 3, 4, -1, 5]
-    assert list(df["status"]) == ["done", "done", "infeasible", "done", "done", "failed", "infeasible", "running"]
+    assert list(df["status"]) == ["done", "done", "infeasible", "done", "done", "failed", "infeasible", "interrupted"]
     assert df.set_index("trial").loc[4, "reason"] == "oom"
     assert {column: str(df[column].dtype) for column in COLUMNS} == COLUMNS
     assert list(df["params.depth"].dropna()) == [0, 1, 2, 3, 4, 5]
@@ -150,9 +151,9 @@ def test_a_run_says_what_it_was_and_where(run):
     described = read_experiment(run)
     assert described["space"]["fields"]["width_multiple"] == 0.35
     assert described["dataset"]["classes"] == list("0123456789")
-    assert described["versions"]["torch"]
-    assert described["machine"]["cpus"] > 0
-    assert described["machine"]["processor"]
+    assert described["sessions"][0]["versions"]["torch"]
+    assert described["sessions"][0]["machine"]["cpus"] > 0
+    assert described["sessions"][0]["machine"]["processor"]
     assert dataset_of(described) == nas.dataset("digits")
     assert list(read_log(run / HISTORY_FILE)) == []
 
