@@ -106,10 +106,11 @@ def resume(arguments: list[str]) -> None:
         return
     from nas.description import experiment_of
     from nas.experiment import Changes
-    from nas.runs import read_experiment
+    from nas.runs import check_free, read_experiment
 
     run, *options = arguments
     folder = Path(run).resolve()
+    check_free(folder)  # at once, not after torch and Ray
     experiment = experiment_of(read_experiment(folder), folder.parent)
     changes = parsed(Changes, args=options, prog=f"nas resume {run}", registry=constructors(experiment.objectives))
     given = {field.name: value for field in fields(changes) if (value := getattr(changes, field.name)) not in (None, ())}

@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import signal
+import socket
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -260,10 +261,9 @@ class _Reports(tune.Callback):
             return
         if error is not None and not isinstance(error, RayActorError):
             self.searcher.fail(trial.trial_id, describe_error(cause))
-        elif "node" in str(error).lower() and "has died" in str(error):
-            self.searcher.lost(trial.trial_id, "node", "its machine was lost")
         else:
-            self.searcher.lost(trial.trial_id, "crash", "the worker process died")
+            alive = {node["NodeID"] for node in ray.nodes() if node["Alive"]}
+            self.searcher.lost(trial.trial_id, (trial.last_result or {}).get("node"), alive)
 
 
 def _trial_folder(trial: Trial) -> str:
@@ -318,8 +318,9 @@ def ray_session(workers: int | None, *, address: str | None = None, verbose: boo
     try:
         with nullcontext() if verbose else _quiet():
             try:
+                _check_answers(address)
                 ray.init(log_to_driver=verbose, logging_level=logging.INFO if verbose else logging.CRITICAL, **where)
-            except (ConnectionError, ValueError, RuntimeError) as error:
+            except (OSError, ValueError, RuntimeError) as error:
                 if address is None:
                     raise
                 raise NasError(
@@ -330,6 +331,14 @@ def ray_session(workers: int | None, *, address: str | None = None, verbose: boo
         ray.shutdown()
         for variable, value in before.items():
             os.environ.pop(variable) if value is None else os.environ.update({variable: value})
+
+
+def _check_answers(address: str | None) -> None:
+    """Raises: OSError where nothing listens, for which Ray would wait for minutes; ValueError for what is no HOST:PORT."""
+    if address not in (None, "auto", "local"):
+        host, _, port = address.rpartition("://")[2].rpartition(":")
+        with socket.create_connection((host, int(port)), timeout=10):
+            pass
 
 
 @contextmanager

@@ -15,7 +15,7 @@ import torch
 from nas.architecture import Architecture
 from nas.checkpoints import CheckpointError, Checkpoints, save_weights
 from nas.datasets import Dataset
-from nas.devices import is_out_of_memory, pick_device
+from nas.devices import is_out_of_memory, keep_freed_memory, pick_device
 from nas.errors import describe_error
 from nas.modules import build
 from nas.objectives import Candidate, Objective
@@ -80,8 +80,10 @@ def evaluate(
             seconds=time.monotonic() - started,
         )
     finally:
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()  # the process goes on to another network, and others share the GPU
+        if torch.cuda.is_available():  # the process goes on to another network, and others share the GPU and the memory
+            torch.cuda.empty_cache()
+        else:
+            keep_freed_memory(keep=False)
 
 
 def _trained(

@@ -68,13 +68,23 @@ def locked(run: Path) -> Iterator[None]:
     try:
         lock.acquire()
     except Timeout:
-        raise NasError(f"{run} is searched by another process; wait for its end, or stop it with Ctrl-C") from None
+        check_free(run)
+        raise NasError(f"{run / LOCK_FILE} is held by another process") from None
     except OSError as error:
         raise NasError(f"{run} cannot be written: {error.strerror}") from None
     try:
         yield
     finally:
         lock.release()
+
+
+def check_free(run: Path) -> None:
+    """Refuse a run that another process searches on.
+
+    Raises: NasError.
+    """
+    if is_running(run):
+        raise NasError(f"{run} is searched by another process; wait for its end, or stop it with Ctrl-C")
 
 
 def is_running(run: Path) -> bool:

@@ -9,7 +9,7 @@ import logging
 import math
 import time
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -73,8 +73,8 @@ class Pending:
     network: Examined
     epochs: dict[int, float] = field(default_factory=dict)
     """Epoch → top-1 after it."""
-    crashes: int = 0
-    node_losses: int = 0
+    lost_on: list[str | None] = field(default_factory=list)
+    """The machine on which each of its worker processes died, where it is known."""
     started: float = 0.0
     """When it was last given to Ray, by the monotonic clock."""
 
@@ -166,7 +166,7 @@ class ArchitectureSearcher(Searcher):
         """A trial that had not ended: it is to be gone on with, unless a limit now forbids it."""
         trial, _ = self._proposer.given(params)
         pending = Pending(
-            number=int(row["trial"]), trial=trial, network=network, epochs=epochs, crashes=int(row.get("crashes", 0))
+            number=int(row["trial"]), trial=trial, network=network, epochs=epochs, lost_on=[None] * int(row.get("crashes", 0))
         )
         if network.admitted:
             self._again.append(pending)
@@ -288,23 +288,25 @@ class ArchitectureSearcher(Searcher):
         if not error and trial_id in self.pending and not self.stopping:
             self._try_finish(trial_id, {"status": "stopped"})
 
-    def lost(self, trial_id: str, reason: str, error: str) -> None:
-        """A trial lost its worker process (reason crash) or its machine (node): it begins again, or is given up."""
+    def lost(self, trial_id: str, node: str | None, alive: Collection[str]) -> None:
+        """A trial's worker process died, on a machine that is among those `alive` or was lost too: it begins again, or not."""
         pending = self.pending.get(trial_id)
         if pending is None or self.failure is not None or self.stopping:
             return
+        pending.lost_on.append(node)
+        # Counted anew each time: that a machine is lost may be known later than that its processes are.
+        crashes = sum(where is None or where in alive for where in pending.lost_on)
+        reason, error = "crash", "the worker process died"
+        if len(pending.lost_on) - crashes == NODE_LOSSES:
+            reason, error = "node", f"its machine was lost, {NODE_LOSSES} times"
         if time.monotonic() - pending.started >= self.experiment.trial_timeout:
             reason, error = "timeout", f"not done after {self.experiment.trial_timeout:g} s, and its process did not answer"
-        elif reason == "node":
-            pending.node_losses += 1
-        else:
-            pending.crashes += 1
-        if reason == "timeout" or pending.crashes == CRASHES or pending.node_losses == NODE_LOSSES:
+        if reason != "crash" or crashes == CRASHES:
             self._try_finish(trial_id, Outcome(status="failed", reason=reason, error=error).to_record())
             return
         try:
-            self._log("retry", pending.number, retries=pending.crashes + pending.node_losses, crashes=pending.crashes)
-            logger.info("trial %d begins again: %s", pending.number, error)
+            self._log("retry", pending.number, retries=len(pending.lost_on), crashes=crashes)
+            logger.info("trial %d begins again: the worker process died, or its machine was lost", pending.number)
             self._again.append(self.pending.pop(trial_id))
         except ENDING as failure:
             self.failure = failure

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any, Final
 
+import ray
 from ray import tune
 
 from nas.datasets import Dataset
@@ -38,11 +39,12 @@ def run_trial(
     timeout: float,
 ) -> None:
     """One trial: a report after every epoch, and one of the outcome, whatever happened."""
+    node = ray.get_runtime_context().get_node_id()
     with TrialFolder.of(storage, config["trial"]).opened() as folder, _watched(timeout):
 
         def on_epoch(epoch: Epoch) -> None:
             folder.push()
-            tune.report(asdict(epoch))
+            tune.report(asdict(epoch) | {"node": node})
 
         outcome = evaluate(
             config["architecture"],
