@@ -45,7 +45,7 @@ def run(arguments: Sequence[str]) -> int:
         print(f"nas: {error.filename or 'a file'} cannot be used: {error.strerror or error}", file=sys.stderr)
         return USER_ERROR
     except KeyboardInterrupt:
-        print("nas: interrupted; what had ended is kept, and `nas resume` goes on with the rest", file=sys.stderr)
+        print("nas: interrupted; what had ended is kept", file=sys.stderr)
         return INTERRUPTED
     return 0
 

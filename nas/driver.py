@@ -208,6 +208,8 @@ def _run(
                 _tuner(trainable, searcher, run / "ray" / f"session{session}", workers=workers, gpus=gpus).fit()
         finally:
             early = searcher.failure is None and searcher.interrupt()
+            if early:
+                logger.info("nas resume %s goes on with the rest", run)
         if searcher.failure is not None:
             raise searcher.failure
     tally = searcher.tally

@@ -399,8 +399,8 @@ from tests.nas.test_train import CPU, SETTINGS, Hungry, Stripes, architecture
 
 def outcome_at(resolution):
     text = replace(architecture(), resolution=resolution).to_json()
-    objectives, weights = (objective("val_top1_pct"),), Path(sys.argv[3])
-    return evaluate(text, dataset=Stripes(), objectives=objectives, settings=SETTINGS, seed=0, weights=weights)
+    objectives, folder = (objective("val_top1_pct"),), Path(sys.argv[3], str(resolution))
+    return evaluate(text, dataset=Stripes(), objectives=objectives, settings=SETTINGS, seed=0, folder=folder)
 
 outcome_at(16)  # whatever is loaded once
 used = next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmSize"))
