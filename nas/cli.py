@@ -101,9 +101,11 @@ def _print_found(folder: Path, experiment: Any) -> None:
 
 def resume(arguments: list[str]) -> None:
     """Go on with a run that was interrupted or killed, or extend one with --trials; finished trials stay."""
-    if not arguments or arguments[0].startswith("-"):
-        print("nas resume RUN [--help | options]: a run folder that `nas search` made\n")
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print("nas resume RUN [--help | options]: a run folder that `nas search` made, which `nas runs` lists")
         return
+    if arguments[0].startswith("-"):
+        raise NasError(f"nas resume takes the run folder first, and then options; given: {arguments[0]}")
     from nas.description import experiment_of
     from nas.experiment import Changes
     from nas.runs import check_free, read_experiment

@@ -4,6 +4,7 @@ Needs neither torch nor Ray. Read `runs.py` next.
 """
 
 import importlib
+import json
 import os
 import platform
 import subprocess
@@ -15,11 +16,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
+
 from nas.datasets import Dataset
 from nas.errors import NasError, users_code
 from nas.experiment import Experiment
 from nas.objectives import Limit, Objective, objective
-from nas.plugins import module_at
+from nas.plugins import module_at, own_file, plugin_names
 from nas.recipe import TrainSettings
 from nas.spaces import SearchSpace
 
@@ -52,6 +55,11 @@ def describe(experiment: Experiment[Any, Any], name: str) -> dict[str, Any]:
     }
 
 
+def as_json(described: Mapping[str, Any]) -> dict[str, Any]:
+    """A description as it is read again."""
+    return dict(json.loads(json.dumps(described, default=str)))
+
+
 def describe_session(changed: Mapping[str, Any]) -> dict[str, Any]:
     """When, where and with what a run is searched on, and what was changed for it: field → (before, after)."""
     return {
@@ -81,7 +89,7 @@ def _describe_value(value: Any) -> dict[str, Any]:
 
 
 def _describe_objective(objective: Objective) -> dict[str, Any]:
-    module = objective.measure.__module__
+    module = getattr(objective.measure, "__module__", None) or type(objective.measure).__module__
     return {
         "name": objective.name,
         "direction": objective.direction,
@@ -93,10 +101,10 @@ def _describe_objective(objective: Objective) -> dict[str, Any]:
 
 def _own_file(module: str) -> str | None:
     """The file of a module, where it is a user's own."""
-    if module.partition(".")[0] in ("nas", "search_spaces"):
-        return None
-    file = getattr(sys.modules[module], "__file__", None)
-    return str(Path(file).resolve()) if file else None
+    loaded = sys.modules.get(module)
+    file = own_file(loaded) if loaded is not None else None
+    installed = module.partition(".")[0] in ("nas", "search_spaces", "experiments") or module in sys.stdlib_module_names
+    return None if file is None or installed else str(file)
 
 
 def _plain(value: Any) -> Any:
@@ -105,15 +113,17 @@ def _plain(value: Any) -> Any:
         return {"path": str(value)}
     if isinstance(value, tuple | list):
         return [_plain(part) for part in value]
+    if isinstance(value, np.generic):
+        value = value.item()
     return str(value) if isinstance(value, float) and value in (float("inf"), float("-inf")) else value
 
 
-def _from_plain(value: Any) -> Any:
+def from_plain(value: Any) -> Any:
     """A value as it was, from JSON."""
     if isinstance(value, dict) and set(value) == {"path"}:
         return Path(value["path"])
     if isinstance(value, list):
-        return tuple(_from_plain(part) for part in value)
+        return tuple(from_plain(part) for part in value)
     return float(value) if value in ("inf", "-inf") else value
 
 
@@ -141,7 +151,7 @@ def experiment_of(described: Mapping[str, Any], runs: Path) -> Experiment[Any, A
     Raises: NasError if a file of the user's own is gone, or the experiment was made of objects that no file holds.
     """
     limits = [
-        Limit(objective=_objective_of(limit["objective"]), low=_from_plain(limit["low"]), high=_from_plain(limit["high"]))
+        Limit(objective=_objective_of(limit["objective"]), low=from_plain(limit["low"]), high=from_plain(limit["high"]))
         for limit in described["limits"]
     ]
     return Experiment(
@@ -152,7 +162,7 @@ def experiment_of(described: Mapping[str, Any], runs: Path) -> Experiment[Any, A
         train=TrainSettings(**described["train"]),
         sampler=described["sampler"],
         runs=str(runs),
-        **{field: _from_plain(described[field]) for field in PLAIN},
+        **{field: from_plain(described[field]) for field in PLAIN},
     )
 
 
@@ -178,17 +188,20 @@ def _rebuilt(kind: str, record: Mapping[str, Any]) -> Any:
         )
     module = module_at(Path(record["file"])) if record["file"] else importlib.import_module(record["module"])
     with users_code(f"{kind} {record['name']}"):
-        return getattr(module, record["class"])(**{name: _from_plain(value) for name, value in record["fields"].items()})
+        return getattr(module, record["class"])(**{name: from_plain(value) for name, value in record["fields"].items()})
 
 
 def _objective_of(record: Mapping[str, Any]) -> Objective:
     name = record["name"]
     if record["module"] == "__main__":
         raise NasError(f"objective {name} was made in a script or notebook; give the experiment from there: experiment=...")
-    if record["file"] is None:
+    if record["file"] is None and name in plugin_names("objective"):
         return objective(name)
-    module = module_at(Path(record["file"]))
-    own = [value for value in vars(module).values() if isinstance(value, Objective) and value.name == name]
+    module = module_at(Path(record["file"])) if record["file"] else importlib.import_module(record["module"])
+    values = list(vars(module).values())
+    values += [part for value in values if isinstance(value, Experiment) for part in value.objectives]
+    values += [limit.objective for value in values if isinstance(value, Experiment) for limit in value.limits]
+    own = [value for value in values if isinstance(value, Objective) and value.name == name]
     if not own:
-        raise NasError(f"objective {name} is no longer in {record['file']}")
+        raise NasError(f"objective {name} is not in {module.__file__}, where its measure is; give experiment=... to nas.resume")
     return own[0]

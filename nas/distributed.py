@@ -13,8 +13,8 @@ from ray.train import RunConfig, ScalingConfig, TrainingFailedError
 from ray.train.torch import TorchTrainer
 from ray.util.queue import Queue
 
+from nas.cluster import ray_session, sent_by_value
 from nas.datasets import Dataset
-from nas.driver import ray_session, sent_by_value
 from nas.errors import NasError
 from nas.recipe import Epoch, TrainReport
 

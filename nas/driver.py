@@ -5,9 +5,8 @@ Read `runs.py` for what the folder holds, `table.py` for how it becomes a DataFr
 
 import json
 import logging
-import os
+import math
 import signal
-import socket
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,41 +20,41 @@ from typing import Any, Final
 
 import ray
 from optuna.samplers import BaseSampler
-from ray import cloudpickle, tune
-from ray.exceptions import RayActorError
+from ray import tune
+from ray.exceptions import OutOfMemoryError, RayError, RayTaskError
 from ray.tune.experiment import Trial
 
+from nas.cluster import ray_session, resources, sent_by_value
 from nas.datasets import load_part
-from nas.description import describe, describe_session, experiment_of
-from nas.earlier import Known, Start, outcomes, starts
+from nas.description import as_json, describe, describe_session, experiment_of, from_plain
+from nas.earlier import Known, Start, named, outcomes, starts
 from nas.errors import NasError, describe_error, unknown
 from nas.experiment import Changes, Experiment
 from nas.feasibility import Feasibility, check_limits
 from nas.keeper import Keeper
 from nas.objectives import Limit
-from nas.plugins import modules_beside
-from nas.runs import HISTORY_FILE, WEIGHTS, create_run, locked, mend_logs, read_experiment, read_log, write_experiment
+from nas.plugins import check_kind
+from nas.runs import (
+    EXPERIMENT_FILE,
+    HISTORY_FILE,
+    WEIGHTS,
+    create_run,
+    locked,
+    mend_logs,
+    read_experiment,
+    read_log,
+    write_experiment,
+)
 from nas.scheduler import EarlyStopping
 from nas.searcher import ArchitectureSearcher
-from nas.storage import TrialFolder, check_storage, is_local
-from nas.study import Journal, create_study, make_sampler
-from nas.table import COLUMNS, rows
+from nas.storage import TrialFolder, check_storage
+from nas.study import SAMPLERS, Journal, create_study, make_sampler
+from nas.table import COLUMNS, num_ended, rows
 from nas.train import check_settings
 from nas.worker import RetiredError, run_trial
 
 logger = logging.getLogger(__name__)
 
-# What Ray reads from the environment: no log files that the run folder already has in another form; workers that stay in the
-# folder the search was started in, so that a dataset's relative path means the same there; no GPU for a trial of no GPUs; Ctrl-C
-# is ours.
-RAY_ENVIRONMENT: Final = {
-    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
-    "TUNE_DISABLE_SIGINT_HANDLER": "1",
-    "RAY_AIR_NEW_OUTPUT": "0",
-    "RAY_CHDIR_TO_TRIAL_DIR": "0",
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",
-    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
-}
 CHANGEABLE: Final = tuple(field.name for field in fields(Changes))
 
 
@@ -71,14 +70,16 @@ def unwatched(searcher: ArchitectureSearcher) -> AbstractContextManager[None]:  
 def search(experiment: Experiment[Any, Any], *, name: str | None = None, watch: Watch = unwatched) -> Path:
     """Run an experiment to its end and give its run folder; `name` leads the folder's name, by default the space's.
 
-    The first Ctrl-C lets the epochs under way end, the second does not; `resume` goes on from there, and after any other end.
+    The first Ctrl-C lets the epochs under way end, the second and SIGTERM do not; `resume` goes on from there, and after any
+    other end.
 
     Raises: NasError, before anything is trained or written, for limits that no network meets, an unknown sampler or
     optimizer, or resources that the machine does not have. KeyboardInterrupt, when what had ended is in the run folder.
     """
+    experiment = _located(experiment)
     prepared = _prepare(experiment)
     with ray_session(experiment.workers, address=experiment.address, verbose=experiment.verbose):
-        workers, gpus = _resources(experiment)
+        workers, gpus = resources(experiment)
         run = create_run(experiment, name or experiment.space.name)
         with locked(run):
             _run(experiment, run, prepared, workers=workers, gpus=gpus, watch=watch)
@@ -97,40 +98,100 @@ def resume(
     """
     folder = Path(run).resolve()
     described = read_experiment(folder)
-    unknown_fields = [field for field in changes if field not in CHANGEABLE]
-    if unknown_fields:
-        raise unknown("change", unknown_fields[0], CHANGEABLE)
-    before = experiment or experiment_of(described, folder.parent)
-    if "limits" in changes:
-        changes["limits"] = _merged(before.limits, changes["limits"])
-    after = replace(before, **changes)
-    if isinstance(after.sampler, str):
-        make_sampler(after.sampler, after.seed)  # a sampler that was an object is known by its class alone
+    after = _changed(described, folder, experiment, changes)
     with locked(folder):
         mend_logs(folder)
         past = rows(folder)
-        ended = sum(row["status"] in ("done", "failed", "stopped") and "reused" not in row for row in past)
+        ended = num_ended(past)
         waiting = sum(row["status"] in ("running", "interrupted") for row in past)
         if ended >= after.trials and not waiting:
             raise NasError(f"{folder} is finished: {ended} of {after.trials} trials have ended; give --trials more to extend it")
         prepared = _prepare(after)
         with ray_session(after.workers, address=after.address, verbose=after.verbose):
-            workers, gpus = _resources(after)
-            now = json.loads(json.dumps(describe(after, described["name"]), default=str))
+            workers, gpus = resources(after)
+            now = as_json(describe(after, described["name"]))
             changed = {
                 field: (described[field], now[field]) for field in CHANGEABLE if field in now and now[field] != described[field]
             }
-            sessions = [*described["sessions"], describe_session(changed)]
-            write_experiment(folder, described | {field: now[field] for field in changed} | {"sessions": sessions})
+            record = {"sessions": [*described["sessions"], describe_session(changed)], "exhausted": False}
+            write_experiment(folder, described | {field: now[field] for field in changed} | record)
             logger.info("%d trials have ended, %d go on", ended, waiting)
-            _run(after, folder, prepared, workers=workers, gpus=gpus, watch=watch, session=len(sessions) - 1, past=past)
+            session = len(described["sessions"])
+            _run(after, folder, prepared, workers=workers, gpus=gpus, watch=watch, session=session, past=past)
     return folder
 
 
+def _changed(
+    described: Mapping[str, Any], run: Path, experiment: Experiment[Any, Any] | None, changes: Mapping[str, Any]
+) -> Experiment[Any, Any]:
+    """The experiment of a run's next session.
+
+    Raises: NasError for a change of what must not change, as the run's outcomes would no longer be alike.
+    """
+    given = {field: value for field, value in changes.items() if value is not None}
+    wrong = [field for field in given if field not in CHANGEABLE]
+    if wrong:
+        raise unknown("change", wrong[0], CHANGEABLE)
+    before = experiment_of(described, run.parent) if experiment is None else experiment
+    now = as_json(describe(before, described["name"]))
+    for field in ("space", "dataset", "objectives", "train", "seed"):
+        if now[field] != described[field]:
+            raise NasError(
+                f"{run}: its {field} was {described[field]}, and the experiment that is given has {now[field]}; begin a new run"
+            )
+    if experiment is not None:  # which says nothing of what earlier sessions changed
+        kept = {field: from_plain(described[field]) for field in CHANGEABLE if field in described}
+        given = {field: value for field, value in kept.items() if field not in ("limits", "sampler")} | given
+    if "limits" in changes:
+        for limit in given["limits"]:
+            check_kind("limits", limit, Limit)
+        given["limits"] = _merged(before.limits, given["limits"])
+    after = replace(before, **given)
+    if isinstance(after.sampler, str) and after.sampler not in SAMPLERS and "sampler" not in changes:
+        raise NasError(f"{run}: its sampler was an object, {after.sampler}; give a sampler with --sampler")
+    gone = [name for name in after.reuse if not (Path(name) / EXPERIMENT_FILE).is_file()]
+    if gone and "reuse" not in changes:
+        logger.warning("reuse: %s is not there any more, and nothing is taken over from it", ", ".join(gone))
+        after = replace(after, reuse=tuple(name for name in after.reuse if name not in gone))
+    if "start" not in changes:
+        after = replace(after, start=tuple(filter(_is_there, after.start)))
+    return after
+
+
+def _is_there(start: str) -> bool:
+    """Whether a network to start from can still be found."""
+    try:
+        named(start)
+    except NasError as error:
+        logger.warning("start: %s", error)
+        return False
+    return True
+
+
 def _merged(before: Sequence[Limit], given: Sequence[Limit]) -> tuple[Limit, ...]:
-    """The limits, with those that are given in the place of those on the same objectives."""
-    names = {limit.objective.name for limit in given}
-    return (*(limit for limit in before if limit.objective.name not in names), *given)
+    """The limits, each bound that is given in the place of the one on the same objective."""
+    merged = {limit.objective.name: limit for limit in before}
+    for limit in given:
+        old = merged.get(limit.objective.name, limit)
+        low = limit.low if limit.low > -math.inf else old.low
+        high = limit.high if limit.high < math.inf else old.high
+        merged[limit.objective.name] = Limit(objective=limit.objective, low=low, high=high)
+    return tuple(merged.values())
+
+
+def _located(experiment: Experiment[Any, Any]) -> Experiment[Any, Any]:
+    """The same with paths that mean the same from every folder, as a run may be gone on with from another."""
+    storage = experiment.storage
+    if storage is not None and "://" not in storage and "::" not in storage:
+        storage = str(Path(storage).resolve())
+    start, reuse = (tuple(map(_absolute, names)) for names in (experiment.start, experiment.reuse))
+    return replace(experiment, storage=storage, start=start, reuse=reuse)
+
+
+def _absolute(name: str) -> str:
+    if name.lstrip().startswith("{") or not Path(name).exists():
+        return name
+    return str(Path(name).resolve())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -221,13 +282,15 @@ def _run(
         tally.infeasible,
         tally.repeated,
     )
+    if searcher.exhausted:
+        write_experiment(run, read_experiment(run) | {"exhausted": True})
     if searcher.stopping and early:
         raise KeyboardInterrupt
 
 
 def _tuner(trainable: Any, searcher: ArchitectureSearcher, storage: Path, *, workers: int, gpus: float) -> tune.Tuner:
     return tune.Tuner(
-        tune.with_resources(trainable, {"cpu": 1, "gpu": gpus}),
+        tune.withresources(trainable, {"cpu": 1, "gpu": gpus}),
         tune_config=tune.TuneConfig(
             search_alg=searcher,
             scheduler=EarlyStopping(searcher.goes_on),
@@ -261,11 +324,12 @@ class _Reports(tune.Callback):
         cause = getattr(error, "cause", None) or error
         if isinstance(cause, RetiredError):
             return
-        if error is not None and not isinstance(error, RayActorError):
+        if isinstance(error, RayTaskError) or (error is not None and not isinstance(error, RayError)):
             self.searcher.fail(trial.trial_id, describe_error(cause))
-        else:
-            alive = {node["NodeID"] for node in ray.nodes() if node["Alive"]}
-            self.searcher.lost(trial.trial_id, (trial.last_result or {}).get("node"), alive)
+            return
+        alive = {node["NodeID"] for node in ray.nodes() if node["Alive"]}
+        reason = "oom" if isinstance(error, OutOfMemoryError) else "crash"  # Ray ends the process that takes the most
+        self.searcher.lost(trial.trial_id, (trial.last_result or {}).get("node"), alive, reason=reason)
 
 
 def _trial_folder(trial: Trial) -> str:
@@ -274,15 +338,16 @@ def _trial_folder(trial: Trial) -> str:
 
 @contextmanager
 def _interruptible(searcher: ArchitectureSearcher) -> Iterator[None]:
-    """Ctrl-C, or a request to end the process: once, epochs under way are ended; twice, it is over at once."""
+    """Ctrl-C: once, epochs under way are ended; twice, it is over at once, as it is when the process is told to end."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
     def stop(signum: int, frame: FrameType | None) -> None:  # noqa: ARG001 - Python's
-        if searcher.stopping:
-            raise KeyboardInterrupt
+        over = searcher.stopping or signum == signal.SIGTERM  # which Ray's own processes may have been sent too
         searcher.stopping = True
+        if over:
+            raise KeyboardInterrupt
         logger.warning("stopping when the epochs under way have ended; Ctrl-C again stops at once")
 
     before = {signum: signal.signal(signum, stop) for signum in (signal.SIGINT, signal.SIGTERM)}
@@ -301,99 +366,3 @@ def _one_sentence(run: Path) -> Iterator[None]:
     except (OSError, json.JSONDecodeError) as error:
         reason = getattr(error, "strerror", None) or "is the disk full?"
         raise NasError(f"run folder {run} cannot be written: {reason}; what had ended before is kept") from None
-
-
-@contextmanager
-def ray_session(workers: int | None, *, address: str | None = None, verbose: bool = False) -> Iterator[None]:
-    """Ray on this machine alone, or on the cluster at an address, quiet; one that runs in this process already is left running.
-
-    Raises: NasError if there is no cluster at the address.
-    """
-    if ray.is_initialized():
-        yield
-        return
-    before = {name: os.environ.get(name) for name in RAY_ENVIRONMENT}
-    os.environ.update(RAY_ENVIRONMENT)
-    where: dict[str, Any] = {"num_cpus": workers, "include_dashboard": False, "_node_ip_address": "127.0.0.1"}
-    if address is not None:
-        where = {"address": address, "runtime_env": {"env_vars": RAY_ENVIRONMENT}}
-    try:
-        with nullcontext() if verbose else _quiet():
-            try:
-                _check_answers(address)
-                ray.init(log_to_driver=verbose, logging_level=logging.INFO if verbose else logging.CRITICAL, **where)
-            except (OSError, ValueError, RuntimeError) as error:
-                if address is None:
-                    raise
-                raise NasError(
-                    f"address {address!r}: no Ray cluster answers there ({describe_error(error)}); `ray start --head` starts one"
-                ) from None
-            yield
-    finally:
-        ray.shutdown()
-        for variable, value in before.items():
-            os.environ.pop(variable) if value is None else os.environ.update({variable: value})
-
-
-def _check_answers(address: str | None) -> None:
-    """Raises: OSError where nothing listens, for which Ray would wait for minutes; ValueError for what is no HOST:PORT."""
-    if address not in (None, "auto", "local"):
-        host, _, port = address.rpartition("://")[2].rpartition(":")
-        with socket.create_connection((host, int(port)), timeout=10):
-            pass
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Ray and Optuna say nothing but what is an error of theirs: a trial's failure is its row, with the reason."""
-    levels = {name: logging.getLogger(name).level for name in ("ray", "optuna")}
-    logging.getLogger("ray").setLevel(logging.CRITICAL)
-    logging.getLogger("optuna").setLevel(logging.WARNING)
-    try:
-        yield
-    finally:
-        for logger_name, level in levels.items():
-            logging.getLogger(logger_name).setLevel(level)
-
-
-def _resources(experiment: Experiment[Any, Any]) -> tuple[int, float]:
-    """(trials at a time, GPUs of each).
-
-    Raises: NasError if a trial asks for more GPUs than a machine has.
-    """
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    most = max(node.get("GPU", 0.0) for node in nodes)
-    wanted = experiment.gpus_per_trial if experiment.gpus_per_trial is not None else min(1.0, most)
-    if wanted > most:
-        raise NasError(
-            f"gpus-per-trial: {wanted:g} is more than the {most:g} GPUs of {'a' if len(nodes) > 1 else 'this'} machine"
-        )
-    if len(nodes) > 1 and is_local(experiment.storage or experiment.runs):
-        logger.info(
-            "%d machines: trials keep their checkpoints in %s, which all of them must reach; else give --storage",
-            len(nodes),
-            Path(experiment.storage or experiment.runs).resolve(),
-        )
-    return experiment.workers or max(1, sum(_fitting(node, wanted) for node in nodes)), wanted
-
-
-def _fitting(node: Mapping[str, float], gpus: float) -> int:
-    """Trials that a machine runs at a time; a GPU is shared by whole trials only."""
-    cpus = int(node.get("CPU", 0))
-    if not gpus:
-        return cpus
-    shared = int(node.get("GPU", 0)) * int(1 / gpus + 1e-9) if gpus < 1 else int(node.get("GPU", 0) / gpus)
-    return min(cpus, shared)
-
-
-@contextmanager
-def sent_by_value(values: Sequence[object]) -> Iterator[None]:
-    """While it lasts, what comes from a user's own files is pickled whole, as workers cannot import those files."""
-    modules = modules_beside(values)
-    for module in modules:
-        cloudpickle.register_pickle_by_value(module)
-    try:
-        yield
-    finally:
-        for module in modules:
-            cloudpickle.unregister_pickle_by_value(module)

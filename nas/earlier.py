@@ -1,6 +1,5 @@
 """What a search need not find out again: networks to start from, and outcomes of other runs. Read `searcher.py` next."""
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Any, Final
 import pandas as pd
 
 from nas.architecture import Architecture
-from nas.description import describe
+from nas.description import as_json, describe
 from nas.errors import NasError, SpaceError
 from nas.experiment import Experiment
 from nas.networks import find_network
@@ -54,7 +53,7 @@ def starts(experiment: Experiment[Any, Any]) -> list[Start]:
         exact = name in references() and space.decode(params) == reference(name)
         found.append(Start(params=dict(params), source=name if exact else f"like {name}"))
     for name in experiment.start:
-        for architecture in _named(name):
+        for architecture in named(name):
             try:
                 found.append(Start(params=space.encode(architecture), source=f"start {name}"))
             except SpaceError as error:
@@ -62,7 +61,7 @@ def starts(experiment: Experiment[Any, Any]) -> list[Start]:
     return found
 
 
-def _named(name: str) -> list[Architecture]:
+def named(name: str) -> list[Architecture]:
     """The architecture of a name, file or export; those on the front of a run."""
     if not name.lstrip().startswith("{") and (Path(name) / EXPERIMENT_FILE).is_file():
         return [Architecture.from_json(text) for text in front(results(name))["architecture"]]
@@ -88,7 +87,7 @@ def outcomes(experiment: Experiment[Any, Any]) -> dict[str, Known]:
 
 def _check_alike(experiment: Experiment[Any, Any], name: str, described: Mapping[str, Any]) -> None:
     """Raises: NasError if a run's recipe, dataset or objectives are not the experiment's."""
-    here = json.loads(json.dumps(describe(experiment, ""), default=str))
+    here = as_json(describe(experiment, ""))
     for field, before, now in (
         *((f"train.{key}", described["train"].get(key), value) for key, value in here["train"].items()),
         *((f"dataset.{key}", described["dataset"].get(key), value) for key, value in here["dataset"].items()),

@@ -1,12 +1,14 @@
 """Every run in a folder, and what of them could be removed. Needs neither torch nor Ray. Read `cli.py` next."""
 
+import os
 import shutil
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from nas.errors import NasError
 from nas.runs import EXPERIMENT_FILE, WEIGHTS, is_running, locked, read_experiment
-from nas.table import best, results
+from nas.table import best, num_ended, results, rows
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,7 +45,7 @@ def summarize(run: Path) -> RunSummary:
         described, df = read_experiment(run), results(run)
     except NasError as error:
         return RunSummary(run=run, state=f"unreadable: {error}", size_mb=size)
-    ended = int(df["status"].isin(("done", "failed", "stopped")).sum() - df["reused"].sum())
+    ended = num_ended(rows(run))
     first = described["objectives"][0]["name"]
     finished = ended >= described["trials"] or described.get("exhausted", False)
     return RunSummary(
@@ -51,7 +53,7 @@ def summarize(run: Path) -> RunSummary:
         state="running" if is_running(run) else "finished" if finished else "interrupted",
         trials=f"{ended}/{described['trials']}",
         front=int(df["is_front"].sum()),
-        best=f"{first} {best(df, first)[first]:.4g}" if (df["status"] == "done").any() else "",
+        best=f"{first} {best(df, first)[first]:.4g}" if df["is_front"].any() else "",
         size_mb=size,
     )
 
@@ -69,8 +71,12 @@ def removable(run: Path) -> list[Path]:
 
 def size_mb(path: Path) -> float:
     """Of a file, or of all files under a folder; 10^6 bytes."""
-    files = path.rglob("*") if path.is_dir() else [path]
-    return sum(file.stat().st_size for file in files if file.is_file()) / 1e6
+    found = 0
+    for folder, _, names in os.walk(path) if path.is_dir() else [(path.parent, (), [path.name])]:
+        for name in names:
+            with suppress(FileNotFoundError):  # a search removes what it no longer needs
+                found += Path(folder, name).stat().st_size
+    return found / 1e6
 
 
 def clean(run: Path) -> float:

@@ -59,8 +59,6 @@ class Keeper:
             wanted = self.keep_all or trial in self.front
             if wanted and not self.weights(trial).is_file():
                 self._take(trial, None)
-            if not wanted:
-                self.weights(trial).unlink(missing_ok=True)
             self.ended(trial)
 
     def _take(self, trial: int, weights: Path | None) -> None:
@@ -76,4 +74,7 @@ class Keeper:
     def ended(self, trial: int) -> None:
         """Remove what a trial that has ended had written on its way."""
         if self.trained:
-            self.folder(trial).remove()
+            try:
+                self.folder(trial).remove()
+            except NasError as error:
+                logger.warning("%s", error)

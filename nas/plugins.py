@@ -93,12 +93,12 @@ def modules_beside(values: Sequence[object]) -> list[ModuleType]:
     own = [
         sys.modules[name] for name in names if name.partition(".")[0] not in ("nas", "search_spaces", "experiments", "__main__")
     ]
-    folders = {file.parent for module in own if (file := _own_file(module)) is not None}
+    folders = {file.parent for module in own if (file := own_file(module)) is not None}
     modules = [module for module in list(sys.modules.values()) if module.__name__ != "__main__"]
-    return [module for module in modules if (file := _own_file(module)) and not folders.isdisjoint(file.parents)]
+    return [module for module in modules if (file := own_file(module)) and not folders.isdisjoint(file.parents)]
 
 
-def _own_file(module: ModuleType) -> Path | None:
+def own_file(module: ModuleType) -> Path | None:
     """The file of a module that is not an installed package's."""
     file = getattr(module, "__file__", None)
     path = Path(file).resolve() if isinstance(file, str) else None

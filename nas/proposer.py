@@ -9,6 +9,7 @@ from optuna.samplers import RandomSampler
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from nas.earlier import Start
+from nas.errors import NasError, describe_error, users_code
 from nas.experiment import Experiment
 from nas.feasibility import Examined, Feasibility, approach, examine
 from nas.spaces import Params, sample
@@ -38,10 +39,14 @@ class Proposer:
 
     def begin_with(self, starts: Iterable[Start], feasible: Feasibility) -> None:
         """Ask for these, as far as they are allowed and new, before the sampler is asked."""
+        asked: set[str] = set()
         for start in starts:
             network = examine(self._experiment, start.params)
-            if network.architecture.id in self.seen or network.architecture.id in self.refused:
-                continue  # in an earlier session
+            architecture_id = network.architecture.id
+            refused = not network.admitted and architecture_id in self.refused
+            if architecture_id in self.seen or architecture_id in asked or refused:
+                continue  # here, or in an earlier session
+            asked.add(architecture_id)
             if network.admitted:
                 self.study.enqueue_trial(start.params, user_attrs={"source": start.source})
             else:
@@ -62,6 +67,9 @@ class Proposer:
             point = sample(self._distributions, self._random)
             if self._is_new(examine(self._experiment, point)):
                 return self.given(point)
+        moved = self._moved_inside(min(found, key=lambda trial: trial[1].total_excess)) if found and not self.exhausted else None
+        if moved is not None:  # where chance finds nothing
+            return self.given(moved)
         self.exhausted = True
         return None
 
@@ -71,7 +79,8 @@ class Proposer:
         for _ in range(SAMPLER_ASKS):
             if self.exhausted or len(beyond) == INFEASIBLE_ASKS:
                 break
-            trial = self.study.ask(self._distributions)
+            with users_code(f"sampler {type(self.study.sampler).__name__}"):
+                trial = self.study.ask(self._distributions)
             network = self._examined(trial)
             if self._is_new(network):
                 return trial, network
@@ -111,6 +120,8 @@ class Proposer:
         """Tell Optuna what became of a trial; a sampler that has proposed all it ever will ends the search."""
         try:
             return self.study.tell(trial, values, state)
-        except RuntimeError:  # such a sampler calls Study.stop, which works within Study.optimize alone
+        except RuntimeError as error:  # such a sampler calls Study.stop, which works within Study.optimize alone
+            if "Study.stop" not in str(error):
+                raise NasError(f"sampler {type(self.study.sampler).__name__} raised {describe_error(error)}") from error
             self.exhausted = True
             return self.study.get_trials(deepcopy=False)[trial.number]

@@ -10,16 +10,15 @@ import math
 import time
 from collections import deque
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
 import optuna
-from optuna.trial import Trial, TrialState, create_trial
+from optuna.trial import TrialState, create_trial
 from ray.tune.search import Searcher
 
 from nas.earlier import Known, Start
-from nas.errors import NasError
+from nas.errors import NasError, users_code
 from nas.experiment import Experiment
 from nas.feasibility import Examined, Feasibility, examine
 from nas.keeper import Keeper, Losses
@@ -30,6 +29,7 @@ from nas.scheduler import Halving, Standing
 from nas.spaces import Params
 from nas.study import JOURNAL_ERRORS, Journal
 from nas.table import hypervolume
+from nas.trials import Pending, Tally
 
 logger = logging.getLogger(__name__)
 
@@ -37,46 +37,6 @@ CRASHES: Final = 2  # of the worker process, after which a network is given up
 NODE_LOSSES: Final = 4  # after which a trial is given up
 # What ends a search: a user's file that raises, or what a full disk makes of the log and the journal.
 ENDING: Final = (NasError, *JOURNAL_ERRORS)
-
-
-@dataclass(slots=True)
-class Tally:
-    """What the searcher has counted, over all sessions of the run."""
-
-    done: int = 0
-    failed: int = 0
-    stopped: int = 0
-    infeasible: int = 0
-    """Asks that a limit turned down."""
-    repeated: int = 0
-    """Asks for an architecture already proposed."""
-    reused: int = 0
-    """Networks whose outcome another run had."""
-
-    def count(self, status: str) -> None:
-        """One more trial that ended as done, failed or stopped."""
-        setattr(self, status, getattr(self, status) + 1)
-
-    @property
-    def ended(self) -> int:
-        """Trials that were trained and have ended."""
-        return self.done + self.failed + self.stopped
-
-
-@dataclass(slots=True, kw_only=True)
-class Pending:
-    """A trial under way, or to be gone on with."""
-
-    number: int
-    """In the order of proposal, from 0."""
-    trial: Trial
-    network: Examined
-    epochs: dict[int, float] = field(default_factory=dict)
-    """Epoch → top-1 after it."""
-    lost_on: list[str | None] = field(default_factory=list)
-    """The machine on which each of its worker processes died, where it is known."""
-    started: float = 0.0
-    """When it was last given to Ray, by the monotonic clock."""
 
 
 class ArchitectureSearcher(Searcher):
@@ -151,6 +111,8 @@ class ArchitectureSearcher(Searcher):
                 )
             if "trial" in row:
                 number = int(row["trial"])
+                if not network.values.items() <= row.items():  # a limit on something that was not measured before
+                    self._log("measured", number, values=dict(network.values))
                 costs[number] = self._costs(network)
                 self._next = max(self._next, number + 1)
                 self._proposer.seen[network.architecture.id] = number
@@ -160,6 +122,8 @@ class ArchitectureSearcher(Searcher):
                 self._tell_past(row, network, params)
         self.keeper.settle([number for number in costs if number not in {pending.number for pending in self._again}])
         for trial, epoch, top1, images in standings:
+            if trial not in costs:
+                continue
             self._halving.goes_on(trial, epoch, Standing.of(top1, images, costs[trial]))
 
     def _go_on(self, row: Mapping[str, Any], network: Examined, params: Params, epochs: dict[int, float]) -> None:
@@ -168,7 +132,11 @@ class ArchitectureSearcher(Searcher):
         pending = Pending(
             number=int(row["trial"]), trial=trial, network=network, epochs=epochs, lost_on=[None] * int(row.get("crashes", 0))
         )
-        if network.admitted:
+        known = self._known.get(network.architecture.id)
+        if network.admitted and known is not None:
+            self._take_over(pending, known)
+        elif network.admitted:
+            self._log("resume", pending.number)
             self._again.append(pending)
         else:
             self._end(pending, {"status": "stopped", "reason": "limit"})
@@ -180,18 +148,19 @@ class ArchitectureSearcher(Searcher):
             self._proposer.refused.add(network.architecture.id)
         elif "reused" in row:
             self.tally.reused += 1
-        else:
+        elif row.get("reason") != "limit":
             self.tally.count(status)
         values = [float(row[objective.name]) for objective in self.experiment.objectives] if status == "done" else None
         states = {"done": TrialState.COMPLETE, "failed": TrialState.FAIL}
-        frozen = create_trial(
-            state=states.get(status, TrialState.PRUNED),
-            values=values,
-            params=params,
-            distributions=self._distributions,
-            constraints=dict(network.excess),
-            user_attrs={"trial": row["trial"]} if "trial" in row else {},
-        )
+        with users_code(f"space {self.experiment.space.name} has changed: a trial of {self.run}"):
+            frozen = create_trial(
+                state=states.get(status, TrialState.PRUNED),
+                values=values,
+                params=params,
+                distributions=self._distributions,
+                constraints=dict(network.excess),
+                user_attrs={"trial": row["trial"]} if "trial" in row else {},
+            )
         self._proposer.study.add_trial(frozen)
         if "trial" in row:
             self.journal.add(frozen)
@@ -222,7 +191,7 @@ class ArchitectureSearcher(Searcher):
         while self.tally.ended + len(self.pending) < self.experiment.trials and not self.exhausted:
             asked = self._proposer.ask()
             if asked is None:
-                logger.warning("no further network of the space meets the limits and is new; the search ends early")
+                logger.warning("no further network was found that meets the limits and is new; the search ends early")
                 return None
             trial, network = asked
             pending = Pending(number=self._next, trial=trial, network=network)
@@ -241,8 +210,13 @@ class ArchitectureSearcher(Searcher):
             self._proposer.seen[network.architecture.id] = pending.number
             if known is None:
                 return pending
-            self._end(pending, {"status": "done", "values": dict(known.values), "reused": True, **known.measured}, known.weights)
+            self._take_over(pending, known)
         return None
+
+    def _take_over(self, pending: Pending, known: Known) -> None:
+        """The outcome that another run had."""
+        outcome = {"status": "done", "values": dict(known.values), "reused": True, **known.measured}
+        self._end(pending, outcome, weights=known.weights)
 
     def _turned_down(self, what: str, network: Examined, params: Params) -> None:
         """Log an ask for what is not to be trained."""
@@ -288,20 +262,24 @@ class ArchitectureSearcher(Searcher):
         if not error and trial_id in self.pending and not self.stopping:
             self._try_finish(trial_id, {"status": "stopped"})
 
-    def lost(self, trial_id: str, node: str | None, alive: Collection[str]) -> None:
-        """A trial's worker process died, on a machine that is among those `alive` or was lost too: it begins again, or not."""
+    def lost(self, trial_id: str, node: str | None, alive: Collection[str], *, reason: str = "crash") -> None:
+        """A trial's worker process died, on a machine that is among those `alive` or was lost too: it begins again, or not.
+
+        The reason is crash, or oom where it was ended as it took too much memory.
+        """
         pending = self.pending.get(trial_id)
         if pending is None or self.failure is not None or self.stopping:
             return
         pending.lost_on.append(node)
         # Counted anew each time: that a machine is lost may be known later than that its processes are.
         crashes = sum(where is None or where in alive for where in pending.lost_on)
-        reason, error = "crash", "the worker process died"
+        given_up, error = crashes == CRASHES, "the worker process died" + " for lack of memory" * (reason == "oom")
         if len(pending.lost_on) - crashes == NODE_LOSSES:
-            reason, error = "node", f"its machine was lost, {NODE_LOSSES} times"
+            given_up, reason, error = True, "node", f"its machine was lost, {NODE_LOSSES} times"
         if time.monotonic() - pending.started >= self.experiment.trial_timeout:
-            reason, error = "timeout", f"not done after {self.experiment.trial_timeout:g} s, and its process did not answer"
-        if reason != "crash" or crashes == CRASHES:
+            given_up, reason = True, "timeout"
+            error = f"not done after {self.experiment.trial_timeout:g} s, and its process did not answer"
+        if given_up:
             self._try_finish(trial_id, Outcome(status="failed", reason=reason, error=error).to_record())
             return
         try:
@@ -387,7 +365,7 @@ class ArchitectureSearcher(Searcher):
         self.journal.add(told)
         if "reused" in outcome:
             self.tally.reused += 1
-        else:
+        elif outcome.get("reason") != "limit":
             self.tally.count(status)
         logger.info("%s", self._line(pending, outcome, values))
 

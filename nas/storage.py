@@ -61,12 +61,16 @@ class TrialFolder:
             partial.unlink(missing_ok=True)
 
     def remove(self) -> None:
-        """Remove it, if it is there."""
-        fs, place = _found(self.uri)
-        if isinstance(fs, LocalFileSystem):
-            shutil.rmtree(place, ignore_errors=True)
-        elif fs.exists(place):
-            fs.rm(place, recursive=True)
+        """Remove it, if it is there.
+
+        Raises: NasError if that fails.
+        """
+        with users_code(f"storage {self.uri}"):
+            fs, place = _found(self.uri)
+            if isinstance(fs, LocalFileSystem):
+                shutil.rmtree(place, ignore_errors=True)
+            elif fs.exists(place):
+                fs.rm(place, recursive=True)
 
 
 @dataclass(slots=True, kw_only=True)

@@ -18,6 +18,7 @@ from optuna.trial import FrozenTrial
 from nas.errors import unknown
 from nas.objectives import Objective
 
+SAMPLERS: Final = ("random", "tpe", "nsga2", "nsga3", "gp", "qmc")
 JOURNAL_FILE: Final = "optuna.log"
 # What a full disk, or a driver that was killed, makes of the journal.
 JOURNAL_ERRORS: Final = (OSError, json.JSONDecodeError)
@@ -64,7 +65,8 @@ class Journal:
     """Optuna's journal of a run, begun anew: each ended trial is written to it, for optuna-dashboard and others to open."""
 
     def __init__(self, run: Path, objectives: Sequence[Objective]) -> None:
-        (run / JOURNAL_FILE).unlink(missing_ok=True)
+        for left in (JOURNAL_FILE, f"{JOURNAL_FILE}.lock"):  # a driver that was killed may have left its lock
+            (run / left).unlink(missing_ok=True)
         self._file = JournalFileBackend(str(run / JOURNAL_FILE))
         _create(objectives, run.name, storage=JournalStorage(self._file))
         self._head = list(self._file.read_logs(0))

@@ -41,6 +41,7 @@ COLUMNS: Final = {
     "peak_memory_mb": "float64",  # of the GPU, 10^6 bytes
     "reused": "bool",  # whether the outcome was taken over from another run
     "retries": "Int64",  # after its worker process or machine was lost
+    "crashes": "Int64",  # of those, when only the process was
     "seed": "int64",
     "error": "str",  # the failure in one sentence
     "architecture": "str",  # the canonical text; none for an ask that was turned down
@@ -59,26 +60,40 @@ def results(run: str | PathLike[str]) -> pd.DataFrame:
     directions = {objective["name"]: objective["direction"] for objective in described["objectives"]}
     try:
         df = _typed(pd.DataFrame(rows(folder)).assign(seed=described["seed"]), directions)
-        within = _within(df, described["limits"])
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise NasError(f"{folder / TRIALS_FILE} is damaged: an event lacks a field or has a wrong one ({error})") from None
     df.attrs["directions"] = directions
-    df["is_front"] = _on_front(df[within], directions).reindex(df.index, fill_value=False)
+    limits = described["limits"]
+    df.attrs["limits"] = {limit["objective"]["name"]: (float(limit["low"]), float(limit["high"])) for limit in limits}
+    df["is_front"] = _on_front(df[_within(df)], directions).reindex(df.index, fill_value=False)
     return df
 
 
 def rows(run: Path) -> list[dict[str, Any]]:
     """One row of plain values a trial or ask that was turned down, of all that the events of a run folder say.
 
-    Raises: NasError for a damaged log; KeyError for an event that lacks a field.
+    Raises: NasError for a damaged log.
     """
+    try:
+        return _rows(run)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise NasError(f"{run / TRIALS_FILE} is damaged: an event lacks a field or has a wrong one ({error})") from None
+
+
+def _rows(run: Path) -> list[dict[str, Any]]:
     found: dict[Any, dict[str, Any]] = {}
+    so_far: dict[int, list[str]] = {}
     for line, event in enumerate(read_log(run / TRIALS_FILE)):
         row = found.setdefault(event.get("trial", f"line {line}"), {})
         values, params = event.pop("values", {}), event.pop("params", {})
         kind = event.pop("event")
         if kind in STATUSES:
             row["status"] = STATUSES[kind]
+        if kind == "end":
+            for name in so_far.pop(event["trial"], ()):  # what it had when it was interrupted
+                row.pop(name, None)
+        if kind == "interrupt":
+            so_far[event["trial"]] = [name for name in values if name not in row]
         row.update(event)
         row.update(values)
         row.update({f"params.{name}": value for name, value in params.items()})
@@ -89,11 +104,18 @@ def rows(run: Path) -> list[dict[str, Any]]:
     return list(found.values())
 
 
-def _within(df: pd.DataFrame, limits: Iterable[Mapping[str, Any]]) -> "pd.Series[bool]":
+def num_ended(found: Iterable[Mapping[str, Any]]) -> int:
+    """Trials, of the rows of a run, that were trained and have ended."""
+    ended = (row for row in found if row["status"] in ("done", "failed", "stopped"))
+    return sum("reused" not in row and row.get("reason") != "limit" for row in ended)
+
+
+def _within(df: pd.DataFrame) -> "pd.Series[bool]":
     """Which rows meet the limits of the run's last session; earlier ones may have had wider limits."""
     within = pd.Series(data=True, index=df.index)
-    for limit in limits:
-        within &= df[limit["objective"]["name"]].between(float(limit["low"]), float(limit["high"]))
+    for name, (low, high) in df.attrs.get("limits", {}).items():
+        if name in df:  # else it is new, and nothing has been measured yet
+            within &= df[name].between(low, high) | df[name].isna()
     return within
 
 
@@ -122,14 +144,14 @@ def front(df: pd.DataFrame, directions: Mapping[str, str] | None = None) -> pd.D
 
 
 def best(df: pd.DataFrame, objective: str) -> "pd.Series[Any]":
-    """The finished row best on one objective; of equals the best on the others in their order, then the earliest.
+    """The finished row within the limits best on one objective; of equals the best on the others in their order.
 
     Raises: NasError for an objective that the run has not, or a run without a finished trial.
     """
     directions: Mapping[str, str] = df.attrs["directions"]
     if objective not in directions:
         raise unknown("objective", objective, directions)
-    done = df[df["status"] == "done"]
+    done = df[(df["status"] == "done") & _within(df)]
     if done.empty:
         raise NasError(f"no trial of this run is done, so none is best on {objective}; see `nas table`")
     order = [objective, *(name for name in directions if name != objective)]

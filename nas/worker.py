@@ -23,6 +23,8 @@ from nas.storage import TrialFolder
 
 GRACE_SECONDS: Final = 10.0  # after its timeout, in which a trial may still end by itself
 
+LONGEST_SECONDS: Final = 1e8  # that it can wait: three years
+
 
 class RetiredError(RuntimeError):
     """Ends a worker process in which something broke, so that no further trial runs in it; its own trial has been told."""
@@ -69,7 +71,7 @@ def _watched(timeout: float) -> Iterator[None]:
         yield
         return
     with open(os.devnull, "w", encoding="utf-8") as nowhere:  # noqa: PTH123 - a device
-        faulthandler.dump_traceback_later(timeout + GRACE_SECONDS, exit=True, file=nowhere)
+        faulthandler.dump_traceback_later(min(timeout + GRACE_SECONDS, LONGEST_SECONDS), exit=True, file=nowhere)
         try:
             yield
         finally:

@@ -1,0 +1,130 @@
+"""Ray: on this machine alone, or on a cluster that runs already; what it has to offer, and what is sent there.
+
+Read `driver.py` next.
+"""
+
+import logging
+import os
+import socket
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any, Final
+
+import ray
+from ray import cloudpickle
+
+from nas.errors import NasError, describe_error
+from nas.experiment import Experiment
+from nas.plugins import modules_beside
+from nas.storage import is_local
+
+logger = logging.getLogger(__name__)
+
+# What Ray reads from the environment: no log files that the run folder already has in another form; workers that stay in the
+# folder the search was started in, so that a dataset's relative path means the same there; no GPU for a trial of no GPUs; Ctrl-C
+# is ours.
+RAY_ENVIRONMENT: Final = {
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",
+    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+}
+
+
+@contextmanager
+def ray_session(workers: int | None, *, address: str | None = None, verbose: bool = False) -> Iterator[None]:
+    """Ray on this machine alone, or on the cluster at an address, quiet; one that runs in this process already is left running.
+
+    Raises: NasError if there is no cluster at the address.
+    """
+    if ray.is_initialized():
+        yield
+        return
+    before = {name: os.environ.get(name) for name in RAY_ENVIRONMENT}
+    os.environ.update(RAY_ENVIRONMENT)
+    where: dict[str, Any] = {"address": "local", "num_cpus": workers, "include_dashboard": False, "_node_ip_address": "127.0.0.1"}
+    if address is not None:
+        where = {"address": address, "runtime_env": {"env_vars": RAY_ENVIRONMENT}}
+    try:
+        with nullcontext() if verbose else _quiet():
+            try:
+                _check_answers(address)
+                ray.init(log_to_driver=verbose, logging_level=logging.INFO if verbose else logging.CRITICAL, **where)
+            except (OSError, ValueError, RuntimeError) as error:
+                if address is None:
+                    raise
+                raise NasError(
+                    f"address {address!r}: no Ray cluster answers there ({describe_error(error)}); `ray start --head` starts one"
+                ) from None
+            yield
+    finally:
+        ray.shutdown()
+        for variable, value in before.items():
+            os.environ.pop(variable) if value is None else os.environ.update({variable: value})
+
+
+def _check_answers(address: str | None) -> None:
+    """Raises: OSError where nothing listens, for which Ray would wait for minutes; ValueError for what is no HOST:PORT."""
+    if address not in (None, "auto", "local"):
+        host, _, port = address.rpartition("://")[2].rpartition(":")
+        with socket.create_connection((host, int(port)), timeout=10):
+            pass
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Ray and Optuna say nothing but what is an error of theirs: a trial's failure is its row, with the reason."""
+    levels = {name: logging.getLogger(name).level for name in ("ray", "optuna")}
+    logging.getLogger("ray").setLevel(logging.CRITICAL)
+    logging.getLogger("optuna").setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        for logger_name, level in levels.items():
+            logging.getLogger(logger_name).setLevel(level)
+
+
+def resources(experiment: Experiment[Any, Any]) -> tuple[int, float]:
+    """(trials at a time, GPUs of each).
+
+    Raises: NasError if a trial asks for more GPUs than a machine has.
+    """
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    most = max(node.get("GPU", 0.0) for node in nodes)
+    wanted = experiment.gpus_per_trial if experiment.gpus_per_trial is not None else min(1.0, most)
+    if wanted > most:
+        raise NasError(
+            f"gpus-per-trial: {wanted:g} is more than the {most:g} GPUs of {'a' if len(nodes) > 1 else 'this'} machine"
+        )
+    if len(nodes) > 1 and is_local(experiment.storage or experiment.runs):
+        logger.info(
+            "%d machines: trials keep their checkpoints in %s, which all of them must reach; else give --storage",
+            len(nodes),
+            Path(experiment.storage or experiment.runs).resolve(),
+        )
+    return experiment.workers or max(1, sum(_fitting(node, wanted) for node in nodes)), wanted
+
+
+def _fitting(node: Mapping[str, float], gpus: float) -> int:
+    """Trials that a machine runs at a time; a GPU is shared by whole trials only."""
+    cpus = int(node.get("CPU", 0))
+    if not gpus:
+        return cpus
+    shared = int(node.get("GPU", 0)) * int(1 / gpus + 1e-9) if gpus < 1 else int(node.get("GPU", 0) / gpus)
+    return min(cpus, shared)
+
+
+@contextmanager
+def sent_by_value(values: Sequence[object]) -> Iterator[None]:
+    """While it lasts, what comes from a user's own files is pickled whole, as workers cannot import those files."""
+    modules = modules_beside(values)
+    for module in modules:
+        cloudpickle.register_pickle_by_value(module)
+    try:
+        yield
+    finally:
+        for module in modules:
+            cloudpickle.unregister_pickle_by_value(module)
