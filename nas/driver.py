@@ -290,7 +290,7 @@ def _run(
 
 def _tuner(trainable: Any, searcher: ArchitectureSearcher, storage: Path, *, workers: int, gpus: float) -> tune.Tuner:
     return tune.Tuner(
-        tune.withresources(trainable, {"cpu": 1, "gpu": gpus}),
+        tune.with_resources(trainable, {"cpu": 1, "gpu": gpus}),
         tune_config=tune.TuneConfig(
             search_alg=searcher,
             scheduler=EarlyStopping(searcher.goes_on),

@@ -86,7 +86,7 @@ class ArchitectureSearcher(Searcher):
         return {}
 
     def set_max_concurrency(self, max_concurrent: int) -> bool:  # noqa: ARG002 - Ray's
-        """Tells Ray that the searcher itself keeps to the number of trials at a time."""
+        """Whether the searcher itself keeps to the number of trials at a time: yes."""
         return True
 
     # What earlier sessions of the run had found.
@@ -121,9 +121,7 @@ class ArchitectureSearcher(Searcher):
             else:
                 self._tell_past(row, network, params)
         self.keeper.settle([number for number in costs if number not in {pending.number for pending in self._again}])
-        for trial, epoch, top1, images in standings:
-            if trial not in costs:
-                continue
+        for trial, epoch, top1, images in (line for line in standings if line[0] in costs):
             self._halving.goes_on(trial, epoch, Standing.of(top1, images, costs[trial]))
 
     def _go_on(self, row: Mapping[str, Any], network: Examined, params: Params, epochs: dict[int, float]) -> None:

@@ -22,6 +22,7 @@ from scipy.stats import ks_2samp
 import nas
 from nas.earlier import outcomes, starts
 from nas.feasibility import Feasibility, check_limits, examine
+from nas.housekeeping import removable
 from nas.keeper import Keeper
 from nas.objectives import Objective, objective, parse_limit
 from nas.plugins import load_plugin
@@ -31,7 +32,7 @@ from nas.searcher import ArchitectureSearcher
 from nas.spaces import sample
 from nas.storage import TrialFolder
 from nas.study import Journal, create_study, make_sampler
-from nas.table import rows
+from nas.table import best, rows
 
 SAMPLERS = ("random", "tpe", "nsga2", "nsga3", "gp", "qmc")
 EXPERIMENT = replace(load_plugin("experiment", "digits_mobilenetv3"), trials=12)
@@ -613,3 +614,108 @@ def test_a_space_that_has_changed_is_not_gone_on_with(tmp_path):
 
     with pytest.raises(nas.NasError, match="space twelve has changed: parameters that meant architecture"):
         searcher(tmp_path, run=run, session=1, space=Other())
+
+
+def test_a_limit_on_something_new_is_measured_for_what_was_found_before(tmp_path):
+    found, run = searcher(tmp_path, trials=5, workers=1)
+    play(found, 5)
+    before = nas.results(run)
+    limit = parse_limit("params_m<10")
+    record(run, limits=[{"objective": {"name": "params_m"}, "low": "-inf", "high": 10.0}])
+    assert nas.results(run)["is_front"].tolist() == before["is_front"].tolist()  # nothing is known of it yet
+    searcher(tmp_path, run=run, session=1, limits=(limit,))
+    after = nas.results(run)
+    assert after["params_m"].between(0, 10).all()
+    assert after["is_front"].tolist() == before["is_front"].tolist()
+    assert not [path for path in removable(run) if path.stem in set(map(str, before["trial"][before["is_front"]]))]
+
+
+def test_a_tighter_limit_takes_networks_off_the_front_and_removes_no_weights(tmp_path):
+    found, run = searcher(tmp_path, trials=6, workers=1)
+    play(found, 6)
+    kept = sorted(path.name for path in (run / "checkpoints").iterdir())
+    df = nas.results(run)
+    bound = df["macs_m"].min()
+    record(run, limits=[{"objective": {"name": "macs_m"}, "low": "-inf", "high": bound}])
+    searcher(tmp_path, run=run, session=1, limits=(parse_limit(f"macs_m<{bound}"),))
+    assert set(kept) <= {path.name for path in (run / "checkpoints").iterdir()}
+    after = nas.results(run)
+    assert after["macs_m"][after["is_front"]].tolist() == [bound]
+    assert best(after, "val_top1_pct")["macs_m"] == bound
+
+
+def record(run, **fields):
+    """Write fields of experiment.json, as another session does."""
+    described = json.loads((run / "experiment.json").read_text()) | fields
+    (run / "experiment.json").write_text(json.dumps(described))
+
+
+def test_a_wider_limit_tries_the_references_that_it_lets_in(tmp_path):
+    space = nas.space("mobilenetv3")
+    found, run = searcher(tmp_path, space=space, limits=(parse_limit("macs_m<100"),), trials=3)
+    play(found, 3)
+    again, _ = searcher(tmp_path, run=run, session=1, space=space, limits=(parse_limit("macs_m<1000"),), trials=8)
+    play(again, 8)
+    assert "mobilenetv3_large_100" in set(nas.results(run).query("status == 'done'")["source"])
+
+
+def test_a_network_named_twice_is_tried_once(tmp_path):
+    text = EXPERIMENT.space.decode(sample(EXPERIMENT.space.parameters, random.Random(5))).to_json()
+    found, _ = searcher(tmp_path, start=(text,) * 130, trials=6)
+    assert len({config["architecture"] for config in play(found, 6)}) == 6
+
+
+def test_a_failed_trial_does_not_keep_the_accuracy_it_had_when_it_was_interrupted(tmp_path):
+    found, run = searcher(tmp_path, workers=1)
+    found.suggest("a")
+    tell(found, "a", 1, 33.0)
+    found.interrupt()
+    assert nas.results(run)["val_top1_pct"].tolist() == [33.0]
+    again, _ = searcher(tmp_path, run=run, session=1, workers=1)
+    again.suggest("b")
+    again.record("b", {"outcome": json.dumps(Outcome(status="failed", reason="nan", error="nan").to_record())})
+    df = nas.results(run)
+    assert df["status"].tolist() == ["failed"]
+    assert df["val_top1_pct"].isna().all()
+
+
+def test_a_network_reused_from_another_run_is_not_trained_after_a_kill_between_its_lines(tmp_path):
+    first, run = searcher(tmp_path / "a", trials=1)
+    play(first, 1)
+    found, second = searcher(tmp_path / "b", trials=1, reuse=(str(run),))
+    play(found, 1)
+    lines = (second / TRIALS_FILE).read_bytes().splitlines(keepends=True)
+    (second / TRIALS_FILE).write_bytes(lines[0])  # its start alone
+    again, _ = searcher(tmp_path / "b", run=second, session=1, trials=1, reuse=(str(run),))
+    row = nas.results(second).iloc[0]
+    assert (row["status"], row["reused"]) == ("done", True)
+    assert again.tally.reused == 1
+
+
+@pytest.mark.parametrize(
+    "damage", ['{"trial": 0}', '{"event": "end", "trial": 0, "values": 3}', '{"event": "infeasible", "id": [1']
+)
+def test_a_log_with_a_damaged_event_is_one_sentence(tmp_path, damage):
+    found, run = searcher(tmp_path)
+    play(found, 1)
+    with (run / TRIALS_FILE).open("a") as file:
+        file.write(damage + "\n")
+    for read in (nas.results, rows):
+        with pytest.raises(nas.NasError, match="damaged"):
+            read(run)
+
+
+def test_a_run_is_resumed_with_its_own_recipe_and_images_alone(tmp_path):
+    found, run = searcher(tmp_path, trials=1)
+    play(found, 1)
+    for other in ({"seed": 9}, {"train": nas.TrainSettings(epochs=77)}, {"dataset": nas.dataset("mnist")}):
+        with pytest.raises(
+            nas.NasError, match=f"its {next(iter(other))} was .*, and the experiment that is given has .*; begin a new run"
+        ):
+            nas.resume(run, experiment=replace(found.experiment, **other), trials=3)
+    with pytest.raises(nas.NasError, match="change 'epochs' does not exist"):
+        nas.resume(run, epochs=3)
+    with pytest.raises(nas.NasError, match="limits: 'macs_m<60' is a str"):
+        nas.resume(run, limits=["macs_m<60"])
+    with pytest.raises(nas.NasError, match="is finished: 1 of 1 trials have ended"):
+        nas.resume(run, trials=None)
