@@ -30,7 +30,11 @@ class Checkpoints:
     keep_best: bool = True
     """Whether the weights of the best epoch so far are kept beside the last epoch's state."""
     max_share: float = 1.0
-    """Of the time, that writing may take; with 1 the state is written after every epoch."""
+    """Of the time, that writing may take; with 1 the state is written after every epoch, however long that takes."""
+
+    def is_due(self, save_seconds: float, unsaved_seconds: float) -> bool:
+        """Whether to write after an epoch, when the last writing took so long and so much has been trained since."""
+        return self.max_share >= 1 or save_seconds <= self.max_share * unsaved_seconds
 
 
 LAST_FILE: Final = "last.pt"

@@ -122,7 +122,7 @@ def train(
         seconds = round(time.perf_counter() - epoch_started, 3)
         history.append(Epoch(epoch=epoch, train_loss=loss, val_top1_pct=top1, val_images=len(run.held_out), seconds=seconds))
         unsaved += seconds
-        if checkpoints is not None and run.rank == 0 and save_seconds <= checkpoints.max_share * unsaved:
+        if checkpoints is not None and run.rank == 0 and checkpoints.is_due(save_seconds, unsaved):
             save_started = time.perf_counter()
             _save(checkpoints, run, history, micro)
             unsaved, save_seconds = 0.0, time.perf_counter() - save_started

@@ -222,6 +222,7 @@ def test_a_trial_that_hangs_is_ended_by_its_timeout_and_the_others_go_on(folder)
 
 
 def test_memory_is_handed_back_between_a_hundred_trials_of_one_process(folder):
+    (folder / "own.py").write_text(OWN.replace("8 * 32, step=8", "8 * 128, step=8"))  # a hundred different networks
     options = ["--trials", 100, "--workers", 1, "--train.epochs", 1]
     answer = command("search", "./own.py", *options, cwd=folder, RSS=str(folder / "rss"))
     assert answer.returncode == 0, answer.stderr

@@ -440,3 +440,12 @@ def test_where_memory_is_short_the_micro_batch_shrinks_and_is_reported(tmp_path)
 @pytest.mark.slow
 def test_where_not_one_image_fits_it_is_an_oom(tmp_path):
     assert short_of_memory("large", 16, tmp_path) == ["failed", "oom"]
+
+
+def test_a_training_writes_after_every_epoch_and_a_trial_when_it_has_the_time():
+    whole = Checkpoints(folder=Path())
+    assert whole.is_due(5.0, 0.1)
+    sparing = Checkpoints(folder=Path(), max_share=0.05)
+    assert sparing.is_due(0.0, 0.1)
+    assert not sparing.is_due(1.0, 19.0)
+    assert sparing.is_due(1.0, 21.0)
