@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import load_file
 
 import nas
-from nas.checkpoints import save_last
+from nas.checkpoints import Checkpoints, save_last
 from nas.cli import run
 from nas.networks import find_network
 from nas.predict import Preprocess, num_correct, predict
@@ -244,7 +244,7 @@ def _train_by_halves(model, settings, *, seed, folder):
     options = {"resolution": 16, "device": torch.device("cpu"), "seed": seed}
     begun = _set_up(model, Stripes(), settings, **options)
     save_last(folder, begun.state, {"identity": _identity(begun), "history": [], "micro": 16})
-    return train(model, Stripes(), settings, **options, checkpoints=folder)
+    return train(model, Stripes(), settings, **options, checkpoints=Checkpoints(folder=folder))
 
 
 def test_the_weights_that_two_trainings_begin_with_depend_on_the_seed_alone(tmp_path):
