@@ -6,6 +6,7 @@ Read `runs.py` for what the folder holds, `table.py` for how it becomes a DataFr
 import json
 import logging
 import math
+import shutil
 import signal
 import sys
 import threading
@@ -37,6 +38,7 @@ from nas.plugins import check_kind
 from nas.runs import (
     EXPERIMENT_FILE,
     HISTORY_FILE,
+    RAY,
     WEIGHTS,
     create_run,
     locked,
@@ -266,8 +268,9 @@ def _run(
         own = [experiment.dataset, *(objective.measure for objective in experiment.objectives)]
         try:
             with sent_by_value(own), _interruptible(searcher), watch(searcher):
-                _tuner(trainable, searcher, run / "ray" / f"session{session}", workers=workers, gpus=gpus).fit()
+                _tuner(trainable, searcher, run / RAY / f"session{session}", workers=workers, gpus=gpus).fit()
         finally:
+            shutil.rmtree(run / RAY, ignore_errors=True)  # of this session and of any that was killed: nothing reads it again
             early = searcher.failure is None and searcher.interrupt()
             if early:
                 logger.info("nas resume %s goes on with the rest", run)

@@ -2,7 +2,7 @@
 
 `experiment.json` holds the experiment, and a record of every session with the versions and the machine; `trials.jsonl` the trial
 log, the source of truth; `history.jsonl` one line per trial and epoch; `checkpoints/` the weights; `optuna.log` Optuna's journal;
-`ray/` Ray's state. Read `table.py` next.
+`ray/` Ray's state, while a search lasts. Read `table.py` next.
 """
 
 import errno
@@ -27,6 +27,7 @@ TRIALS_FILE: Final = "trials.jsonl"
 HISTORY_FILE: Final = "history.jsonl"
 LOCK_FILE: Final = "lock"
 WEIGHTS: Final = "checkpoints"
+RAY: Final = "ray"
 PATIENCE: Final = 2.0  # seconds to wait for who only looks whether a run is locked
 
 

@@ -112,6 +112,7 @@ def test_killed_at_any_moment_and_called_again_it_ends_with_the_same_bits(whole,
 
 def test_it_goes_on_from_the_last_whole_epoch(tmp_path):
     long = [*LINE, "--train.epochs", "60"]
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # which a job in a shell's background ignores, with its children
     process = start(*long, cwd=tmp_path)
     checkpoint = tmp_path / "exports" / "mobilenetv2_035-digits.training" / "last.pt"
     deadline = time.monotonic() + 120
@@ -119,8 +120,8 @@ def test_it_goes_on_from_the_last_whole_epoch(tmp_path):
         assert time.monotonic() < deadline
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == 130
+    printed, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, printed + errors
     assert errors.strip() == "nas: interrupted; what had ended is kept"
     process = start(*long, cwd=tmp_path)
     assert process.stdout.readline().startswith("going on after epoch")
