@@ -246,11 +246,16 @@ class Architecture:
     @property
     def id(self) -> str:
         """The first 16 hexadecimal digits of the SHA-256 of the canonical text."""
-        return hashlib.sha256(self.to_json().encode()).hexdigest()[:16]
+        return id_of(self.to_json())
+
+
+def id_of(text: str) -> str:
+    """The id of the architecture with this canonical text."""
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _as_dict(value: Any) -> dict[str, Any]:
-    return {field.name: getattr(value, field.name) for field in fields(value)}
+    return {name: getattr(value, name) for name in value.__slots__}
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from nas.architecture import Architecture
+from nas.architecture import Architecture, id_of
 from nas.errors import NasError, users_code
 from nas.experiment import Experiment
 from nas.objectives import Candidate, Objective
@@ -19,9 +19,13 @@ Z_95: Final = 1.96  # standard deviations on either side that hold 95 % of a nor
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Examined:
-    """An architecture with what is known of it before training."""
+    """A point of a space, with what is known of its network before training."""
 
+    params: Params
     architecture: Architecture
+    text: str
+    """The architecture's canonical text, by which networks are the same."""
+    id: str
     values: Mapping[str, float]
     """Objective or limit name → value, of those that need no training."""
     excess: Mapping[str, float]
@@ -38,7 +42,7 @@ class Examined:
         return sum(max(0.0, excess) for excess in self.excess.values())
 
 
-def examine(experiment: Experiment[Any, Any], params: Mapping[str, Any]) -> Examined:
+def examine(experiment: Experiment[Any, Any], params: Params) -> Examined:
     """Decode parameters, measure what needs no training, and hold it against the limits.
 
     Raises: NasError if the space, the dataset or an objective of a user's own raises, or a value is not finite.
@@ -52,7 +56,8 @@ def examine(experiment: Experiment[Any, Any], params: Mapping[str, Any]) -> Exam
     known += [limit.objective for limit in experiment.limits if limit.objective not in known]
     values = {objective.name: _measured(objective, candidate) for objective in known}
     excess = {str(limit): limit.excess(values[limit.objective.name]) for limit in experiment.limits}
-    return Examined(architecture=architecture, values=values, excess=excess)
+    text = architecture.to_json()
+    return Examined(params=params, architecture=architecture, text=text, id=id_of(text), values=values, excess=excess)
 
 
 def _measured(objective: Objective, candidate: Candidate) -> float:
@@ -99,21 +104,18 @@ def check_limits(experiment: Experiment[Any, Any]) -> Feasibility:
     examined = [examine(experiment, point) for point in points]
     fitting = sum(network.admitted for network in examined[:probe])
     if not any(network.admitted for network in examined):
-        nearest = min(range(len(points)), key=lambda i: examined[i].total_excess)
-        for point, network in approach(experiment, points[nearest], examined[nearest], generator):
-            points.append(point)
-            examined.append(network)
-    admitted = [(point, network) for point, network in zip(points, examined, strict=True) if network.admitted]
+        examined += approach(experiment, min(examined, key=lambda network: network.total_excess), generator)
+    admitted = [network for network in examined if network.admitted]
     if not admitted:
         raise _nothing_fits(experiment, examined)
     known = [objective for objective in experiment.objectives if not objective.needs_training]
     worst = {
         objective.name: (max if objective.direction == "minimize" else min)(
-            network.values[objective.name] for _, network in admitted
+            network.values[objective.name] for network in admitted
         )
         for objective in known
     }
-    return Feasibility(fitting=fitting, points=probe, example=admitted[0][0], worst=worst)
+    return Feasibility(fitting=fitting, points=probe, example=admitted[0].params, worst=worst)
 
 
 def _nothing_fits(experiment: Experiment[Any, Any], examined: list[Examined]) -> NasError:
@@ -127,19 +129,22 @@ def _nothing_fits(experiment: Experiment[Any, Any], examined: list[Examined]) ->
     )
 
 
-def approach(
-    experiment: Experiment[Any, Any], point: Params, network: Examined, generator: random.Random
-) -> Iterator[tuple[Params, Examined]]:
+def moves(experiment: Experiment[Any, Any], generator: random.Random) -> list[Params]:
+    """Every change of a single parameter, in random order."""
+    found = [{name: value} for name, distribution in experiment.space.parameters.items() for value in some_values(distribution)]
+    generator.shuffle(found)
+    return found
+
+
+def approach(experiment: Experiment[Any, Any], network: Examined, generator: random.Random) -> Iterator[Examined]:
     """Points ever closer to the limits, until one meets them or no change of a single parameter comes closer."""
-    moves = [{name: value} for name, distribution in experiment.space.parameters.items() for value in some_values(distribution)]
     before = math.inf
     while network.total_excess < before:
         before = network.total_excess
-        generator.shuffle(moves)
-        for move in moves:
-            changed = examine(experiment, point | move)
+        for move in moves(experiment, generator):
+            changed = examine(experiment, network.params | move)
             if changed.total_excess < network.total_excess:
-                point, network = point | move, changed
-                yield point, network
+                network = changed
+                yield network
             if network.admitted:
                 return

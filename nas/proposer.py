@@ -1,7 +1,9 @@
 """Where new networks come from: Optuna's sampler, held to the limits and to what was proposed before. Read `searcher.py` next."""
 
+import math
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import Any, Final
 
 import optuna
@@ -11,22 +13,24 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from nas.earlier import Start
 from nas.errors import NasError, describe_error, users_code
 from nas.experiment import Experiment
-from nas.feasibility import Examined, Feasibility, approach, examine
+from nas.feasibility import Examined, Feasibility, approach, examine, moves
 from nas.spaces import Params, sample
+from nas.study import unchanging
 
 INFEASIBLE_ASKS: Final = 15  # of the sampler for one trial, before the nearest of them is moved inside the limits
-SAMPLER_ASKS: Final = 100  # for one trial in all, repeats included
+REPEATED_ASKS: Final = 2  # of the sampler for one trial, before what differs from the last in a single parameter is taken
+SAMPLER_ASKS: Final = 100  # for one trial in all, of random search
 RANDOM_ASKS: Final = 5_000  # before the space is taken to hold no further allowed network
 
 
 class Proposer:
     """Asks an Optuna study for networks that are allowed and new.
 
-    `turned_down` is told of every ask that is neither: what it is (infeasible or repeated), the network, and the parameters.
+    `turned_down` is told of every ask that is neither: what it is (infeasible or repeated), and the network.
     """
 
     def __init__(
-        self, experiment: Experiment[Any, Any], study: optuna.Study, turned_down: Callable[[str, Examined, Params], None]
+        self, experiment: Experiment[Any, Any], study: optuna.Study, turned_down: Callable[[str, Examined], None]
     ) -> None:
         self.study = study
         self.seen: dict[str, int] = {}  # id of each architecture that has a trial → its number
@@ -34,7 +38,7 @@ class Proposer:
         self.exhausted = False  # nothing allowed and new was found any more
         self._experiment = experiment
         self._turned_down = turned_down
-        self._distributions = dict(experiment.space.parameters)
+        self.distributions = unchanging(experiment.space.parameters)
         self._random = random.Random(experiment.seed)
 
     def begin_with(self, starts: Iterable[Start], feasible: Feasibility) -> None:
@@ -42,7 +46,7 @@ class Proposer:
         asked: set[str] = set()
         for start in starts:
             network = examine(self._experiment, start.params)
-            architecture_id = network.architecture.id
+            architecture_id = network.id
             refused = not network.admitted and architecture_id in self.refused
             if architecture_id in self.seen or architecture_id in asked or refused:
                 continue  # here, or in an earlier session
@@ -50,63 +54,69 @@ class Proposer:
             if network.admitted:
                 self.study.enqueue_trial(start.params, user_attrs={"source": start.source})
             else:
-                self._turned_down("infeasible", network, start.params)
+                self._turned_down("infeasible", network)
         if not feasible.fitting:  # no sampler would find by chance what took a descent to find
             self.study.enqueue_trial(feasible.example)
 
     def ask(self) -> tuple[Trial, Examined] | None:
         """A trial of an allowed and new network: the sampler's own, else what is near its wish, else a random one."""
-        found = self._of_sampler()
-        if isinstance(found, tuple):
-            return found
-        if not self.exhausted and found and not isinstance(self.study.sampler, RandomSampler):  # which is to stay uniform
-            moved = self._moved_inside(min(found, key=lambda trial: trial[1].total_excess))
-            if moved is not None:
-                return self.given(moved)
-        for _ in range(RANDOM_ASKS if not self.exhausted else 0):
-            point = sample(self._distributions, self._random)
-            if self._is_new(examine(self._experiment, point)):
+        uniform = isinstance(self.study.sampler, RandomSampler)  # and is to stay so
+        asked = self._of_sampler(math.inf if uniform else REPEATED_ASKS)
+        if isinstance(asked, tuple):
+            return asked
+        for found in (self._by_chance, partial(self._near, asked)) if uniform else (partial(self._near, asked), self._by_chance):
+            point = None if self.exhausted else found()
+            if point is not None:
                 return self.given(point)
-        moved = self._moved_inside(min(found, key=lambda trial: trial[1].total_excess)) if found and not self.exhausted else None
-        if moved is not None:  # where chance finds nothing
-            return self.given(moved)
         self.exhausted = True
         return None
 
-    def _of_sampler(self) -> tuple[Trial, Examined] | list[tuple[Params, Examined]]:
-        """An allowed and new network of the sampler's, or those that it asked for beyond the limits."""
-        beyond: list[tuple[Params, Examined]] = []
+    def _of_sampler(self, repeats: float) -> tuple[Trial, Examined] | list[Examined]:
+        """An allowed and new network of the sampler's, or those that it asked for, which are not; at most so many repeats."""
+        asked: list[Examined] = []
         for _ in range(SAMPLER_ASKS):
-            if self.exhausted or len(beyond) == INFEASIBLE_ASKS:
+            beyond = sum(not network.admitted for network in asked)
+            if self.exhausted or beyond == INFEASIBLE_ASKS or len(asked) - beyond == repeats:
                 break
             with users_code(f"sampler {type(self.study.sampler).__name__}"):
-                trial = self.study.ask(self._distributions)
+                trial = self.study.ask(self.distributions)
             network = self._examined(trial)
             if self._is_new(network):
                 return trial, network
             if network.admitted:
                 self.tell(trial, state=TrialState.FAIL)  # samplers leave failed trials out, as they know this network
-                self._turned_down("repeated", network, trial.params)
+                self._turned_down("repeated", network)
             else:
                 self.tell(trial, state=TrialState.PRUNED)
-                self._turned_down("infeasible", network, trial.params)
-                beyond.append((trial.params, network))
-        return beyond
+                self._turned_down("infeasible", network)
+            asked.append(network)
+        return asked
 
-    def _moved_inside(self, wish: tuple[Params, Examined]) -> Params | None:
-        """What lies inside the limits near a point that does not, if it is new."""
-        for point, network in approach(self._experiment, *wish, self._random):
-            if self._is_new(network):
-                return point
-        return None
+    def _near(self, wishes: list[Examined]) -> Params | None:
+        """What is allowed and new beside the last repeat, or on the way from the nearest miss to inside the limits."""
+        if not wishes:
+            return None
+        wish = min(reversed(wishes), key=lambda network: network.total_excess)
+        if wish.admitted:
+            near: Iterator[Examined] = (
+                examine(self._experiment, wish.params | move) for move in moves(self._experiment, self._random)
+            )
+        else:
+            near = approach(self._experiment, wish, self._random)
+        return next((network.params for network in near if self._is_new(network)), None)
+
+    def _by_chance(self) -> Params | None:
+        """A random point that is allowed and new."""
+        points = (sample(self.distributions, self._random) for _ in range(RANDOM_ASKS))
+        return next((point for point in points if self._is_new(examine(self._experiment, point))), None)
 
     def _is_new(self, network: Examined) -> bool:
-        return network.admitted and network.architecture.id not in self.seen
+        return network.admitted and network.id not in self.seen
 
     def given(self, params: Params) -> tuple[Trial, Examined]:
         """An Optuna trial of given parameters."""
         self.study.enqueue_trial(params)
-        trial = self.study.ask(self._distributions)
+        trial = self.study.ask(self.distributions)
         return trial, self._examined(trial)
 
     def _examined(self, trial: Trial) -> Examined:

@@ -26,8 +26,7 @@ from nas.proposer import Proposer
 from nas.recipe import Outcome
 from nas.runs import HISTORY_FILE, TRIALS_FILE, append
 from nas.scheduler import Halving, Standing
-from nas.spaces import Params
-from nas.study import JOURNAL_ERRORS, Journal
+from nas.study import Journal
 from nas.table import hypervolume
 from nas.trials import Pending, Tally
 
@@ -35,8 +34,6 @@ logger = logging.getLogger(__name__)
 
 CRASHES: Final = 2  # of the worker process, after which a network is given up
 NODE_LOSSES: Final = 4  # after which a trial is given up
-# What ends a search: a user's file that raises, or what a full disk makes of the log and the journal.
-ENDING: Final = (NasError, *JOURNAL_ERRORS)
 
 
 class ArchitectureSearcher(Searcher):
@@ -76,7 +73,6 @@ class ArchitectureSearcher(Searcher):
         self._known = known or {}
         self._again: deque[Pending] = deque()  # to be gone on with, before anything new
         self._next = 0  # number of the next trial
-        self._distributions = dict(experiment.space.parameters)
         self._proposer = Proposer(experiment, study, self._turned_down)
         self._replay(past, history)
         self._proposer.begin_with(starts, feasible)
@@ -99,15 +95,15 @@ class ArchitectureSearcher(Searcher):
             standings.append((line["trial"], line["epoch"], line["val_top1_pct"], line["val_images"]))
         costs: dict[int, Losses] = {}
         for row in past:
-            params = {name: row[f"params.{name}"] for name in self._distributions if f"params.{name}" in row}
+            params = {name: row[f"params.{name}"] for name in self._proposer.distributions if f"params.{name}" in row}
             if row["status"] == "repeated":
                 self.tally.repeated += 1
                 continue
             network = examine(self.experiment, params)
-            if network.architecture.id != row["id"]:
+            if network.id != row["id"]:
                 raise NasError(
                     f"space {self.experiment.space.name} has changed: parameters that meant architecture {row['id']} now mean "
-                    f"{network.architecture.id}; begin a new run, with --reuse {self.run}"
+                    f"{network.id}; begin a new run, with --reuse {self.run}"
                 )
             if "trial" in row:
                 number = int(row["trial"])
@@ -115,22 +111,22 @@ class ArchitectureSearcher(Searcher):
                     self._log("measured", number, values=dict(network.values))
                 costs[number] = self._costs(network)
                 self._next = max(self._next, number + 1)
-                self._proposer.seen[network.architecture.id] = number
+                self._proposer.seen[network.id] = number
             if row["status"] in ("running", "interrupted"):
-                self._go_on(row, network, params, epochs.get(number, {}))
+                self._go_on(row, network, epochs.get(number, {}))
             else:
-                self._tell_past(row, network, params)
+                self._tell_past(row, network)
         self.keeper.settle([number for number in costs if number not in {pending.number for pending in self._again}])
         for trial, epoch, top1, images in (line for line in standings if line[0] in costs):
             self._halving.goes_on(trial, epoch, Standing.of(top1, images, costs[trial]))
 
-    def _go_on(self, row: Mapping[str, Any], network: Examined, params: Params, epochs: dict[int, float]) -> None:
+    def _go_on(self, row: Mapping[str, Any], network: Examined, epochs: dict[int, float]) -> None:
         """A trial that had not ended: it is to be gone on with, unless a limit now forbids it."""
-        trial, _ = self._proposer.given(params)
+        trial, _ = self._proposer.given(network.params)
         pending = Pending(
             number=int(row["trial"]), trial=trial, network=network, epochs=epochs, lost_on=[None] * int(row.get("crashes", 0))
         )
-        known = self._known.get(network.architecture.id)
+        known = self._known.get(network.id)
         if network.admitted and known is not None:
             self._take_over(pending, known)
         elif network.admitted:
@@ -139,11 +135,11 @@ class ArchitectureSearcher(Searcher):
         else:
             self._end(pending, {"status": "stopped", "reason": "limit"})
 
-    def _tell_past(self, row: Mapping[str, Any], network: Examined, params: Params) -> None:
+    def _tell_past(self, row: Mapping[str, Any], network: Examined) -> None:
         status = row["status"]
         if status == "infeasible":
             self.tally.infeasible += 1
-            self._proposer.refused.add(network.architecture.id)
+            self._proposer.refused.add(network.id)
         elif "reused" in row:
             self.tally.reused += 1
         elif row.get("reason") != "limit":
@@ -154,8 +150,8 @@ class ArchitectureSearcher(Searcher):
             frozen = create_trial(
                 state=states.get(status, TrialState.PRUNED),
                 values=values,
-                params=params,
-                distributions=self._distributions,
+                params=dict(network.params),
+                distributions=self._proposer.distributions,
                 constraints=dict(network.excess),
                 user_attrs={"trial": row["trial"]} if "trial" in row else {},
             )
@@ -175,14 +171,14 @@ class ArchitectureSearcher(Searcher):
             return None
         try:
             pending = self._again.popleft() if self._again else self._new()
-        except ENDING as error:
+        except NasError as error:
             self.failure = error
             return Searcher.FINISHED
         if pending is None:
             return None if self.pending else Searcher.FINISHED  # one under way may have to be begun again
         pending.started = time.monotonic()
         self.pending[trial_id] = pending
-        return {"trial": pending.number, "architecture": pending.network.architecture.to_json()}
+        return {"trial": pending.number, "architecture": pending.network.text}
 
     def _new(self) -> Pending | None:
         """A trial of a network that is to be trained, written to the log; None if there is to be none."""
@@ -193,19 +189,19 @@ class ArchitectureSearcher(Searcher):
                 return None
             trial, network = asked
             pending = Pending(number=self._next, trial=trial, network=network)
-            known = self._known.get(network.architecture.id)
+            known = self._known.get(network.id)
             source = known.source if known else trial.user_attrs.get("source", "search")
             self._log(
                 "start",
                 pending.number,
-                id=network.architecture.id,
+                id=network.id,
                 values=dict(network.values),
-                params=trial.params,
+                params=network.params,
                 source=source,
-                architecture=network.architecture.to_json(),
+                architecture=network.text,
             )
             self._next += 1
-            self._proposer.seen[network.architecture.id] = pending.number
+            self._proposer.seen[network.id] = pending.number
             if known is None:
                 return pending
             self._take_over(pending, known)
@@ -216,14 +212,14 @@ class ArchitectureSearcher(Searcher):
         outcome = {"status": "done", "values": dict(known.values), "reused": True, **known.measured}
         self._end(pending, outcome, weights=known.weights)
 
-    def _turned_down(self, what: str, network: Examined, params: Params) -> None:
+    def _turned_down(self, what: str, network: Examined) -> None:
         """Log an ask for what is not to be trained."""
-        fields: dict[str, Any] = {"id": network.architecture.id, "values": dict(network.values), "params": params}
+        fields: dict[str, Any] = {"id": network.id, "values": dict(network.values), "params": network.params}
         if what == "infeasible":
             self.tally.infeasible += 1
         else:
             self.tally.repeated += 1
-            fields["source"] = f"trial {self._proposer.seen[network.architecture.id]}"
+            fields["source"] = f"trial {self._proposer.seen[network.id]}"
         self._log(what, None, **fields)
 
     def goes_on(self, trial_id: str, result: Mapping[str, Any]) -> bool:
@@ -247,7 +243,7 @@ class ArchitectureSearcher(Searcher):
             elif "epoch" in result:
                 fields = ("epoch", "train_loss", "val_top1_pct", "val_images", "seconds")
                 self._epoch(self.pending[trial_id], {name: result[name] for name in fields})
-        except ENDING as error:
+        except NasError as error:
             self.failure = error
 
     def on_trial_complete(  # the signature is Ray's
@@ -284,7 +280,7 @@ class ArchitectureSearcher(Searcher):
             self._log("retry", pending.number, retries=len(pending.lost_on), crashes=crashes)
             logger.info("trial %d begins again: the worker process died, or its machine was lost", pending.number)
             self._again.append(self.pending.pop(trial_id))
-        except ENDING as failure:
+        except NasError as failure:
             self.failure = failure
 
     def fail(self, trial_id: str, error: str) -> None:
@@ -333,7 +329,7 @@ class ArchitectureSearcher(Searcher):
     def _try_finish(self, trial_id: str, outcome: dict[str, Any]) -> None:
         try:
             self._finish(trial_id, outcome)
-        except ENDING as error:
+        except NasError as error:
             self.failure = error
 
     def _finish(self, trial_id: str, outcome: dict[str, Any]) -> None:

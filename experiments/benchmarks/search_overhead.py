@@ -270,8 +270,8 @@ def made_up_run(folder: str) -> Path:
         for trial in range(LISTED):
             params = sample(experiment.space.parameters, generator)
             network = examine(experiment, params)
-            start = {"event": "start", "trial": trial, "id": network.architecture.id, "values": dict(network.values)}
-            start |= {"params": params, "source": "search", "architecture": network.architecture.to_json()}
+            start = {"event": "start", "trial": trial, "id": network.id, "values": dict(network.values)}
+            start |= {"params": params, "source": "search", "architecture": network.text}
             outcome = made_up(generator.gauss(90.0, 3.0))
             del outcome["history"]
             end = {"event": "end", "trial": trial, "epochs": 10, **outcome, "values": dict(network.values) | outcome["values"]}
