@@ -29,7 +29,7 @@ from nas.plugins import load_plugin
 from nas.recipe import Epoch, Outcome
 from nas.runs import HISTORY_FILE, TRIALS_FILE, create_run, locked, mend_logs, read_log
 from nas.searcher import ArchitectureSearcher
-from nas.spaces import sample
+from nas.spaces import first_choices, sample
 from nas.storage import TrialFolder
 from nas.study import Journal, create_study, make_sampler
 from nas.table import best, rows
@@ -339,6 +339,20 @@ def test_a_repeated_network_is_a_row_that_names_its_trial(tmp_path):
     for row in repeated.itertuples():
         assert row.source == f"trial {done.loc[row.id, 'trial']}"
     assert not repeated["is_front"].any()
+
+
+def test_beside_what_a_sampler_repeats_lies_something_new(tmp_path):
+    """And it is not asked over and over."""
+    point = first_choices(EXPERIMENT.space.parameters)
+    with pytest.warns(optuna.exceptions.ExperimentalWarning):
+        stubborn = optuna.samplers.PartialFixedSampler(point, optuna.samplers.RandomSampler())
+    found, run = searcher(tmp_path, sampler=stubborn)
+    play(found, 8)
+    df = nas.results(run)
+    tried = df[df["status"] == "done"].iloc[len(EXPERIMENT.space.references) :]
+    changed = [sum(row[f"params.{name}"] != value for name, value in point.items()) for _, row in tried.iterrows()]
+    assert changed == [0] + [1] * 6
+    assert found.tally.repeated == 2 * 6
 
 
 def test_an_outcome_of_another_run_is_taken_over_and_not_trained(tmp_path):
