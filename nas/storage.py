@@ -3,6 +3,7 @@
 A folder, or any URI that fsspec knows. Read `worker.py` next.
 """
 
+import logging
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -15,8 +16,10 @@ import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from nas.checkpoints import LAST_FILE
-from nas.errors import users_code
+from nas.errors import NasError, users_code
 from nas.evaluate import WEIGHTS_FILE
+
+logger = logging.getLogger(__name__)
 
 FILES: Final = (LAST_FILE, WEIGHTS_FILE)
 
@@ -84,17 +87,25 @@ class OpenFolder:
     pushed: tuple[float, ...] = ()
 
     def push(self) -> None:
-        """Send what has changed since the last time to the place that this is a copy of."""
+        """Send what has changed since the last time to the place that this is a copy of.
+
+        A training is worth more than its checkpoint: what cannot be sent is told, and tried again the next time.
+        """
         if self.fs is None:
             return
         files = [file for name in FILES if (file := self.path / name).is_file()]
         times = tuple(file.stat().st_mtime for file in files)
         if times == self.pushed:
             return
-        self.fs.makedirs(self.place, exist_ok=True)
-        for file in files:
-            self.fs.put_file(str(file), f"{self.place}/{file.name}")
-        self.pushed = times
+        try:
+            with users_code(f"storage {self.place}"):
+                self.fs.makedirs(self.place, exist_ok=True)
+                for file in files:
+                    self.fs.put_file(str(file), f"{self.place}/{file.name}")
+        except NasError as error:
+            logger.warning("%s", error)
+        else:
+            self.pushed = times
 
 
 def check_storage(uri: str) -> None:
