@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from nas.exports import export, load
     from nas.modules import build
     from nas.objectives import Candidate, Limit, Objective, objective
+    from nas.objectives.mnasnet_reward import mnasnet_reward
     from nas.published import reference, references
     from nas.recipe import TrainSettings
     from nas.scaling import scale
@@ -45,6 +46,7 @@ _HOMES = {
     "export": "exports",
     "front": "table",
     "load": "exports",
+    "mnasnet_reward": "objectives.mnasnet_reward",
     "objective": "objectives",
     "reference": "published",
     "references": "published",
@@ -77,6 +79,7 @@ __all__ = [
     "export",
     "front",
     "load",
+    "mnasnet_reward",
     "objective",
     "reference",
     "references",

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 from nas.errors import NasError, unknown
+from nas.latency_commands import latency, measure
 from nas.parsing import USER_ERROR, constructors, named_plugins, parsed
 from nas.plugins import load_plugin, plugin_names, summary
 from nas.printing import print_front, print_rows, print_table, shown_path
@@ -367,6 +368,8 @@ COMMANDS: Final[dict[str, Callable[[list[str]], None]]] = {
     "train": train,
     "space": space,
     "data": data,
+    "measure": measure,
+    "latency": latency,
 }
 
 if __name__ == "__main__":

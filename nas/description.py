@@ -26,17 +26,17 @@ from nas.plugins import module_at, own_file, plugin_names
 from nas.recipe import TrainSettings
 from nas.spaces import SearchSpace
 
-SCHEMA: Final = 2
+SCHEMA: Final = 3
 PACKAGES: Final = ("frontier-nas", "torch", "torchvision", "timm", "optuna", "ray", "numpy")
 PLAIN: Final = (  # fields of an Experiment that are plain values already
-    *("trials", "start", "reuse", "early_stopping", "trial_timeout", "keep_all"),
+    *("latency", "trials", "start", "reuse", "early_stopping", "trial_timeout", "keep_all"),
     *("workers", "gpus_per_trial", "address", "storage", "seed"),
 )
 
 
 def describe(experiment: Experiment[Any, Any], name: str) -> dict[str, Any]:
     """An experiment and where it runs, in plain values."""
-    dataset = experiment.dataset
+    dataset, table = experiment.dataset, experiment.latency_table
     return {
         "schema": SCHEMA,
         "name": name,
@@ -51,6 +51,8 @@ def describe(experiment: Experiment[Any, Any], name: str) -> dict[str, Any]:
         "train": asdict(experiment.train),
         "sampler": experiment.sampler if isinstance(experiment.sampler, str) else type(experiment.sampler).__name__,
         **{field: _plain(getattr(experiment, field)) for field in PLAIN},
+        "latency_table": None if table is None else str(table),
+        "latency_error_pct": table.check.mape_pct if table is not None and table.check is not None else None,
         "sessions": [describe_session({})],
     }
 
@@ -84,19 +86,27 @@ def _describe_value(value: Any) -> dict[str, Any]:
         "module": kind.__module__,
         "class": kind.__qualname__,
         "file": _own_file(kind.__module__),
-        "fields": {field.name: _plain(getattr(value, field.name)) for field in fields(value)} if is_dataclass(value) else {},
+        "fields": _fields(value) if is_dataclass(value) else {},
     }
 
 
+def _fields(value: Any) -> dict[str, Any]:
+    return {field.name: _plain(getattr(value, field.name)) for field in fields(value)}
+
+
 def _describe_objective(objective: Objective) -> dict[str, Any]:
-    module = getattr(objective.measure, "__module__", None) or type(objective.measure).__module__
-    return {
+    measure = objective.measure
+    module = getattr(measure, "__module__", None) or type(measure).__module__
+    record = {
         "name": objective.name,
         "direction": objective.direction,
         "needs_training": objective.needs_training,
         "module": module,
         "file": _own_file(module),
     }
+    if is_dataclass(measure) and not isinstance(measure, type):  # which has what it was made with
+        record |= {"class": type(measure).__qualname__, "fields": _fields(measure)}
+    return record
 
 
 def _own_file(module: str) -> str | None:
@@ -195,7 +205,10 @@ def _objective_of(record: Mapping[str, Any]) -> Objective:
     name = record["name"]
     if record["module"] == "__main__":
         raise NasError(f"objective {name} was made in a script or notebook; give the experiment from there: experiment=...")
-    if record["file"] is None and name in plugin_names("objective"):
+    if "class" in record:
+        measure = _rebuilt("objective", record)
+        return Objective(name=name, direction=record["direction"], needs_training=record["needs_training"], measure=measure)
+    if record["module"].startswith("nas.objectives.") and name in plugin_names("objective"):
         return objective(name)
     module = module_at(Path(record["file"])) if record["file"] else importlib.import_module(record["module"])
     values = list(vars(module).values())

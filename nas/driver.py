@@ -34,10 +34,12 @@ from nas.experiment import Changes, Experiment
 from nas.feasibility import Feasibility, check_limits
 from nas.keeper import Keeper
 from nas.objectives import Limit
+from nas.places import located, with_latency, with_own_table
 from nas.plugins import check_kind
 from nas.runs import (
     EXPERIMENT_FILE,
     HISTORY_FILE,
+    LATENCY_FILE,
     RAY,
     WEIGHTS,
     create_run,
@@ -78,12 +80,13 @@ def search(experiment: Experiment[Any, Any], *, name: str | None = None, watch: 
     Raises: NasError, before anything is trained or written, for limits that no network meets, an unknown sampler or
     optimizer, or resources that the machine does not have. KeyboardInterrupt, when what had ended is in the run folder.
     """
-    experiment = _located(experiment)
+    experiment = with_latency(located(experiment))
     prepared = _prepare(experiment)
     with ray_session(experiment.workers, address=experiment.address, verbose=experiment.verbose):
         workers, gpus = resources(experiment)
         run = create_run(experiment, name or experiment.space.name)
         with locked(run):
+            experiment = with_own_table(experiment, run)
             _run(experiment, run, prepared, workers=workers, gpus=gpus, watch=watch)
     return run
 
@@ -119,6 +122,7 @@ def resume(
             write_experiment(folder, described | {field: now[field] for field in changed} | record)
             logger.info("%d trials have ended, %d go on", ended, waiting)
             session = len(described["sessions"])
+            after = with_own_table(after, folder)
             _run(after, folder, prepared, workers=workers, gpus=gpus, watch=watch, session=session, past=past)
     return folder
 
@@ -135,6 +139,8 @@ def _changed(
     if wrong:
         raise unknown("change", wrong[0], CHANGEABLE)
     before = experiment_of(described, run.parent) if experiment is None else experiment
+    own = run / LATENCY_FILE
+    before = replace(before, latency=str(own) if own.is_file() else before.latency if experiment else None)
     now = as_json(describe(before, described["name"]))
     for field in ("space", "dataset", "objectives", "train", "seed"):
         if now[field] != described[field]:
@@ -148,7 +154,7 @@ def _changed(
         for limit in given["limits"]:
             check_kind("limits", limit, Limit)
         given["limits"] = _merged(before.limits, given["limits"])
-    after = replace(before, **given)
+    after = with_latency(replace(before, **given))
     if isinstance(after.sampler, str) and after.sampler not in SAMPLERS and "sampler" not in changes:
         raise NasError(f"{run}: its sampler was an object, {after.sampler}; give a sampler with --sampler")
     gone = [name for name in after.reuse if not (Path(name) / EXPERIMENT_FILE).is_file()]
@@ -179,21 +185,6 @@ def _merged(before: Sequence[Limit], given: Sequence[Limit]) -> tuple[Limit, ...
         high = limit.high if limit.high < math.inf else old.high
         merged[limit.objective.name] = Limit(objective=limit.objective, low=low, high=high)
     return tuple(merged.values())
-
-
-def _located(experiment: Experiment[Any, Any]) -> Experiment[Any, Any]:
-    """The same with paths that mean the same from every folder, as a run may be gone on with from another."""
-    storage = experiment.storage
-    if storage is not None and "://" not in storage and "::" not in storage:
-        storage = str(Path(storage).resolve())
-    start, reuse = (tuple(map(_absolute, names)) for names in (experiment.start, experiment.reuse))
-    return replace(experiment, storage=storage, start=start, reuse=reuse)
-
-
-def _absolute(name: str) -> str:
-    if name.lstrip().startswith("{") or not Path(name).exists():
-        return name
-    return str(Path(name).resolve())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -263,6 +254,7 @@ def _run(
             settings=experiment.train,
             seed=experiment.seed,
             storage=storage,
+            latency=experiment.latency_table,
             timeout=experiment.trial_timeout,
         )
         own = [experiment.dataset, *(objective.measure for objective in experiment.objectives)]

@@ -96,7 +96,15 @@ def _check_alike(experiment: Experiment[Any, Any], name: str, described: Mapping
             raise NasError(
                 f"reuse {name}: its {field} is {before!r}, and here it is {now!r}; its outcomes are of other trainings"
             )
-    there = {objective["name"] for objective in described["objectives"]}
+    there = {objective["name"]: objective for objective in described["objectives"]}
+    for objective in here["objectives"]:
+        before = there.get(objective["name"], objective)
+        if objective["needs_training"] and before.get("fields") != objective.get("fields"):
+            raise NasError(
+                f"reuse {name}: its objective {objective['name']} is of {before.get('fields')}, not {objective['fields']}"
+            )
+        if objective["name"] == "mnasnet_reward" and described["latency_table"] != here["latency_table"]:
+            raise NasError(f"reuse {name}: its mnasnet_reward is of latencies by another table")
     missing = [objective.name for objective in experiment.objectives if objective.needs_training and objective.name not in there]
     if missing:
         raise NasError(f"reuse {name}: objective {missing[0]} was not measured there; it has {', '.join(sorted(there))}")

@@ -17,6 +17,7 @@ from nas.checkpoints import CheckpointError, Checkpoints, save_weights
 from nas.datasets import Dataset
 from nas.devices import is_out_of_memory, keep_freed_memory, pick_device
 from nas.errors import describe_error
+from nas.latency.table import LatencyTable
 from nas.modules import build
 from nas.objectives import Candidate, Objective
 from nas.recipe import Epoch, Outcome, TrainReport, TrainSettings
@@ -38,6 +39,7 @@ def evaluate(
     settings: TrainSettings,
     seed: int,
     folder: Path,
+    latency: LatencyTable | None = None,
     timeout: float = math.inf,
     on_epoch: Callable[[Epoch], None] | None = None,
 ) -> Outcome:
@@ -57,7 +59,8 @@ def evaluate(
             return Outcome(status="done")
         architecture = Architecture.from_json(text)
         model, report = _trained(architecture, dataset, settings, seed=seed, folder=folder, on_epoch=on_epoch, on_step=within)
-        candidate = Candidate(architecture=architecture, num_classes=len(dataset.classes), model=model, report=report)
+        num_classes = len(dataset.classes)
+        candidate = Candidate(architecture=architecture, num_classes=num_classes, model=model, report=report, latency=latency)
         values = {objective.name: float(objective.measure(candidate)) for objective in objectives}
         _check_finite(values)
         save_weights(model, folder / WEIGHTS_FILE)

@@ -12,6 +12,7 @@ from optuna.samplers import BaseSampler
 
 from nas.datasets import Dataset
 from nas.errors import NasError
+from nas.latency.table import LatencyTable, read_table
 from nas.objectives import Limit, Objective
 from nas.plugins import check_kind
 from nas.recipe import TrainSettings
@@ -33,6 +34,8 @@ class Experiment(Generic[SpaceT, DatasetT]):
     """What to find the Pareto front of: names of objectives, or paths of files that export one."""
     limits: Annotated[tuple[Limit, ...], tyro.conf.arg(name="limit"), tyro.conf.UseAppendAction] = ()
     """What every network must meet before it is trained, such as "macs_m<60"; give it once for each limit."""
+    latency: str | None = None
+    """For latency_ms, the table of a device's layers; by default the newest that was built here for this space."""
     train: TrainSettings = field(default_factory=TrainSettings)
     """How each network is trained."""
     sampler: str | BaseSampler = "tpe"
@@ -94,6 +97,14 @@ class Experiment(Generic[SpaceT, DatasetT]):
         gpus = self.gpus_per_trial
         if gpus is not None and not (0 <= gpus <= 1 or (gpus < math.inf and gpus == int(gpus))):
             raise NasError(f"gpus-per-trial: {gpus} is not a share from 0 to 1 or a whole number")
+
+    @property
+    def latency_table(self) -> LatencyTable | None:
+        """The table that latencies are predicted from.
+
+        Raises: NasError if the file is not one.
+        """
+        return None if self.latency is None else read_table(self.latency)
 
     @property
     def judged_early(self) -> bool:

@@ -50,7 +50,7 @@ def export(
     """
     folder = Path(run).resolve()
     described = read_experiment(folder)
-    row = _chosen(results(folder), trial, best)
+    row = _chosen(results(folder), trial, best, described.get("latency_error_pct"))
     number = int(row["trial"])
     weights = folder / WEIGHTS / f"{number}.safetensors"
     if not weights.is_file():
@@ -76,12 +76,14 @@ def is_export(folder: Path) -> bool:
     return folder.is_dir() and {entry.name for entry in folder.iterdir()} in (set(), {ARCHITECTURE_FILE, WEIGHTS_FILE, CARD_FILE})
 
 
-def _chosen(df: pd.DataFrame, trial: int | None, best: str | None) -> "pd.Series[Any]":
-    """The row to export."""
+def _chosen(df: pd.DataFrame, trial: int | None, best: str | None, error_pct: float | None) -> "pd.Series[Any]":
+    """The row to export; `error_pct` is of the table that latencies are from."""
     if (trial is None) == (best is None):
         raise NasError("export takes either a trial's number or the objective to be best on; give --trial or --best")
     if best is not None:
-        return best_row(df, best)
+        chosen = best_row(df, best)
+        _refuse_a_tie(df, chosen, best, error_pct)
+        return chosen
     rows = df[df["trial"] == trial]
     done = ", ".join(map(str, df["trial"][df["status"] == "done"]))
     if rows.empty:
@@ -89,6 +91,21 @@ def _chosen(df: pd.DataFrame, trial: int | None, best: str | None) -> "pd.Series
     if rows.iloc[0]["status"] != "done":
         raise NasError(f"trial {trial} is {rows.iloc[0]['status']}, and only a done one has a network; done: {done or 'none'}")
     return rows.iloc[0]
+
+
+def _refuse_a_tie(df: pd.DataFrame, chosen: "pd.Series[Any]", objective: str, error_pct: float | None) -> None:
+    """Raises: NasError where another network's latency is nearer than the table knows it."""
+    if objective != "latency_ms" or error_pct is None:
+        return
+    done = df[(df["status"] == "done") & (df["id"] != chosen["id"])]
+    near = done[done["latency_ms"] < chosen["latency_ms"] * (1 + error_pct / 100)]
+    if not near.empty:
+        other = near.sort_values("latency_ms").iloc[0]
+        two = " and ".join(f"trial {row['trial']} ({row['latency_ms']:.4g} ms)" for row in (chosen, other))
+        raise NasError(
+            f"{two} are nearer than the {error_pct:.1f} % by which the latency table errs; measure them with `nas measure`, "
+            "and give --trial"
+        )
 
 
 def _accuracy(model: nn.Module, network: Network, dataset: Dataset, row: "pd.Series[Any]") -> dict[str, Any]:

@@ -14,6 +14,8 @@ from nas.plugins import check_kind
 from nas.spaces import Params, sample, some_values
 
 PROBE: Final = 4_000  # random points that tell, before anything is trained, how many networks meet the limits
+LATENCY: Final = "latency_ms"
+UNKNOWN: Final = 1.0  # how far outside a network is whose latency the table does not know
 Z_95: Final = 1.96  # standard deviations on either side that hold 95 % of a normal distribution
 
 
@@ -51,11 +53,21 @@ def examine(experiment: Experiment[Any, Any], params: Params) -> Examined:
         architecture = experiment.space.decode(params)
         check_kind("it", architecture, Architecture)
     with users_code(f"dataset {experiment.dataset.name}: classes"):
-        candidate = Candidate(architecture=architecture, num_classes=len(experiment.dataset.classes))
+        candidate = Candidate(
+            architecture=architecture, num_classes=len(experiment.dataset.classes), latency=experiment.latency_table
+        )
     known = [objective for objective in experiment.objectives if not objective.needs_training]
     known += [limit.objective for limit in experiment.limits if limit.objective not in known]
-    values = {objective.name: _measured(objective, candidate) for objective in known}
-    excess = {str(limit): limit.excess(values[limit.objective.name]) for limit in experiment.limits}
+    table = experiment.latency_table
+    lacking = table is not None and bool(table.missing(architecture, candidate.num_classes))
+    measured = [objective for objective in known if not (lacking and objective.name == LATENCY)]
+    values = {objective.name: _measured(objective, candidate) for objective in measured}
+    excess = {
+        str(limit): limit.excess(values[limit.objective.name]) if limit.objective.name in values else UNKNOWN
+        for limit in experiment.limits
+    }
+    if table is not None:  # built for other limits, or for what random points had
+        excess["in the latency table"] = UNKNOWN if lacking else 0.0
     text = architecture.to_json()
     return Examined(params=params, architecture=architecture, text=text, id=id_of(text), values=values, excess=excess)
 
@@ -107,6 +119,9 @@ def check_limits(experiment: Experiment[Any, Any]) -> Feasibility:
         examined += approach(experiment, min(examined, key=lambda network: network.total_excess), generator)
     admitted = [network for network in examined if network.admitted]
     if not admitted:
+        table = experiment.latency_table
+        if table is not None and all(network.excess["in the latency table"] for network in examined):
+            table.predict(examined[0].architecture, len(experiment.dataset.classes))  # raises, naming what is not there
         raise _nothing_fits(experiment, examined)
     known = [objective for objective in experiment.objectives if not objective.needs_training]
     worst = {
@@ -121,7 +136,7 @@ def check_limits(experiment: Experiment[Any, Any]) -> Feasibility:
 def _nothing_fits(experiment: Experiment[Any, Any], examined: list[Examined]) -> NasError:
     limits = " and ".join(map(str, experiment.limits))
     names = dict.fromkeys(limit.objective.name for limit in experiment.limits)
-    found = (sorted(network.values[name] for network in examined) for name in names)
+    found = (sorted(network.values[name] for network in examined if name in network.values) for name in names)
     ranges = "; ".join(f"{name} goes from {v[0]:.4g} to {v[-1]:.4g}" for name, v in zip(names, found, strict=True))
     return NasError(
         f"no network of space {experiment.space.name} meets {limits}: over the {len(examined):,} nearest and random points tried "

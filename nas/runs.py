@@ -1,8 +1,8 @@
 """The run folder: what was asked for, and one line for everything that happened. Needs neither torch nor Ray.
 
 `experiment.json` holds the experiment, and a record of every session with the versions and the machine; `trials.jsonl` the trial
-log, the source of truth; `history.jsonl` one line per trial and epoch; `checkpoints/` the weights; `optuna.log` Optuna's journal;
-`ray/` Ray's state, while a search lasts. Read `table.py` next.
+log, the source of truth; `history.jsonl` one line per trial and epoch; `checkpoints/` the weights; `latency.json` the latency
+table, if one is used; `optuna.log` Optuna's journal; `ray/` Ray's state, while a search lasts. Read `table.py` next.
 """
 
 import errno
@@ -28,6 +28,7 @@ HISTORY_FILE: Final = "history.jsonl"
 LOCK_FILE: Final = "lock"
 WEIGHTS: Final = "checkpoints"
 RAY: Final = "ray"
+LATENCY_FILE: Final = "latency.json"
 PATIENCE: Final = 2.0  # seconds to wait for who only looks whether a run is locked
 
 

@@ -17,6 +17,7 @@ from ray import tune
 
 from nas.datasets import Dataset
 from nas.evaluate import evaluate
+from nas.latency.table import LatencyTable
 from nas.objectives import Objective
 from nas.recipe import Epoch, TrainSettings
 from nas.storage import TrialFolder
@@ -38,6 +39,7 @@ def run_trial(
     settings: TrainSettings,
     seed: int,
     storage: str,
+    latency: LatencyTable | None,
     timeout: float,
 ) -> None:
     """One trial: a report after every epoch, and one of the outcome, whatever happened."""
@@ -55,6 +57,7 @@ def run_trial(
             settings=settings,
             seed=seed,
             folder=folder.path,
+            latency=latency,
             timeout=timeout,
             on_epoch=on_epoch,
         )

@@ -12,6 +12,7 @@ from typing import Any
 
 from nas.architecture import Architecture
 from nas.errors import NasError, unknown
+from nas.latency.table import LatencyTable
 from nas.plugins import load_plugin, plugin_names
 from nas.recipe import TrainReport
 
@@ -28,6 +29,8 @@ class Candidate:
     """The trained torch module in eval mode; None before training."""
     report: TrainReport | None = None
     """What came of its training; None before."""
+    latency: LatencyTable | None = None
+    """What layers take on the device that is searched for; None where no table was given."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -25,7 +25,7 @@ REPORT = TrainReport(
 def test_every_objective_is_one_finite_number_under_its_files_name(name):
     found = objective(name)
     assert found.name == name
-    assert name.rsplit("_", 1)[1] in ("m", "mb", "pct", "ms")  # its unit
+    assert name.rsplit("_", 1)[1] in ("m", "mb", "pct", "ms", "reward")  # its unit
     candidate = Candidate(
         architecture=nas.reference("mobilenetv3_small_100"),
         num_classes=10,

@@ -1,0 +1,222 @@
+"""The table of a space's layers on this machine, from networks of the space that are run layer by layer.
+
+A layer is timed where it stands in a network: alone it would find its input in no cache, and its output wanted in no other
+layout. Read `check.py` next.
+"""
+
+import json
+import random
+import re
+import statistics
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from nas.architecture import Architecture
+from nas.errors import NasError
+from nas.latency.pieces import pieces
+from nas.latency.runtimes import check_device, device_model, profiler, runner, runtime_version
+from nas.latency.setups import Setup
+from nas.latency.table import LatencyTable
+from nas.latency.timing import MIN_CPU_SHARE, REFERENCE, timed
+from nas.published import reference
+from nas.spaces import SearchSpace, is_choice, sample
+
+POINTS: Final = 10_000  # random ones in a row that bring no further layer, after which a space is taken to have no more
+MOST: Final = 20  # times as many are drawn in all; a space of very many widths never ends
+CANDIDATES: Final = 40  # of which the network with the most layers that are still wanted is run next
+WANTED: Final = 2  # networks in which a layer is timed, if there are so many
+RUNS: Final = 12
+ATTEMPTS: Final = 8
+REFERENCE_SECONDS: Final = 0.05
+LARGEST_DRIFT: Final = 0.25  # of so short a look at the reference; what is less is divided out
+WHOLE_SECONDS: Final = 0.1
+RIDGE: Final = 1e-3
+
+Admits = Callable[[Architecture], bool]
+
+
+def build_table(
+    space: SearchSpace,
+    *,
+    output: Path,
+    resolution: int | None = None,
+    num_classes: int = 1000,
+    admits: Admits = lambda _: True,
+    setup: Setup | None = None,
+    on_progress: Callable[[int, int], None] = lambda _done, _all: None,
+    points: int = POINTS,
+    seed: int = 0,
+) -> LatencyTable:
+    """Time every layer of the networks of a space that `admits` lets through, and write the table to `output`.
+
+    With `resolution`, of networks of that input size alone. `on_progress` is told (layers timed, layers in all). What was timed
+    is kept beside the output while it lasts, and the same call goes on from there.
+
+    Raises: NasError if no network is let through, or the file cannot be written.
+    """
+    setup = setup or Setup()
+    check_device(setup)
+    networks = reachable(space, resolution=resolution, admits=admits, points=points, seed=seed)
+    wanted: dict[str, list[Architecture]] = {}
+    for network in networks:
+        for key in dict.fromkeys(piece.key for piece in pieces(network, num_classes)):
+            wanted.setdefault(key, []).append(network)
+    timed_layers = _Timed(layers={key: [] for key in wanted})
+    generator, log = random.Random(seed), output.with_name(f".{output.name}.timed")
+    identity = {"setup": repr(setup), "device": device_model(setup), "version": runtime_version(setup), "classes": num_classes}
+    for line in _timed_before(log, identity):
+        timed_layers.note(line)
+    with runner(reference(REFERENCE), 1000, setup) as known:
+        while left := [key for key, found in timed_layers.layers.items() if len(found) < min(WANTED, len(wanted[key]))]:
+            on_progress(len(wanted) - len(left), len(wanted))
+            some = [generator.choice(wanted[key]) for key in generator.sample(left, min(CANDIDATES, len(left)))]
+            lacking = set(left)
+            chosen = max(some, key=lambda network: len({piece.key for piece in pieces(network, num_classes)} & lacking))
+            line = _run(chosen, num_classes, setup, known)
+            timed_layers.note(line)
+            _append(log, identity | line)
+    on_progress(len(wanted), len(wanted))
+    table = timed_layers.table(setup, space.name)
+    table.write(output)
+    log.unlink(missing_ok=True)
+    return table
+
+
+def reachable(
+    space: SearchSpace, *, resolution: int | None = None, admits: Admits = lambda _: True, points: int = POINTS, seed: int = 0
+) -> list[Architecture]:
+    """Different random networks of a space that are let through, its references among them, until they bring nothing new.
+
+    Raises: NasError if there is none.
+    """
+    generator = random.Random(seed)
+    parameters = dict(space.parameters)
+    if resolution is not None and "resolution" in parameters and not is_choice(parameters["resolution"], resolution):
+        raise NasError(f"resolution: {resolution} is not one of space {space.name}, which has {parameters['resolution']}")
+    fixed = {"resolution": resolution} if resolution is not None and "resolution" in parameters else {}
+    found: dict[Architecture, None] = {}
+    seen: set[str] = set()
+    quiet = drawn = 0
+    waiting = list(space.references.values())
+    while quiet < points and drawn < MOST * points:
+        point = waiting.pop() if waiting else sample(parameters, generator)
+        network = space.decode(point | fixed)
+        drawn, quiet = drawn + 1, quiet + 1
+        if (resolution is None or network.resolution == resolution) and network not in found and admits(network):
+            found[network] = None
+            keys = {piece.key for piece in pieces(network, 0)}
+            quiet = quiet if keys <= seen else 0
+            seen |= keys
+    if not found:
+        raise NasError(
+            f"no network of space {space.name} with these limits{f' and resolution {resolution}' if resolution else ''}"
+        )
+    return list(found)
+
+
+def _run(network: Architecture, num_classes: int, setup: Setup, known: Callable[[], object]) -> dict[str, Any]:
+    """One network layer by layer and as a whole, between two looks at the reference, by which a slower machine is known.
+
+    Raises: NasError where other processes took the CPU, or the reference drifted, each time.
+    """
+    keys = [piece.key for piece in pieces(network, num_classes)]
+    with runner(network, num_classes, setup) as whole:
+        for attempt in range(ATTEMPTS):
+            with profiler(network, num_classes, setup) as profiled:
+                before, share = timed(known, REFERENCE_SECONDS)
+                layers = profiled(RUNS)
+            times, whole_share = timed(whole, WHOLE_SECONDS)
+            after, last_share = timed(known, REFERENCE_SECONDS)
+            speeds = statistics.median(before), statistics.median(after)
+            single = setup.device == "cpu" and setup.threads == 1
+            held = not single or min(share, whole_share, last_share) >= MIN_CPU_SHARE
+            if held and max(speeds) <= (1 + LARGEST_DRIFT) * min(speeds):
+                return {"keys": keys, "ms": layers, "whole_ms": statistics.median(times), "reference_ms": sum(speeds) / 2}
+            time.sleep(attempt)
+    raise NasError(f"the machine does not hold still, in {ATTEMPTS} attempts; end what else runs, and the same command goes on")
+
+
+@dataclass(slots=True, kw_only=True)
+class _Timed:
+    """What was timed so far, in terms of how long the reference took beside it."""
+
+    layers: dict[str, list[float]]
+    """Key → its time in each network that has it."""
+    networks: list[tuple[list[str], float]] = field(default_factory=list)
+    """Of each network, the keys of its layers, and the time of the whole."""
+    speeds: list[float] = field(default_factory=list)
+    """Milliseconds of the reference."""
+
+    def note(self, line: Mapping[str, Any]) -> None:
+        """One more network."""
+        speed, of_keys = line["reference_ms"], dict[str, list[float]]()
+        for key, ms in zip(line["keys"], line["ms"], strict=True):
+            of_keys.setdefault(key, []).append(ms / speed)
+        for key in of_keys.keys() & self.layers.keys():
+            self.layers[key].append(statistics.fmean(of_keys[key]))
+        if self.layers.keys() >= set(line["keys"]):
+            self.networks.append((line["keys"], line["whole_ms"] / speed))
+        self.speeds.append(speed)
+
+    def table(self, setup: Setup, space: str) -> LatencyTable:
+        """Medians, brought to the scale of whole networks that run without being watched.
+
+        To watch takes time with every layer, more with some kinds than with others: the whole is fitted by the sum of the layers
+        of each kind and by their number, held near the sum of all.
+        """
+        speed = statistics.median(self.speeds)
+        medians = {key: speed * statistics.median(found) for key, found in self.layers.items()}
+        kinds = sorted({_kind(key) for key in medians})
+        columns = []
+        for keys, _ in self.networks:
+            of_kinds = [[medians[key] for key in keys if _kind(key) == kind] for kind in kinds]
+            columns.append([*map(sum, of_kinds), *map(len, of_kinds)])
+        whole = speed * np.array([ms for _, ms in self.networks])
+        features, near = np.array(columns), np.array([1.0] * len(kinds) + [0.0] * len(kinds))
+        shares = features / whole[:, None]
+        penalty = RIDGE * np.diag((shares**2).sum(axis=0))
+        change = np.linalg.lstsq(shares.T @ shares + penalty, shares.T @ (1 - shares @ near))[0]
+        scales, extras = np.split(near + change, 2)
+        line = {kind: (scales[i], extras[i]) for i, kind in enumerate(kinds)}
+        fitted = {key: max(0.0, line[_kind(key)][0] * ms + line[_kind(key)][1]) for key, ms in medians.items()}
+        return LatencyTable(
+            device=device_model(setup),
+            runtime_version=runtime_version(setup),
+            setup=setup,
+            date=datetime.now(UTC).isoformat(timespec="seconds"),
+            space=space,
+            milliseconds={key: float(f"{ms:.6g}") for key, ms in sorted(fitted.items())},
+        )
+
+
+def _kind(key: str) -> str:
+    """The first word of a key without its numbers: conv, depthwise, squeeze, add, pool or linear."""
+    return re.match("[a-z]*", key)[0]  # type: ignore[index]
+
+
+def _timed_before(log: Path, identity: dict[str, Any]) -> Iterable[dict[str, Any]]:
+    """What an earlier call that was ended had timed on the same device; a torn last line is left out."""
+    if not log.is_file():
+        return
+    for text in log.read_text(encoding="utf-8").splitlines():
+        try:
+            line = json.loads(text)
+        except ValueError:
+            continue
+        if all(line.get(field) == value for field, value in identity.items()):
+            yield line
+
+
+def _append(log: Path, line: dict[str, Any]) -> None:
+    try:
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with log.open("a", encoding="utf-8") as file:
+            file.write("\n" + json.dumps(line))  # first the end of the last line, which may be torn
+    except OSError as error:
+        raise NasError(f"{log} cannot be written: {error.strerror}; give another place with --output") from None

@@ -1,0 +1,186 @@
+"""Networks in the runtimes that people deploy in, whole, and with the time of each piece in its place. Read `timing.py` next."""
+
+import json
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import onnxruntime
+import torch
+from torch import Tensor, nn
+
+from nas.architecture import Architecture
+from nas.devices import DTYPES, device_name
+from nas.errors import NasError
+from nas.latency.onnx_graph import onnx_model
+from nas.latency.pieces import Piece, pieces
+from nas.latency.setups import Setup
+from nas.modules import build
+
+PROVIDERS: Final = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}  # of onnxruntime
+
+
+def check_device(setup: Setup) -> None:
+    """Refuse a device that this machine, or the runtime installed here, does not have.
+
+    Raises: NasError.
+    """
+    if setup.device == "cuda" and not torch.cuda.is_available():
+        raise NasError("device: cuda is not on this machine; give cpu")
+    if setup.runtime == "onnxruntime" and PROVIDERS[setup.device] not in onnxruntime.get_available_providers():
+        raise NasError("device: the onnxruntime installed here does not run on cuda; install onnxruntime-gpu, or give cpu")
+
+
+def device_model(setup: Setup) -> str:
+    """The model of the device."""
+    if setup.device == "cuda":
+        return device_name(torch.device("cuda"))
+    return str(torch.cpu.get_capabilities().get("cpu_name", "unknown"))
+
+
+def runtime_version(setup: Setup) -> str:
+    """Of the runtime that is installed here."""
+    return str(onnxruntime.__version__ if setup.runtime == "onnxruntime" else torch.__version__)
+
+
+@contextmanager
+def runner(architecture: Architecture, num_classes: int, setup: Setup) -> Iterator[Callable[[], object]]:
+    """A call that runs the network once, and returns when the device is done."""
+    with _opened(architecture, num_classes, setup, profiled=False) as opened:
+        yield opened.run
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Opened:
+    run: Callable[[], object]
+    pieces: Callable[[int], list[list[float]]] = lambda _: []
+    """Runs that many times: of each run, milliseconds of each piece."""
+
+
+@contextmanager
+def profiler(architecture: Architecture, num_classes: int, setup: Setup) -> Iterator[Callable[[int], list[float]]]:
+    """A call that runs the network so many times, and gives the median milliseconds of each of its pieces, in context."""
+    with _opened(architecture, num_classes, setup, profiled=True) as opened:
+
+        def medians(runs: int) -> list[float]:
+            return [statistics.median(column) for column in zip(*opened.pieces(runs), strict=True)]
+
+        yield medians
+
+
+def _opened(architecture: Architecture, num_classes: int, setup: Setup, *, profiled: bool) -> Any:
+    opened = _in_onnxruntime if setup.runtime == "onnxruntime" else _in_torch
+    return opened(architecture, num_classes, setup, profiled=profiled)
+
+
+@contextmanager
+def _in_onnxruntime(architecture: Architecture, num_classes: int, setup: Setup, *, profiled: bool) -> Iterator[_Opened]:
+    check_device(setup)
+    model = onnx_model(architecture, num_classes, batch=setup.batch).SerializeToString()
+    shape = (setup.batch, 3, architecture.resolution, architecture.resolution)
+    image = {"image": np.random.default_rng(0).standard_normal(shape, dtype=np.float32)}
+    with tempfile.TemporaryDirectory() as folder:
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads, options.inter_op_num_threads = setup.threads, 1
+        options.log_severity_level = 3
+        options.enable_profiling = profiled
+        options.profile_file_prefix = str(Path(folder, "profile"))
+        session = onnxruntime.InferenceSession(model, options, providers=[PROVIDERS[setup.device]])
+        run = partial(session.run, None, image)
+
+        def of_pieces(runs: int) -> list[list[float]]:
+            for _ in range(runs):
+                run()
+            events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
+            return _by_piece(events, len(pieces(architecture, num_classes)))
+
+        yield _Opened(run=run, pieces=of_pieces)
+
+
+def _by_piece(events: list[dict[str, Any]], num_pieces: int) -> list[list[float]]:
+    """Of each run in onnxruntime's profile, milliseconds of each piece.
+
+    A node without a piece's number, such as a change of layout, belongs to the piece of the next one that has it.
+    """
+    runs: list[list[float]] = []
+    times, waiting, last = [0.0] * num_pieces, 0.0, 0
+    for event in events:
+        if event["name"] == "model_run":  # comes after its nodes
+            times[last] += waiting
+            runs.append(times)
+            times, waiting, last = [0.0] * num_pieces, 0.0, 0
+        elif event.get("cat") == "Node" and event["name"].endswith("_kernel_time"):
+            number, slash, _ = event["name"].partition("/")
+            waiting += event["dur"] / 1e3
+            if slash and number.isdigit():
+                last = int(number)
+                times[last] += waiting
+                waiting = 0.0
+    return runs
+
+
+@contextmanager
+def _in_torch(architecture: Architecture, num_classes: int, setup: Setup, *, profiled: bool) -> Iterator[_Opened]:
+    check_device(setup)
+    dtype, before = DTYPES[setup.dtype], torch.get_num_threads()
+    torch.set_num_threads(setup.threads)
+    try:
+        model = build(architecture, num_classes).eval().to(setup.device, dtype).to(memory_format=torch.channels_last)
+        shape = (setup.batch, 3, architecture.resolution, architecture.resolution)
+        image = torch.randn(shape, device=setup.device, dtype=dtype).to(memory_format=torch.channels_last)
+
+        def run() -> None:
+            with torch.inference_mode():
+                model(image)
+            _synchronise(setup)
+
+        sequence = pieces(architecture, num_classes)
+        yield _Opened(run=run, pieces=partial(_hooked, model, image, sequence, setup) if profiled else lambda _: [])
+    finally:
+        torch.set_num_threads(before)
+
+
+def _synchronise(setup: Setup) -> None:
+    if setup.device == "cuda":
+        torch.cuda.synchronize()
+
+
+def _hooked(model: nn.Module, image: Tensor, sequence: list[Piece], setup: Setup, runs: int) -> list[list[float]]:
+    """Of each run, milliseconds from the beginning of each piece to that of the next: a sum counts to the piece before it."""
+    begun: list[tuple[int, Any]] = []
+
+    def mark(number: int) -> None:
+        if setup.device == "cuda":
+            event = torch.cuda.Event(enable_timing=True)
+            event.record()
+            begun.append((number, event))
+        else:
+            begun.append((number, time.perf_counter()))
+
+    handles = [
+        model.get_submodule(piece.module).register_forward_pre_hook(lambda _module, _inputs, number=i: mark(number))
+        for i, piece in enumerate(sequence)
+        if piece.module
+    ]
+    found = []
+    for _ in range(runs):
+        begun.clear()
+        with torch.inference_mode():
+            model(image)
+        mark(len(sequence))
+        _synchronise(setup)
+        times = [0.0] * len(sequence)
+        for (number, start), (_, end) in pairwise(begun):
+            times[number] += start.elapsed_time(end) if setup.device == "cuda" else 1e3 * (end - start)
+        found.append(times)
+    for handle in handles:
+        handle.remove()
+    return found

@@ -1,0 +1,190 @@
+"""A table of the milliseconds of layers on one device, and what it says of a whole network. Read `build.py` next."""
+
+import json
+import logging
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Final
+
+from nas.architecture import Architecture
+from nas.errors import NasError
+from nas.latency.pieces import groups
+from nas.latency.setups import Setup
+
+FORMAT: Final = 1  # of the file
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Check:
+    """How far a table's predictions are from whole networks that were measured; intervals hold 95 % (bootstrap)."""
+
+    networks: int
+    mape_pct: float
+    """Mean of the absolute errors, each as a share of the measured latency."""
+    mape_interval: tuple[float, float]
+    spearman: float
+    spearman_interval: tuple[float, float]
+    kendall: float
+    kendall_interval: tuple[float, float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LatencyTable:
+    """Milliseconds of layers, by `Piece.key`, or of whole blocks, by `block_key`, on one device in one runtime."""
+
+    device: str
+    """Its model."""
+    runtime_version: str
+    setup: Setup
+    date: str
+    """When it was made, ISO 8601."""
+    space: str
+    """The search space that it was made for."""
+    milliseconds: Mapping[str, float]
+    overhead_ms: float = 0.0
+    """A whole network takes the sum of its layers, and this."""
+    check: Check | None = None
+    """How good it is; None where nobody looked."""
+
+    def predict(self, architecture: Architecture, num_classes: int) -> float:
+        """The latency of a network, milliseconds of one batch.
+
+        Raises: NasError naming the layers that the table does not have.
+        """
+        missing = self.missing(architecture, num_classes)
+        if missing:
+            first, more = ", ".join(map(repr, missing[:3])), f" and {len(missing) - 3} more" if len(missing) > 3 else ""
+            raise NasError(
+                f"the latency table of {self.device} has no {first}{more}; it was made for space {self.space}: build one for "
+                "this space, its resolution and number of classes with `nas latency build`"
+            )
+        return self.overhead_ms + sum(map(self.milliseconds.__getitem__, self._keys(architecture, num_classes)))
+
+    def missing(self, architecture: Architecture, num_classes: int) -> list[str]:
+        """The layers of a network that the table does not have."""
+        return list(dict.fromkeys(key for key in self._keys(architecture, num_classes) if key not in self.milliseconds))
+
+    def _keys(self, architecture: Architecture, num_classes: int) -> Iterator[str]:
+        for whole, layers in groups(architecture, num_classes):
+            if whole in self.milliseconds:
+                yield whole
+            else:
+                yield from (layer.key for layer in layers)
+
+    def __str__(self) -> str:
+        """The device, the runtime and how good it is, as a search tells it."""
+        setup = self.setup
+        how = f"{self.device}, {setup.runtime} {self.runtime_version}, {setup.threads} thread(s), batch {setup.batch}"
+        if self.check is None:
+            return f"{how}; not checked against measured networks"
+        return (
+            f"{how}; over {self.check.networks} measured networks MAPE {self.check.mape_pct:.1f} %, "
+            f"Spearman {self.check.spearman:.3f}"
+        )
+
+    def write(self, file: Path) -> None:
+        """Write it as JSON, in place at once or not at all.
+
+        Raises: NasError if the file cannot be written.
+        """
+        partial = file.with_name(f".{file.name}.partial")
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            partial.write_text(json.dumps({"format": FORMAT} | asdict(self), indent=1) + "\n", encoding="utf-8")
+            partial.replace(file)
+        except OSError as error:
+            raise NasError(f"{file} cannot be written: {error.strerror}; give another with --output") from None
+
+
+def table_folder() -> Path:
+    """Where this user's tables lie, and searches look for them: under $XDG_DATA_HOME, or under ~/.local/share."""
+    return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "frontier-nas" / "latency"
+
+
+def default_file(
+    space: str, setup: Setup, *, device: str, num_classes: int, resolution: int | None = None, limits: Sequence[str] = ()
+) -> Path:
+    """The file of a table that is given no other."""
+    words = [
+        space,
+        *([f"{resolution}px"] if resolution else []),
+        f"{num_classes}classes",
+        *limits,
+        device,
+        setup.runtime,
+        setup.device,
+    ]
+    words += [f"{setup.threads}threads", f"batch{setup.batch}", setup.dtype]
+    return table_folder() / (re.sub(r"[^A-Za-z0-9_.]+", "-", "-".join(words)) + ".json")
+
+
+def newest_table(space: str, networks: Sequence[Architecture], num_classes: int) -> Path | None:
+    """The table of one thread of onnxruntime that was built last for a space, of those that know one of the networks at least.
+
+    None if there is none in this user's folder.
+    """
+    found: list[tuple[str, Path]] = []
+    for file in table_folder().glob("*.json"):
+        try:
+            table = read_table(file)
+        except NasError as error:
+            logger.warning("%s", error)
+            continue
+        if (
+            table.space == space
+            and table.setup == Setup()
+            and any(not table.missing(network, num_classes) for network in networks)
+        ):
+            found.append((table.date, file))
+    return max(found, default=("", None))[1]
+
+
+def check_covers(table: LatencyTable, networks: Iterable[Architecture], num_classes: int) -> None:
+    """Refuse a table that lacks what some of the networks have.
+
+    Raises: NasError naming the layers.
+    """
+    missing = list(dict.fromkeys(key for network in networks for key in table.missing(network, num_classes)))
+    if missing:
+        first, more = ", ".join(map(repr, missing[:5])), f" and {len(missing) - 5} more" if len(missing) > 5 else ""
+        raise NasError(f"the latency table of {table.device} lacks {len(missing)} layers of the space: {first}{more}")
+
+
+def read_table(file: str | Path) -> LatencyTable:
+    """The table of a file.
+
+    Raises: NasError if it is not one, or is of a newer format.
+    """
+    path = Path(file)
+    if not path.is_file():
+        raise NasError(f"latency table {path} is not there; `nas latency build` makes one")
+    return _read(path, path.stat().st_mtime_ns)
+
+
+@lru_cache(maxsize=8)
+def _read(path: Path, changed: int) -> LatencyTable:  # noqa: ARG001 - so that a file written anew is read anew
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        if record["format"] > FORMAT:
+            raise NasError(f"latency table {path} is of format {record['format']}, and this version reads up to {FORMAT}")
+        return _table(record)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OSError) as error:
+        raise NasError(f"latency table {path} is damaged: {type(error).__name__}: {error}") from None
+
+
+def _table(record: Mapping[str, Any]) -> LatencyTable:
+    values = {field.name: record[field.name] for field in fields(LatencyTable)}
+    milliseconds = {str(key): float(value) for key, value in values["milliseconds"].items()}
+    wrong = next((key for key, value in milliseconds.items() if not 0 <= value < float("inf")), None)
+    if wrong is not None:
+        raise ValueError(f"{wrong!r} takes {milliseconds[wrong]} ms")
+    check = values["check"]
+    if check is not None:
+        intervals: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in check.items()}
+        check = Check(**intervals)
+    return LatencyTable(**values | {"milliseconds": milliseconds, "setup": Setup(**values["setup"]), "check": check})
