@@ -56,14 +56,14 @@ class LatencyTable:
 
         Raises: NasError naming the layers that the table does not have.
         """
-        missing = self.missing(architecture, num_classes)
-        if missing:
-            first, more = ", ".join(map(repr, missing[:3])), f" and {len(missing) - 3} more" if len(missing) > 3 else ""
+        try:
+            return self.overhead_ms + sum(map(self.milliseconds.__getitem__, self._keys(architecture, num_classes)))
+        except KeyError:
+            missing = _listed(self.missing(architecture, num_classes), 3)
             raise NasError(
-                f"the latency table of {self.device} has no {first}{more}; it was made for space {self.space}: build one for "
+                f"the latency table of {self.device} has no {missing}; it was made for space {self.space}: build one for "
                 "this space, its resolution and number of classes with `nas latency build`"
-            )
-        return self.overhead_ms + sum(map(self.milliseconds.__getitem__, self._keys(architecture, num_classes)))
+            ) from None
 
     def missing(self, architecture: Architecture, num_classes: int) -> list[str]:
         """The layers of a network that the table does not have."""
@@ -151,8 +151,12 @@ def check_covers(table: LatencyTable, networks: Iterable[Architecture], num_clas
     """
     missing = list(dict.fromkeys(key for network in networks for key in table.missing(network, num_classes)))
     if missing:
-        first, more = ", ".join(map(repr, missing[:5])), f" and {len(missing) - 5} more" if len(missing) > 5 else ""
-        raise NasError(f"the latency table of {table.device} lacks {len(missing)} layers of the space: {first}{more}")
+        raise NasError(f"the latency table of {table.device} lacks {len(missing)} layers of the space: {_listed(missing, 5)}")
+
+
+def _listed(keys: Sequence[str], most: int) -> str:
+    """The first of them, and how many more there are."""
+    return ", ".join(map(repr, keys[:most])) + (f" and {len(keys) - most} more" if len(keys) > most else "")
 
 
 def read_table(file: str | Path) -> LatencyTable:
