@@ -331,6 +331,7 @@ def export(arguments: list[str]) -> None:
         *,
         trial: int | None = None,
         best: str | None = None,
+        within_error: bool = False,
         output: Path | None = None,
     ) -> None:
         """Write the folder of one network of a run: its architecture, weights and card.
@@ -339,12 +340,13 @@ def export(arguments: list[str]) -> None:
             run: The run folder.
             trial: The trial's number, as `nas table` shows it.
             best: An objective, to export the network that is best on it.
+            within_error: Rank by latency_ms even where the latency table's error is larger than the difference.
             output: The folder to write, by default exports/trial<N> in the run folder.
         """
         from nas.exports import CARD_FILE
         from nas.exports import export as export_network
 
-        folder = export_network(run, trial=trial, best=best, output=output)
+        folder = export_network(run, trial=trial, best=best, within_error=within_error, output=output)
         accuracy = json.loads((folder / CARD_FILE).read_text(encoding="utf-8"))["accuracy"]
         if not accuracy["identical_to_trial"]:
             print(f"on another device than the trial's, where it had {accuracy['trial_val_top1_pct']} % on the validation part:")

@@ -10,7 +10,7 @@ import platform
 import subprocess
 import sys
 from collections.abc import Mapping
-from dataclasses import asdict, fields, is_dataclass
+from dataclasses import asdict, fields, is_dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -209,7 +209,7 @@ def _objective_of(record: Mapping[str, Any]) -> Objective:
         measure = _rebuilt("objective", record)
         return Objective(name=name, direction=record["direction"], needs_training=record["needs_training"], measure=measure)
     if record["module"].startswith("nas.objectives.") and name in plugin_names("objective"):
-        return objective(name)
+        return replace(objective(name), needs_training=record["needs_training"])
     module = module_at(Path(record["file"])) if record["file"] else importlib.import_module(record["module"])
     values = list(vars(module).values())
     values += [part for value in values if isinstance(value, Experiment) for part in value.objectives]

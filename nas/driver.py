@@ -34,7 +34,7 @@ from nas.experiment import Changes, Experiment
 from nas.feasibility import Feasibility, check_limits
 from nas.keeper import Keeper
 from nas.objectives import Limit
-from nas.places import located, with_latency, with_own_table
+from nas.places import asks_latency, located, measuring, with_latency, with_own_table
 from nas.plugins import check_kind
 from nas.runs import (
     EXPERIMENT_FILE,
@@ -140,7 +140,7 @@ def _changed(
         raise unknown("change", wrong[0], CHANGEABLE)
     before = experiment_of(described, run.parent) if experiment is None else experiment
     own = run / LATENCY_FILE
-    before = replace(before, latency=str(own) if own.is_file() else before.latency if experiment else None)
+    before = measuring(replace(before, latency=str(own) if own.is_file() else described["latency"]))
     now = as_json(describe(before, described["name"]))
     for field in ("space", "dataset", "objectives", "train", "seed"):
         if now[field] != described[field]:
@@ -154,7 +154,7 @@ def _changed(
         for limit in given["limits"]:
             check_kind("limits", limit, Limit)
         given["limits"] = _merged(before.limits, given["limits"])
-    after = with_latency(replace(before, **given))
+    after = with_latency(replace(before, **given), look=not asks_latency(before))
     if isinstance(after.sampler, str) and after.sampler not in SAMPLERS and "sampler" not in changes:
         raise NasError(f"{run}: its sampler was an object, {after.sampler}; give a sampler with --sampler")
     gone = [name for name in after.reuse if not (Path(name) / EXPERIMENT_FILE).is_file()]

@@ -7,6 +7,7 @@ import math
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -19,7 +20,7 @@ from nas.devices import is_out_of_memory, keep_freed_memory, pick_device
 from nas.errors import describe_error
 from nas.latency.table import LatencyTable
 from nas.modules import build
-from nas.objectives import Candidate, Objective
+from nas.objectives import LATENCIES, Candidate, Objective, latency_ms
 from nas.recipe import Epoch, Outcome, TrainReport, TrainSettings
 from nas.train import DivergedError, train
 
@@ -58,9 +59,11 @@ def evaluate(
         if not objectives:
             return Outcome(status="done")
         architecture = Architecture.from_json(text)
+        known = Candidate(architecture=architecture, num_classes=len(dataset.classes), latency=latency)
+        if latency is None and LATENCIES & {objective.name for objective in objectives}:
+            known = replace(known, latency_ms=latency_ms.measure(known))  # first, as a busy machine would cost the training
         model, report = _trained(architecture, dataset, settings, seed=seed, folder=folder, on_epoch=on_epoch, on_step=within)
-        num_classes = len(dataset.classes)
-        candidate = Candidate(architecture=architecture, num_classes=num_classes, model=model, report=report, latency=latency)
+        candidate = replace(known, model=model, report=report)
         values = {objective.name: float(objective.measure(candidate)) for objective in objectives}
         _check_finite(values)
         save_weights(model, folder / WEIGHTS_FILE)

@@ -35,7 +35,7 @@ class Experiment(Generic[SpaceT, DatasetT]):
     limits: Annotated[tuple[Limit, ...], tyro.conf.arg(name="limit"), tyro.conf.UseAppendAction] = ()
     """What every network must meet before it is trained, such as "macs_m<60"; give it once for each limit."""
     latency: str | None = None
-    """For latency_ms, the table of a device's layers; by default the newest that was built here for this space."""
+    """For latency_ms, the table of a device's layers; by default the newest built here for this space, else trials measure."""
     train: TrainSettings = field(default_factory=TrainSettings)
     """How each network is trained."""
     sampler: str | BaseSampler = "tpe"

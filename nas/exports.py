@@ -36,10 +36,11 @@ def export(
     *,
     trial: int | None = None,
     best: str | None = None,
+    within_error: bool = False,
     output: str | PathLike[str] | None = None,
     dataset: Dataset | None = None,
 ) -> Path:
-    """The folder of one trained network of a run: `trial`, or the `best` on an objective.
+    """The folder of one trained network of a run: `trial`, or the `best` on an objective, as `nas.best` finds it.
 
     Written to `output`, by default `exports/trial<N>` in the run folder. The network is loaded from its weights and has to put
     every image of the search validation part into the class that it did at the end of its trial; on another device than the
@@ -50,7 +51,7 @@ def export(
     """
     folder = Path(run).resolve()
     described = read_experiment(folder)
-    row = _chosen(results(folder), trial, best, described.get("latency_error_pct"))
+    row = _chosen(results(folder), trial, best, within_error=within_error)
     number = int(row["trial"])
     weights = folder / WEIGHTS / f"{number}.safetensors"
     if not weights.is_file():
@@ -76,14 +77,12 @@ def is_export(folder: Path) -> bool:
     return folder.is_dir() and {entry.name for entry in folder.iterdir()} in (set(), {ARCHITECTURE_FILE, WEIGHTS_FILE, CARD_FILE})
 
 
-def _chosen(df: pd.DataFrame, trial: int | None, best: str | None, error_pct: float | None) -> "pd.Series[Any]":
-    """The row to export; `error_pct` is of the table that latencies are from."""
+def _chosen(df: pd.DataFrame, trial: int | None, best: str | None, *, within_error: bool) -> "pd.Series[Any]":
+    """The row to export."""
     if (trial is None) == (best is None):
         raise NasError("export takes either a trial's number or the objective to be best on; give --trial or --best")
     if best is not None:
-        chosen = best_row(df, best)
-        _refuse_a_tie(df, chosen, best, error_pct)
-        return chosen
+        return best_row(df, best, within_error=within_error)
     rows = df[df["trial"] == trial]
     done = ", ".join(map(str, df["trial"][df["status"] == "done"]))
     if rows.empty:
@@ -91,21 +90,6 @@ def _chosen(df: pd.DataFrame, trial: int | None, best: str | None, error_pct: fl
     if rows.iloc[0]["status"] != "done":
         raise NasError(f"trial {trial} is {rows.iloc[0]['status']}, and only a done one has a network; done: {done or 'none'}")
     return rows.iloc[0]
-
-
-def _refuse_a_tie(df: pd.DataFrame, chosen: "pd.Series[Any]", objective: str, error_pct: float | None) -> None:
-    """Raises: NasError where another network's latency is nearer than the table knows it."""
-    if objective != "latency_ms" or error_pct is None:
-        return
-    done = df[(df["status"] == "done") & (df["id"] != chosen["id"])]
-    near = done[done["latency_ms"] < chosen["latency_ms"] * (1 + error_pct / 100)]
-    if not near.empty:
-        other = near.sort_values("latency_ms").iloc[0]
-        two = " and ".join(f"trial {row['trial']} ({row['latency_ms']:.4g} ms)" for row in (chosen, other))
-        raise NasError(
-            f"{two} are nearer than the {error_pct:.1f} % by which the latency table errs; measure them with `nas measure`, "
-            "and give --trial"
-        )
 
 
 def _accuracy(model: nn.Module, network: Network, dataset: Dataset, row: "pd.Series[Any]") -> dict[str, Any]:

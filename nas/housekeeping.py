@@ -53,7 +53,7 @@ def summarize(run: Path) -> RunSummary:
         state="running" if is_running(run) else "finished" if finished else "interrupted",
         trials=f"{ended}/{described['trials']}",
         front=int(df["is_front"].sum()),
-        best=f"{first} {best(df, first)[first]:.4g}" if df["is_front"].any() else "",
+        best=f"{first} {best(df, first, within_error=True)[first]:.4g}" if df["is_front"].any() else "",
         size_mb=size,
     )
 

@@ -12,6 +12,7 @@ from typing import Any
 from nas.errors import NasError
 from nas.experiment import Experiment
 from nas.latency.table import newest_table
+from nas.objectives import LATENCIES
 from nas.runs import LATENCY_FILE
 from nas.spaces import sample
 
@@ -27,26 +28,48 @@ def located(experiment: Experiment[Any, Any]) -> Experiment[Any, Any]:
     return replace(experiment, storage=storage, start=start, reuse=reuse)
 
 
-def with_latency(experiment: Experiment[Any, Any]) -> Experiment[Any, Any]:
-    """The same with the latency table that it is to use, if it asks for a latency.
+def asks_latency(experiment: Experiment[Any, Any]) -> bool:
+    """Whether an objective or a limit is a latency."""
+    asked = (*experiment.objectives, *(limit.objective for limit in experiment.limits))
+    return any(objective.name in LATENCIES for objective in asked)
 
-    Raises: NasError if there is none.
+
+def with_latency(experiment: Experiment[Any, Any], *, look: bool = True) -> Experiment[Any, Any]:
+    """The same with the latency table that it is to use, if it asks for a latency; where there is none, trials measure it.
+
+    With `look`, the newest table that was built here serves where none is given.
+    Raises: NasError without a table for a limit on a latency, or a search that trains nothing.
     """
-    asked = {objective.name for objective in (*experiment.objectives, *(limit.objective for limit in experiment.limits))}
-    if not {"latency_ms", "mnasnet_reward"} & asked:
+    if not asks_latency(experiment):
         return replace(experiment, latency=None)
-    if experiment.latency is None:
+    file = Path(experiment.latency).resolve() if experiment.latency is not None else None
+    if file is None and look:
         space, generator = experiment.space, random.Random(experiment.seed)
         some = [space.decode(sample(space.parameters, generator)) for _ in range(100)]
         file = newest_table(space.name, some, len(experiment.dataset.classes))
-        if file is None:
-            raise NasError(
-                f"no latency table was built here for space {space.name}, its resolution and {len(experiment.dataset.classes)} "
-                "classes: `nas latency build` makes one; or give another device's with --latency"
-            )
+    if file is not None:
         experiment = replace(experiment, latency=str(file))
-    logger.info("latencies by %s: %s", experiment.latency, experiment.latency_table)
-    return replace(experiment, latency=str(Path(str(experiment.latency)).resolve()))
+        logger.info("latencies by %s: %s", file, experiment.latency_table)
+        return experiment
+    none = (
+        f"no latency table was built here for space {experiment.space.name}, its resolution and "
+        f"{len(experiment.dataset.classes)} classes"
+    )
+    how = "`nas latency build` makes one; or give another device's with --latency"
+    if any(limit.objective.name in LATENCIES for limit in experiment.limits):
+        raise NasError(f"limit on latency_ms: {none}, and a limit must be known before the training: {how}")
+    if not any(objective.needs_training for objective in experiment.objectives):
+        raise NasError(f"objective latency_ms: {none}, and trials that do not train do not measure either: {how}")
+    logger.info("%s: each trial measures its own, which takes seconds and an idle CPU; %s", none, how)
+    return measuring(experiment)
+
+
+def measuring(experiment: Experiment[Any, Any]) -> Experiment[Any, Any]:
+    """The same with latencies that trials measure, where there is no table."""
+    if experiment.latency is not None:
+        return experiment
+    measured = (replace(one, needs_training=True) if one.name in LATENCIES else one for one in experiment.objectives)
+    return replace(experiment, objectives=tuple(measured))
 
 
 def with_own_table(experiment: Experiment[Any, Any], run: Path) -> Experiment[Any, Any]:

@@ -12,11 +12,16 @@ if TYPE_CHECKING:
 
 def print_front(df: "pd.DataFrame") -> None:
     """The rows of the front, and how many they are of how many."""
-    from nas.table import front
+    from nas.table import close_pairs, front
 
     chosen = front(df)
     print_rows(chosen, ["trial", "id", *df.attrs["directions"], "seconds", "source"])
     print(f"front: {len(chosen)} of {int((df['status'] == 'done').sum())} done")
+    if pairs := close_pairs(df):
+        print(
+            f"the latency table errs by {df.attrs['latency_error_pct']:.1f} %, and does not tell apart, by latency_ms, trials "
+            + ", ".join(f"{one} and {other}" for one, other in pairs)
+        )
 
 
 def print_rows(df: "pd.DataFrame", columns: list[str]) -> None:

@@ -10,6 +10,8 @@ import pandas as pd
 from nas.errors import NasError, unknown
 from nas.runs import TRIALS_FILE, is_running, read_experiment, read_log
 
+LATENCY: Final = "latency_ms"
+
 # What an event makes of a row; the end of a trial brings its own status.
 STATUSES: Final = {
     "start": "running",
@@ -51,7 +53,8 @@ COLUMNS: Final = {
 def results(run: str | PathLike[str]) -> pd.DataFrame:
     """Every trial of a run folder, and every ask that was turned down, in the order of proposal.
 
-    `attrs["directions"]` maps each objective to its direction.
+    `attrs["directions"]` maps each objective to its direction; `attrs["latency_error_pct"]` is the mean error of the latency table,
+    None where none was used or it was not checked.
 
     Raises: NasError if `run` is not a run folder, or is damaged.
     """
@@ -63,6 +66,7 @@ def results(run: str | PathLike[str]) -> pd.DataFrame:
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise NasError(f"{folder / TRIALS_FILE} is damaged: an event lacks a field or has a wrong one ({error})") from None
     df.attrs["directions"] = directions
+    df.attrs["latency_error_pct"] = described["latency_error_pct"]
     limits = described["limits"]
     df.attrs["limits"] = {limit["objective"]["name"]: (float(limit["low"]), float(limit["high"])) for limit in limits}
     df["is_front"] = _on_front(df[_within(df)], directions).reindex(df.index, fill_value=False)
@@ -143,10 +147,11 @@ def front(df: pd.DataFrame, directions: Mapping[str, str] | None = None) -> pd.D
     return chosen.sort_values(first, ascending=directions[first] == "minimize", kind="stable")
 
 
-def best(df: pd.DataFrame, objective: str) -> "pd.Series[Any]":
+def best(df: pd.DataFrame, objective: str, *, within_error: bool = False) -> "pd.Series[Any]":
     """The finished row within the limits best on one objective; of equals the best on the others in their order.
 
-    Raises: NasError for an objective that the run has not, or a run without a finished trial.
+    Raises: NasError for an objective that the run has not, or a run without a finished trial; and, unless `within_error`, where
+    another network's latency is nearer than the latency table's error.
     """
     directions: Mapping[str, str] = df.attrs["directions"]
     if objective not in directions:
@@ -156,7 +161,28 @@ def best(df: pd.DataFrame, objective: str) -> "pd.Series[Any]":
         raise NasError(f"no trial of this run is done, so none is best on {objective}; see `nas table`")
     order = [objective, *(name for name in directions if name != objective)]
     ranked = done.sort_values([*order, "trial"], ascending=[*(directions[name] == "minimize" for name in order), True])
-    return ranked.iloc[0]
+    chosen, others = ranked.iloc[0], ranked[ranked["id"] != ranked.iloc[0]["id"]]
+    if objective == LATENCY and not within_error and not others.empty and not _told_apart(df, chosen[LATENCY], others[LATENCY].min()):
+        two = " and ".join(f"trial {row['trial']} ({row[LATENCY]:.4g} ms)" for row in (chosen, others.iloc[0]))
+        raise NasError(
+            f"{two} are nearer than the {df.attrs['latency_error_pct']:.1f} % by which the latency table errs; measure them with "
+            "`nas measure`, or rank them all the same with --within-error"
+        )
+    return chosen
+
+
+def _told_apart(df: pd.DataFrame, faster: float, slower: float) -> bool:
+    error_pct = df.attrs.get("latency_error_pct")
+    return error_pct is None or slower > faster * (1 + error_pct / 100)
+
+
+def close_pairs(df: pd.DataFrame) -> list[tuple[int, int]]:
+    """Trials of the front, next to each other by latency, that are nearer than the latency table's error."""
+    if LATENCY not in df.attrs["directions"]:
+        return []
+    chosen = front(df).drop_duplicates("id").sort_values(LATENCY)
+    trials, times = chosen["trial"].tolist(), chosen[LATENCY].tolist()
+    return [(trials[i], trials[i + 1]) for i in range(len(trials) - 1) if not _told_apart(df, times[i], times[i + 1])]
 
 
 def _on_front(df: pd.DataFrame, directions: Mapping[str, str]) -> "pd.Series[bool]":

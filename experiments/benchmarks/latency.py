@@ -14,7 +14,6 @@ The files: the latencies of github.com/HayeonLee/HELP as one table; the runtime 
 import argparse
 import json
 import statistics
-import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -36,14 +35,13 @@ COLUMNS: Final = {(3, 3): "0", (3, 6): "1", (5, 3): "2", (5, 6): "3"}  # (kernel
 LAYERS_A_STAGE: Final = 4  # of which the file has the times, whether a network has that many or not
 
 
-def of_this_machine(space: str, resolution: int) -> None:
+def of_this_machine(space: str, resolution: int, file: Path) -> None:
     """Parts 1 and 2."""
     print(f"1. A table of space {space} at {resolution} px, one thread, onnxruntime", flush=True)
-    with tempfile.TemporaryDirectory() as folder:
-        started = time.perf_counter()
-        table = build_table(nas.space(space), output=Path(folder, "table.json"), resolution=resolution)
-        print(f"{len(table.milliseconds):,} layers in {(time.perf_counter() - started) / 60:.1f} minutes", flush=True)
-    networks = reachable(nas.space(space), resolution=resolution, points=1_000)
+    started = time.perf_counter()
+    table = build_table(nas.space(space), output=file, resolution=resolution)
+    print(f"{len(table.milliseconds):,} layers in {(time.perf_counter() - started) / 60:.1f} minutes: {file}", flush=True)
+    networks = reachable(nas.space(space), resolution=resolution, points=1_000, seed=1)
     pairs: list[tuple[float, float]] = []
     checked = check_table(table, networks, NUM_CLASSES, on_network=lambda _, ms, said: pairs.append((ms, said)))
     print(f"networks of {min(pairs)[0]:.2f} to {max(pairs)[0]:.2f} ms; {checked.check}", flush=True)
@@ -100,12 +98,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--space", default="mobilenetv3", help="of part 1; none leaves parts 1 and 2 out")
     parser.add_argument("--resolution", type=int, default=224)
+    parser.add_argument("--table", default="latency-table.json", help="the file that part 1 writes")
     parser.add_argument("--fbnet", help="a CSV file of FBNet networks and their latencies")
     parser.add_argument("--pixel1", help="Single-Path-NAS's runtime model")
     parser.add_argument("--seeds", type=int, default=5, help="splits of part 3")
     options = parser.parse_args()
     if options.space != "none":
-        of_this_machine(options.space, options.resolution)
+        of_this_machine(options.space, options.resolution, Path(options.table))
     if options.fbnet:
         of_fbnet(options.fbnet, options.seeds)
     if options.pixel1:

@@ -9,13 +9,14 @@ import random
 import re
 import statistics
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+from scipy.sparse import csr_array
 
 from nas.architecture import Architecture
 from nas.errors import NasError
@@ -29,9 +30,8 @@ from nas.spaces import SearchSpace, is_choice, sample
 
 POINTS: Final = 10_000  # random ones in a row that bring no further layer, after which a space is taken to have no more
 MOST: Final = 20  # times as many are drawn in all; a space of very many widths never ends
-CANDIDATES: Final = 40  # of which the network with the most layers that are still wanted is run next
-WANTED: Final = 2  # networks in which a layer is timed, if there are so many
-RUNS: Final = 12
+WANTED: Final = 1  # networks in which each layer is timed at least; most are met in more
+RUNS: Final = 20
 ATTEMPTS: Final = 8
 REFERENCE_SECONDS: Final = 0.05
 LARGEST_DRIFT: Final = 0.25  # of so short a look at the reference; what is less is divided out
@@ -63,25 +63,20 @@ def build_table(
     setup = setup or Setup()
     check_device(setup)
     networks = reachable(space, resolution=resolution, admits=admits, points=points, seed=seed)
-    wanted: dict[str, list[Architecture]] = {}
-    for network in networks:
-        for key in dict.fromkeys(piece.key for piece in pieces(network, num_classes)):
-            wanted.setdefault(key, []).append(network)
-    timed_layers = _Timed(layers={key: [] for key in wanted})
-    generator, log = random.Random(seed), output.with_name(f".{output.name}.timed")
+    keys, has = _layers_of(networks, num_classes)
+    most = np.minimum(WANTED, has.sum(axis=0))  # a layer of one network cannot be timed in two
+    timed_layers = _Timed(layers={key: [] for key in keys})
+    log = output.with_name(f".{output.name}.timed")
     identity = {"setup": repr(setup), "device": device_model(setup), "version": runtime_version(setup), "classes": num_classes}
     for line in _timed_before(log, identity):
         timed_layers.note(line)
     with runner(reference(REFERENCE), 1000, setup) as known:
-        while left := [key for key, found in timed_layers.layers.items() if len(found) < min(WANTED, len(wanted[key]))]:
-            on_progress(len(wanted) - len(left), len(wanted))
-            some = [generator.choice(wanted[key]) for key in generator.sample(left, min(CANDIDATES, len(left)))]
-            lacking = set(left)
-            chosen = max(some, key=lambda network: len({piece.key for piece in pieces(network, num_classes)} & lacking))
-            line = _run(chosen, num_classes, setup, known)
+        while (lacking := np.maximum(most - [len(found) for found in timed_layers.layers.values()], 0)).any():
+            on_progress(int((lacking == 0).sum()), len(keys))
+            line = _run(networks[int(np.argmax(has @ lacking))], num_classes, setup, known)
             timed_layers.note(line)
             _append(log, identity | line)
-    on_progress(len(wanted), len(wanted))
+    on_progress(len(keys), len(keys))
     table = timed_layers.table(setup, space.name)
     table.write(output)
     log.unlink(missing_ok=True)
@@ -118,6 +113,18 @@ def reachable(
             f"no network of space {space.name} with these limits{f' and resolution {resolution}' if resolution else ''}"
         )
     return list(found)
+
+
+def _layers_of(networks: Sequence[Architecture], num_classes: int) -> tuple[list[str], Any]:
+    """(the layers of all, which network has which: one row of zeros and ones for each)."""
+    places: dict[str, int] = {}
+    rows: list[int] = []
+    columns: list[int] = []
+    for row, network in enumerate(networks):
+        for key in dict.fromkeys(piece.key for piece in pieces(network, num_classes)):
+            rows.append(row)
+            columns.append(places.setdefault(key, len(places)))
+    return list(places), csr_array((np.ones(len(rows), dtype=np.int64), (rows, columns)), shape=(len(networks), len(places)))
 
 
 def _run(network: Architecture, num_classes: int, setup: Setup, known: Callable[[], object]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import math
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from nas.architecture import Architecture
 from nas.errors import NasError, unknown
@@ -16,7 +16,8 @@ from nas.latency.table import LatencyTable
 from nas.plugins import load_plugin, plugin_names
 from nas.recipe import TrainReport
 
-DIRECTIONS = ("minimize", "maximize")
+DIRECTIONS: Final = ("minimize", "maximize")
+LATENCIES: Final = frozenset({"latency_ms", "mnasnet_reward"})  # that a latency table serves
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +32,8 @@ class Candidate:
     """What came of its training; None before."""
     latency: LatencyTable | None = None
     """What layers take on the device that is searched for; None where no table was given."""
+    latency_ms: float | None = None
+    """Of the network as it was measured on this machine before its training; None where it was not."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,6 +8,7 @@ from safetensors.torch import load_file
 
 from nas.evaluate import evaluate
 from nas.objectives import Objective, objective
+from nas.objectives.mnasnet_reward import mnasnet_reward
 from nas.recipe import TrainSettings
 from tests.nas.test_train import Stripes, architecture
 
@@ -82,6 +83,18 @@ def test_a_text_that_is_no_architecture_is_a_failure(tmp_path):
     failed = outcome(tmp_path, objective("val_top1_pct"), text="{}")
     assert (failed.status, failed.reason) == ("failed", "crash")
     assert "ArchitectureError" in failed.error
+
+
+def test_a_latency_is_measured_where_no_table_is_given(tmp_path, monkeypatch):
+    busy = outcome(tmp_path, objective("val_top1_pct"), objective("latency_ms"))
+    assert busy.status == "done" or "the machine does not hold still" in busy.error  # other tests run meanwhile
+    monkeypatch.setattr("nas.latency.timing.MAX_DRIFT", 10.0)
+    monkeypatch.setattr("nas.latency.timing.MIN_CPU_SHARE", 0.0)
+    done = outcome(tmp_path, objective("val_top1_pct"), objective("latency_ms"), mnasnet_reward(1000.0))
+    assert done.status == "done", done.error
+    top1, ms, reward = done.values.values()
+    assert 0 < ms < 1000
+    assert reward == pytest.approx(top1 * (ms / 1000) ** -0.07)  # one measurement for both
 
 
 def test_nothing_is_trained_for_objectives_that_need_no_training(tmp_path):

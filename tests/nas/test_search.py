@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shlex
+import statistics
 import subprocess
 import sys
 from dataclasses import replace
@@ -17,8 +18,11 @@ from safetensors.torch import load_file, save_file
 import nas
 from nas.exports import ARCHITECTURE_FILE, CARD_FILE, WEIGHTS_FILE
 from nas.plugins import load_plugin
+from nas.latency.build import reachable
+from nas.latency.table import read_table, table_folder
 from nas.predict import Preprocess, fingerprint, predict
 from tests.nas.test_image_files import save
+from tests.nas.test_latency import made_up
 
 README = Path(__file__).parents[2] / "README.md"
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("search")]  # one process, so that one search serves all
@@ -466,6 +470,24 @@ def test_a_search_that_trains_nothing_reads_no_images(tmp_path):
     answer = command("search", "digits_mobilenetv3", *options, cwd=tmp_path)
     assert "2 done, 0 failed" in answer.stdout, answer.stdout + answer.stderr
     assert not (tmp_path / "data").exists()
+
+
+def test_a_search_by_predicted_latency(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
+    experiment = load_plugin("experiment", "digits_mobilenetv3")
+    networks = reachable(experiment.space, points=1_000)
+    table = made_up(experiment.space.name, networks, 10)
+    table.write(table_folder() / "phone.json")
+    limit = statistics.median(table.predict(network, 10) for network in networks)
+    options = ["--objectives", "val_top1_pct", "latency_ms", "--limit", f"latency_ms<{limit}", "--trials", 2, "--train.epochs", 1]
+    answer = command("search", "digits_mobilenetv3", *options, cwd=tmp_path)
+    assert "2 done, 0 failed" in answer.stdout, answer.stdout + answer.stderr
+    assert "latency/phone.json: Phone, onnxruntime 1, 1 thread(s), batch 1; not checked against measured networks" in answer.stdout
+    (run,) = (tmp_path / "runs").iterdir()
+    assert read_table(run / "latency.json") == table
+    done = nas.results(run).query("status == 'done'")
+    for row in done.itertuples():
+        assert row.latency_ms == table.predict(nas.Architecture.from_json(row.architecture), 10) <= limit
 
 
 def test_from_python_without_the_command_line(tmp_path):

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 import nas
 from nas.description import dataset_of
 from nas.plugins import load_plugin
+from nas.printing import print_front
 from nas.runs import HISTORY_FILE, TRIALS_FILE, append, create_run, read_experiment, read_log
 from nas.table import COLUMNS, best, non_dominated
 
@@ -83,6 +84,26 @@ def test_best_breaks_ties_by_the_other_objectives_then_by_time(run):
     assert best(df, "macs_m")["trial"] == 0
     with pytest.raises(nas.NasError, match="objective 'macs' does not exist; did you mean 'macs_m'"):
         best(df, "macs")
+
+
+def test_latencies_within_the_tables_error_are_not_ranked_unless_one_is_told_to(tmp_path, capsys):
+    experiment = replace(load_plugin("experiment", "digits_mobilenetv3"), runs=str(tmp_path))
+    names = (nas.objective("val_top1_pct"), nas.objective("latency_ms"))
+    run = create_run(replace(experiment, objectives=names), "trial")
+    file = run / "experiment.json"
+    for trial, (ms, top1) in enumerate([(4.0, 70.0), (4.1, 72.0), (5.0, 80.0)]):
+        event = end(trial, 0, top1)
+        append(run / TRIALS_FILE, start(trial, 0) | {"values": {"latency_ms": ms}})
+        append(run / TRIALS_FILE, event | {"values": {"latency_ms": ms, "val_top1_pct": top1}})
+    assert best(nas.results(run), "latency_ms")["trial"] == 0  # of a table that nobody checked
+    file.write_text(file.read_text().replace('"latency_error_pct": null', '"latency_error_pct": 3.0'))
+    df = nas.results(run)
+    with pytest.raises(nas.NasError, match=r"trial 0 \(4 ms\) and trial 1 \(4.1 ms\) are nearer than the 3.0 % by which"):
+        best(df, "latency_ms")
+    assert best(df, "latency_ms", within_error=True)["trial"] == 0
+    assert best(df, "val_top1_pct")["trial"] == 2
+    print_front(df)
+    assert "errs by 3.0 %, and does not tell apart, by latency_ms, trials 0 and 1\n" in capsys.readouterr().out
 
 
 @given(
