@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+from scipy.optimize import lsq_linear
 from scipy.sparse import csr_array
 
 from nas.architecture import Architecture
@@ -37,6 +38,7 @@ REFERENCE_SECONDS: Final = 0.05
 LARGEST_DRIFT: Final = 0.25  # of so short a look at the reference; what is less is divided out
 WHOLE_SECONDS: Final = 0.1
 RIDGE: Final = 1e-3
+SCALES: Final = (0.5, 2.0)  # by which the times of a kind of layer may be off while they are watched
 
 Admits = Callable[[Architecture], bool]
 
@@ -175,7 +177,7 @@ class _Timed:
         """Medians, brought to the scale of whole networks that run without being watched.
 
         To watch takes time with every layer, more with some kinds than with others: the whole is fitted by the sum of the layers
-        of each kind and by their number, held near the sum of all.
+        of each kind and by their number, held near the sum of all, and such that no layer takes less than nothing.
         """
         speed = statistics.median(self.speeds)
         medians = {key: speed * statistics.median(found) for key, found in self.layers.items()}
@@ -185,13 +187,16 @@ class _Timed:
             of_kinds = [[medians[key] for key in keys if _kind(key) == kind] for kind in kinds]
             columns.append([*map(sum, of_kinds), *map(len, of_kinds)])
         whole = speed * np.array([ms for _, ms in self.networks])
-        features, near = np.array(columns), np.array([1.0] * len(kinds) + [0.0] * len(kinds))
-        shares = features / whole[:, None]
-        penalty = RIDGE * np.diag((shares**2).sum(axis=0))
-        change = np.linalg.lstsq(shares.T @ shares + penalty, shares.T @ (1 - shares @ near))[0]
-        scales, extras = np.split(near + change, 2)
+        shares = np.array(columns) / whole[:, None]
+        near = np.array([1.0] * len(kinds) + [0.0] * len(kinds))
+        ridge = np.diag(np.sqrt(RIDGE * (shares**2).sum(axis=0)))
+        least = np.array([min(ms for key, ms in medians.items() if _kind(key) == kind) for kind in kinds])
+        low = np.r_[np.full(len(kinds), SCALES[0]), -SCALES[0] * least]
+        high = np.r_[np.full(len(kinds), SCALES[1]), np.full(len(kinds), np.inf)]
+        fit = lsq_linear(np.r_[shares, ridge], np.r_[np.ones(len(shares)), ridge @ near], bounds=(low, high))
+        scales, extras = np.split(fit.x, 2)
         line = {kind: (scales[i], extras[i]) for i, kind in enumerate(kinds)}
-        fitted = {key: max(0.0, line[_kind(key)][0] * ms + line[_kind(key)][1]) for key, ms in medians.items()}
+        fitted = {key: max(0.0, line[_kind(key)][0] * ms + line[_kind(key)][1]) for key, ms in medians.items()}  # rounding
         return LatencyTable(
             device=device_model(setup),
             runtime_version=runtime_version(setup),
