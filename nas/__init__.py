@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from nas.architecture import Architecture, Block, Head, Stem
+    from nas.compare import compare
+    from nas.conditions import where
     from nas.costs import Cost, cost
     from nas.datasets import ImageData, dataset
-    from nas.driver import resume, search
+    from nas.driver import resume, search, train_baselines
     from nas.errors import NasError
     from nas.experiment import Experiment
     from nas.exports import export, load
@@ -19,10 +21,12 @@ if TYPE_CHECKING:
     from nas.objectives.mnasnet_reward import mnasnet_reward
     from nas.published import reference, references
     from nas.recipe import TrainSettings
+    from nas.report import write_report
     from nas.scaling import scale
     from nas.spaces import SearchSpace, space
-    from nas.table import front, results
+    from nas.table import best, front, history, results
     from nas.trainer import Training, train_network
+    from nas.verify import verify
 
 # Public name → the module it lives in.
 _HOMES = {
@@ -40,11 +44,14 @@ _HOMES = {
     "Stem": "architecture",
     "TrainSettings": "recipe",
     "Training": "trainer",
+    "best": "table",
     "build": "modules",
+    "compare": "compare",
     "cost": "costs",
     "dataset": "datasets",
     "export": "exports",
     "front": "table",
+    "history": "table",
     "load": "exports",
     "mnasnet_reward": "objectives.mnasnet_reward",
     "objective": "objectives",
@@ -55,7 +62,11 @@ _HOMES = {
     "scale": "scaling",
     "search": "driver",
     "space": "spaces",
+    "train_baselines": "driver",
     "train_network": "trainer",
+    "verify": "verify",
+    "where": "conditions",
+    "write_report": "report",
 }
 
 __all__ = [
@@ -73,11 +84,14 @@ __all__ = [
     "Stem",
     "TrainSettings",
     "Training",
+    "best",
     "build",
+    "compare",
     "cost",
     "dataset",
     "export",
     "front",
+    "history",
     "load",
     "mnasnet_reward",
     "objective",
@@ -88,7 +102,11 @@ __all__ = [
     "scale",
     "search",
     "space",
+    "train_baselines",
     "train_network",
+    "verify",
+    "where",
+    "write_report",
 ]
 
 

@@ -1,7 +1,6 @@
 """The `nas` command: parse, call one function, print. Nothing heavy is imported before it is needed."""
 
 import json
-import logging
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
@@ -13,7 +12,8 @@ from nas.errors import NasError, unknown
 from nas.latency_commands import latency, measure
 from nas.parsing import USER_ERROR, constructors, named_plugins, parsed
 from nas.plugins import load_plugin, plugin_names, summary
-from nas.printing import print_front, print_rows, print_table, shown_path
+from nas.printing import log_to_stdout, print_front, print_table, shown_path
+from nas.results_commands import baselines, compare, dashboard, report, table, verify
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -52,7 +52,7 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _usage() -> str:
-    lines = [f"  nas {name:<7} {(command.__doc__ or '').splitlines()[0]}" for name, command in COMMANDS.items()]
+    lines = [f"  nas {name:<9} {(command.__doc__ or '').splitlines()[0]}" for name, command in COMMANDS.items()]
     return "\n".join(["Search mobile networks, look at what was found, take it away.", "", *lines, "", "Each has --help."])
 
 
@@ -83,7 +83,7 @@ def search(arguments: list[str]) -> None:
     from nas.driver import search as search_experiment  # torch and Ray, once the command is known to be right
     from nas.progress import shown_search
 
-    _log_to_stdout()
+    log_to_stdout()
     _print_found(search_experiment(experiment, name=Path(name).stem, watch=shown_search), experiment)
 
 
@@ -95,7 +95,7 @@ def _print_found(folder: Path, experiment: Any) -> None:
     _refuse_if_none_done(df)
     print()
     print_front(df)
-    print(f"\nnas table {shown_path(folder)} --front")
+    print(f"\nnas table {shown_path(folder)} --front\nnas report {shown_path(folder)}")
     if any(objective.needs_training for objective in experiment.objectives):
         print(f"nas export {shown_path(folder)} --best {experiment.objectives[0].name}")
 
@@ -120,7 +120,7 @@ def resume(arguments: list[str]) -> None:
     from nas.driver import resume as resume_run
     from nas.progress import shown_search
 
-    _log_to_stdout()
+    log_to_stdout()
     _print_found(resume_run(folder, watch=shown_search, **given), experiment)
 
 
@@ -152,7 +152,7 @@ def train(arguments: list[str]) -> None:
     import tyro
 
     from nas.epochs import shown_epochs
-    from nas.exports import CARD_FILE
+    from nas.runs import CARD_FILE
     from nas.trainer import Training, train_network
 
     dataset = found["dataset"] if found else load_plugin("dataset", "imagenette")
@@ -164,18 +164,12 @@ def train(arguments: list[str]) -> None:
         prog=f"nas train NETWORK --dataset {dataset.name}",
         description=f"Train one network. --dataset NAME is one of {', '.join(plugin_names('dataset'))}, or the path of a file.",
     )
-    _log_to_stdout()
+    log_to_stdout()
     with shown_epochs(training.train.epochs) as shown:
         folder = train_network(training, on_epoch=shown.on_epoch, on_step=shown.on_step)
     accuracy = json.loads((folder / CARD_FILE).read_text(encoding="utf-8"))["accuracy"]
     print(f"best on the validation part after epoch {accuracy['epoch']}: {accuracy['trained_val_top1_pct']:.2f} %; loaded again:")
     _print_accuracy(accuracy, folder)
-
-
-def _log_to_stdout() -> None:
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stdout)
-    logging.getLogger("nas").setLevel(logging.INFO)
-    logging.getLogger("timm").setLevel(logging.ERROR)  # it warns of a cosine of one step
 
 
 def _print_accuracy(accuracy: dict[str, Any], folder: Path) -> None:
@@ -249,33 +243,6 @@ def _choices(distribution: Any) -> str:
     return f"{distribution.low} to {distribution.high}" + (f" in steps of {distribution.step}" if distribution.step else "")
 
 
-def table(arguments: list[str]) -> None:
-    """Print the trials of a run, or only its Pareto front."""
-    import tyro
-
-    from nas.table import results
-
-    def show(run: Annotated[Path, tyro.conf.Positional], *, front: bool = False) -> None:
-        """Print the trials of a run; from Python, nas.results(run) gives every column.
-
-        Args:
-            run: The run folder.
-            front: Only the networks that no other one beats on every objective.
-        """
-        df = results(run)
-        if front:
-            print_front(df)
-            return
-        counts = df["status"].value_counts()
-        failures = ["reason", "error"] if "failed" in counts else []
-        columns = ["trial", "id", "status", *df.attrs["directions"], "seconds", "source", *failures]
-        print_rows(df[df["trial"].notna()], columns)
-        statuses = dict.fromkeys(("done", "stopped", "failed", "running", *counts.index))
-        print(", ".join(f"{counts.get(status, 0)} {status}" for status in statuses))
-
-    parsed(show, args=arguments, prog="nas table")
-
-
 def runs(arguments: list[str]) -> None:
     """List every run in a folder: its state, trials, best network and size."""
     import tyro
@@ -343,8 +310,8 @@ def export(arguments: list[str]) -> None:
             within_error: Rank by latency_ms even where the latency table's error is larger than the difference.
             output: The folder to write, by default exports/trial<N> in the run folder.
         """
-        from nas.exports import CARD_FILE
         from nas.exports import export as export_network
+        from nas.runs import CARD_FILE
 
         folder = export_network(run, trial=trial, best=best, within_error=within_error, output=output)
         accuracy = json.loads((folder / CARD_FILE).read_text(encoding="utf-8"))["accuracy"]
@@ -366,6 +333,11 @@ COMMANDS: Final[dict[str, Callable[[list[str]], None]]] = {
     "runs": runs,
     "clean": clean,
     "table": table,
+    "report": report,
+    "baselines": baselines,
+    "compare": compare,
+    "verify": verify,
+    "dashboard": dashboard,
     "export": export,
     "train": train,
     "space": space,

@@ -26,7 +26,7 @@ from nas.plugins import module_at, own_file, plugin_names
 from nas.recipe import TrainSettings
 from nas.spaces import SearchSpace
 
-SCHEMA: Final = 3
+SCHEMA: Final = 4
 PACKAGES: Final = ("frontier-nas", "torch", "torchvision", "timm", "optuna", "ray", "numpy")
 PLAIN: Final = (  # fields of an Experiment that are plain values already
     *("latency", "trials", "start", "reuse", "early_stopping", "trial_timeout", "keep_all"),

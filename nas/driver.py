@@ -5,19 +5,18 @@ Read `runs.py` for what the folder holds, `table.py` for how it becomes a DataFr
 
 import json
 import logging
-import math
 import shutil
 import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from functools import partial
 from os import PathLike
 from pathlib import Path
 from types import FrameType
-from typing import Any, Final
+from typing import Any
 
 import ray
 from optuna.samplers import BaseSampler
@@ -25,21 +24,20 @@ from ray import tune
 from ray.exceptions import OutOfMemoryError, RayError, RayTaskError
 from ray.tune.experiment import Trial
 
+from nas.baselines import Baseline, baselines, check_new
+from nas.changes import CHANGEABLE, changed
 from nas.cluster import ray_session, resources, sent_by_value
+from nas.columns import TYPES
 from nas.datasets import load_part
-from nas.description import as_json, describe, describe_session, experiment_of, from_plain
-from nas.earlier import Known, Start, named, outcomes, starts
-from nas.errors import NasError, describe_error, unknown
-from nas.experiment import Changes, Experiment
+from nas.description import as_json, describe, describe_session
+from nas.earlier import Known, Start, outcomes, starts
+from nas.errors import NasError, describe_error
+from nas.experiment import Experiment
 from nas.feasibility import Feasibility, check_limits
 from nas.keeper import Keeper
-from nas.objectives import Limit
-from nas.places import asks_latency, located, measuring, with_latency, with_own_table
-from nas.plugins import check_kind
+from nas.places import located, with_latency, with_own_table
 from nas.runs import (
-    EXPERIMENT_FILE,
     HISTORY_FILE,
-    LATENCY_FILE,
     RAY,
     WEIGHTS,
     create_run,
@@ -50,17 +48,14 @@ from nas.runs import (
     write_experiment,
 )
 from nas.scheduler import EarlyStopping
-from nas.searcher import ArchitectureSearcher
+from nas.searcher import UNDER_WAY, ArchitectureSearcher
 from nas.storage import TrialFolder, check_storage
-from nas.study import SAMPLERS, Journal, create_study, make_sampler
-from nas.table import COLUMNS, num_ended, rows
+from nas.study import Journal, create_study, make_sampler
+from nas.table import num_ended, rows
 from nas.train import check_settings
 from nas.worker import RetiredError, run_trial
 
 logger = logging.getLogger(__name__)
-
-CHANGEABLE: Final = tuple(field.name for field in fields(Changes))
-
 
 # What shows a search while it lasts.
 Watch = Callable[[ArchitectureSearcher], AbstractContextManager[None]]
@@ -103,7 +98,7 @@ def resume(
     """
     folder = Path(run).resolve()
     described = read_experiment(folder)
-    after = _changed(described, folder, experiment, changes)
+    after = changed(described, folder, experiment, changes)
     with locked(folder):
         mend_logs(folder)
         past = rows(folder)
@@ -115,11 +110,11 @@ def resume(
         with ray_session(after.workers, address=after.address, verbose=after.verbose):
             workers, gpus = resources(after)
             now = as_json(describe(after, described["name"]))
-            changed = {
+            new = {
                 field: (described[field], now[field]) for field in CHANGEABLE if field in now and now[field] != described[field]
             }
-            record = {"sessions": [*described["sessions"], describe_session(changed)], "exhausted": False}
-            write_experiment(folder, described | {field: now[field] for field in changed} | record)
+            record = {"sessions": [*described["sessions"], describe_session(new)], "exhausted": False}
+            write_experiment(folder, described | {field: now[field] for field in new} | record)
             logger.info("%d trials have ended, %d go on", ended, waiting)
             session = len(described["sessions"])
             after = with_own_table(after, folder)
@@ -127,64 +122,47 @@ def resume(
     return folder
 
 
-def _changed(
-    described: Mapping[str, Any], run: Path, experiment: Experiment[Any, Any] | None, changes: Mapping[str, Any]
-) -> Experiment[Any, Any]:
-    """The experiment of a run's next session.
+def train_baselines(
+    run: str | PathLike[str], names: Sequence[str] = (), *, resolution: int | None = None, watch: Watch = unwatched
+) -> Path:
+    """Train networks to hold a run against, under its very recipe, as rows of the run with the source `reference`.
 
-    Raises: NasError for a change of what must not change, as the run's outcomes would no longer be alike.
+    They are the references of the space, whether the limits admit them or not, and those of `names`: published networks, exports,
+    files of architectures, timm:NAME; the latter at `resolution`, by default the space's where it has one alone, else their own.
+    One that has a row is not trained again; one that was interrupted goes on.
+
+    Raises: NasError as `resume` does, for an unknown name, and if every one of them has a row.
     """
-    given = {field: value for field, value in changes.items() if value is not None}
-    wrong = [field for field in given if field not in CHANGEABLE]
-    if wrong:
-        raise unknown("change", wrong[0], CHANGEABLE)
-    before = experiment_of(described, run.parent) if experiment is None else experiment
-    own = run / LATENCY_FILE
-    before = measuring(replace(before, latency=str(own) if own.is_file() else described["latency"]))
-    now = as_json(describe(before, described["name"]))
-    for field in ("space", "dataset", "objectives", "train", "seed"):
-        if now[field] != described[field]:
-            raise NasError(
-                f"{run}: its {field} was {described[field]}, and the experiment that is given has {now[field]}; begin a new run"
+    folder = Path(run).resolve()
+    described = read_experiment(folder)
+    experiment = changed(described, folder, None, {})
+    with locked(folder):
+        mend_logs(folder)
+        past = rows(folder)
+        given = baselines(experiment, names, resolution=resolution)
+        waiting = any("baseline" in row and row["status"] in UNDER_WAY for row in past)
+        new = check_new(given, (row["id"] for row in past if "trial" in row), waiting=waiting)
+        prepared = _prepare(experiment)
+        with ray_session(experiment.workers, address=experiment.address, verbose=experiment.verbose):
+            workers, gpus = resources(experiment)
+            write_experiment(folder, described | {"sessions": [*described["sessions"], describe_session({})]})
+            _run(
+                with_own_table(experiment, folder),
+                folder,
+                prepared,
+                workers=workers,
+                gpus=gpus,
+                watch=watch,
+                session=len(described["sessions"]),
+                past=past,
+                compared=new,
             )
-    if experiment is not None:  # which says nothing of what earlier sessions changed
-        kept = {field: from_plain(described[field]) for field in CHANGEABLE if field in described}
-        given = {field: value for field, value in kept.items() if field not in ("limits", "sampler")} | given
-    if "limits" in changes:
-        for limit in given["limits"]:
-            check_kind("limits", limit, Limit)
-        given["limits"] = _merged(before.limits, given["limits"])
-    after = with_latency(replace(before, **given), look=not asks_latency(before))
-    if isinstance(after.sampler, str) and after.sampler not in SAMPLERS and "sampler" not in changes:
-        raise NasError(f"{run}: its sampler was an object, {after.sampler}; give a sampler with --sampler")
-    gone = [name for name in after.reuse if not (Path(name) / EXPERIMENT_FILE).is_file()]
-    if gone and "reuse" not in changes:
-        logger.warning("reuse: %s is not there any more, and nothing is taken over from it", ", ".join(gone))
-        after = replace(after, reuse=tuple(name for name in after.reuse if name not in gone))
-    if "start" not in changes:
-        after = replace(after, start=tuple(filter(_is_there, after.start)))
-    return after
+    return folder
 
 
-def _is_there(start: str) -> bool:
-    """Whether a network to start from can still be found."""
-    try:
-        named(start)
-    except NasError as error:
-        logger.warning("start: %s", error)
-        return False
-    return True
-
-
-def _merged(before: Sequence[Limit], given: Sequence[Limit]) -> tuple[Limit, ...]:
-    """The limits, each bound that is given in the place of the one on the same objective."""
-    merged = {limit.objective.name: limit for limit in before}
-    for limit in given:
-        old = merged.get(limit.objective.name, limit)
-        low = limit.low if limit.low > -math.inf else old.low
-        high = limit.high if limit.high < math.inf else old.high
-        merged[limit.objective.name] = Limit(objective=limit.objective, low=low, high=high)
-    return tuple(merged.values())
+def begin_run(experiment: Experiment[Any, Any], name: str) -> Path:
+    """A run folder in which nothing is searched yet, for baselines; `resume` searches."""
+    return create_run(with_latency(located(experiment)), name)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -201,9 +179,9 @@ def _prepare(experiment: Experiment[Any, Any]) -> _Prepared:
     make_sampler(experiment.sampler, experiment.seed)
     check_settings(experiment.train)
     for objective in (*experiment.objectives, *(limit.objective for limit in experiment.limits)):
-        if objective.name in COLUMNS:
+        if objective.name in TYPES:
             raise NasError(
-                f"objective {objective.name}: the table has a column of this name; choose another than {', '.join(COLUMNS)}"
+                f"objective {objective.name}: the table has a column of this name; choose another than {', '.join(TYPES)}"
             )
     feasible = check_limits(experiment)
     if experiment.limits:
@@ -227,8 +205,9 @@ def _run(
     watch: Watch,
     session: int = 0,
     past: Sequence[Mapping[str, Any]] = (),
+    compared: Sequence[Baseline] | None = None,
 ) -> None:
-    """One session of a run, from Ray's start to what it says at the end."""
+    """One session of a run, from Ray's start to what it says at the end; with baselines they alone are trained."""
     logger.info("run folder %s", run)
     trained = [objective for objective in experiment.objectives if objective.needs_training]
     storage = f"{experiment.storage.rstrip('/')}/{run.name}" if experiment.storage else str(run / WEIGHTS)
@@ -246,6 +225,8 @@ def _run(
             known=prepared.known,
             past=past,
             history=read_log(run / HISTORY_FILE) if past else (),
+            baselines=compared or (),
+            searches=compared is None,
         )
         trainable = tune.with_parameters(
             run_trial,
@@ -265,7 +246,7 @@ def _run(
             shutil.rmtree(run / RAY, ignore_errors=True)  # of this session and of any that was killed: nothing reads it again
             early = searcher.failure is None and searcher.interrupt()
             if early:
-                logger.info("nas resume %s goes on with the rest", run)
+                logger.info("%s goes on with the rest", f"nas resume {run}" if compared is None else "the same command")
         if searcher.failure is not None:
             raise searcher.failure
     tally = searcher.tally

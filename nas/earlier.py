@@ -26,13 +26,16 @@ class Start:
 
     params: Params
     source: str
+    """reference or start."""
+    name: str
+    """As published, or as the user gave it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Known:
     """What became of a network in another run."""
 
-    source: str
+    name: str
     """The run and its trial."""
     values: Mapping[str, float]
     """Objective name → value, of those that need training."""
@@ -51,11 +54,11 @@ def starts(experiment: Experiment[Any, Any]) -> list[Start]:
     found = []
     for name, params in space.references.items():
         exact = name in references() and space.decode(params) == reference(name)
-        found.append(Start(params=dict(params), source=name if exact else f"like {name}"))
+        found.append(Start(params=dict(params), source="reference", name=name if exact else f"like {name}"))
     for name in experiment.start:
         for architecture in named(name):
             try:
-                found.append(Start(params=space.encode(architecture), source=f"start {name}"))
+                found.append(Start(params=space.encode(architecture), source="start", name=name))
             except SpaceError as error:
                 raise NasError(f"start {name}: {error}; give one of this space, or the space that it is from") from None
     return found
@@ -117,7 +120,7 @@ def _done(experiment: Experiment[Any, Any], run: Path) -> Iterator[tuple[str, Kn
         yield (
             str(row["id"]),
             Known(
-                source=f"{run.name} trial {row['trial']}",
+                name=f"{run.name} trial {row['trial']}",
                 values={name: float(row[name]) for name in trained},
                 measured={name: row[name] for name in MEASURED if pd.notna(row[name])},
                 weights=run / WEIGHTS / f"{row['trial']}.safetensors",

@@ -13,13 +13,12 @@ from typing import Final
 
 import torch
 
-from nas.architecture import Architecture
 from nas.checkpoints import CheckpointError, Checkpoints, save_weights
 from nas.datasets import Dataset
 from nas.devices import is_out_of_memory, keep_freed_memory, pick_device
 from nas.errors import describe_error
 from nas.latency.table import LatencyTable
-from nas.modules import build
+from nas.networks import Network
 from nas.objectives import LATENCIES, Candidate, Objective, latency_ms
 from nas.recipe import Epoch, Outcome, TrainReport, TrainSettings
 from nas.train import DivergedError, train
@@ -44,7 +43,7 @@ def evaluate(
     timeout: float = math.inf,
     on_epoch: Callable[[Epoch], None] | None = None,
 ) -> Outcome:
-    """Build, train and measure the network of an architecture's text; its checkpoints and weights go into `folder`.
+    """Build, train and measure the network of a text, ours or timm's own; its checkpoints and weights go into `folder`.
 
     Goes on from a checkpoint that is there. Without an objective that needs training, nothing is trained. One thread on a CPU.
     Never raises: a failure is an Outcome with its reason.
@@ -58,11 +57,13 @@ def evaluate(
     try:
         if not objectives:
             return Outcome(status="done")
-        architecture = Architecture.from_json(text)
-        known = Candidate(architecture=architecture, num_classes=len(dataset.classes), latency=latency)
+        network = Network.from_json(text)
+        if network.architecture is None:  # timm's own, of which no cost of a layer is known
+            objectives = [objective for objective in objectives if objective.name == "val_top1_pct"]
+        known = Candidate(architecture=network.architecture, num_classes=len(dataset.classes), latency=latency)
         if latency is None and LATENCIES & {objective.name for objective in objectives}:
             known = replace(known, latency_ms=latency_ms.measure(known))  # first, as a busy machine would cost the training
-        model, report = _trained(architecture, dataset, settings, seed=seed, folder=folder, on_epoch=on_epoch, on_step=within)
+        model, report = _trained(network, dataset, settings, seed=seed, folder=folder, on_epoch=on_epoch, on_step=within)
         candidate = replace(known, model=model, report=report)
         values = {objective.name: float(objective.measure(candidate)) for objective in objectives}
         _check_finite(values)
@@ -93,7 +94,7 @@ def evaluate(
 
 
 def _trained(
-    architecture: Architecture,
+    network: Network,
     dataset: Dataset,
     settings: TrainSettings,
     *,
@@ -111,13 +112,13 @@ def _trained(
     while True:
         torch.manual_seed(seed)
         num_classes = len(dataset.classes)
-        model = build(architecture, num_classes, drop_rate=settings.drop_rate, drop_path_rate=settings.drop_path_rate)
+        model = network.build(num_classes, drop_rate=settings.drop_rate, drop_path_rate=settings.drop_path_rate)
         try:
             report = train(
                 model,
                 dataset,
                 settings,
-                resolution=architecture.resolution,
+                resolution=network.resolution,
                 device=device,
                 seed=seed,
                 checkpoints=Checkpoints(folder=folder, keep_best=False, max_share=CHECKPOINT_SHARE),

@@ -23,12 +23,11 @@ from nas.devices import device_name, pick_device
 from nas.errors import NasError
 from nas.networks import ARCHITECTURE_FILE, Network, read_text
 from nas.predict import Preprocess, fingerprint, num_correct, predict
-from nas.runs import WEIGHTS, read_experiment
+from nas.runs import CARD_FILE, WEIGHTS, read_experiment
 from nas.table import best as best_row
 from nas.table import results
 
 WEIGHTS_FILE: Final = "model.safetensors"
-CARD_FILE: Final = "card.json"
 
 
 def export(

@@ -52,6 +52,11 @@ def examine(experiment: Experiment[Any, Any], params: Params) -> Examined:
     with users_code(f"space {experiment.space.name}: decode"):
         architecture = experiment.space.decode(params)
         check_kind("it", architecture, Architecture)
+    return appraise(experiment, architecture, params)
+
+
+def appraise(experiment: Experiment[Any, Any], architecture: Architecture, params: Params) -> Examined:
+    """What is known before training of an architecture, whether it is of the space or not."""
     with users_code(f"dataset {experiment.dataset.name}: classes"):
         candidate = Candidate(
             architecture=architecture, num_classes=len(experiment.dataset.classes), latency=experiment.latency_table

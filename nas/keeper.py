@@ -1,15 +1,17 @@
 """Which weights a run keeps: by default those of the networks on its front. Read `searcher.py` next."""
 
 import logging
-from collections.abc import Callable, Collection
+import math
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from nas.checkpoints import copy_whole
 from nas.errors import NasError
+from nas.objectives import Objective
+from nas.pareto import dominates, hypervolume
 from nas.runs import WEIGHTS
 from nas.storage import TrialFolder
-from nas.table import dominates
 
 logger = logging.getLogger(__name__)
 
@@ -60,6 +62,23 @@ class Keeper:
             if wanted and not self.weights(trial).is_file():
                 self._take(trial, None)
             self.ended(trial)
+
+    def hypervolume(self, objectives: Sequence[Objective], worst: Mapping[str, float]) -> float:
+        """Of the front, as a share of all there could be: top-1 from 0 to 100 %, costs from 0 to the `worst` of random networks.
+
+        Other objectives that need training reach from the worst value found to 0 or to the best found.
+        """
+        front = list(self.front.values())
+        reference, scale = [], []
+        for i, objective in enumerate(objectives):
+            known = worst.get(objective.name)
+            if known is not None:
+                bound = known if objective.direction == "minimize" else -known
+            else:
+                bound = 0.0 if objective.name == "val_top1_pct" else max(losses[i] for losses in front)
+            reference.append(float(bound))
+            scale.append(100.0 if objective.name == "val_top1_pct" else abs(bound) or 1.0)
+        return hypervolume(front, tuple(reference)) / math.prod(scale)
 
     def _take(self, trial: int, weights: Path | None) -> None:
         """A trial's row is worth more than its weights: what cannot be kept is told, and the search goes on."""

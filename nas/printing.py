@@ -1,5 +1,6 @@
 """What the commands print: rows, fronts, paths. Read `cli.py` next."""
 
+import logging
 import shlex
 import sys
 from collections.abc import Collection, Sequence
@@ -10,12 +11,19 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-def print_front(df: "pd.DataFrame") -> None:
-    """The rows of the front, and how many they are of how many."""
+def log_to_stdout() -> None:
+    """What a search or a training says goes to the standard output."""
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stdout)
+    logging.getLogger("nas").setLevel(logging.INFO)
+    logging.getLogger("timm").setLevel(logging.ERROR)  # it warns of a cosine of one step
+
+
+def print_front(df: "pd.DataFrame", chosen: "pd.DataFrame | None" = None) -> None:
+    """The rows of the front, in the order of `chosen` if it is given, and how many they are of how many."""
     from nas.table import close_pairs, front
 
-    chosen = front(df)
-    print_rows(chosen, ["trial", "id", *df.attrs["directions"], "seconds", "source"])
+    chosen = front(df) if chosen is None else chosen
+    print_rows(chosen, ["trial", "id", *df.attrs["directions"], "seconds", "source", "name"])
     print(f"front: {len(chosen)} of {int((df['status'] == 'done').sum())} done")
     if pairs := close_pairs(df):
         print(

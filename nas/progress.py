@@ -59,7 +59,11 @@ class _Shown:
         signs = [1 if objective.direction == "minimize" else -1 for objective in objectives]
         best = [sign * min(losses) for sign, losses in zip(signs, zip(*front, strict=True), strict=True)]
         parts = [f"{objective.name} {value:.4g}" for objective, value in zip(objectives, best, strict=True)]
-        return f"best {', '.join(parts)}; front {len(front)}, hypervolume {self.searcher.hypervolume():.3f}"
+        return f"best {', '.join(parts)}; front {len(front)}, hypervolume {self._hypervolume():.3f}"
+
+    def _hypervolume(self) -> float:
+        searcher = self.searcher
+        return searcher.keeper.hypervolume(searcher.experiment.objectives, searcher.feasible.worst)
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
 import math
 import random
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from typing import Any, Final
 
@@ -20,17 +20,24 @@ from nas.study import unchanging
 INFEASIBLE_ASKS: Final = 15  # of the sampler for one trial, before the nearest of them is moved inside the limits
 REPEATED_ASKS: Final = 2  # of the sampler for one trial, before what differs from the last in a single parameter is taken
 SAMPLER_ASKS: Final = 100  # for one trial in all, of random search
+SEARCHED: Final = {"source": "search"}
 RANDOM_ASKS: Final = 5_000  # before the space is taken to hold no further allowed network
+
+
+TurnedDown = Callable[[str, Examined, Mapping[str, str]], None]
 
 
 class Proposer:
     """Asks an Optuna study for networks that are allowed and new.
 
-    `turned_down` is told of every ask that is neither: what it is (infeasible or repeated), and the network.
+    `turned_down` is told of every ask that is neither: what it is (infeasible or repeated), the network, and where it came from.
     """
 
     def __init__(
-        self, experiment: Experiment[Any, Any], study: optuna.Study, turned_down: Callable[[str, Examined], None]
+        self,
+        experiment: Experiment[Any, Any],
+        study: optuna.Study,
+        turned_down: Callable[[str, Examined, Mapping[str, str]], None],
     ) -> None:
         self.study = study
         self.seen: dict[str, int] = {}  # id of each architecture that has a trial → its number
@@ -51,10 +58,11 @@ class Proposer:
             if architecture_id in self.seen or architecture_id in asked or refused:
                 continue  # here, or in an earlier session
             asked.add(architecture_id)
+            origin = {"source": start.source, "name": start.name}
             if network.admitted:
-                self.study.enqueue_trial(start.params, user_attrs={"source": start.source})
+                self.study.enqueue_trial(start.params, user_attrs=origin)
             else:
-                self._turned_down("infeasible", network)
+                self._turned_down("infeasible", network, origin)
         if not feasible.fitting:  # no sampler would find by chance what took a descent to find
             self.study.enqueue_trial(feasible.example)
 
@@ -85,10 +93,10 @@ class Proposer:
                 return trial, network
             if network.admitted:
                 self.tell(trial, state=TrialState.FAIL)  # samplers leave failed trials out, as they know this network
-                self._turned_down("repeated", network)
+                self._turned_down("repeated", network, SEARCHED | {"name": f"trial {self.seen[network.id]}"})
             else:
                 self.tell(trial, state=TrialState.PRUNED)
-                self._turned_down("infeasible", network)
+                self._turned_down("infeasible", network, SEARCHED)
             asked.append(network)
         return asked
 

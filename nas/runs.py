@@ -2,7 +2,8 @@
 
 `experiment.json` holds the experiment, and a record of every session with the versions and the machine; `trials.jsonl` the trial
 log, the source of truth; `history.jsonl` one line per trial and epoch; `checkpoints/` the weights; `latency.json` the latency
-table, if one is used; `optuna.log` Optuna's journal; `ray/` Ray's state, while a search lasts. Read `table.py` next.
+table, if one is used; `full/` the networks that were trained to the end; `optuna.log` Optuna's journal; `ray/` Ray's state, while
+a search lasts. Read `table.py` next.
 """
 
 import errno
@@ -29,6 +30,8 @@ LOCK_FILE: Final = "lock"
 WEIGHTS: Final = "checkpoints"
 RAY: Final = "ray"
 LATENCY_FILE: Final = "latency.json"
+FULL: Final = "full"  # export folders of trainings to the end
+CARD_FILE: Final = "card.json"  # in each of them
 PATIENCE: Final = 2.0  # seconds to wait for who only looks whether a run is locked
 
 

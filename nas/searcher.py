@@ -6,10 +6,10 @@ A Ray Tune Searcher, so that Ray runs the trials, around an Optuna study, so tha
 
 import json
 import logging
-import math
 import time
 from collections import deque
 from collections.abc import Collection, Iterable, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,23 +17,23 @@ import optuna
 from optuna.trial import TrialState, create_trial
 from ray.tune.search import Searcher
 
+from nas.baselines import Baseline, of_network
 from nas.earlier import Known, Start
 from nas.errors import NasError, users_code
 from nas.experiment import Experiment
 from nas.feasibility import Examined, Feasibility, examine
 from nas.keeper import Keeper, Losses
-from nas.proposer import Proposer
+from nas.networks import Network
+from nas.proposer import SEARCHED, Proposer
 from nas.recipe import Outcome
 from nas.runs import HISTORY_FILE, TRIALS_FILE, append
 from nas.scheduler import Halving, Standing
 from nas.study import Journal
-from nas.table import hypervolume
-from nas.trials import Pending, Tally
+from nas.trials import Pending, Tally, ended
 
 logger = logging.getLogger(__name__)
 
-CRASHES: Final = 2  # of the worker process, after which a network is given up
-NODE_LOSSES: Final = 4  # after which a trial is given up
+UNDER_WAY: Final = ("running", "interrupted")
 
 
 class ArchitectureSearcher(Searcher):
@@ -56,8 +56,13 @@ class ArchitectureSearcher(Searcher):
         known: Mapping[str, Known] | None = None,
         past: Iterable[Mapping[str, Any]] = (),
         history: Iterable[Mapping[str, Any]] = (),
+        baselines: Iterable[Baseline] = (),
+        searches: bool = True,
     ) -> None:
-        """`past` has the rows, and `history` the epochs, of the run's earlier sessions."""
+        """`past` has the rows, and `history` the epochs, of the run's earlier sessions.
+
+        `baselines` are trained first, beside the trials that are asked for; without `searches`, they alone.
+        """
         super().__init__()
         self.experiment = experiment
         self.journal = journal
@@ -73,9 +78,12 @@ class ArchitectureSearcher(Searcher):
         self._known = known or {}
         self._again: deque[Pending] = deque()  # to be gone on with, before anything new
         self._next = 0  # number of the next trial
+        self._baselines = deque(baselines)
+        self._searches = searches
         self._proposer = Proposer(experiment, study, self._turned_down)
         self._replay(past, history)
-        self._proposer.begin_with(starts, feasible)
+        if searches:
+            self._proposer.begin_with(starts, feasible)
 
     def __getstate__(self) -> dict[str, Any]:
         """Nothing: Ray pickles searchers to resume from, and here the run folder holds the state."""
@@ -94,10 +102,14 @@ class ArchitectureSearcher(Searcher):
             epochs.setdefault(line["trial"], {})[line["epoch"]] = line["val_top1_pct"]
             standings.append((line["trial"], line["epoch"], line["val_top1_pct"], line["val_images"]))
         costs: dict[int, Losses] = {}
+        left_alone: set[int] = set()
         for row in past:
             params = {name: row[f"params.{name}"] for name in self._proposer.distributions if f"params.{name}" in row}
             if row["status"] == "repeated":
                 self.tally.repeated += 1
+                continue
+            if "baseline" in row:
+                self._replay_baseline(row, epochs)
                 continue
             network = examine(self.experiment, params)
             if network.id != row["id"]:
@@ -112,13 +124,28 @@ class ArchitectureSearcher(Searcher):
                 costs[number] = self._costs(network)
                 self._next = max(self._next, number + 1)
                 self._proposer.seen[network.id] = number
-            if row["status"] in ("running", "interrupted"):
+            if row["status"] not in UNDER_WAY:
+                self._tell_past(row, network)
+            elif self._searches:
                 self._go_on(row, network, epochs.get(number, {}))
             else:
-                self._tell_past(row, network)
-        self.keeper.settle([number for number in costs if number not in {pending.number for pending in self._again}])
+                left_alone.add(number)
+        self.keeper.settle([number for number in costs if number not in {pending.number for pending in self._again} | left_alone])
         for trial, epoch, top1, images in (line for line in standings if line[0] in costs):
             self._halving.goes_on(trial, epoch, Standing.of(top1, images, costs[trial]))
+
+    def _replay_baseline(self, row: Mapping[str, Any], epochs: Mapping[int, dict[int, float]]) -> None:
+        number, network = int(row["trial"]), of_network(self.experiment, row["name"], Network.from_json(row["architecture"]))
+        self._next = max(self._next, number + 1)
+        self._proposer.seen[network.id] = number
+        if row["status"] in UNDER_WAY:
+            self._log("resume", number)
+            lost_on: list[str | None] = [None] * int(row.get("crashes", 0))
+            self._again.append(
+                Pending(number=number, trial=None, network=network, epochs=epochs.get(number, {}), lost_on=lost_on)
+            )
+        elif row["status"] == "done" and network.admitted:
+            self.keeper.note(number, self._losses([row[objective.name] for objective in self.experiment.objectives]))
 
     def _go_on(self, row: Mapping[str, Any], network: Examined, epochs: dict[int, float]) -> None:
         """A trial that had not ended: it is to be gone on with, unless a limit now forbids it."""
@@ -182,7 +209,9 @@ class ArchitectureSearcher(Searcher):
 
     def _new(self) -> Pending | None:
         """A trial of a network that is to be trained, written to the log; None if there is to be none."""
-        while self.tally.ended + len(self.pending) < self.experiment.trials and not self.exhausted:
+        if self._baselines:
+            return self._baseline(self._baselines.popleft())
+        while self._searches and self._begun < self.experiment.trials and not self.exhausted:
             asked = self._proposer.ask()
             if asked is None:
                 logger.warning("no further network was found that meets the limits and is new; the search ends early")
@@ -190,14 +219,16 @@ class ArchitectureSearcher(Searcher):
             trial, network = asked
             pending = Pending(number=self._next, trial=trial, network=network)
             known = self._known.get(network.id)
-            source = known.source if known else trial.user_attrs.get("source", "search")
+            origin = {name: trial.user_attrs[name] for name in ("source", "name") if name in trial.user_attrs}
+            if known is not None:
+                origin = {"source": "reuse", "name": known.name}
             self._log(
                 "start",
                 pending.number,
                 id=network.id,
                 values=dict(network.values),
                 params=network.params,
-                source=source,
+                **SEARCHED | origin,
                 architecture=network.text,
             )
             self._next += 1
@@ -207,20 +238,40 @@ class ArchitectureSearcher(Searcher):
             self._take_over(pending, known)
         return None
 
+    @property
+    def _begun(self) -> int:
+        """Trials of the search that have ended, or are under way."""
+        return self.tally.ended + sum(pending.trial is not None for pending in self.pending.values())
+
+    def _baseline(self, network: Baseline) -> Pending:
+        pending = Pending(number=self._next, trial=None, network=network)
+        self._log(
+            "start",
+            pending.number,
+            id=network.id,
+            values=dict(network.values),
+            params=network.params,
+            source="reference",
+            name=network.name,
+            architecture=network.text,
+            baseline=True,
+        )
+        self._next += 1
+        self._proposer.seen[network.id] = pending.number
+        return pending
+
     def _take_over(self, pending: Pending, known: Known) -> None:
         """The outcome that another run had."""
         outcome = {"status": "done", "values": dict(known.values), "reused": True, **known.measured}
         self._end(pending, outcome, weights=known.weights)
 
-    def _turned_down(self, what: str, network: Examined) -> None:
+    def _turned_down(self, what: str, network: Examined, origin: Mapping[str, str]) -> None:
         """Log an ask for what is not to be trained."""
-        fields: dict[str, Any] = {"id": network.id, "values": dict(network.values), "params": network.params}
         if what == "infeasible":
             self.tally.infeasible += 1
         else:
             self.tally.repeated += 1
-            fields["source"] = f"trial {self._proposer.seen[network.id]}"
-        self._log(what, None, **fields)
+        self._log(what, None, id=network.id, values=dict(network.values), params=network.params, **origin)
 
     def goes_on(self, trial_id: str, result: Mapping[str, Any]) -> bool:
         """Whether a trial that has told of an epoch, or its outcome, goes on."""
@@ -229,6 +280,8 @@ class ArchitectureSearcher(Searcher):
         pending = self.pending.get(trial_id)
         if pending is None:
             return True
+        if isinstance(pending.network, Baseline):
+            return not self.stopping  # it is to be known to its end
         standing = Standing.of(result["val_top1_pct"], result["val_images"], self._costs(pending.network))
         judged = self._halving.goes_on(pending.number, result["epoch"], standing)
         return not self.stopping and (judged or not self.experiment.stops_early)
@@ -265,19 +318,12 @@ class ArchitectureSearcher(Searcher):
         if pending is None or self.failure is not None or self.stopping:
             return
         pending.lost_on.append(node)
-        # Counted anew each time: that a machine is lost may be known later than that its processes are.
-        crashes = sum(where is None or where in alive for where in pending.lost_on)
-        given_up, error = crashes == CRASHES, "the worker process died" + " for lack of memory" * (reason == "oom")
-        if len(pending.lost_on) - crashes == NODE_LOSSES:
-            given_up, reason, error = True, "node", f"its machine was lost, {NODE_LOSSES} times"
-        if time.monotonic() - pending.started >= self.experiment.trial_timeout:
-            given_up, reason = True, "timeout"
-            error = f"not done after {self.experiment.trial_timeout:g} s, and its process did not answer"
-        if given_up:
-            self._try_finish(trial_id, Outcome(status="failed", reason=reason, error=error).to_record())
+        given_up = pending.given_up(alive, reason, self.experiment.trial_timeout)
+        if given_up is not None:
+            self._try_finish(trial_id, given_up.to_record())
             return
         try:
-            self._log("retry", pending.number, retries=len(pending.lost_on), crashes=crashes)
+            self._log("retry", pending.number, retries=len(pending.lost_on), crashes=pending.crashes(alive))
             logger.info("trial %d begins again: the worker process died, or its machine was lost", pending.number)
             self._again.append(self.pending.pop(trial_id))
         except NasError as failure:
@@ -296,28 +342,12 @@ class ArchitectureSearcher(Searcher):
     def interrupt(self) -> bool:
         """Whether the search ended before its time; trials that had not ended can then be gone on with."""
         left = [*self.pending.values(), *self._again]
-        early = bool(left) or (not self.exhausted and self.tally.ended < self.experiment.trials)
+        early = bool(left or self._baselines)
+        early |= self._searches and not self.exhausted and self.tally.ended < self.experiment.trials
         for pending in left:
             self._log("interrupt", pending.number, **self._so_far(pending))
         self.pending.clear()
         return early
-
-    def hypervolume(self) -> float:
-        """Of the front, as a share of all there could be: top-1 from 0 to 100 %, costs from 0 to the worst of random networks.
-
-        Other objectives that need training reach from the worst value found to 0 or to the best found.
-        """
-        front = list(self.keeper.front.values())
-        reference, scale = [], []
-        for i, objective in enumerate(self.experiment.objectives):
-            worst = self.feasible.worst.get(objective.name)
-            if worst is not None:
-                bound = worst if objective.direction == "minimize" else -worst
-            else:
-                bound = 0.0 if objective.name == "val_top1_pct" else max(losses[i] for losses in front)
-            reference.append(float(bound))
-            scale.append(100.0 if objective.name == "val_top1_pct" else abs(bound) or 1.0)
-        return hypervolume(front, tuple(reference)) / math.prod(scale)
 
     # What is written and told.
 
@@ -348,37 +378,25 @@ class ArchitectureSearcher(Searcher):
         status, so_far = outcome["status"], self._so_far(pending)
         values = so_far["values"] | outcome.get("values", {}) if status != "failed" else dict(pending.network.values)
         self._log("end", pending.number, **({"epochs": so_far["epochs"]} | outcome | {"values": values}))
-        if status == "done":
-            results = [values[objective.name] for objective in self.experiment.objectives]
-            told = self._proposer.tell(pending.trial, results)
+        results = [values[objective.name] for objective in self.experiment.objectives if objective.name in values]
+        if status == "done" and pending.network.admitted:
             self.keeper.done(pending.number, self._losses(results), weights=weights)
         else:
-            told = self._proposer.tell(pending.trial, state=TrialState.PRUNED if status == "stopped" else TrialState.FAIL)
             self.keeper.ended(pending.number)
-        told.set_user_attr("trial", pending.number)
-        self.journal.add(told)
-        if "reused" in outcome:
-            self.tally.reused += 1
-        elif outcome.get("reason") != "limit":
-            self.tally.count(status)
-        logger.info("%s", self._line(pending, outcome, values))
-
-    def _line(self, pending: Pending, outcome: Mapping[str, Any], values: Mapping[str, float]) -> str:
-        """What a reader of the log is told of a trial that has ended."""
-        status = outcome["status"]
-        if status == "failed":
-            result = f"{outcome['reason']}, {outcome['error']}"
-        else:
-            names = [objective.name for objective in self.experiment.objectives if objective.name in values]
-            result = ", ".join(f"{name} {values[name]:.4g}" for name in names)
-        after = f" after epoch {len(pending.epochs)} of {self.experiment.train.epochs}" if status == "stopped" else ""
-        after = " by a limit" if outcome.get("reason") == "limit" else after
-        if "reused" in outcome:
-            return f"trial {pending.number} taken over: {result}"
-        return f"{self.tally.ended}/{self.experiment.trials} trial {pending.number} {status}{after}: {result}"
+        if pending.trial is not None:
+            state = {"done": None, "stopped": TrialState.PRUNED}.get(status, TrialState.FAIL)
+            told = self._proposer.tell(pending.trial, results if status == "done" else None, state)
+            told.set_user_attr("trial", pending.number)
+            self.journal.add(told)
+            if "reused" in outcome:
+                self.tally.reused += 1
+            elif outcome.get("reason") != "limit":
+                self.tally.count(status)
+        logger.info("%s", ended(pending, outcome, values, self.experiment, self.tally))
 
     def _log(self, event: str, trial: int | None, **fields: Any) -> None:
-        append(self.run / TRIALS_FILE, {"event": event} | ({} if trial is None else {"trial": trial}) | fields)
+        now = datetime.now(UTC).isoformat(timespec="milliseconds")
+        append(self.run / TRIALS_FILE, {"event": event, "time": now} | ({} if trial is None else {"trial": trial}) | fields)
 
     def _costs(self, network: Examined) -> Losses:
         """The objectives that are known before training, each the lower the better."""

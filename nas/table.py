@@ -1,16 +1,21 @@
 """Run folder → DataFrame, a row per trial whatever happened to it. Needs neither torch nor Ray; works while the search runs."""
 
-from collections.abc import Iterable, Mapping, Sequence
+import json
+from collections.abc import Iterable, Mapping
 from os import PathLike
 from pathlib import Path
 from typing import Any, Final
 
 import pandas as pd
 
+from nas.columns import HISTORY_TYPES, TYPES
 from nas.errors import NasError, unknown
-from nas.runs import TRIALS_FILE, is_running, read_experiment, read_log
+from nas.pareto import non_dominated
+from nas.runs import CARD_FILE, EXPERIMENT_FILE, FULL, HISTORY_FILE, TRIALS_FILE, is_running, read_experiment, read_log
 
 LATENCY: Final = "latency_ms"
+
+MARKS: Final = ("reused", "baseline")  # of events, that count otherwise than what a search trains
 
 # What an event makes of a row; the end of a trial brings its own status.
 STATUSES: Final = {
@@ -22,55 +27,92 @@ STATUSES: Final = {
     "repeated": "repeated",
 }
 
-# Columns beside the objectives, the limits' values and the space's parameters (`params.` and the name), with their types.
-COLUMNS: Final = {
-    "trial": "Int64",  # in the order of proposal, from 0; none for an ask that was turned down
-    "id": "str",  # of the architecture
-    # done; stopped (early, with its values so far); failed; running; interrupted (it can be gone on with); and of asks that were
-    # never trained infeasible (beyond a limit) and repeated (of a network that has a trial)
-    "status": "str",
-    "reason": "str",  # of a failure: oom, nan, crash, timeout or node; limit for what a later limit stopped
-    # search; the published network that it is, or `like` one, whose choices it has at another width or size; `start` and the name
-    # it was given by; the run and trial whose outcome was taken over; of a repeated ask the trial of its network
-    "source": "str",
-    "is_front": "bool",  # done, within the limits, and no other such row is as good on every objective and better on one
-    "epochs": "Int64",
-    "seconds": "float64",  # of building, training and validating
-    "fingerprint": "str",  # of the classes predicted for every validation image
-    "device": "str",
-    "precision": "str",
-    "micro_batch": "Int64",  # images that went through the network at once; fewer than a step's where memory was short
-    "peak_memory_mb": "float64",  # of the GPU, 10^6 bytes
-    "reused": "bool",  # whether the outcome was taken over from another run
-    "retries": "Int64",  # after its worker process or machine was lost
-    "crashes": "Int64",  # of those, when only the process was
-    "seed": "int64",
-    "error": "str",  # the failure in one sentence
-    "architecture": "str",  # the canonical text; none for an ask that was turned down
-}
 
+def results(*runs: str | PathLike[str]) -> pd.DataFrame:
+    """Every trial of the runs, and every ask that was turned down, in the order of proposal; `RESULTS.md` has every column.
 
-def results(run: str | PathLike[str]) -> pd.DataFrame:
-    """Every trial of a run folder, and every ask that was turned down, in the order of proposal.
+    Each of `runs` is a run folder, or a folder of them. `attrs["directions"]` maps each objective to its direction;
+    `attrs["latency_error_pct"]` is the mean error of the latency table, the largest of several, None where none was used or it
+    was not checked.
 
-    `attrs["directions"]` maps each objective to its direction; `attrs["latency_error_pct"]` is the mean error of the latency table,
-    None where none was used or it was not checked.
-
-    Raises: NasError if `run` is not a run folder, or is damaged.
+    Raises: NasError if one is not a run folder, or is damaged, or if they do not agree on an objective's direction.
     """
-    folder = Path(run)
+    tables = [_results(run) for run in run_folders(*runs)]
+    if len(tables) == 1:
+        return tables[0]
+    directions: dict[str, str] = {}
+    for table in tables:
+        for name, direction in table.attrs["directions"].items():
+            if directions.setdefault(name, direction) != direction:
+                raise NasError(f"objective {name} is minimized in one of these runs and maximized in another")
+    columns = dict.fromkeys(column for table in tables for column in table.columns if column not in TYPES)
+    params = [column for column in columns if column.startswith("params.")]
+    measured = [column for column in columns if column not in params]
+    df = pd.concat([table.astype(object) for table in tables], ignore_index=True)
+    errors = [table.attrs["latency_error_pct"] for table in tables if table.attrs["latency_error_pct"] is not None]
+    df = _ordered(df, list(dict.fromkeys([*directions, *measured])), params)
+    df[params] = df[params].infer_objects()
+    df.attrs = {"directions": directions, "limits": {}, "latency_error_pct": max(errors, default=None)}
+    return df
+
+
+def run_folders(*runs: str | PathLike[str]) -> list[Path]:
+    """The run folders that are given, or that lie in the folders that are given.
+
+    Raises: NasError for a folder that neither is one nor has any.
+    """
+    found: list[Path] = []
+    for run in runs:
+        folder = Path(run)
+        inside = (
+            [] if (folder / EXPERIMENT_FILE).exists() else sorted(file.parent for file in folder.glob(f"*/{EXPERIMENT_FILE}"))
+        )
+        if not inside:
+            read_experiment(folder)  # raises where it is none
+        found += inside or [folder]
+    return found
+
+
+def _results(folder: Path) -> pd.DataFrame:
     described = read_experiment(folder)
     directions = {objective["name"]: objective["direction"] for objective in described["objectives"]}
+    full = _full_columns(folder)
     try:
-        df = _typed(pd.DataFrame(rows(folder)).assign(seed=described["seed"]), directions)
+        plain = [row | full.get(row.get("trial"), {}) for row in rows(folder)]
+        df = pd.DataFrame(plain).assign(seed=described["seed"], run=folder.resolve().name, is_front=False)
+        params = [column for column in df.columns if column.startswith("params.")]
+        measured = [column for column in df.columns if column not in (*TYPES, *params, *MARKS)]
+        df = _ordered(df, list(dict.fromkeys([*directions, *measured])), params)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise NasError(f"{folder / TRIALS_FILE} is damaged: an event lacks a field or has a wrong one ({error})") from None
-    df.attrs["directions"] = directions
-    df.attrs["latency_error_pct"] = described["latency_error_pct"]
     limits = described["limits"]
+    df.attrs["directions"] = directions
     df.attrs["limits"] = {limit["objective"]["name"]: (float(limit["low"]), float(limit["high"])) for limit in limits}
+    df.attrs["latency_error_pct"] = described["latency_error_pct"]
     df["is_front"] = _on_front(df[_within(df)], directions).reindex(df.index, fill_value=False)
     return df
+
+
+def _ordered(df: pd.DataFrame, measured: list[str], params: list[str]) -> pd.DataFrame:
+    """The same rows with every column there, in order, of its own type."""
+    names = list(TYPES)
+    order = [*names[: names.index("is_front")], *measured, *names[names.index("is_front") :], *params]
+    df = df.reindex(columns=order)
+    for name in ("started", "ended"):
+        df[name] = pd.to_datetime(df[name], utc=True)
+    return df.astype(TYPES | dict.fromkeys(measured, "float64"))
+
+
+def history(*runs: str | PathLike[str]) -> pd.DataFrame:
+    """Every epoch of every trial of the runs, each a run folder or a folder of them; `RESULTS.md` has every column.
+
+    Raises: NasError if one is not a run folder, or is damaged.
+    """
+    lines = [line | {"run": run.resolve().name} for run in run_folders(*runs) for line in read_log(run / HISTORY_FILE)]
+    try:
+        return pd.DataFrame(lines, columns=list(HISTORY_TYPES)).astype(HISTORY_TYPES)
+    except (TypeError, ValueError) as error:
+        raise NasError(f"{HISTORY_FILE} of {', '.join(map(str, runs))} is damaged: {error}") from None
 
 
 def rows(run: Path) -> list[dict[str, Any]]:
@@ -89,11 +131,13 @@ def _rows(run: Path) -> list[dict[str, Any]]:
     so_far: dict[int, list[str]] = {}
     for line, event in enumerate(read_log(run / TRIALS_FILE)):
         row = found.setdefault(event.get("trial", f"line {line}"), {})
-        values, params = event.pop("values", {}), event.pop("params", {})
+        values, params, time = event.pop("values", {}), event.pop("params", {}), event.pop("time", None)
         kind = event.pop("event")
         if kind in STATUSES:
             row["status"] = STATUSES[kind]
+        row.setdefault("started", time)
         if kind == "end":
+            row["ended"] = time
             for name in so_far.pop(event["trial"], ()):  # what it had when it was interrupted
                 row.pop(name, None)
         if kind == "interrupt":
@@ -108,38 +152,60 @@ def _rows(run: Path) -> list[dict[str, Any]]:
     return list(found.values())
 
 
+def full_trainings(run: Path) -> dict[int, list[dict[str, Any]]]:
+    """Trial → the cards of its full trainings (`nas verify`) that took the most epochs, one a seed.
+
+    Raises: NasError for a card that is damaged.
+    """
+    cards: dict[int, list[dict[str, Any]]] = {}
+    for file in sorted((run / FULL).glob(f"trial*-seed*-epochs*/{CARD_FILE}")):
+        try:
+            card = json.loads(file.read_text(encoding="utf-8"))
+            card["train"]["epochs"], card["accuracy"]["test_top1_pct"], card["accuracy"]["val_top1_pct"]
+            trial = int(file.parent.name.removeprefix("trial").partition("-")[0])
+        except (ValueError, KeyError, TypeError, RecursionError):
+            raise NasError(f"{file} is damaged; remove its folder, and `nas verify` trains it again") from None
+        cards.setdefault(trial, []).append(card)
+    longest = {trial: max(card["train"]["epochs"] for card in found) for trial, found in cards.items()}
+    return {trial: [card for card in found if card["train"]["epochs"] == longest[trial]] for trial, found in cards.items()}
+
+
+def _full_columns(run: Path) -> dict[Any, dict[str, float]]:
+    columns: dict[Any, dict[str, float]] = {}
+    for trial, cards in full_trainings(run).items():
+        tests = pd.Series([card["accuracy"]["test_top1_pct"] for card in cards], dtype=float)
+        vals = pd.Series([card["accuracy"]["val_top1_pct"] for card in cards], dtype=float)
+        columns[trial] = {
+            "full_val_top1_pct": float(vals.mean()),
+            "full_test_top1_pct": float(tests.mean()),
+            "full_test_sd_pct": float(tests.std()),
+            "full_seeds": len(cards),
+            "full_epochs": cards[0]["train"]["epochs"],
+        }
+    return columns
+
+
 def num_ended(found: Iterable[Mapping[str, Any]]) -> int:
-    """Trials, of the rows of a run, that were trained and have ended."""
+    """Trials, of the rows of a run, that its search trained and that have ended."""
     ended = (row for row in found if row["status"] in ("done", "failed", "stopped"))
-    return sum("reused" not in row and row.get("reason") != "limit" for row in ended)
+    return sum(row.keys().isdisjoint(MARKS) and row.get("reason") != "limit" for row in ended)
 
 
 def _within(df: pd.DataFrame) -> "pd.Series[bool]":
-    """Which rows meet the limits of the run's last session; earlier ones may have had wider limits."""
-    within = pd.Series(data=True, index=df.index)
+    """Which rows are points of the space within the limits of the run's last session; earlier ones may have had wider limits."""
+    params = [column for column in df.columns if column.startswith("params.")]
+    within = df[params].notna().any(axis=1) if params else pd.Series(data=True, index=df.index)
     for name, (low, high) in df.attrs.get("limits", {}).items():
         if name in df:  # else it is new, and nothing has been measured yet
             within &= df[name].between(low, high) | df[name].isna()
     return within
 
 
-def _typed(df: pd.DataFrame, directions: Iterable[str]) -> pd.DataFrame:
-    """The same rows with every column there, in order, of its own type."""
-    params = [column for column in df.columns if column.startswith("params.")]
-    measured = [column for column in df.columns if column not in COLUMNS and column not in params]
-    measured = list(dict.fromkeys([*directions, *measured]))
-    names = list(COLUMNS)
-    order = [*names[: names.index("is_front")], *measured, *names[names.index("is_front") :], *params]
-    df = df.reindex(columns=order)
-    df["is_front"] = False
-    df["reused"] = df["reused"].eq(other=True)
-    return df.astype(COLUMNS | dict.fromkeys(measured, "float64"))
-
-
 def front(df: pd.DataFrame, directions: Mapping[str, str] | None = None) -> pd.DataFrame:
     """Finished rows that no other row matches on every objective and beats on one; ties are kept. Best first objective first.
 
-    `directions` maps objectives to `minimize` or `maximize`, by default those of the run, whose limits hold then too.
+    `directions` maps objectives to `minimize` or `maximize`, by default those of the run, whose limits hold then too. Of several
+    runs the networks of each run's front, unless `directions` are given.
     """
     chosen = df[df["is_front"] if directions is None else _on_front(df, directions)]
     directions = directions or df.attrs["directions"]
@@ -150,7 +216,7 @@ def front(df: pd.DataFrame, directions: Mapping[str, str] | None = None) -> pd.D
 def best(df: pd.DataFrame, objective: str, *, within_error: bool = False) -> "pd.Series[Any]":
     """The finished row within the limits best on one objective; of equals the best on the others in their order.
 
-    Raises: NasError for an objective that the run has not, or a run without a finished trial; and, unless `within_error`, where
+    Raises: NasError for an objective that the run has not, or a table without a finished trial; and, unless `within_error`, where
     another network's latency is nearer than the latency table's error.
     """
     directions: Mapping[str, str] = df.attrs["directions"]
@@ -158,11 +224,16 @@ def best(df: pd.DataFrame, objective: str, *, within_error: bool = False) -> "pd
         raise unknown("objective", objective, directions)
     done = df[(df["status"] == "done") & _within(df)]
     if done.empty:
-        raise NasError(f"no trial of this run is done, so none is best on {objective}; see `nas table`")
+        raise NasError(f"no trial here is done, so none is best on {objective}; see `nas table`")
     order = [objective, *(name for name in directions if name != objective)]
     ranked = done.sort_values([*order, "trial"], ascending=[*(directions[name] == "minimize" for name in order), True])
     chosen, others = ranked.iloc[0], ranked[ranked["id"] != ranked.iloc[0]["id"]]
-    if objective == LATENCY and not within_error and not others.empty and not _told_apart(df, chosen[LATENCY], others[LATENCY].min()):
+    if (
+        objective == LATENCY
+        and not within_error
+        and not others.empty
+        and not _told_apart(df, chosen[LATENCY], others[LATENCY].min())
+    ):
         two = " and ".join(f"trial {row['trial']} ({row[LATENCY]:.4g} ms)" for row in (chosen, others.iloc[0]))
         raise NasError(
             f"{two} are nearer than the {df.attrs['latency_error_pct']:.1f} % by which the latency table errs; measure them with "
@@ -194,36 +265,3 @@ def _on_front(df: pd.DataFrame, directions: Mapping[str, str]) -> "pd.Series[boo
     done = df[df["status"] == "done"]
     losses = [tuple(row) for row in (done[list(signs)] * pd.Series(signs)).itertuples(index=False)]
     return pd.Series(non_dominated(losses), index=done.index, dtype=bool).reindex(df.index, fill_value=False)
-
-
-def non_dominated(losses: Sequence[tuple[float, ...]]) -> list[bool]:
-    """Which points no other point matches on every loss and beats on one; equal points stand or fall together."""
-    kept = [False] * len(losses)
-    found: list[tuple[float, ...]] = []
-    for i in sorted(range(len(losses)), key=losses.__getitem__):  # a point can only be dominated by one sorted before it
-        if not any(dominates(other, losses[i]) for other in found):
-            kept[i] = True
-            found.append(losses[i])
-    return kept
-
-
-def dominates(one: tuple[float, ...], other: tuple[float, ...]) -> bool:
-    """Whether the first losses are nowhere higher, and somewhere lower."""
-    return one != other and all(map(float.__le__, one, other))
-
-
-def hypervolume(losses: Iterable[tuple[float, ...]], reference: tuple[float, ...]) -> float:
-    """The volume that points dominate, out to a reference point; what lies beyond it counts nothing.
-
-    Exact, by slices along the last loss: fine for fronts of some hundred points and two or three losses.
-    """
-    inside = sorted({point for point in losses if all(map(float.__lt__, point, reference))}, key=lambda point: point[-1])
-    if not inside:
-        return 0.0
-    if len(reference) == 1:
-        return reference[0] - inside[0][0]
-    ends = [*(point[-1] for point in inside[1:]), reference[-1]]
-    volume = 0.0
-    for i, (point, end) in enumerate(zip(inside, ends, strict=True)):
-        volume += (end - point[-1]) * hypervolume((other[:-1] for other in inside[: i + 1]), reference[:-1])
-    return volume

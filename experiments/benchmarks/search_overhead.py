@@ -38,11 +38,11 @@ from experiments.digits_mobilenetv3 import EXPERIMENT
 from nas import Architecture, Experiment, cost, objective, results
 from nas.architecture import Head, Row, Stem, make_stages
 from nas.feasibility import check_limits, examine
+from nas.pareto import hypervolume, non_dominated
 from nas.recipe import Outcome
 from nas.runs import TRIALS_FILE, WEIGHTS, create_run
 from nas.spaces import Params, checked, sample, some_values
 from nas.study import SAMPLERS, Journal, create_study, make_sampler
-from nas.table import hypervolume, non_dominated
 
 if TYPE_CHECKING:
     from nas.searcher import ArchitectureSearcher

@@ -1,7 +1,8 @@
 """A network as a sequence of layers, each with a key that says all that its time depends on. Read `runtimes.py` next."""
 
+from collections import deque
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 
 from nas.architecture import Architecture, Block
 
@@ -49,23 +50,42 @@ def pieces(architecture: Architecture, num_classes: int) -> list[Piece]:
 def groups(architecture: Architecture, num_classes: int) -> list[tuple[str, list[Piece]]]:
     """(key, layers) of the stem, each block and the head: a table may have the time of the whole, or of each layer."""
     tensorflow = architecture.convention == "tensorflow"
-    stem = Piece(
-        kind="conv",
-        width_in=3,
-        width=architecture.stem.width,
-        kernel=3,
-        stride=architecture.stem.stride,
-        activation=architecture.activation,
-        size=architecture.resolution,
-        same=tensorflow and architecture.stem.stride > 1,
-        module="conv_stem",
-    )
+    stem = _stem(architecture)
     found = [(stem.key, [stem])]
     places = (f"blocks.{i}.{j}." for i, stage in enumerate(architecture.stages) for j in range(len(stage)))
     for (block, width, size), place in zip(architecture.walk(), places, strict=True):
         layers = block_pieces(block, width, size, tensorflow=tensorflow, place=place)
         found.append((block_key(block, width, size), layers))
-    return [*found, _head(architecture, found[-1][1][-1], num_classes)]
+    return [*found, _head(architecture, num_classes)]
+
+
+def group_keys(architecture: Architecture, num_classes: int) -> list[tuple[str, tuple[str, ...]]]:
+    """(key, keys of the layers) of each of the `groups`; those of a block are kept, as a search meets the same ones often."""
+    tensorflow = architecture.convention == "tensorflow"
+    stem, (head, layers) = _stem(architecture).key, _head(architecture, num_classes)
+    blocks = [_block_keys(block, width, size, tensorflow) for block, width, size in architecture.walk()]
+    return [(stem, (stem,)), *blocks, (head, tuple(layer.key for layer in layers))]
+
+
+@lru_cache(maxsize=100_000)
+def _block_keys(block: Block, width: int, size: int, tensorflow: bool) -> tuple[str, tuple[str, ...]]:  # noqa: FBT001
+    layers = block_pieces(block, width, size, tensorflow=tensorflow)
+    return block_key(block, width, size), tuple(layer.key for layer in layers)
+
+
+def _stem(architecture: Architecture) -> Piece:
+    stem = architecture.stem
+    return Piece(
+        kind="conv",
+        width_in=3,
+        width=stem.width,
+        kernel=3,
+        stride=stem.stride,
+        activation=architecture.activation,
+        size=architecture.resolution,
+        same=architecture.convention == "tensorflow" and stem.stride > 1,
+        module="conv_stem",
+    )
 
 
 def block_key(block: Block, width: int, size: int) -> str:
@@ -121,10 +141,11 @@ def block_pieces(block: Block, width: int, size: int, *, tensorflow: bool = Fals
     return found
 
 
-def _head(architecture: Architecture, last: Piece, num_classes: int) -> tuple[str, list[Piece]]:
+def _head(architecture: Architecture, num_classes: int) -> tuple[str, list[Piece]]:
     """From the last map to the logits."""
-    head, width, act = architecture.head, last.width, architecture.activation
-    size = -(-last.size // last.stride)
+    head, act = architecture.head, architecture.activation
+    last, _, before = deque(architecture.walk(), maxlen=1).pop()
+    width, size = last.width, -(-before // last.stride)
     features = head.width or width
     pool = Piece(kind="pool", width_in=features, width=features, size=size, module="global_pool")
     if head.kind == "mobilenetv3":

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from nas.architecture import Architecture
 from nas.errors import NasError
-from nas.latency.pieces import groups
+from nas.latency.pieces import group_keys
 from nas.latency.setups import Setup
 
 FORMAT: Final = 1  # of the file
@@ -70,11 +70,11 @@ class LatencyTable:
         return list(dict.fromkeys(key for key in self._keys(architecture, num_classes) if key not in self.milliseconds))
 
     def _keys(self, architecture: Architecture, num_classes: int) -> Iterator[str]:
-        for whole, layers in groups(architecture, num_classes):
+        for whole, layers in group_keys(architecture, num_classes):
             if whole in self.milliseconds:
                 yield whole
             else:
-                yield from (layer.key for layer in layers)
+                yield from layers
 
     def __str__(self) -> str:
         """The device, the runtime and how good it is, as a search tells it."""

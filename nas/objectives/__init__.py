@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Final
 
-from nas.architecture import Architecture
 from nas.errors import NasError, unknown
 from nas.latency.table import LatencyTable
 from nas.plugins import load_plugin, plugin_names
@@ -24,7 +23,8 @@ LATENCIES: Final = frozenset({"latency_ms", "mnasnet_reward"})  # that a latency
 class Candidate:
     """A network that an objective measures."""
 
-    architecture: Architecture
+    architecture: Any
+    """nas.Architecture; None for a network of timm's own, which is measured by its top-1 alone."""
     num_classes: int
     model: Any = None
     """The trained torch module in eval mode; None before training."""

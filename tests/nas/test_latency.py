@@ -192,13 +192,11 @@ def built(tmp_path_factory):
     assert len(log.read_text().split()) >= 2
     log.write_text(log.read_text() + '\n{"torn')
     again = []
-    table = build_table(
-        nas.space("mobilenetv3"), output=file, on_progress=lambda done, of: again.append((done, of)), **OPTIONS
-    )
+    table = build_table(nas.space("mobilenetv3"), output=file, on_progress=lambda done, of: again.append((done, of)), **OPTIONS)
     assert again[0][0] == int(ended.stdout.split()[-1]) > 0  # what was timed is not timed again
     assert again[-1][0] == again[-1][1] == len(table.milliseconds)
     assert not log.exists()
-    return table, file, reachable(space, resolution=96, points=4)
+    return table, file, reachable(nas.space("mobilenetv3"), resolution=96, points=4)
 
 
 def test_a_table_that_was_built_predicts_its_networks(built):

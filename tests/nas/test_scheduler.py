@@ -8,8 +8,8 @@ import statistics
 import pytest
 from ray.tune.schedulers import ASHAScheduler, TrialScheduler
 
+from nas.pareto import non_dominated
 from nas.scheduler import Halving, Standing, rungs
-from nas.table import non_dominated
 
 EPOCHS = 27
 NETWORKS = 100

@@ -17,9 +17,9 @@ from safetensors.torch import load_file, save_file
 
 import nas
 from nas.exports import ARCHITECTURE_FILE, CARD_FILE, WEIGHTS_FILE
-from nas.plugins import load_plugin
 from nas.latency.build import reachable
 from nas.latency.table import read_table, table_folder
+from nas.plugins import load_plugin
 from nas.predict import Preprocess, fingerprint, predict
 from tests.nas.test_image_files import save
 from tests.nas.test_latency import made_up
@@ -482,7 +482,9 @@ def test_a_search_by_predicted_latency(tmp_path, monkeypatch):
     options = ["--objectives", "val_top1_pct", "latency_ms", "--limit", f"latency_ms<{limit}", "--trials", 2, "--train.epochs", 1]
     answer = command("search", "digits_mobilenetv3", *options, cwd=tmp_path)
     assert "2 done, 0 failed" in answer.stdout, answer.stdout + answer.stderr
-    assert "latency/phone.json: Phone, onnxruntime 1, 1 thread(s), batch 1; not checked against measured networks" in answer.stdout
+    assert (
+        "latency/phone.json: Phone, onnxruntime 1, 1 thread(s), batch 1; not checked against measured networks" in answer.stdout
+    )
     (run,) = (tmp_path / "runs").iterdir()
     assert read_table(run / "latency.json") == table
     done = nas.results(run).query("status == 'done'")

@@ -156,12 +156,13 @@ def test_the_references_within_the_limits_come_first(tmp_path):
     play(found, 4)
     df = nas.results(run)
     done = df[df["status"] == "done"]
-    assert list(done["source"][:2]) == ["mobilenetv3_small_100", "tf_mobilenetv3_small_minimal_100"]
+    assert list(done["name"][:2]) == ["mobilenetv3_small_100", "tf_mobilenetv3_small_minimal_100"]
     small, small_run = searcher(tmp_path)
     play(small, 2)
-    assert list(nas.results(small_run)["source"]) == ["like mobilenetv3_small_100", "search"]  # at another width and resolution
+    assert list(nas.results(small_run)["source"]) == ["reference", "search"]
+    assert nas.results(small_run)["name"][0] == "like mobilenetv3_small_100"  # at another width and resolution
     assert list(done["architecture"][:1]) == [nas.reference("mobilenetv3_small_100").to_json()]
-    assert "mobilenetv3_large_100" not in set(df["source"])
+    assert "mobilenetv3_large_100" not in set(done["name"])
 
 
 def test_a_failed_trial_is_a_row_and_is_told_to_optuna_as_failed(tmp_path):
@@ -337,7 +338,7 @@ def test_a_repeated_network_is_a_row_that_names_its_trial(tmp_path):
     repeated, done = df[df["status"] == "repeated"], df[df["status"] == "done"].set_index("id")
     assert len(repeated) == found.tally.repeated > 0
     for row in repeated.itertuples():
-        assert row.source == f"trial {done.loc[row.id, 'trial']}"
+        assert row.name == f"trial {done.loc[row.id, 'trial']}"
     assert not repeated["is_front"].any()
 
 
@@ -365,12 +366,12 @@ def test_an_outcome_of_another_run_is_taken_over_and_not_trained(tmp_path):
     assert len(configs) == 3
     assert found.tally.reused >= 1
     again = nas.results(second)
-    reused = again[again["reused"]]
+    reused = again[again["source"] == "reuse"]
     assert len(reused) == found.tally.reused
     for row in reused.itertuples():
         assert row.status == "done"
         assert row.val_top1_pct == df.loc[row.id, "val_top1_pct"]
-        assert row.source == f"{run.name} trial {df.loc[row.id, 'trial']}"
+        assert row.name == f"{run.name} trial {df.loc[row.id, 'trial']}"
         assert row.seconds == 1.0
     trained = {nas.Architecture.from_json(config["architecture"]).id for config in configs}
     assert trained.isdisjoint(df.index)
@@ -416,11 +417,11 @@ def test_networks_that_the_user_names_come_after_the_references(tmp_path):
     )
     play(found, 20)
     df = nas.results(second)
-    references = len([start for start in starts(found.experiment) if not start.source.startswith("start")])
+    references = len([start for start in starts(found.experiment) if start.source != "start"])
     assert list(df["id"][references : references + 2]) == [network.id for network in drawn]
     new = [start for start in front["id"] if start not in set(df["id"][:references])]
     assert list(df["id"][references + 2 : references + 2 + len(new)]) == new
-    assert df["source"][references] == f"start {tmp_path / 'net.json'}"
+    assert df.loc[references, ["source", "name"]].tolist() == ["start", str(tmp_path / "net.json")]
 
 
 @pytest.mark.parametrize(
@@ -670,7 +671,7 @@ def test_a_wider_limit_tries_the_references_that_it_lets_in(tmp_path):
     play(found, 3)
     again, _ = searcher(tmp_path, run=run, session=1, space=space, limits=(parse_limit("macs_m<1000"),), trials=8)
     play(again, 8)
-    assert "mobilenetv3_large_100" in set(nas.results(run).query("status == 'done'")["source"])
+    assert "mobilenetv3_large_100" in set(nas.results(run).query("status == 'done'")["name"])
 
 
 def test_a_network_named_twice_is_tried_once(tmp_path):

@@ -12,11 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import nas
+from nas.columns import TYPES
 from nas.description import dataset_of
+from nas.pareto import non_dominated
 from nas.plugins import load_plugin
 from nas.printing import print_front
 from nas.runs import HISTORY_FILE, TRIALS_FILE, append, create_run, read_experiment, read_log
-from nas.table import COLUMNS, best, non_dominated
+from nas.table import best
 
 TEXT = nas.reference("mobilenetv3_small_100").to_json()
 
@@ -64,7 +66,7 @@ def test_every_trial_is_a_row_with_typed_columns(run):
     assert list(df["trial"].fillna(-1)) == [0, 1, -1, 2, 3, 4, -1, 5]
     assert list(df["status"]) == ["done", "done", "infeasible", "done", "done", "failed", "infeasible", "interrupted"]
     assert df.set_index("trial").loc[4, "reason"] == "oom"
-    assert {column: str(df[column].dtype) for column in COLUMNS} == COLUMNS
+    assert {column: str(df[column].dtype) for column in TYPES} == TYPES
     assert list(df["params.depth"].dropna()) == [0, 1, 2, 3, 4, 5]
     assert df["macs_m"].notna().all()
     assert df.attrs["directions"] == {"val_top1_pct": "maximize", "macs_m": "minimize"}
@@ -130,7 +132,7 @@ def test_a_run_without_trials_is_an_empty_table_with_its_columns(tmp_path):
     experiment = replace(load_plugin("experiment", "digits_mobilenetv3"), runs=str(tmp_path))
     df = nas.results(create_run(experiment, "empty"))
     assert len(df) == 0
-    assert {"val_top1_pct", "macs_m", *COLUMNS} <= set(df.columns)
+    assert {"val_top1_pct", "macs_m", *TYPES} <= set(df.columns)
     assert len(nas.front(df)) == 0
     with pytest.raises(nas.NasError, match="no trial of this run is done"):
         best(df, "macs_m")

@@ -1,0 +1,136 @@
+"""Two searches, or two groups of them over several seeds, held against each other. Read `cli.py` next."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import pandas as pd
+
+from nas.errors import NasError
+from nas.pareto import dominates, hypervolume
+from nas.table import results, run_folders
+
+RESAMPLES: Final = 10_000  # of the bootstrap
+LEVELS: Final = 5  # costs at which attainment is told
+
+Points = list[tuple[float, ...]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Side:
+    """One or several runs of a comparison."""
+
+    runs: tuple[str, ...]
+    hypervolumes: tuple[float, ...]
+    """Of each run's front, as a share of the box from the best to the worst value that any run found on each objective."""
+    coverage: float
+    """Share of the other side's front networks that one of this side's beats; mean over all pairs of runs."""
+    attained: tuple[float, ...]
+    """At each of `Comparison.levels`, the best value of the first objective within it; median over the runs, NaN for none."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Comparison:
+    """What `nas compare` tells."""
+
+    one: Side
+    other: Side
+    objectives: tuple[str, ...]
+    reference: tuple[float, ...]
+    """The worst value of each objective over the done networks of all runs, from which hypervolumes are counted."""
+    levels: tuple[float, ...]
+    """Of the second objective; empty where there is one objective alone."""
+    difference: float
+    """Mean hypervolume of one less that of the other."""
+    interval: tuple[float, float] | None
+    """Holds 95 % of it (bootstrap over the runs of each side); None where a side has one run alone."""
+
+    @property
+    def verdict(self) -> str:
+        """Which is better, or that nothing tells."""
+        if self.interval is None:
+            return (
+                f"hypervolumes differ by {self.difference:+.4f}; a side has one run alone, so nobody knows whether that is "
+                "noise: give folders of runs over several seeds"
+            )
+        low, high = self.interval
+        between = f"{self.difference:+.4f}, 95 % from {low:+.4f} to {high:+.4f}"
+        if low <= 0 <= high:
+            return f"the difference of hypervolumes is within the noise: {between}"
+        return f"the {'first' if self.difference > 0 else 'second'} is better by hypervolume: {between}"
+
+
+def compare(one: Any, other: Any) -> Comparison:
+    """Hold two searches against each other: each a run folder, or a folder of runs over several seeds.
+
+    Raises: NasError for runs with different objectives, or without a network on their front.
+    """
+    tables = [[results(run) for run in run_folders(side)] for side in (one, other)]
+    first = tables[0][0]
+    directions: dict[str, str] = first.attrs["directions"]
+    for table in (table for side in tables for table in side):
+        if table.attrs["directions"] != directions:
+            theirs = ", ".join(f"{name} ({how})" for name, how in table.attrs["directions"].items())
+            ours = ", ".join(f"{name} ({how})" for name, how in directions.items())
+            raise NasError(
+                f"{_name(table)} was searched for {theirs}, and {_name(first)} for {ours}; give runs of the same objectives"
+            )
+        if not table["is_front"].any():
+            raise NasError(f"{_name(table)} has no network on its front, so there is nothing to compare")
+    signs = np.array([1.0 if how == "minimize" else -1.0 for how in directions.values()])
+    done = np.concatenate([_losses(table[table["status"] == "done"], signs) for side in tables for table in side])
+    best, worst = done.min(axis=0), done.max(axis=0)
+    span = np.where(worst > best, worst - best, 1.0)
+    losses = [[_losses(table[table["is_front"]], signs) for table in side] for side in tables]
+    fronts = [[list(map(tuple, (front - best) / span)) for front in side] for side in losses]
+    box = tuple(np.where(worst > best, 1.0, 1.0 + 1e-9))
+    volumes = [tuple(hypervolume(front, box) for front in side) for side in fronts]
+    levels = () if len(signs) < 2 else tuple(np.quantile(done[:, 1], np.linspace(0, 1, LEVELS)))
+    sides = [
+        Side(
+            runs=tuple(map(_name, tables[i])),
+            hypervolumes=volumes[i],
+            coverage=float(np.mean([_coverage(a, b) for a in fronts[i] for b in fronts[1 - i]])),
+            attained=tuple(signs[0] * _attained(losses[i], level) for level in levels),
+        )
+        for i in (0, 1)
+    ]
+    return Comparison(
+        one=sides[0],
+        other=sides[1],
+        objectives=tuple(directions),
+        reference=tuple(map(float, signs * worst)),
+        levels=tuple(float(signs[1] * level) for level in levels),
+        difference=float(np.mean(volumes[0]) - np.mean(volumes[1])),
+        interval=bootstrap(*volumes) if min(map(len, volumes)) > 1 else None,
+    )
+
+
+def bootstrap(one: Sequence[float], other: Sequence[float]) -> tuple[float, float]:
+    """What holds 95 % of the difference of two means."""
+    generator = np.random.default_rng(0)
+    means = [generator.choice(side, (RESAMPLES, len(side))).mean(axis=1) for side in (one, other)]
+    low, high = np.quantile(means[0] - means[1], (0.025, 0.975))
+    return float(low), float(high)
+
+
+def _name(table: pd.DataFrame) -> str:
+    return str(table["run"].iloc[0]) if len(table) else "a run without trials"
+
+
+def _losses(df: pd.DataFrame, signs: Any) -> Any:
+    """(networks, objectives): the lower the better."""
+    return df[list(df.attrs["directions"])].to_numpy(dtype=float) * signs
+
+
+def _coverage(one: Points, other: Points) -> float:
+    """Share of the other's points that one of the first's beats."""
+    return sum(any(dominates(mine, theirs) for mine in one) for theirs in other) / len(other)
+
+
+def _attained(fronts: list[Any], level: float) -> float:
+    """The best first loss within a level of the second: median over the runs, NaN where half of them have none."""
+    best = [front[front[:, 1] <= level, 0].min(initial=np.inf) for front in fronts]
+    median = float(np.median(best))
+    return median if np.isfinite(median) else float("nan")

@@ -1,0 +1,66 @@
+"""How well the ranking of a search's short trainings agrees with that of full ones (`nas verify`). Read `compare.py` next."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from scipy.stats import kendalltau
+
+from nas.table import full_trainings, results
+
+TOP1: Final = "val_top1_pct"
+RESAMPLES: Final = 2_000  # of the bootstrap
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trust:
+    """How well a search's ranking agrees with that of full trainings."""
+
+    networks: int
+    seeds: int
+    """Of each network, at the least."""
+    kendall: float
+    """Between the search's validation top-1 and the mean test top-1 of the full trainings; NaN where one of them is all ties."""
+    interval: tuple[float, float]
+    """Holds 95 % of it: bootstrap over the networks, and over the seeds of each."""
+
+    def __str__(self) -> str:
+        """In one sentence."""
+        low, high = self.interval
+        return (
+            f"Kendall's tau between the search's ranking and that of full trainings: {self.kendall:.2f}, 95 % from {low:.2f} to "
+            f"{high:.2f} ({self.networks} networks, {self.seeds} seeds or more of each)"
+        )
+
+
+def trust(run: Path) -> Trust | None:
+    """How the rankings of a run agree, by the full trainings that it has; None for less than two networks."""
+    df = results(run).set_index("trial")
+    tests = {trial: [card["accuracy"]["test_top1_pct"] for card in cards] for trial, cards in full_trainings(run).items()}
+    return agreement(dict(zip(df.index, df[TOP1], strict=True)), tests) if len(tests) > 1 else None
+
+
+def agreement(searched: Mapping[int, float], tests: Mapping[int, Sequence[float]]) -> Trust:
+    """Of the search's top-1 of each network, and the test top-1 of each of its full trainings."""
+    trials = list(tests)
+    quick = np.array([searched[trial] for trial in trials])
+
+    def tau(places: "np.ndarray[Any, Any]", means: "np.ndarray[Any, Any]") -> float:
+        return float(kendalltau(quick[places], means).statistic)
+
+    generator = np.random.default_rng(0)
+    every = np.arange(len(trials))
+    draws = []
+    for _ in range(RESAMPLES):
+        places = generator.integers(0, len(trials), len(trials))
+        means = [np.mean(generator.choice(tests[trials[place]], len(tests[trials[place]]))) for place in places]
+        draws.append(tau(places, np.array(means)))
+    low, high = np.nanquantile(draws, (0.025, 0.975)) if np.isfinite(draws).any() else (np.nan, np.nan)
+    return Trust(
+        networks=len(trials),
+        seeds=min(map(len, tests.values())),
+        kendall=tau(every, np.array([np.mean(tests[trial]) for trial in trials])),
+        interval=(float(low), float(high)),
+    )

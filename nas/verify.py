@@ -1,0 +1,101 @@
+"""How far a search's short trainings can be trusted: the best of its front, trained in full with several seeds.
+
+Read `trust.py` next.
+"""
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.exceptions import RayError
+
+from nas.cluster import ray_session, resources, sent_by_value
+from nas.description import experiment_of
+from nas.errors import NasError, describe_error
+from nas.experiment import Experiment
+from nas.runs import FULL, read_experiment
+from nas.table import results
+from nas.trainer import Training, train_network
+from nas.trust import TOP1, Trust, trust
+
+logger = logging.getLogger(__name__)
+
+
+def verify(
+    run: str | PathLike[str],
+    *,
+    top: int = 5,
+    seeds: int = 3,
+    epochs: int | None = None,
+    on_done: Callable[[int, int], None] = lambda _done, _all: None,
+) -> Trust | None:
+    """Train the `top` networks of a run's front in full, each with seeds 0 to `seeds` - 1, and say how the rankings agree.
+
+    The recipe is the run's, over `epochs`, by default ten times the run's. Each training is an export folder of its own under
+    `full/` in the run folder; it reads the test part once, at its end. What is there already is not trained again, and what was
+    killed goes on. Runs on this machine, as many at a time as a search does. None for less than two networks.
+
+    Raises: NasError for a run without a trained front, or a training that fails, when the others have ended.
+    """
+    for field, value in (("top", top), ("seeds", seeds), ("epochs", 1 if epochs is None else epochs)):
+        if value < 1:
+            raise NasError(f"{field}: {value} is not 1 or more")
+    folder = Path(run).resolve()
+    experiment = experiment_of(read_experiment(folder), folder.parent)
+    df = results(folder)
+    if TOP1 not in df.attrs["directions"]:
+        raise NasError(f"{folder} was not searched for {TOP1}, so there is no ranking to verify")
+    chosen = df[df["is_front"]].sort_values(TOP1, ascending=False).head(top)
+    if chosen.empty:
+        raise NasError(f"{folder} has no network on its front yet")
+    settings = replace(experiment.train, epochs=epochs or 10 * experiment.train.epochs)
+    trainings = [
+        Training(
+            network=row["architecture"],
+            dataset=experiment.dataset,
+            train=settings,
+            seed=seed,
+            output=str(folder / FULL / f"trial{row['trial']}-seed{seed}-epochs{settings.epochs}"),
+        )
+        for _, row in chosen.iterrows()
+        for seed in range(seeds)
+    ]
+    waiting = [training for training in trainings if not training.target.exists()]
+    _train(replace(experiment, address=None), waiting, lambda done: on_done(len(trainings) - len(waiting) + done, len(trainings)))
+    return trust(folder)
+
+
+def _train(experiment: Experiment[Any, Any], trainings: Sequence[Training[Any]], on_done: Callable[[int], None]) -> None:
+    """All of them, side by side.
+
+    Raises: NasError for the first that fails, when the others have ended.
+    """
+    on_done(0)
+    if not trainings:
+        return
+    failures = []
+    with ray_session(experiment.workers, verbose=experiment.verbose), sent_by_value([experiment.dataset]):
+        workers, gpus = resources(experiment)
+        task = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=1)(train_network)
+        queue, running = list(trainings), dict[Any, Training[Any]]()
+        for done in range(len(trainings)):
+            while queue and len(running) < workers:
+                training = queue.pop(0)
+                running[task.remote(training)] = training
+            (ended,), _ = ray.wait(list(running), num_returns=1)
+            training = running.pop(ended)
+            try:
+                logger.info("%s is trained", ray.get(ended).name)
+            except (RayError, NasError) as error:
+                cause = getattr(error, "cause", None) or error
+                failures.append(f"{training.target.name} failed: {describe_error(cause)}")
+                logger.warning("%s", failures[-1])
+            on_done(done + 1)
+    if failures:
+        raise NasError(
+            f"{len(failures)} of {len(trainings)} full trainings failed; {failures[0]}; the same command trains them again"
+        )
