@@ -30,6 +30,7 @@ def table(arguments: list[str]) -> None:
         best: str | None = None,
         within_error: bool = False,
         sort: str | None = None,
+        reverse: bool = False,
         columns: str = "",
         format: Literal["table", "csv", "json", "parquet", "markdown"] = "table",  # noqa: A002 - the option's name
         output: Path | None = None,
@@ -42,7 +43,8 @@ def table(arguments: list[str]) -> None:
             where: Only rows that meet all of these, such as "macs_m<60, val_top1_pct>90, status=done".
             best: An objective: only the network that is best on it among the rows that are left; ties go to the other objectives.
             within_error: With --best latency_ms, rank even where the latency table's error is larger than the difference.
-            sort: A column to sort by; with a minus before it, from the largest.
+            sort: A column to sort by: the best of an objective first, else the smallest.
+            reverse: Sort the other way round.
             columns: Those to show, set apart by commas, or "all"; RESULTS.md describes each.
             format: table, csv, json, parquet or markdown.
             output: A file to write to instead of the terminal; Parquet needs one.
@@ -63,11 +65,11 @@ def table(arguments: list[str]) -> None:
         if best is not None:
             chosen = chosen.loc[[best_row(chosen, best, within_error=within_error).name]]
         elif front and sort is None:
-            first, direction = next(iter(df.attrs["directions"].items()))
-            sort = first if direction == "minimize" else f"-{first}"
+            sort = next(iter(df.attrs["directions"]))
         if sort is not None:
-            _check_columns(df, [sort.removeprefix("-")])
-            chosen = chosen.sort_values(sort.removeprefix("-"), ascending=not sort.startswith("-"), kind="stable")
+            _check_columns(df, [sort])
+            upwards = (df.attrs["directions"].get(sort) != "maximize") != reverse
+            chosen = chosen.sort_values(sort, ascending=upwards, kind="stable")
         if front and format == "table" and output is None and not (columns or where or best) and len(set(df["run"])) <= 1:
             print_front(df, chosen)
             return

@@ -37,7 +37,7 @@ ATTEMPTS: Final = 8
 REFERENCE_SECONDS: Final = 0.05
 LARGEST_DRIFT: Final = 0.25  # of so short a look at the reference; what is less is divided out
 WHOLE_SECONDS: Final = 0.1
-RIDGE: Final = 1e-3
+PRIOR: Final = 2.0  # how many networks the belief weighs that watching takes no time
 SCALES: Final = (0.5, 2.0)  # by which the times of a kind of layer may be off while they are watched
 
 Admits = Callable[[Architecture], bool]
@@ -189,7 +189,7 @@ class _Timed:
         whole = speed * np.array([ms for _, ms in self.networks])
         shares = np.array(columns) / whole[:, None]
         near = np.array([1.0] * len(kinds) + [0.0] * len(kinds))
-        ridge = np.diag(np.sqrt(RIDGE * (shares**2).sum(axis=0)))
+        ridge = np.diag(np.sqrt(PRIOR * (shares**2).mean(axis=0)))
         least = np.array([min(ms for key, ms in medians.items() if _kind(key) == kind) for kind in kinds])
         low = np.r_[np.full(len(kinds), SCALES[0]), -SCALES[0] * least]
         high = np.r_[np.full(len(kinds), SCALES[1]), np.full(len(kinds), np.inf)]

@@ -90,11 +90,14 @@ def test_the_layers_are_those_of_the_network(network):
 def test_the_layers_take_about_as_long_as_the_whole(runtime):
     setup = Setup(runtime=runtime)
     network = nas.reference("mobilenetv3_large_100")
-    with profiler(network, 10, setup) as profiled, runner(network, 10, setup) as whole:
-        layers = profiled(20)
-        times, _ = timed(whole, 0.3)
-    assert len(layers) == len(pieces(network, 10))
-    assert 0.7 < sum(layers) / statistics.median(times) < 1.6
+    ratios = []
+    for _ in range(5):  # other tests run meanwhile
+        with profiler(network, 10, setup) as profiled, runner(network, 10, setup) as whole:
+            layers = profiled(20)
+            times, _ = timed(whole, 0.2)
+        assert len(layers) == len(pieces(network, 10))
+        ratios.append(sum(layers) / statistics.median(times))
+    assert 0.75 < statistics.median(ratios) < 1.5
 
 
 def test_a_measurement_says_what_it_is_of():
@@ -167,8 +170,9 @@ KILLED = """
 import os, signal
 from pathlib import Path
 import nas
-from nas.latency.build import build_table
+import nas.latency.build as build
 
+build.MIN_CPU_SHARE, build.LARGEST_DRIFT = 0.0, 10.0  # other tests run meanwhile
 told = []
 def on_progress(done, of):
     told.append(done)
@@ -176,7 +180,7 @@ def on_progress(done, of):
         print(done, flush=True)
         os.kill(os.getpid(), signal.SIGKILL)
 
-build_table(nas.space("mobilenetv3"), output=Path({file!r}), on_progress=on_progress, **{options!r})
+build.build_table(nas.space("mobilenetv3"), output=Path({file!r}), on_progress=on_progress, **{options!r})
 """
 
 
@@ -192,7 +196,10 @@ def built(tmp_path_factory):
     assert len(log.read_text().split()) >= 2
     log.write_text(log.read_text() + '\n{"torn')
     again = []
-    table = build_table(nas.space("mobilenetv3"), output=file, on_progress=lambda done, of: again.append((done, of)), **OPTIONS)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("nas.latency.build.MIN_CPU_SHARE", 0.0)
+        patch.setattr("nas.latency.build.LARGEST_DRIFT", 10.0)
+        table = build_table(nas.space("mobilenetv3"), output=file, on_progress=lambda *done: again.append(done), **OPTIONS)
     assert again[0][0] == int(ended.stdout.split()[-1]) > 0  # what was timed is not timed again
     assert again[-1][0] == again[-1][1] == len(table.milliseconds)
     assert not log.exists()

@@ -703,7 +703,7 @@ def test_a_network_reused_from_another_run_is_not_trained_after_a_kill_between_i
     (second / TRIALS_FILE).write_bytes(lines[0])  # its start alone
     again, _ = searcher(tmp_path / "b", run=second, session=1, trials=1, reuse=(str(run),))
     row = nas.results(second).iloc[0]
-    assert (row["status"], row["reused"]) == ("done", True)
+    assert (row["status"], row["source"]) == ("done", "reuse")
     assert again.tally.reused == 1
 
 

@@ -134,7 +134,7 @@ def test_a_run_without_trials_is_an_empty_table_with_its_columns(tmp_path):
     assert len(df) == 0
     assert {"val_top1_pct", "macs_m", *TYPES} <= set(df.columns)
     assert len(nas.front(df)) == 0
-    with pytest.raises(nas.NasError, match="no trial of this run is done"):
+    with pytest.raises(nas.NasError, match="no trial here is done"):
         best(df, "macs_m")
 
 

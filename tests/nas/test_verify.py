@@ -88,6 +88,7 @@ def test_the_front_is_trained_in_full_goes_on_after_a_kill_and_says_how_far_to_t
     ("arguments", "sentence"),
     [
         (["verify", "nothing"], "nothing is not a run folder"),
+        (["table", "RUN", "--format", "excel"], "invalid choice 'excel' for argument '--format'"),
         (["verify", "RUN", "--top", 0], "top: 0 is not 1 or more"),
         (["baselines", "RUN", "--network", "resnet19"], "network 'resnet19' does not exist"),
         (["baselines", "no_such"], "experiment 'no_such' does not exist"),
