@@ -15,7 +15,7 @@ from nas.networks import Network, find_network
 from nas.published import reference, references
 from nas.spaces import Params, sample
 
-PROBE: Final = 100  # random points that tell whether a space has one resolution
+PROBE: Final = 100  # random points that tell the largest resolution of a space
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,7 +38,7 @@ class Baseline:
 def baselines(experiment: Experiment[Any, Any], names: Iterable[str], *, resolution: int | None = None) -> list[Baseline]:
     """The references of the space, and the networks of these names.
 
-    `resolution` is of the latter, by default the space's, if it has one alone, else their own.
+    `resolution` is of the latter, by default their own, but no larger than the largest of the space.
     Raises: NasError for a name that is not known, or a network that cannot read such images.
     """
     space, classes = experiment.space, len(experiment.dataset.classes)
@@ -47,12 +47,12 @@ def baselines(experiment: Experiment[Any, Any], names: Iterable[str], *, resolut
         architecture = space.decode(params)
         exact = name in references() and architecture == reference(name)
         found.append(of_network(experiment, name if exact else f"like {name}", Network.of(architecture)))
-    if resolution is None:
-        generator = random.Random(experiment.seed)
-        sides = {space.decode(sample(space.parameters, generator)).resolution for _ in range(PROBE)}
-        resolution = sides.pop() if len(sides) == 1 else None
+    generator = random.Random(experiment.seed)
+    largest = max(space.decode(sample(space.parameters, generator)).resolution for _ in range(PROBE))
     for name in names:
         network = find_network(name, resolution=resolution)
+        if resolution is None and network.resolution > largest:
+            network = find_network(name, resolution=largest)
         network.check(classes, [network.resolution])
         found.append(of_network(experiment, name, network))
     return found

@@ -128,7 +128,7 @@ def train_baselines(
     """Train networks to hold a run against, under its very recipe, as rows of the run with the source `reference`.
 
     They are the references of the space, whether the limits admit them or not, and those of `names`: published networks, exports,
-    files of architectures, timm:NAME; the latter at `resolution`, by default the space's where it has one alone, else their own.
+    files of architectures, timm:NAME; the latter at `resolution`, by default their own, but no larger than the space's largest.
     One that has a row is not trained again; one that was interrupted goes on.
 
     Raises: NasError as `resume` does, for an unknown name, and if every one of them has a row.

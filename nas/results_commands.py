@@ -178,7 +178,7 @@ def baselines(arguments: list[str]) -> None:
         Args:
             experiment: A run folder; or the name or file of an experiment, for a new run in which nothing else is trained.
             network: A published network, an export's folder, an architecture's file, or timm:NAME; give it once for each.
-            resolution: Of the networks by name; by default the space's, where it has one alone, else their own.
+            resolution: Of the networks by name; by default their own, but no larger than the space's largest.
             random: Whether to go on with a random search of as many trials, in a run of its own, to compare with.
         """
         from nas.description import experiment_of

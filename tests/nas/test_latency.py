@@ -213,7 +213,7 @@ def test_a_table_that_was_built_predicts_its_networks(built):
     for network in networks:
         with runner(network, 10, table.setup) as whole:
             times, _ = timed(whole, 0.3)
-        assert 0.6 < table.predict(network, 10) / statistics.median(times) < 1.6  # others may run meanwhile
+        assert 0.5 < table.predict(network, 10) / min(times) < 2  # other tests run meanwhile
 
 
 def test_what_a_table_lacks_is_named(built):
