@@ -9,7 +9,7 @@ import pandas as pd
 
 from nas.errors import NasError
 from nas.pareto import dominates, hypervolume
-from nas.table import results, run_folders
+from nas.table import results, run_folders, within_limits
 
 RESAMPLES: Final = 10_000  # of the bootstrap
 LEVELS: Final = 5  # costs at which attainment is told
@@ -38,7 +38,7 @@ class Comparison:
     other: Side
     objectives: tuple[str, ...]
     reference: tuple[float, ...]
-    """The worst value of each objective over the done networks of all runs, from which hypervolumes are counted."""
+    """The worst value of each objective over the networks that all runs found, from which hypervolumes are counted."""
     levels: tuple[float, ...]
     """Of the second objective; empty where there is one objective alone."""
     difference: float
@@ -79,7 +79,8 @@ def compare(one: Any, other: Any) -> Comparison:
         if not table["is_front"].any():
             raise NasError(f"{_name(table)} has no network on its front, so there is nothing to compare")
     signs = np.array([1.0 if how == "minimize" else -1.0 for how in directions.values()])
-    done = np.concatenate([_losses(table[table["status"] == "done"], signs) for side in tables for table in side])
+    found = [table[(table["status"] == "done") & within_limits(table)] for side in tables for table in side]
+    done = np.concatenate([_losses(table, signs) for table in found])
     best, worst = done.min(axis=0), done.max(axis=0)
     span = np.where(worst > best, worst - best, 1.0)
     losses = [[_losses(table[table["is_front"]], signs) for table in side] for side in tables]

@@ -224,21 +224,15 @@ def compare(arguments: list[str]) -> None:
         sides = (found.one, found.other)
         reference = ", ".join(f"{name} {value:.4g}" for name, value in zip(found.objectives, found.reference, strict=True))
         print(f"hypervolumes count from the worst that any of these runs found ({reference}) to the best\n")
-        cells = [
-            [
-                name,
-                len(side.runs),
-                f"{sum(side.hypervolumes) / len(side.hypervolumes):.4f}",
-                f"{min(side.hypervolumes):.4f} to {max(side.hypervolumes):.4f}",
-                f"{100 * side.coverage:.0f} %",
-                *(f"{value:.4g}" for value in side.attained),
-            ]
-            for name, side in zip((str(one), str(other)), sides, strict=True)
-        ]
         levels = [f"{found.objectives[0]} within {found.objectives[1]} {level:.4g}" for level in found.levels]
-        print_table(
-            ["", "runs", "hypervolume", "lowest to highest", "beats of the other's front", *levels], cells, right=["runs"]
-        )
+        cells: list[list[Any]] = [
+            ["runs", *(len(side.runs) for side in sides)],
+            ["hypervolume", *(f"{sum(side.hypervolumes) / len(side.hypervolumes):.4f}" for side in sides)],
+            ["lowest to highest", *(f"{min(side.hypervolumes):.4f} to {max(side.hypervolumes):.4f}" for side in sides)],
+            ["beats of the other's front", *(f"{100 * side.coverage:.0f} %" for side in sides)],
+            *([name, *(f"{side.attained[i]:.4g}" for side in sides)] for i, name in enumerate(levels)),
+        ]
+        print_table(["", str(one), str(other)], cells)
         print(f"\n{found.verdict}")
 
     parsed(show, args=arguments, prog="nas compare")

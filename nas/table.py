@@ -89,7 +89,7 @@ def _results(folder: Path) -> pd.DataFrame:
     df.attrs["directions"] = directions
     df.attrs["limits"] = {limit["objective"]["name"]: (float(limit["low"]), float(limit["high"])) for limit in limits}
     df.attrs["latency_error_pct"] = described["latency_error_pct"]
-    df["is_front"] = _on_front(df[_within(df)], directions).reindex(df.index, fill_value=False)
+    df["is_front"] = _on_front(df[within_limits(df)], directions).reindex(df.index, fill_value=False)
     return df
 
 
@@ -191,7 +191,7 @@ def num_ended(found: Iterable[Mapping[str, Any]]) -> int:
     return sum(row.keys().isdisjoint(MARKS) and row.get("reason") != "limit" for row in ended)
 
 
-def _within(df: pd.DataFrame) -> "pd.Series[bool]":
+def within_limits(df: pd.DataFrame) -> "pd.Series[bool]":
     """Which rows are points of the space within the limits of the run's last session; earlier ones may have had wider limits."""
     params = [column for column in df.columns if column.startswith("params.")]
     within = df[params].notna().any(axis=1) if params else pd.Series(data=True, index=df.index)
@@ -222,7 +222,7 @@ def best(df: pd.DataFrame, objective: str, *, within_error: bool = False) -> "pd
     directions: Mapping[str, str] = df.attrs["directions"]
     if objective not in directions:
         raise unknown("objective", objective, directions)
-    done = df[(df["status"] == "done") & _within(df)]
+    done = df[(df["status"] == "done") & within_limits(df)]
     if done.empty:
         raise NasError(f"no trial here is done, so none is best on {objective}; see `nas table`")
     order = [objective, *(name for name in directions if name != objective)]

@@ -1,7 +1,7 @@
 """How well the ranking of a search's short trainings agrees with that of full ones (`nas verify`). Read `compare.py` next."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -12,6 +12,7 @@ from nas.table import full_trainings, results
 
 TOP1: Final = "val_top1_pct"
 RESAMPLES: Final = 2_000  # of the bootstrap
+ENOUGH: Final = 5  # networks, of which a bootstrap has something to draw
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,15 +24,17 @@ class Trust:
     """Of each network, at the least."""
     kendall: float
     """Between the search's validation top-1 and the mean test top-1 of the full trainings; NaN where one of them is all ties."""
-    interval: tuple[float, float]
-    """Holds 95 % of it: bootstrap over the networks, and over the seeds of each."""
+    interval: tuple[float, float] | None
+    """Holds 95 % of it: bootstrap over the networks, and over the seeds of each; None for less than five networks."""
 
     def __str__(self) -> str:
         """In one sentence."""
-        low, high = self.interval
+        between = "too few for an interval"
+        if self.interval is not None:
+            between = f"95 % from {self.interval[0]:.2f} to {self.interval[1]:.2f}"
         return (
-            f"Kendall's tau between the search's ranking and that of full trainings: {self.kendall:.2f}, 95 % from {low:.2f} to "
-            f"{high:.2f} ({self.networks} networks, {self.seeds} seeds or more of each)"
+            f"Kendall's tau between the search's ranking and that of full trainings: {self.kendall:.2f}, {between} "
+            f"({self.networks} networks, {self.seeds} seeds or more of each)"
         )
 
 
@@ -50,17 +53,19 @@ def agreement(searched: Mapping[int, float], tests: Mapping[int, Sequence[float]
     def tau(places: "np.ndarray[Any, Any]", means: "np.ndarray[Any, Any]") -> float:
         return float(kendalltau(quick[places], means).statistic)
 
+    whole = Trust(
+        networks=len(trials),
+        seeds=min(map(len, tests.values())),
+        kendall=tau(np.arange(len(trials)), np.array([np.mean(tests[trial]) for trial in trials])),
+        interval=None,
+    )
+    if len(trials) < ENOUGH:
+        return whole
     generator = np.random.default_rng(0)
-    every = np.arange(len(trials))
     draws = []
     for _ in range(RESAMPLES):
         places = generator.integers(0, len(trials), len(trials))
         means = [np.mean(generator.choice(tests[trials[place]], len(tests[trials[place]]))) for place in places]
         draws.append(tau(places, np.array(means)))
     low, high = np.nanquantile(draws, (0.025, 0.975)) if np.isfinite(draws).any() else (np.nan, np.nan)
-    return Trust(
-        networks=len(trials),
-        seeds=min(map(len, tests.values())),
-        kendall=tau(every, np.array([np.mean(tests[trial]) for trial in trials])),
-        interval=(float(low), float(high)),
-    )
+    return replace(whole, interval=(float(low), float(high)))

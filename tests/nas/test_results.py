@@ -227,7 +227,8 @@ def test_full_trainings_are_columns_and_tell_how_far_to_trust(run):
     assert df.loc[3, "full_test_sd_pct"] == pytest.approx(math.sqrt(8))
     assert df.loc[2, ["full_test_top1_pct", "full_seeds"]].isna().all()
     found = trust(run)
-    assert (found.networks, found.seeds, found.kendall) == (3, 2, 1.0)
+    assert (found.networks, found.seeds, found.kendall, found.interval) == (3, 2, 1.0, None)
+    assert "1.00, too few for an interval (3 networks, 2 seeds or more of each)" in str(found)
     (run / FULL / "trial1-seed0-epochs100" / CARD_FILE).write_text("{")
     with pytest.raises(nas.NasError, match="is damaged; remove its folder"):
         nas.results(run)

@@ -2,7 +2,12 @@
 
 import json
 import signal
+import socket
+import subprocess
+import sys
 import time
+import urllib.request
+from pathlib import Path
 
 import pytest
 
@@ -82,6 +87,34 @@ def test_the_front_is_trained_in_full_goes_on_after_a_kill_and_says_how_far_to_t
     if networks > 1:
         assert "Kendall's tau between the search's ranking and that of full trainings: " in answer.stdout
     assert read_experiment(searched)["schema"] == 4
+
+
+def test_the_dashboard_shows_the_run_on_this_machine_alone(searched):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    line = [sys.executable, "-m", "nas.cli", "dashboard", str(searched), "--port", str(port)]
+    with subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout.readline() == f"http://127.0.0.1:{port}/ until Ctrl-C\n"
+            deadline = time.monotonic() + 60
+            while True:
+                try:
+                    with urllib.request.urlopen(f"http://127.0.0.1:{port}/api/studies") as answer:
+                        studies = json.load(answer)["study_summaries"]
+                    break
+                except OSError:
+                    assert time.monotonic() < deadline
+                    assert process.poll() is None, process.communicate()
+                    time.sleep(0.2)
+            assert [study["study_name"] for study in studies] == [searched.name]
+            sockets = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+            listening = [fields[1] for fields in sockets if fields[1].endswith(f":{port:04X}") and fields[3] == "0A"]
+            assert listening == [f"0100007F:{port:04X}"]  # 127.0.0.1
+            busy = subprocess.run(line, capture_output=True, text=True, check=False, timeout=60)
+            assert (busy.returncode, f"port {port} cannot be listened on: " in busy.stderr) == (2, True)
+        finally:
+            process.terminate()
 
 
 @pytest.mark.parametrize(
