@@ -298,6 +298,7 @@ def export(arguments: list[str]) -> None:
         *,
         trial: int | None = None,
         best: str | None = None,
+        where: str = "",
         within_error: bool = False,
         output: Path | None = None,
     ) -> None:
@@ -307,13 +308,14 @@ def export(arguments: list[str]) -> None:
             run: The run folder.
             trial: The trial's number, as `nas table` shows it.
             best: An objective, to export the network that is best on it.
+            where: Only of those that meet all of these, such as "macs_m<60, params_m<3".
             within_error: Rank by latency_ms even where the latency table's error is larger than the difference.
             output: The folder to write, by default exports/trial<N> in the run folder.
         """
         from nas.exports import export as export_network
         from nas.runs import CARD_FILE
 
-        folder = export_network(run, trial=trial, best=best, within_error=within_error, output=output)
+        folder = export_network(run, trial=trial, best=best, conditions=where, within_error=within_error, output=output)
         accuracy = json.loads((folder / CARD_FILE).read_text(encoding="utf-8"))["accuracy"]
         if not accuracy["identical_to_trial"]:
             print(f"on another device than the trial's, where it had {accuracy['trial_val_top1_pct']} % on the validation part:")

@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from nas.architecture import Architecture
+from nas.conditions import where
 from nas.datasets import Dataset, load_part
 from nas.description import dataset_of
 from nas.devices import device_name, pick_device
@@ -35,11 +36,12 @@ def export(
     *,
     trial: int | None = None,
     best: str | None = None,
+    conditions: str = "",
     within_error: bool = False,
     output: str | PathLike[str] | None = None,
     dataset: Dataset | None = None,
 ) -> Path:
-    """The folder of one trained network of a run: `trial`, or the `best` on an objective, as `nas.best` finds it.
+    """The folder of one trained network of a run: `trial`, or the `best` on an objective of those that meet the conditions.
 
     Written to `output`, by default `exports/trial<N>` in the run folder. The network is loaded from its weights and has to put
     every image of the search validation part into the class that it did at the end of its trial; on another device than the
@@ -50,7 +52,7 @@ def export(
     """
     folder = Path(run).resolve()
     described = read_experiment(folder)
-    row = _chosen(results(folder), trial, best, within_error=within_error)
+    row = _chosen(results(folder), trial, best, conditions, within_error=within_error)
     number = int(row["trial"])
     weights = folder / WEIGHTS / f"{number}.safetensors"
     if not weights.is_file():
@@ -76,8 +78,9 @@ def is_export(folder: Path) -> bool:
     return folder.is_dir() and {entry.name for entry in folder.iterdir()} in (set(), {ARCHITECTURE_FILE, WEIGHTS_FILE, CARD_FILE})
 
 
-def _chosen(df: pd.DataFrame, trial: int | None, best: str | None, *, within_error: bool) -> "pd.Series[Any]":
+def _chosen(df: pd.DataFrame, trial: int | None, best: str | None, conditions: str, *, within_error: bool) -> "pd.Series[Any]":
     """The row to export."""
+    df = where(df, conditions) if conditions else df
     if (trial is None) == (best is None):
         raise NasError("export takes either a trial's number or the objective to be best on; give --trial or --best")
     if best is not None:
@@ -85,7 +88,9 @@ def _chosen(df: pd.DataFrame, trial: int | None, best: str | None, *, within_err
     rows = df[df["trial"] == trial]
     done = ", ".join(map(str, df["trial"][df["status"] == "done"]))
     if rows.empty:
-        raise NasError(f"trial {trial} is not in this run; done: {done or 'none'}")
+        raise NasError(
+            f"trial {trial} is not in this run{' and meets the conditions' if conditions else ''}; done: {done or 'none'}"
+        )
     if rows.iloc[0]["status"] != "done":
         raise NasError(f"trial {trial} is {rows.iloc[0]['status']}, and only a done one has a network; done: {done or 'none'}")
     return rows.iloc[0]
