@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from nas.architecture import Architecture, Block, Head, Stem
-    from nas.compare import compare
+    from nas.comparison import compare
     from nas.conditions import where
     from nas.costs import Cost, cost
     from nas.datasets import ImageData, dataset
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from nas.spaces import SearchSpace, space
     from nas.table import best, front, history, results
     from nas.trainer import Training, train_network
-    from nas.verify import verify
+    from nas.verification import verify
 
 # Public name → the module it lives in.
 _HOMES = {
@@ -46,7 +46,7 @@ _HOMES = {
     "Training": "trainer",
     "best": "table",
     "build": "modules",
-    "compare": "compare",
+    "compare": "comparison",
     "cost": "costs",
     "dataset": "datasets",
     "export": "exports",
@@ -64,7 +64,7 @@ _HOMES = {
     "space": "spaces",
     "train_baselines": "driver",
     "train_network": "trainer",
-    "verify": "verify",
+    "verify": "verification",
     "where": "conditions",
     "write_report": "report",
 }

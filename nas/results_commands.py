@@ -218,7 +218,7 @@ def compare(arguments: list[str]) -> None:
             one: A run folder, or a folder of them.
             other: The same.
         """
-        from nas.compare import compare as compare_runs
+        from nas.comparison import compare as compare_runs
 
         found = compare_runs(one, other)
         sides = (found.one, found.other)
@@ -252,7 +252,7 @@ def verify(arguments: list[str]) -> None:
             epochs: Of each training, by default ten times the run's; all else is the run's own recipe.
         """
         from nas.table import results
-        from nas.verify import verify as verify_run
+        from nas.verification import verify as verify_run
 
         log_to_stdout()
         with _trainings() as told:

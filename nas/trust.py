@@ -1,4 +1,4 @@
-"""How well the ranking of a search's short trainings agrees with that of full ones (`nas verify`). Read `compare.py` next."""
+"""How well the ranking of a search's short trainings agrees with that of full ones (`nas verify`). Read `comparison.py` next."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 import nas
 from nas.cli import run as command
 from nas.columns import HISTORY_TYPES, TYPES, documentation
-from nas.compare import bootstrap, compare
+from nas.comparison import bootstrap, compare
 from nas.conditions import where
 from nas.pareto import hypervolume
 from nas.plugins import load_plugin
