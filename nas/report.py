@@ -26,6 +26,7 @@ from nas.errors import ArchitectureError, NasError, users_code
 from nas.housekeeping import summarize
 from nas.runs import read_experiment
 from nas.spaces import is_choice, num_choices
+from nas.study import unchanging
 from nas.table import close_pairs, history, results
 from nas.trust import TOP1, trust
 
@@ -95,8 +96,9 @@ def gather(run: Path) -> dict[str, Any]:
         "state": summary.state,
         "ended": summary.trials,
         "counts": {str(status): int(count) for status, count in df["status"].value_counts().items()},
-        "facts": _facts(described, trials),
-        "sessions": _sessions(described),
+        "begun": _shown_time(described["sessions"][0]["started"]),
+        "facts": _facts(described),
+        "details": _details(described, trials),
         "objectives": [[one["name"], one["direction"]] for one in described["objectives"]],
         "limits": {name: [_plain(low), _plain(high)] for name, (low, high) in df.attrs["limits"].items()},
         "latency_error_pct": df.attrs["latency_error_pct"],
@@ -112,10 +114,9 @@ def gather(run: Path) -> dict[str, Any]:
     }
 
 
-def _facts(described: Mapping[str, Any], trials: pd.DataFrame) -> list[list[str]]:
-    """What was asked for and with what, as pairs of a label and a text."""
-    session, train, dataset = described["sessions"][-1], described["train"], described["dataset"]
-    machine, versions = session["machine"], session["versions"]
+def _facts(described: Mapping[str, Any]) -> list[list[str]]:
+    """What was asked for and on what machine, as pairs of a label and a text."""
+    train, dataset, machine = described["train"], described["dataset"], described["sessions"][-1]["machine"]
     limits = [
         f"{limit['objective']['name']} from {limit['low']} to {limit['high']}".replace(" from -inf", "").replace(" to inf", "")
         for limit in described["limits"]
@@ -124,34 +125,43 @@ def _facts(described: Mapping[str, Any], trials: pd.DataFrame) -> list[list[str]
     errs = "nobody has checked how far it errs" if error_pct is None else f"errs by {error_pct:.1f} % on average"
     table = described["latency_table"]
     found = {
-        "Space": f"{described['space']['name']} {_listed(described['space']['fields'])}",
-        "Dataset": f"{dataset['name']}, {len(dataset['classes'])} classes {_listed(dataset['fields'])}",
+        "Space": described["space"]["name"],
+        "Dataset": f"{dataset['name']}, {len(dataset['classes'])} classes",
         "Objectives": ", ".join(f"{one['name']} ({one['direction']})" for one in described["objectives"]),
         "Limits": ", ".join(limits) or "none",
         "Recipe": ", ".join(f"{name} {train[name]}" for name in ("epochs", "batch_size", "optimizer", "lr", "schedule")),
         "Sampler": f"{described['sampler']}, seed {described['seed']}",
-        "Latency": f"{table}; {errs}" if table else "",
-        "Machine": f"{machine['processor']}, {machine['cpus']} CPUs, {machine['platform']}",
-        "Trained on": ", ".join(sorted(set(trials["device"].dropna()))),
-        "Versions": ", ".join(f"{name} {version}" for name, version in versions.items()),
-        "Commit": session["git_commit"] or "",
-        "Whole recipe": _listed(train).strip("()"),
+        "Latency table": f"{table}; {errs}" if table else "",
+        "Machine": f"{machine['processor']}, {machine['cpus']} CPUs",
     }
-    return [[label, text.strip()] for label, text in found.items() if text]
+    return [[label, text] for label, text in found.items() if text]
+
+
+def _details(described: Mapping[str, Any], trials: pd.DataFrame) -> list[list[str]]:
+    """What it takes to do the same again, in the same way."""
+    session = described["sessions"][-1]
+    found = {
+        "Space": _listed(described["space"]["fields"]),
+        "Dataset": _listed(described["dataset"]["fields"]),
+        "Recipe": _listed(described["train"]),
+        "Trained on": ", ".join(sorted(set(trials["device"].dropna()))),
+        "System": session["machine"]["platform"],
+        "Versions": _listed(session["versions"]),
+        "Commit": session["git_commit"] or "",
+        "Sessions": "; ".join(map(_shown_session, described["sessions"])),
+    }
+    return [[label, text] for label, text in found.items() if text]
 
 
 def _listed(fields: Mapping[str, Any]) -> str:
-    parts = (f"{name} {', '.join(map(str, value)) if isinstance(value, list) else value}" for name, value in fields.items())
-    return f"({'; '.join(parts)})" if fields else ""
+    values = {name: ", ".join(map(str, value)) if isinstance(value, list) else value for name, value in fields.items()}
+    return "; ".join(f"{name} {value}" for name, value in values.items())
 
 
-def _sessions(described: Mapping[str, Any]) -> list[str]:
-    """When each session began, and what was changed for it."""
-    found = []
-    for session in described["sessions"]:
-        changes = [f"{field} from {before} to {after}" for field, (before, after) in session["changed"].items()]
-        found.append(f"{_shown_time(session['started'])}{': ' * bool(changes)}{', '.join(changes)}")
-    return found
+def _shown_session(session: Mapping[str, Any]) -> str:
+    """When it began, and what was changed for it."""
+    changes = [f"{field} from {before} to {after}" for field, (before, after) in session["changed"].items()]
+    return f"{_shown_time(session['started'])}{': ' * bool(changes)}{', '.join(changes)}"
 
 
 def _shown_time(text: str) -> str:
@@ -270,7 +280,7 @@ def _importance(described: Mapping[str, Any], trials: pd.DataFrame) -> dict[str,
             space = space_of(described).parameters
     except NasError as error:
         return {"why": f"Nothing can be told of the parameters, as the space cannot be rebuilt here: {error}."}
-    parameters = {name: one for name, one in space.items() if num_choices(one) > 1 and f"params.{name}" in done}
+    parameters = unchanging({name: one for name, one in space.items() if num_choices(one) > 1 and f"params.{name}" in done})
     rows = [
         ({name: row[f"params.{name}"] for name in parameters}, {one["name"]: row[one["name"]] for one in trained})
         for row in done.to_dict("records")
@@ -282,7 +292,7 @@ def _importance(described: Mapping[str, Any], trials: pd.DataFrame) -> dict[str,
     return {"networks": len(rows), "of": len(parameters), "bars": {name: bars for name, bars in found.items() if bars}}
 
 
-def _ranked(parameters: Mapping[str, Any], rows: list[Any], objective: str, direction: str) -> list[list[Any]]:
+def _ranked(parameters: dict[str, Any], rows: list[Any], objective: str, direction: str) -> list[list[Any]]:
     """Parameters with their importance, the greatest first; none where every network is alike."""
     import optuna
     from optuna.trial import create_trial
@@ -295,7 +305,7 @@ def _ranked(parameters: Mapping[str, Any], rows: list[Any], objective: str, dire
     try:
         with warnings.catch_warnings(action="ignore"):
             study = optuna.create_study(direction=direction)
-            study.add_trials([create_trial(params=p, distributions=dict(parameters), value=value) for p, value in known])
+            study.add_trials([create_trial(params=p, distributions=parameters, value=value) for p, value in known])
             found = optuna.importance.get_param_importances(study, evaluator=optuna.importance.PedAnovaImportanceEvaluator())
     finally:
         optuna.logging.set_verbosity(loud)

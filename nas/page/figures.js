@@ -60,13 +60,16 @@ function bestSoFar(rows, yName) {
 }
 
 function baselineTrace(rows, x, y) {
-  const sides = ["top center", "bottom center", "middle right", "middle left"];
-  const sorted = [...rows].sort((a, b) => x[a] - x[b]);
-  return points("baselines", sorted, x, y, {
-    mode: "markers+text", text: sorted.map((row) => plain(column("name")[row] ?? "")), textposition: sorted.map((_, i) => sides[i % 2]),
-    textfont: { size: 10, color: colour("baseline") }, cliponaxis: false,
-    marker: { symbol: "diamond", size: 10, color: colour("baseline"), line: { width: 1, color: colour("page") } },
-  });
+  return points("baselines", rows, x, y, { marker: { symbol: "diamond", size: 10, color: colour("baseline"), line: { width: 1, color: colour("page") } } });
+}
+
+/** Names of the baselines, on a ground of their own, as they stand among other points. */
+function baselineNames(rows, x, y, logarithmic) {
+  const font = { size: 11, color: colour("baseline") };
+  return rows.filter((row) => column("name")[row]).map((row) => ({
+    x: logarithmic ? Math.log10(x[row]) : x[row], y: y[row], yshift: 15, text: plain(column("name")[row]), showarrow: false,
+    font, bgcolor: colour("page"), opacity: 0.9, borderpad: 1, captureevents: false,
+  }));
 }
 
 function fullTrace(rows, x, yName) {
@@ -99,18 +102,21 @@ function frontFigure(chosen) {
   const front = rows.filter(isFront).sort((a, b) => x[a] - x[b] || (y[a] - y[b]) * (DIRECTIONS[yName] === "minimize" ? -1 : 1));
   const error = DATA.latency_error_pct !== null && xName === "latency_ms" ? { type: "percent", value: DATA.latency_error_pct, thickness: 1, width: 3, color: colour("front") } : { visible: false };
   const others = rows.filter((row) => isDone(row) && !isFront(row) && !isBaseline(row));
+  const baselines = rows.filter((row) => isBaseline(row) && isDone(row));
   const ring = { symbol: "circle-open", size: 17, color: colour("text"), line: { width: 2.5 } };
   const traces = [
     points("not done", rows.filter((row) => !isDone(row)), x, y, { marker: { symbol: "circle-open", size: 7, color: colour("other") }, opacity: 0.7 }),
     points("done", others, x, y, { marker: { size: 7, color: colour("other") } }),
     points("front", front, x, y, { ...steps(xName, yName), error_x: error, marker: { size: 9, color: colour("front") } }),
-    baselineTrace(rows.filter((row) => isBaseline(row) && isDone(row)), x, y),
+    baselineTrace(baselines, x, y),
     fullTrace(rows, x, yName),
     points("chosen", rows.filter((row) => row === chosen), x, y, { marker: ring, hoverinfo: "skip", showlegend: false }),
   ];
   if (OBJECTIVES.length === 1 && xName === "trial" && yName === OBJECTIVES[0]) traces.push(bestSoFar(rows.filter((row) => isDone(row)), yName));
   const shown = traces.filter((trace) => trace.x.length || trace.name === "chosen");
-  return [shown, layout(xName, yName, { shapes: limitLines(xName, yName), xaxis: { type: logarithmic ? "log" : "linear" } })];
+  return [shown, layout(xName, yName, {
+    shapes: limitLines(xName, yName), annotations: baselineNames(baselines, x, y, logarithmic), xaxis: { type: logarithmic ? "log" : "linear" },
+  })];
 }
 
 function convergenceFigure() {
@@ -120,7 +126,7 @@ function convergenceFigure() {
   const x = hours ? ended.map((time) => (time - begin) / 3.6e6) : trial.map((_, i) => i + 1);
   const trace = {
     type: "scatter", mode: "lines", x, y: share.map((value) => 100 * value), line: { shape: "hv", color: colour("front"), width: 2 },
-    hovertext: trial.map((number_, i) => `after trial ${number_}: ${(100 * share[i]).toFixed(2)} %`), hoverinfo: "text",
+    hovertext: trial.map((after, i) => `after trial ${after}: ${(100 * share[i]).toFixed(2)} %`), hoverinfo: "text",
   };
   return [[trace], layout(hours ? "hours since the first trial began" : "done trials", "hypervolume, % of the box")];
 }
@@ -145,11 +151,11 @@ const ROW_OF = new Map(column("trial").map((trial, row) => [trial, row]));
 
 function curvesFigure(chosen) {
   const traces = [
-    curves("others", (row) => !isFront(row), { line: { width: 0.7, color: colour("other") }, opacity: 0.6, hoverinfo: "skip" }),
+    curves("others", (row) => !isFront(row), { line: { width: 0.8, color: colour("other") }, opacity: 0.8, hoverinfo: "skip" }),
     curves("front", isFront, { mode: "lines+markers", marker: { size: 4 }, line: { width: 1.5, color: colour("front") } }),
     curves("chosen", (row) => row === chosen, { line: { width: 3, color: colour("full") } }),
   ];
-  return [traces.filter((trace) => trace.x.length || trace.name === "chosen"), layout("epoch", TOP1)];
+  return [traces.filter((trace) => trace.x.length || trace.name === "chosen"), layout("epoch", TOP1, { xaxis: { tickformat: "d", ...(Math.max(...DATA.curves.epoch) <= 12 ? { dtick: 1 } : {}) } })];
 }
 
 function importanceFigure(bars) {
@@ -186,19 +192,20 @@ function lanes(rows) {
 
 function lanesFigure() {
   const rows = rowsWhere((row) => FINITE(column("started")[row]) && FINITE(column("ended")[row]));
-  const placed_ = lanes(rows);
+  const inLanes = lanes(rows);
   const traces = KINDS.map((kind) => {
-    const mine = placed_.filter(([row]) => column("status")[row] === kind);
+    const mine = inLanes.filter(([row]) => column("status")[row] === kind);
     const spread = (of) => mine.flatMap(([row, lane]) => of(row, lane));
     const said = ([row]) => `${plain(title(row))}: ${kind}${column("seconds")[row] === null ? "" : `, ${duration(column("seconds")[row])} of training`}`;
     return {
-      type: "scatter", mode: "lines", name: kind, line: { width: 7, color: colour(kind) }, hoverinfo: "text", opacity: 0.85,
+      type: "scatter", mode: rows.length < 200 ? "lines+markers" : "lines", name: kind, line: { width: 7, color: colour(kind) }, hoverinfo: "text",
+      marker: { symbol: "line-ns", size: 5, opacity: 1, line: { width: 1, color: colour("page") } }, // sets one from the next
       x: spread((row) => [column("started")[row], column("ended")[row], null]), y: spread((_, lane) => [lane + 1, lane + 1, null]),
       hovertext: mine.flatMap((pair) => [said(pair), said(pair), ""]), customdata: spread((row) => [row, row, null]),
     };
   });
-  const count = placed_.reduce((most, [, lane]) => Math.max(most, lane + 1), 1);
-  const yaxis = { range: [0.4, count + 0.6], tickformat: "d", nticks: Math.min(count, 8) };
+  const count = inLanes.reduce((most, [, lane]) => Math.max(most, lane + 1), 1);
+  const yaxis = { range: [0.4, count + 0.6], tick0: 1, dtick: Math.ceil(count / 8) };
   return [traces.filter((trace) => trace.x.length), layout("UTC", "at a time", { xaxis: { type: "date" }, yaxis })];
 }
 

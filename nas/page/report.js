@@ -2,6 +2,7 @@
 "use strict";
 
 const DRAWN = new Map(); // id of a figure → what makes it; drawn again when the colour scheme changes
+const WAITING = []; // what draws the figures further down
 let CHOSEN = null; // row of the trial that the page shows
 
 function draw(id) {
@@ -9,9 +10,13 @@ function draw(id) {
   return Plotly.react(byId(id), traces, figureLayout, CONFIG);
 }
 
-function add(id, figure) {
-  DRAWN.set(id, figure);
-  draw(id);
+/** Draw a figure once the page can be used. */
+function add(id, figure, clickable = false) {
+  WAITING.push(() => {
+    DRAWN.set(id, figure);
+    draw(id);
+    if (clickable) onClick(id);
+  });
 }
 
 function onClick(id) {
@@ -27,14 +32,13 @@ function fillHead() {
   document.title = `${DATA.name}: search report`;
   say("name", DATA.name);
   const running = DATA.state === "running" ? "; the search goes on, and the page made again will show what came since" : "";
-  const begun = DATA.sessions.length ? `, begun ${DATA.sessions[0]}` : "";
-  say("state", `Search ${DATA.state}: ${DATA.ended} trials have ended${begun}. Page of ${DATA.made}${running}.`);
+  say("state", `Search ${DATA.state}: ${DATA.ended} trials have ended, begun ${DATA.begun}. Page of ${DATA.made}${running}.`);
   const counts = { ...DATA.counts, front: rowsWhere(isFront).length };
   for (const [status, count] of Object.entries(counts)) {
     byId("counts").append(element("div", {}, element("dt", {}, status === "front" ? "on the front" : status), element("dd", {}, String(count))));
   }
-  const sessions = DATA.sessions.length > 1 ? [["Sessions", DATA.sessions.join("; ")]] : [];
-  definitions(byId("facts"), [["Run", DATA.folder], ...DATA.facts, ...sessions]);
+  for (const [label, text] of DATA.facts) byId("facts").append(definitions(element("div"), [[label, text]]));
+  definitions(byId("details"), [["Run", DATA.folder], ...DATA.details]);
 }
 
 // The front, its table, and the network that is chosen.
@@ -131,7 +135,15 @@ function choose(row) {
   CHOSEN = row;
   showNetwork(row);
   markChosen();
-  for (const id of ["front", "curves"]) if (DRAWN.has(id)) draw(id);
+  for (const id of ["front", "curves"]) if (DRAWN.has(id)) moveMark(id);
+}
+
+/** Draw what marks the chosen network in a figure anew, and leave all else of it. */
+function moveMark(id) {
+  const [traces] = DRAWN.get(id)(CHOSEN);
+  const place = traces.findIndex((trace) => trace.name === "chosen");
+  const changed = Object.fromEntries(["x", "y", "customdata", "hovertext"].map((name) => [name, [traces[place][name]]]));
+  Plotly.restyle(byId(id), changed, [place]);
 }
 
 function showNetwork(row) {
@@ -193,7 +205,7 @@ function fillConvergence() {
   const axes_ = OBJECTIVES.map((name) => (name === TOP1 ? `${name} from 0 to 100 %` : `${name} from the worst to the best that was found`));
   say("convergence-caption", `Share of a fixed box that the front dominates, after each done trial. The box: ${axes_.join("; ")}. A line that is still rising says that more trials would find better networks.`);
   add("convergence", convergenceFigure);
-  byId("over").addEventListener("change", () => draw("convergence"));
+  byId("over").addEventListener("change", () => DRAWN.has("convergence") && draw("convergence"));
 }
 
 function fillCurves() {
@@ -204,8 +216,7 @@ function fillCurves() {
   }
   const thinned = DATA.curves.every > 1 ? ` Every ${DATA.curves.every}th epoch is drawn.` : "";
   say("curves-caption", `Top-1 on the search validation part after each epoch; a click on a curve of the front chooses its network.${thinned}`);
-  add("curves", curvesFigure);
-  onClick("curves");
+  add("curves", curvesFigure, true);
 }
 
 function fillImportance() {
@@ -235,8 +246,7 @@ function fillTime() {
   say("time-caption", `${duration(seconds)} of training in ${duration(wall)} of searching${share}. Below, every trial from its proposal to its end.`);
   add("time", timeFigure);
   if (rowsWhere((row) => FINITE(column("started")[row]) && FINITE(column("ended")[row])).length) {
-    add("lanes", lanesFigure);
-    onClick("lanes");
+    add("lanes", lanesFigure, true);
   } else hide("lanes");
 }
 
@@ -272,7 +282,23 @@ function fillPage() {
   for (const form of document.querySelectorAll("form")) form.addEventListener("submit", (event) => event.preventDefault());
   for (const fill of [fillHead, fillFront, fillTrust, fillConvergence, fillCurves, fillImportance, fillTime, fillStatuses]) fill();
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => [...DRAWN.keys()].forEach(draw));
-  document.documentElement.dataset.ready = String(Math.round(performance.now())); // ms since the page was opened
+  mark("ready");
+  setTimeout(drawWaiting);
+}
+
+/** Milliseconds from when the page was opened. */
+function mark(what) {
+  document.documentElement.dataset[what] = String(Math.round(performance.now()));
+}
+
+function drawWaiting() {
+  const next = WAITING.shift();
+  if (!next) {
+    mark("drawn");
+    return;
+  }
+  next();
+  setTimeout(drawWaiting); // so that a click comes in between
 }
 
 fillPage();
