@@ -179,7 +179,9 @@ def _columns(trials: pd.DataFrame) -> tuple[dict[str, list[Any]], dict[str, list
         "of the trial": ["trial", *(name for name in TRAINING if trials[name].notna().any())],
         "parameters": [name for name in params if trials[name].dtype != bool and trials[name].nunique() > 1],
     }
-    columns = {name: _values(trials[name]) for name in dict.fromkeys([*TEXTS, *(name for names in groups.values() for name in names)])}
+    columns = {
+        name: _values(trials[name]) for name in dict.fromkeys([*TEXTS, *(name for names in groups.values() for name in names)])
+    }
     columns["is_front"] = [int(front) for front in trials["is_front"]]
     columns |= {name: _milliseconds(trials[name]) for name in ("started", "ended")}
     return columns, {group: names for group, names in groups.items() if names}
@@ -215,11 +217,9 @@ def _networks(texts: Iterable[Any]) -> dict[str, Any]:
         except ArchitectureError:
             networks.append(None)
             continue
+        stem, head = network.stem, network.head
         stages = [[places.setdefault(block, len(places)) for block in stage] for stage in network.stages]
-        networks.append(
-            [network.resolution, network.stem.width, network.stem.stride, network.activation, network.head.kind, network.head.width]
-            + [stages]
-        )
+        networks.append([network.resolution, stem.width, stem.stride, network.activation, head.kind, head.width, stages])
     fields = ("op", "kernel", "stride", "width", "hidden", "squeeze", "gate", "activation", "linear", "skip")
     return {"fields": fields, "blocks": [[getattr(block, name) for name in fields] for block in places], "of": networks}
 
@@ -276,11 +276,12 @@ def _importance(described: Mapping[str, Any], trials: pd.DataFrame) -> dict[str,
     if not trained:
         return {"why": "No objective of this run needs training, so every one follows from the parameters by a formula."}
     try:
-        with users_code(f"space {described['space']['name']}"):
-            space = space_of(described).parameters
-    except NasError as error:
+        space = space_of(described)
+        with users_code(f"space {space.name}"):
+            choices = space.parameters
+    except (NasError, ImportError) as error:
         return {"why": f"Nothing can be told of the parameters, as the space cannot be rebuilt here: {error}."}
-    parameters = unchanging({name: one for name, one in space.items() if num_choices(one) > 1 and f"params.{name}" in done})
+    parameters = unchanging({name: one for name, one in choices.items() if num_choices(one) > 1 and f"params.{name}" in done})
     rows = [
         ({name: row[f"params.{name}"] for name in parameters}, {one["name"]: row[one["name"]] for one in trained})
         for row in done.to_dict("records")
@@ -304,7 +305,7 @@ def _ranked(parameters: dict[str, Any], rows: list[Any], objective: str, directi
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:
         with warnings.catch_warnings(action="ignore"):
-            study = optuna.create_study(direction=direction)
+            study = optuna.create_study(direction=optuna.study.StudyDirection[direction.upper()])
             study.add_trials([create_trial(params=p, distributions=parameters, value=value) for p, value in known])
             found = optuna.importance.get_param_importances(study, evaluator=optuna.importance.PedAnovaImportanceEvaluator())
     finally:

@@ -75,10 +75,10 @@ function boxOf(layer, box, widest) {
   const group = drawn("g", {});
   group.append(drawn("title", {}, described(layer)));
   group.append(drawn("rect", { class: "box", x: box.x, y, width: box.width, height, rx: 2, fill: `var(--kernel${layer.kernel})` }));
-  if (layer.hidden && box.width >= 19 && height >= 15) {
+  if (layer.hidden && box.width >= 19 && height >= 16) {
     group.append(drawn("text", { class: "ratio", x: middle, y: PICTURE.floor - 4 }, String(Number(expansion(layer).toPrecision(2)))));
   }
-  if (layer.squeeze) group.append(drawn("rect", { class: "squeeze", x: box.x + 0.5, y: y + 0.5, width: box.width - 1, height: 3 }));
+  if (layer.squeeze) group.append(drawn("rect", { class: "squeeze", x: box.x + 2, y: y + 2, width: box.width - 4, height: 2.5 }));
   if (layer.skip) {
     const [left, right] = [box.x + 2, box.x + box.width - 2];
     group.append(drawn("path", { class: "skip", d: `M${left} ${y - 2} C${left} ${y - 11}, ${right} ${y - 11}, ${right} ${y - 2}` }));
@@ -117,7 +117,7 @@ function key(layers) {
     swatch.style.background = `var(--kernel${kernel})`;
     return element("li", {}, swatch, `${kernel} × ${kernel}`);
   });
-  const rest = ["height: √ channels out", "width: log of the map's side", "number: expansion", "▔ squeeze-and-excite", "⌒ skip", "┊ map halves"];
+  const rest = ["height: √ channels out", "width: log of the map's side", "number: expansion", "▬ squeeze-and-excite", "⌒ skip", "┊ map halves"];
   return element("ul", { class: "key" }, ...swatches, ...rest.map((text) => element("li", {}, text)));
 }
 

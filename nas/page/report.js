@@ -77,8 +77,9 @@ function frontSentence() {
   const done = rowsWhere(isDone).length;
   if (!done) return NUM_TRIALS ? "No trial is done yet, so there is no front; trials that have begun are drawn hollow." : "No trial has begun yet.";
   const best = OBJECTIVES.map((name) => `${DIRECTIONS[name] === "minimize" ? "least" : "greatest"} ${name}`).join(", ");
-  const what = OBJECTIVES.length > 1 ? "that no other network beats on every objective" : "best on the one objective";
-  return `${rowsWhere(isFront).length} of ${plural(done, "done trial")} ${what} (${best}). Choose a point, or a row below, to see its network.`;
+  const front = rowsWhere(isFront).length;
+  const what = OBJECTIVES.length > 1 ? "on the front: no other is as good on every objective and better on one" : "best on the one objective";
+  return `${front} of ${plural(done, "done trial")} ${front === 1 ? "is" : "are"} ${what} (${best}). Choose a point, or a row below, to see its network.`;
 }
 
 const FRONT_COLUMNS = ["trial", "id", ...OBJECTIVES, "full_test_top1_pct", "full_test_sd_pct", "seconds", "source", "name"];
@@ -151,7 +152,8 @@ function showNetwork(row) {
   const parts = [element("h3", {}, title(row))];
   if (layers) parts.push(picture(layers), key(layers));
   else parts.push(element("p", { class: "caption" }, "One of timm's own networks, whose layers are not known here: there is no picture of it."));
-  parts.push(definitions(element("dl", { class: "numbers" }), numbersOf(row)));
+  const [texts, numbers] = knownOf(row);
+  parts.push(definitions(element("dl", { class: "numbers" }), texts), definitions(element("dl", { class: "numbers double" }), numbers));
   if (layers) parts.push(layerTable(layers));
   const trial = column("trial")[row];
   if (isDone(row) && !isFront(row)) parts.push(element("p", { class: "caption" }, "Off the front, a run keeps weights only with --keep-all."));
@@ -159,10 +161,12 @@ function showNetwork(row) {
   byId("network").replaceChildren(...parts);
 }
 
-function numbersOf(row) {
-  const shown = (name) => (typeof column(name)[row] === "number" ? number(column(name)[row]) : column(name)[row]);
-  const names = ["id", "status", "reason", "error", "source", ...DATA.groups.objectives, ...(DATA.groups["also measured"] ?? []), ...DATA.groups["of the trial"], "device", "precision"];
-  return names.filter((name) => column(name)[row] !== null && name !== "trial").map((name) => [name, shown(name)]);
+/** What is known of a trial, as pairs of the names of columns and values; the first list is of texts. */
+function knownOf(row) {
+  const texts = ["id", "status", "reason", "error", "source", "device", "precision"];
+  const numbers = [...DATA.groups.objectives, ...(DATA.groups["also measured"] ?? []), ...DATA.groups["of the trial"]].filter((name) => name !== "trial");
+  const known = (names, shown) => names.filter((name) => column(name)[row] !== null).map((name) => [name, shown(column(name)[row])]);
+  return [known(texts, String), known(numbers, number)];
 }
 
 function fillFront() {
