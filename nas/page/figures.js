@@ -50,6 +50,8 @@ function steps(xName, yName) {
   return { mode: "lines+markers", line: { shape: DIRECTIONS[xName] === "minimize" ? "hv" : "vh", width: 1.5, color: colour("front") } };
 }
 
+const COUNTED = new Set(DATA.convergence.trial); // trials that a front is chosen of
+
 /** Of one objective: the best value so far over the trials. */
 function bestSoFar(rows, yName) {
   const sign = DIRECTIONS[yName] === "minimize" ? 1 : -1;
@@ -112,7 +114,7 @@ function frontFigure(chosen) {
     fullTrace(rows, x, yName),
     points("chosen", rows.filter((row) => row === chosen), x, y, { marker: ring, hoverinfo: "skip", showlegend: false }),
   ];
-  if (OBJECTIVES.length === 1 && xName === "trial" && yName === OBJECTIVES[0]) traces.push(bestSoFar(rows.filter((row) => isDone(row)), yName));
+  if (OBJECTIVES.length === 1 && xName === "trial" && yName === OBJECTIVES[0]) traces.push(bestSoFar(rows.filter((row) => COUNTED.has(column("trial")[row])), yName));
   const shown = traces.filter((trace) => trace.x.length || trace.name === "chosen");
   return [shown, layout(xName, yName, {
     shapes: limitLines(xName, yName), annotations: baselineNames(baselines, x, y, logarithmic), xaxis: { type: logarithmic ? "log" : "linear" },

@@ -253,15 +253,21 @@ class TestInABrowser:
         file = write_report(run)
         assert file == run / "report.html"
         assert file.stat().st_size < 8e6
-        opened(browser, file)  # the first page of a browser pays for its start
-        page = opened(browser, file)
-        ready, drawn = (
-            int(page.execute_script(f"return document.documentElement.dataset.{name}")) for name in ("ready", "drawn")
-        )
+        times = []
+        for _ in range(3):  # the first page of a browser pays for its start, and others may keep the machine busy
+            page = opened(browser, file)
+            times.append(page.execute_script("const {ready, drawn} = document.documentElement.dataset; return [+ready, +drawn]"))
+        ready, drawn = min(times)
         assert ready < 3000
         assert drawn < 6000
         assert page.execute_script("return byId('front').data.reduce((sum, t) => sum + t.x.length, 0)") == 1001  # one is marked
         assert complaints(page) == []
+
+    def test_with_one_objective_the_best_so_far_leaves_out_what_is_no_point_of_the_space(self, browser, tmp_path):
+        trials = [done(70.0), done(99.0, params={}, source="reference", name="outside"), done(60.0), done(80.0)]
+        page = opened(browser, write_report(made_up(tmp_path, trials, objectives=("val_top1_pct",))))
+        line = page.execute_script("const {x, y} = byId('front').data.find(t => t.name === 'best so far'); return [x, y]")
+        assert line == [[0, 2, 3], [70, 70, 80]]
 
     def test_latencies_too_near_to_tell_apart_are_said(self, browser, tmp_path):
         points = [(70.0, 4.0), (72.0, 4.1), (80.0, 5.0)]
