@@ -19,7 +19,7 @@ import nas
 from nas.pareto import hypervolume
 from nas.plugins import load_plugin
 from nas.report import convergence, gather, write_report
-from nas.runs import CARD_FILE, FULL, HISTORY_FILE, TRIALS_FILE, append, create_run
+from nas.runs import CARD_FILE, FULL, HISTORY_FILE, TRIALS_FILE, append, create_run, locked
 from nas.spaces import sample
 
 needs_browser = [
@@ -327,6 +327,15 @@ def test_what_is_gathered_agrees_with_the_tables(run):
         fields, blocks = found["networks"]["fields"], found["networks"]["blocks"]
         drawn = [dict(zip(fields, blocks[place], strict=True)) for stage in network[-1] for place in stage]
         assert drawn == [{name: getattr(block, name) for name in block.__slots__} for block, _, _ in rebuilt.walk()]
+
+
+def test_the_page_can_be_made_while_the_search_runs(tmp_path):
+    run = made_up(tmp_path, [done(70.0), {}])
+    with locked(run), (run / TRIALS_FILE).open("a") as log:
+        log.write('{"event": "end", "tri')  # a line that is being written
+        log.flush()
+        found = gather(run)
+    assert (found["state"], found["counts"]) == ("running", {"done": 1, "running": 1})
 
 
 @pytest.mark.parametrize("names", [("val_top1_pct", "macs_m"), ("macs_m",), ("val_top1_pct", "macs_m", "params_m")])
