@@ -207,7 +207,7 @@ function fillConvergence() {
     return;
   }
   const axes_ = OBJECTIVES.map((name) => (name === TOP1 ? `${name} from 0 to 100 %` : `${name} from the worst to the best that was found`));
-  say("convergence-caption", `Share of a fixed box that the front dominates, after each done trial. The box: ${axes_.join("; ")}. A line that is still rising says that more trials would find better networks.`);
+  say("convergence-caption", `Share of a fixed box that the front dominates, after each done trial. The box: ${axes_.join("; ")}. While the line still rises, more trials are likely to find better networks.`);
   add("convergence", convergenceFigure);
   byId("over").addEventListener("change", () => DRAWN.has("convergence") && draw("convergence"));
 }
