@@ -1,0 +1,223 @@
+/* The figures: each function gives the traces and the layout of one, from the data and the colours of the scheme in use. */
+"use strict";
+
+const CONFIG = { responsive: true, displaylogo: false, modeBarButtonsToRemove: ["lasso2d", "select2d", "autoScale2d"] };
+const KINDS = ["done", "stopped", "failed", "interrupted", "running"];
+const FINITE = (value) => value !== null;
+
+function layout(xTitle, yTitle, more = {}) {
+  const axis = { gridcolor: colour("grid"), linecolor: colour("line"), zeroline: false, automargin: true };
+  const { xaxis, yaxis, ...rest } = more;
+  return {
+    autosize: true, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", margin: { l: 48, r: 12, t: 28, b: 44 },
+    font: { family: getComputedStyle(document.body).fontFamily, size: 12, color: colour("text") },
+    hoverlabel: { bgcolor: colour("raised"), bordercolor: colour("line"), font: { color: colour("text") }, align: "left" },
+    legend: { orientation: "h", x: 0, y: 1, xanchor: "left", yanchor: "bottom" }, hovermode: "closest",
+    modebar: { bgcolor: "rgba(0,0,0,0)", color: colour("quiet"), activecolor: colour("text") },
+    dragmode: matchMedia("(pointer: coarse)").matches ? false : "zoom", // a finger scrolls the page
+    xaxis: { ...axis, title: { text: xTitle }, ...xaxis }, yaxis: { ...axis, title: { text: yTitle }, ...yaxis }, ...rest,
+  };
+}
+
+function hover(row) {
+  const names = [...new Set([...OBJECTIVES, byId("x").value, byId("y").value])];
+  const lines = names.filter((name) => column(name)[row] !== null && name !== "trial").map((name) => `${name} ${number(column(name)[row])}`);
+  const source = column("source")[row];
+  return [plain(title(row)), plain(column("id")[row]), ...lines, plain(column("status")[row]) + (source && source !== "search" ? `, ${plain(source)}` : "")].join("<br>");
+}
+
+/** A trace of trials, of which a click tells the row. */
+function points(name, rows, x, y, more) {
+  return {
+    type: "scatter", mode: "markers", name, x: rows.map((row) => x[row]), y: rows.map((row) => y[row]),
+    customdata: rows, hovertext: rows.map(hover), hoverinfo: "text", ...more,
+  };
+}
+
+const isFront = (row) => column("is_front")[row] === 1;
+const isBaseline = (row) => column("source")[row] === "reference";
+const isDone = (row) => column("status")[row] === "done";
+
+/** By default the first objective over the second; the trials' order stands in for a second. */
+function axes() {
+  return { x: byId("x").value, y: byId("y").value };
+}
+
+/** A step where one objective alone bounds the other; none where the front is one in more dimensions. */
+function steps(xName, yName) {
+  const both = OBJECTIVES.length === 2 && OBJECTIVES.includes(xName) && OBJECTIVES.includes(yName) && xName !== yName;
+  if (!both) return { mode: "markers" };
+  return { mode: "lines+markers", line: { shape: DIRECTIONS[xName] === "minimize" ? "hv" : "vh", width: 1.5, color: colour("front") } };
+}
+
+const COUNTED = new Set(DATA.convergence.trial); // trials that a front is chosen of
+
+/** Of one objective: the best value so far over the trials. */
+function bestSoFar(rows, yName) {
+  const sign = DIRECTIONS[yName] === "minimize" ? 1 : -1;
+  let best = Infinity;
+  const values = rows.map((row) => (best = Math.min(best, sign * column(yName)[row])) * sign);
+  const line = { color: colour("front"), width: 1.5, shape: "hv" };
+  return { type: "scatter", mode: "lines", name: "best so far", x: rows.map((row) => column("trial")[row]), y: values, line, hoverinfo: "skip" };
+}
+
+function baselineTrace(rows, x, y) {
+  return points("baselines", rows, x, y, { marker: { symbol: "diamond", size: 10, color: colour("baseline"), line: { width: 1, color: colour("page") } } });
+}
+
+/** Names of the baselines, on a ground of their own, as they stand among other points. */
+function baselineNames(rows, x, y, logarithmic) {
+  const font = { size: 11, color: colour("baseline") };
+  return rows.filter((row) => column("name")[row]).map((row) => ({
+    x: logarithmic ? Math.log10(x[row]) : x[row], y: y[row], yshift: 15, text: plain(column("name")[row]), showarrow: false,
+    font, bgcolor: colour("page"), opacity: 0.9, borderpad: 1, captureevents: false,
+  }));
+}
+
+function fullTrace(rows, x, yName) {
+  const means = column("full_test_top1_pct");
+  const full = yName === TOP1 ? rows.filter((row) => FINITE(means[row])) : [];
+  const spread = full.map((row) => column("full_test_sd_pct")[row] ?? 0);
+  return points("full training, test top-1 ± sd", full, x, means, {
+    hovertext: full.map((row, i) => `${hover(row)}<br>full test top-1 ${number(means[row])} ± ${number(spread[i])}`),
+    marker: { symbol: "square", size: 8, color: colour("full") },
+    error_y: { type: "data", array: spread, color: colour("full"), thickness: 1.5, width: 4 },
+  });
+}
+
+function limitLines(xName, yName) {
+  const lines = [];
+  for (const [name, axis, other] of [[xName, "x", "y"], [yName, "y", "x"]]) {
+    for (const bound of (DATA.limits[name] ?? []).filter(FINITE)) {
+      const line = { color: colour("quiet"), width: 1, dash: "dot" };
+      lines.push({ type: "line", [`${axis}0`]: bound, [`${axis}1`]: bound, [`${axis}ref`]: axis, [`${other}0`]: 0, [`${other}1`]: 1, [`${other}ref`]: "paper", line });
+    }
+  }
+  return lines;
+}
+
+function frontFigure(chosen) {
+  const { x: xName, y: yName } = axes();
+  const [x, y] = [column(xName), column(yName)];
+  const logarithmic = byId("logarithmic").checked;
+  const rows = rowsWhere((row) => FINITE(x[row]) && FINITE(y[row]) && !(logarithmic && x[row] <= 0));
+  const front = rows.filter(isFront).sort((a, b) => x[a] - x[b] || (y[a] - y[b]) * (DIRECTIONS[yName] === "minimize" ? -1 : 1));
+  const error = DATA.latency_error_pct !== null && xName === "latency_ms" ? { type: "percent", value: DATA.latency_error_pct, thickness: 1, width: 3, color: colour("front") } : { visible: false };
+  const others = rows.filter((row) => isDone(row) && !isFront(row) && !isBaseline(row));
+  const baselines = rows.filter((row) => isBaseline(row) && isDone(row));
+  const ring = { symbol: "circle-open", size: 17, color: colour("text"), line: { width: 2.5 } };
+  const traces = [
+    points("not done", rows.filter((row) => !isDone(row)), x, y, { marker: { symbol: "circle-open", size: 7, color: colour("other") }, opacity: 0.7 }),
+    points("done", others, x, y, { marker: { size: 7, color: colour("other") } }),
+    points("front", front, x, y, { ...steps(xName, yName), error_x: error, marker: { size: 9, color: colour("front") } }),
+    baselineTrace(baselines, x, y),
+    fullTrace(rows, x, yName),
+    points("chosen", rows.filter((row) => row === chosen), x, y, { marker: ring, hoverinfo: "skip", showlegend: false }),
+  ];
+  if (OBJECTIVES.length === 1 && xName === "trial" && yName === OBJECTIVES[0]) traces.push(bestSoFar(rows.filter((row) => COUNTED.has(column("trial")[row])), yName));
+  const shown = traces.filter((trace) => trace.x.length || trace.name === "chosen");
+  return [shown, layout(xName, yName, {
+    shapes: limitLines(xName, yName), annotations: baselineNames(baselines, x, y, logarithmic), xaxis: { type: logarithmic ? "log" : "linear" },
+  })];
+}
+
+function convergenceFigure() {
+  const { trial, ended, share } = DATA.convergence;
+  const hours = byId("over").value === "hours";
+  const begin = Math.min(...column("started").concat(ended).filter(FINITE));
+  const x = hours ? ended.map((time) => (time - begin) / 3.6e6) : trial.map((_, i) => i + 1);
+  const trace = {
+    type: "scatter", mode: "lines", x, y: share.map((value) => 100 * value), line: { shape: "hv", color: colour("front"), width: 2 },
+    hovertext: trial.map((after, i) => `after trial ${after}: ${(100 * share[i]).toFixed(2)} %`), hoverinfo: "text",
+  };
+  return [[trace], layout(hours ? "hours since the first trial began" : "done trials", "hypervolume, % of the box")];
+}
+
+/** Curves as one trace with gaps, of the trials that `wanted` holds for. */
+function curves(name, wanted, more) {
+  const { trial, epoch, val_top1_pct: top1 } = DATA.curves;
+  const [x, y, text, rows] = [[], [], [], []];
+  for (let i = 0; i < trial.length; i += 1) {
+    const row = ROW_OF.get(trial[i]);
+    if (row === undefined || !wanted(row)) continue;
+    if (i && trial[i - 1] !== trial[i] && x.length) [x, y, text, rows].forEach((list) => list.push(null));
+    x.push(epoch[i]);
+    y.push(top1[i]);
+    rows.push(row);
+    text.push(`${plain(title(row))}<br>epoch ${epoch[i]}: ${number(top1[i])} %`);
+  }
+  return { type: "scatter", mode: "lines", name, x, y, customdata: rows, hovertext: text, hoverinfo: "text", connectgaps: false, ...more };
+}
+
+const ROW_OF = new Map(column("trial").map((trial, row) => [trial, row]));
+
+function curvesFigure(chosen) {
+  const traces = [
+    curves("others", (row) => !isFront(row), { line: { width: 0.8, color: colour("other") }, opacity: 0.8, hoverinfo: "skip" }),
+    curves("front", isFront, { mode: "lines+markers", marker: { size: 4 }, line: { width: 1.5, color: colour("front") } }),
+    curves("chosen", (row) => row === chosen, { line: { width: 3, color: colour("full") } }),
+  ];
+  return [traces.filter((trace) => trace.x.length || trace.name === "chosen"), layout("epoch", TOP1, { xaxis: { tickformat: "d", ...(Math.max(...DATA.curves.epoch) <= 12 ? { dtick: 1 } : {}) } })];
+}
+
+function importanceFigure(bars) {
+  const trace = {
+    type: "bar", orientation: "h", x: bars.map(([, share]) => share), y: bars.map(([name]) => plain(name)), marker: { color: colour("front") },
+    hovertemplate: "%{y}: %{x:.3f}<extra></extra>",
+  };
+  return [[trace], layout("importance", "", { yaxis: { autorange: "reversed", gridcolor: "rgba(0,0,0,0)" }, bargap: 0.3, margin: { l: 12, r: 12, t: 8, b: 44 } })];
+}
+
+function timeFigure() {
+  const seconds = DATA.time.by_status;
+  const largest = Math.max(...Object.values(seconds));
+  const [unit, scale] = largest < 7200 ? ["minutes", 60] : ["hours", 3600];
+  const traces = KINDS.filter((kind) => seconds[kind]).map((kind) => ({
+    type: "bar", orientation: "h", name: kind, x: [seconds[kind] / scale], y: ["training"], marker: { color: colour(kind) },
+    hovertemplate: `${kind}: ${duration(seconds[kind])}<extra></extra>`,
+  }));
+  const wall = { type: "bar", orientation: "h", name: "wall clock", x: [DATA.time.wall / scale], y: ["wall clock"], marker: { color: colour("other") }, hovertemplate: `${duration(DATA.time.wall)}<extra></extra>`, showlegend: false };
+  return [[...traces, wall], layout(unit, "", { barmode: "stack", bargap: 0.35 })];
+}
+
+/** Trials from their begin to their end, each in the first lane that is free. */
+function lanes(rows) {
+  const free = [];
+  const [started, ended] = [column("started"), column("ended")];
+  return [...rows].sort((a, b) => started[a] - started[b]).map((row) => {
+    const found = free.findIndex((end) => end <= started[row]);
+    const lane = found < 0 ? free.length : found;
+    free[lane] = ended[row];
+    return [row, lane];
+  });
+}
+
+function lanesFigure() {
+  const rows = rowsWhere((row) => FINITE(column("started")[row]) && FINITE(column("ended")[row]));
+  const inLanes = lanes(rows);
+  const traces = KINDS.map((kind) => {
+    const mine = inLanes.filter(([row]) => column("status")[row] === kind);
+    const spread = (of) => mine.flatMap(([row, lane]) => of(row, lane));
+    const said = ([row]) => `${plain(title(row))}: ${kind}${column("seconds")[row] === null ? "" : `, ${duration(column("seconds")[row])} of training`}`;
+    return {
+      type: "scatter", mode: rows.length < 200 ? "lines+markers" : "lines", name: kind, line: { width: 7, color: colour(kind) }, hoverinfo: "text",
+      marker: { symbol: "line-ns", size: 5, opacity: 1, line: { width: 1, color: colour("page") } }, // sets one from the next
+      x: spread((row) => [column("started")[row], column("ended")[row], null]), y: spread((_, lane) => [lane + 1, lane + 1, null]),
+      hovertext: mine.flatMap((pair) => [said(pair), said(pair), ""]), customdata: spread((row) => [row, row, null]),
+    };
+  });
+  const count = inLanes.reduce((most, [, lane]) => Math.max(most, lane + 1), 1);
+  const yaxis = { range: [0.4, count + 0.6], tick0: 1, dtick: Math.ceil(count / 8) };
+  return [traces.filter((trace) => trace.x.length), layout("UTC", "at a time", { xaxis: { type: "date" }, yaxis })];
+}
+
+function trustFigure() {
+  const rows = rowsWhere((row) => FINITE(column("full_test_top1_pct")[row]) && FINITE(column(TOP1)[row]));
+  const spread = rows.map((row) => column("full_test_sd_pct")[row] ?? 0);
+  const trace = points("networks", rows, column(TOP1), column("full_test_top1_pct"), {
+    mode: "markers+text", text: rows.map((row) => String(column("trial")[row])), textposition: "top center", marker: { size: 9, color: colour("full") },
+    hovertext: rows.map((row, i) => `${plain(title(row))}<br>search ${number(column(TOP1)[row])} %<br>full test ${number(column("full_test_top1_pct")[row])} ± ${number(spread[i])} %`),
+    error_y: { type: "data", array: spread, color: colour("full"), thickness: 1.5, width: 4 },
+  });
+  return [[trace], layout(`${TOP1} in the search`, "test top-1 of full trainings, %")];
+}

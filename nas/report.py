@@ -1,0 +1,324 @@
+"""The page of a run: one HTML file that works offline, made of the run folder alone, also while the search runs.
+
+Here is what the page holds; what it looks like is in `nas/page/`, whose `report.js` is read next. Needs neither torch nor Ray.
+"""
+
+import base64
+import hashlib
+import json
+import math
+import shlex
+import warnings
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from importlib.resources import files
+from os import PathLike
+from pathlib import Path
+from string import Template
+from typing import Any, Final
+
+import numpy as np
+import pandas as pd
+
+from nas.architecture import Architecture
+from nas.description import space_of
+from nas.errors import ArchitectureError, NasError, users_code
+from nas.housekeeping import summarize
+from nas.runs import read_experiment
+from nas.spaces import is_choice, num_choices
+from nas.study import unchanging
+from nas.table import close_pairs, history, results, within_limits
+from nas.trust import TOP1, trust
+
+REPORT_FILE: Final = "report.html"
+SCRIPTS: Final = ("page.js", "network.js", "figures.js", "report.js")  # in the order in which they build on each other
+DIGITS: Final = 7  # of a number on the page
+CURVE_POINTS: Final = 20_000  # of all learning curves; more of them are thinned out
+BOX_POINTS: Final = 2**14  # by which a hypervolume is counted
+RANKED: Final = 8  # done trials that say something about parameters
+SHOWN: Final = 15  # parameters of the greatest importance
+
+TEXTS: Final = ("id", "status", "reason", "source", "name", "device", "precision", "error")
+TRAINING: Final = (
+    *("epochs", "seconds", "micro_batch", "peak_memory_mb", "retries"),
+    *("full_val_top1_pct", "full_test_top1_pct", "full_test_sd_pct", "full_seeds", "full_epochs"),
+)
+
+
+def write_report(run: str | PathLike[str], output: str | PathLike[str] | None = None) -> Path:
+    """Write the page of a run, by default as `report.html` in its folder, and give its path.
+
+    Raises: NasError if `run` is not a run folder, or is damaged, or the page cannot be written.
+    """
+    folder = Path(run)
+    page = _page(gather(folder))
+    target = folder / REPORT_FILE if output is None else Path(output)
+    try:
+        target.write_text(page, encoding="utf-8")
+    except OSError as error:
+        raise NasError(f"{target} cannot be written: {error.strerror or error}; give another file with --output") from None
+    return target
+
+
+def _page(found: Mapping[str, Any]) -> str:
+    from plotly.offline import get_plotlyjs
+
+    parts = files("nas") / "page"
+    script = "\n".join((parts / name).read_text(encoding="utf-8") for name in SCRIPTS)
+    plotly = get_plotlyjs()
+    return Template((parts / "report.html").read_text(encoding="utf-8")).substitute(
+        style=(parts / "report.css").read_text(encoding="utf-8"),
+        data=json.dumps(found, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c"),
+        plotly=plotly,
+        script=script,
+        hashes=" ".join(map(_hash, (plotly, script))),
+    )
+
+
+def _hash(script: str) -> str:
+    """By which the browser knows a script as ours, and runs no other."""
+    return f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"
+
+
+def gather(run: Path) -> dict[str, Any]:
+    """All that the page tells, in plain values.
+
+    Raises: NasError if `run` is not a run folder, or is damaged.
+    """
+    described, df = read_experiment(run), results(run)
+    trials = df[df["trial"].notna()].reset_index(drop=True)
+    summary = summarize(run)
+    columns, groups = _columns(trials)
+    return {
+        "name": run.resolve().name,
+        "folder": shlex.quote(str(run)),
+        "made": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
+        "state": summary.state,
+        "ended": summary.trials,
+        "counts": {str(status): int(count) for status, count in df["status"].value_counts().items()},
+        "begun": _shown_time(described["sessions"][0]["started"]),
+        "facts": _facts(described),
+        "details": _details(described, trials),
+        "objectives": [[one["name"], one["direction"]] for one in described["objectives"]],
+        "limits": {name: [_plain(low), _plain(high)] for name, (low, high) in df.attrs["limits"].items()},
+        "latency_error_pct": df.attrs["latency_error_pct"],
+        "columns": columns,
+        "groups": groups,
+        "networks": _networks(trials["architecture"]),
+        "close": close_pairs(df),
+        "convergence": convergence(df),
+        "curves": _curves(run),
+        "importance": _importance(described, trials),
+        "time": _time(described, trials),
+        "trust": _trust(run, df),
+    }
+
+
+def _facts(described: Mapping[str, Any]) -> list[list[str]]:
+    """What was asked for and on what machine, as pairs of a label and a text."""
+    train, dataset, machine = described["train"], described["dataset"], described["sessions"][-1]["machine"]
+    limits = [
+        f"{limit['objective']['name']} from {limit['low']} to {limit['high']}".replace(" from -inf", "").replace(" to inf", "")
+        for limit in described["limits"]
+    ]
+    error_pct = described["latency_error_pct"]
+    errs = "nobody has checked how far it errs" if error_pct is None else f"errs by {error_pct:.1f} % on average"
+    table = described["latency_table"]
+    found = {
+        "Space": described["space"]["name"],
+        "Dataset": f"{dataset['name']}, {len(dataset['classes'])} classes",
+        "Objectives": ", ".join(f"{one['name']} ({one['direction']})" for one in described["objectives"]),
+        "Limits": ", ".join(limits) or "none",
+        "Recipe": ", ".join(f"{name} {train[name]}" for name in ("epochs", "batch_size", "optimizer", "lr", "schedule")),
+        "Sampler": f"{described['sampler']}, seed {described['seed']}",
+        "Latency table": f"{table}; {errs}" if table else "",
+        "Machine": f"{machine['processor']}, {machine['cpus']} CPUs",
+    }
+    return [[label, text] for label, text in found.items() if text]
+
+
+def _details(described: Mapping[str, Any], trials: pd.DataFrame) -> list[list[str]]:
+    """What it takes to do the same again, in the same way."""
+    session = described["sessions"][-1]
+    found = {
+        "Space": _listed(described["space"]["fields"]),
+        "Dataset": _listed(described["dataset"]["fields"]),
+        "Recipe": _listed(described["train"]),
+        "Trained on": ", ".join(sorted(set(trials["device"].dropna()))),
+        "System": session["machine"]["platform"],
+        "Versions": _listed(session["versions"]),
+        "Commit": session["git_commit"] or "",
+        "Sessions": "; ".join(map(_shown_session, described["sessions"])),
+    }
+    return [[label, text] for label, text in found.items() if text]
+
+
+def _listed(fields: Mapping[str, Any]) -> str:
+    values = {name: ", ".join(map(str, value)) if isinstance(value, list) else value for name, value in fields.items()}
+    return "; ".join(f"{name} {value}" for name, value in values.items())
+
+
+def _shown_session(session: Mapping[str, Any]) -> str:
+    """When it began, and what was changed for it."""
+    changes = [f"{field} from {before} to {after}" for field, (before, after) in session["changed"].items()]
+    return f"{_shown_time(session['started'])}{': ' * bool(changes)}{', '.join(changes)}"
+
+
+def _shown_time(text: str) -> str:
+    return f"{datetime.fromisoformat(text).astimezone(UTC):%Y-%m-%d %H:%M} UTC"
+
+
+def _columns(trials: pd.DataFrame) -> tuple[dict[str, list[Any]], dict[str, list[str]]]:
+    """The table by columns; and the names of those that can be axes, in groups."""
+    objectives = list(trials.attrs["directions"])
+    between = trials.columns[list(trials.columns).index("name") + 1 : list(trials.columns).index("is_front")]
+    params = [name for name in trials.columns if name.startswith("params.") and pd.api.types.is_numeric_dtype(trials[name])]
+    groups = {
+        "objectives": objectives,
+        "also measured": [name for name in between if name not in objectives],
+        "of the trial": ["trial", *(name for name in TRAINING if trials[name].notna().any())],
+        "parameters": [name for name in params if trials[name].dtype != bool and trials[name].nunique() > 1],
+    }
+    columns = {
+        name: _values(trials[name]) for name in dict.fromkeys([*TEXTS, *(name for names in groups.values() for name in names)])
+    }
+    columns["is_front"] = [int(front) for front in trials["is_front"]]
+    columns |= {name: _milliseconds(trials[name]) for name in ("started", "ended")}
+    return columns, {group: names for group, names in groups.items() if names}
+
+
+def _values(column: Iterable[Any]) -> list[Any]:
+    return [_plain(value) for value in column]
+
+
+def _plain(value: Any) -> Any:
+    """As JSON has it; None for what is missing or no number."""
+    if value is None or value is pd.NA:
+        return None
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, float):
+        return float(f"{value:.{DIGITS}g}") if math.isfinite(value) else None
+    return value
+
+
+def _milliseconds(times: "pd.Series[Any]") -> list[int | None]:
+    """Since 1970, UTC."""
+    return [None if pd.isna(time) else round(1000 * time.timestamp()) for time in times]
+
+
+def _networks(texts: Iterable[Any]) -> dict[str, Any]:
+    """Every distinct block once, and for each trial its network with the places of its blocks; None for a network of timm's."""
+    places: dict[Any, int] = {}
+    networks: list[Any] = []
+    for text in texts:
+        try:
+            network = Architecture.from_json(text)
+        except ArchitectureError:
+            networks.append(None)
+            continue
+        stem, head = network.stem, network.head
+        stages = [[places.setdefault(block, len(places)) for block in stage] for stage in network.stages]
+        networks.append([network.resolution, stem.width, stem.stride, network.activation, head.kind, head.width, stages])
+    fields = ("op", "kernel", "stride", "width", "hidden", "squeeze", "gate", "activation", "linear", "skip")
+    return {"fields": fields, "blocks": [[getattr(block, name) for name in fields] for block in places], "of": networks}
+
+
+def convergence(df: pd.DataFrame) -> dict[str, list[Any]]:
+    """After each done trial, in the order of their ends, the share of a fixed box that those done so far dominate.
+
+    The box reaches from 0 to 100 % of top-1, and from the worst to the best value that the run found of any other objective. Only
+    points of the space within the limits count, as for the front. Volumes are counted by quasi-random points.
+    """
+    from scipy.stats import qmc
+
+    directions: Mapping[str, str] = df.attrs["directions"]
+    done = df[(df["status"] == "done") & within_limits(df)].dropna(subset=list(directions)).sort_values("ended", kind="stable")
+    if done.empty:
+        return {"trial": [], "ended": [], "share": []}
+    losses = done[list(directions)].to_numpy(dtype=float) * [1.0 if how == "minimize" else -1.0 for how in directions.values()]
+    low, high = losses.min(axis=0), losses.max(axis=0)
+    if TOP1 in directions:
+        low[list(directions).index(TOP1)], high[list(directions).index(TOP1)] = -100.0, 0.0
+    inside = (losses - low) / np.where(high > low, high - low, 1.0)
+    points = qmc.Sobol(len(directions), scramble=False).random_base2(BOX_POINTS.bit_length() - 1) + 0.5 / BOX_POINTS
+    beyond = np.ones(len(points), dtype=bool)
+    shares = []
+    for loss in inside:
+        beyond &= (points < loss).any(axis=1)
+        shares.append(_plain(1.0 - beyond.mean()))
+    return {"trial": _values(done["trial"]), "ended": _milliseconds(done["ended"]), "share": shares}
+
+
+def _curves(run: Path) -> dict[str, Any]:
+    """Validation top-1 over epochs; of very many epochs only every `every`-th, and each trial's last."""
+    df = history(run).sort_values(["trial", "epoch"], kind="stable")
+    every = max(1, math.ceil(len(df) / CURVE_POINTS))
+    last = ~df["trial"].duplicated(keep="last")
+    df = df[(df["epoch"] % every == 0) | last]
+    return {"every": every} | {name: _values(df[name]) for name in ("trial", "epoch", "val_top1_pct")}
+
+
+def _importance(described: Mapping[str, Any], trials: pd.DataFrame) -> dict[str, Any]:
+    """For each objective that needs training, the parameters of the greatest importance; or why there are none to tell."""
+    trained = [one for one in described["objectives"] if one["needs_training"]]
+    done = trials[trials["status"] == "done"]
+    if not trained:
+        return {"why": "No objective of this run needs training, so every one follows from the parameters by a formula."}
+    try:
+        space = space_of(described)
+        with users_code(f"space {space.name}"):
+            choices = space.parameters
+    except (NasError, ImportError) as error:
+        return {"why": f"Nothing can be told of the parameters, as the space cannot be rebuilt here: {error}."}
+    parameters = unchanging({name: one for name, one in choices.items() if num_choices(one) > 1 and f"params.{name}" in done})
+    rows = [
+        ({name: row[f"params.{name}"] for name in parameters}, {one["name"]: row[one["name"]] for one in trained})
+        for row in done.to_dict("records")
+        if all(is_choice(one, row[f"params.{name}"]) for name, one in parameters.items())
+    ]
+    if len(rows) < RANKED or not parameters:
+        return {"why": f"{len(rows)} networks of the space are done; from {RANKED} on, this shows which parameters matter."}
+    found = {one["name"]: _ranked(parameters, rows, one["name"], one["direction"]) for one in trained}
+    return {"networks": len(rows), "of": len(parameters), "bars": {name: bars for name, bars in found.items() if bars}}
+
+
+def _ranked(parameters: dict[str, Any], rows: list[Any], objective: str, direction: str) -> list[list[Any]]:
+    """Parameters with their importance, the greatest first; none where every network is alike."""
+    import optuna
+    from optuna.trial import create_trial
+
+    known = [(params, float(values[objective])) for params, values in rows if math.isfinite(values[objective])]
+    if len({value for _, value in known}) < 2:
+        return []
+    loud = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            study = optuna.create_study(direction=optuna.study.StudyDirection[direction.upper()])
+            study.add_trials([create_trial(params=p, distributions=parameters, value=value) for p, value in known])
+            found = optuna.importance.get_param_importances(study, evaluator=optuna.importance.PedAnovaImportanceEvaluator())
+    finally:
+        optuna.logging.set_verbosity(loud)
+    shares = [[name, _plain(share)] for name, share in found.items()]
+    return sorted(shares, key=lambda pair: -(pair[1] or 0.0))[:SHOWN]
+
+
+def _time(described: Mapping[str, Any], trials: pd.DataFrame) -> dict[str, Any]:
+    """Seconds of training by status, and seconds of all sessions from their begin to the last that was logged."""
+    seconds = trials.groupby("status")["seconds"].sum()
+    begins = [pd.Timestamp(session["started"]) for session in described["sessions"]]
+    logged = pd.concat([trials["started"], trials["ended"]]).dropna()
+    wall = 0.0
+    for i, begin in enumerate(begins):
+        of_session = logged[(logged >= begin) & (logged < begins[i + 1])] if i + 1 < len(begins) else logged[logged >= begin]
+        wall += (of_session.max() - begin).total_seconds() if len(of_session) else 0.0
+    return {"by_status": {str(name): _plain(total) for name, total in seconds.items() if total > 0}, "wall": _plain(wall)}
+
+
+def _trust(run: Path, df: pd.DataFrame) -> str | None:
+    """The agreement of rankings in one sentence; None where too few networks were trained in full."""
+    if TOP1 not in df.attrs["directions"]:
+        return None
+    found = trust(run)
+    return None if found is None else str(found)

@@ -1,0 +1,410 @@
+"""The page of a run, in a real browser: what it shows, that it loads nothing, and that no text of a run becomes a part of it."""
+
+import json
+import random
+import re
+import shutil
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import pytest
+from selenium import webdriver
+from selenium.webdriver import ActionChains, Keys
+from selenium.webdriver.chrome.service import Service
+from selenium.webdriver.support.wait import WebDriverWait
+
+import nas
+from nas.pareto import hypervolume
+from nas.plugins import load_plugin
+from nas.report import convergence, gather, write_report
+from nas.runs import CARD_FILE, FULL, HISTORY_FILE, TRIALS_FILE, append, create_run, locked
+from nas.spaces import sample
+
+needs_browser = [
+    pytest.mark.skipif(shutil.which("chromium") is None or shutil.which("chromedriver") is None, reason="there is no Chromium"),
+    pytest.mark.slow,
+    pytest.mark.xdist_group("browser"),
+]
+HOSTILE = "</script><script>window.injected = 1</script><img src=x onerror='window.injected = 1'><!--"
+FLAGS = (
+    *("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"),
+    *("--disable-component-update", "--disable-sync", "--window-size=1280,900"),
+)
+
+
+def made_up(folder, trials, *, objectives=("val_top1_pct", "macs_m"), limits=(), epochs=3):
+    """A run whose trials are these: each the fields of its end, and those of its start under "start"."""
+    asked = load_plugin("experiment", "digits_mobilenetv3")
+    run = create_run(replace(asked, objectives=tuple(map(nas.objective, objectives)), limits=limits, runs=str(folder)), "page")
+    generator, lines, epoch_lines = random.Random(0), [], []
+    for trial, given in enumerate(trials):
+        params = sample(asked.space.parameters, generator)
+        network = asked.space.decode(params)
+        cost = nas.cost(network, 10)
+        values = {"macs_m": cost.macs / 1e6} | ({"params_m": cost.params / 1e6} if "params_m" in objectives else {})
+        told = dict(given)
+        begin = {"event": "start", "time": f"2026-01-01T00:{trial // 60 % 60:02}:{trial % 60:02}+00:00", "trial": trial}
+        begin |= {"id": network.id, "values": values, "params": params, "source": "search", "architecture": network.to_json()}
+        lines.append(begin | told.pop("start", {}))
+        top1 = told.pop("top1", None)
+        if top1 is not None:
+            values = values | {"val_top1_pct": top1}
+            for epoch in range(1, epochs + 1):
+                line = {"trial": trial, "epoch": epoch, "train_loss": 1.0, "val_top1_pct": top1 * epoch / epochs}
+                epoch_lines.append(line | {"val_images": 100, "seconds": 1.5})
+        if told:
+            end = {"event": "end", "time": f"2026-01-01T01:{trial // 60 % 60:02}:{trial % 60:02}+00:00", "trial": trial}
+            lines.append(
+                end | {"values": values, "epochs": epochs, "seconds": 4.5, "device": "cpu", "precision": "float32"} | told
+            )
+    for file, written in ((TRIALS_FILE, lines), (HISTORY_FILE, epoch_lines)):
+        (run / file).write_text("".join(json.dumps(line) + "\n" for line in written))
+    return run
+
+
+def train_in_full(run, trial, seed, test):
+    folder = run / FULL / f"trial{trial}-seed{seed}-epochs100"
+    folder.mkdir(parents=True)
+    accuracy = {"test_top1_pct": test, "val_top1_pct": test + 1}
+    (folder / CARD_FILE).write_text(json.dumps({"accuracy": accuracy, "train": {"epochs": 100}}))
+
+
+def done(top1, **start):
+    return {"status": "done", "top1": top1, "start": start}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """Every status, baselines, full trainings, and texts that would like to be HTML."""
+    resnet = '{"timm": "resnet18", "resolution": 32}'
+    trials = [done(60.0 + 3 * i) for i in range(10)]
+    trials += [
+        done(70.0, source="reference", name="like mobilenetv3_small_100"),
+        done(75.0, source="reference", name=HOSTILE, params={}, architecture=resnet, id="timm:resnet18", baseline=True),
+        {"status": "stopped", "top1": 40.0},
+        {"status": "failed", "reason": "crash", "error": HOSTILE},
+        {"status": "failed", "reason": "crash", "error": HOSTILE},
+        {"status": "failed", "reason": "oom", "error": "out of memory"},
+        {},  # under way when its search was killed
+    ]
+    folder = made_up(tmp_path_factory.mktemp("report"), trials)
+    for event in ("infeasible", "repeated", "repeated"):
+        append(folder / TRIALS_FILE, {"event": event, "time": "2026-01-01T02:00:00+00:00", "id": "x", "values": {"macs_m": 9.0}})
+    best = nas.front(nas.results(folder))["trial"].iloc[:2]
+    for place, trial in enumerate(best):
+        for seed in range(3):
+            train_in_full(folder, trial, seed, 95.0 - place + seed / 10)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    options = webdriver.ChromeOptions()
+    options.binary_location = shutil.which("chromium")
+    for flag in (*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('chromium')}"):
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    driver = webdriver.Chrome(options=options, service=Service(shutil.which("chromedriver")))
+    yield driver
+    driver.quit()
+
+
+def opened(browser, page, *, dark=False, phone=False):
+    """The page, drawn to its end in an otherwise new tab."""
+    scheme = [{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": scheme})
+    if phone:
+        size = {"width": 390, "height": 844, "deviceScaleFactor": 1, "mobile": True}
+        browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    else:
+        browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+    browser.get("about:blank")
+    browser.get_log("browser")
+    browser.get_log("performance")
+    browser.get(page.resolve().as_uri())
+    WebDriverWait(browser, 60, 0.05).until(lambda one: one.execute_script("return document.documentElement.dataset.drawn"))
+    return browser
+
+
+def complaints(browser):
+    """What the console says, and what was loaded beside the page itself."""
+    messages = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
+    urls = [m["params"]["request"]["url"] for m in messages if m["method"] == "Network.requestWillBeSent"]
+    loaded = [url for url in urls if not url.startswith(("data:", "blob:")) and not url.endswith(".html")]
+    return [entry["message"] for entry in browser.get_log("browser")] + loaded
+
+
+def text(browser, selector):
+    return browser.execute_script("return document.querySelector(arguments[0]).textContent", selector)
+
+
+def layers(network):
+    return sum(map(len, network.stages)) + 2  # with the stem and the head
+
+
+def chosen(browser):
+    """The trial that the panel shows, and how many boxes its picture has."""
+    boxes = browser.execute_script("return document.querySelectorAll('#network svg .box').length")
+    return int(re.search(r"trial (\d+)", text(browser, "#network h3"))[1]), boxes
+
+
+class TestInABrowser:
+    pytestmark = needs_browser
+
+    def test_the_page_is_whole_loads_nothing_and_nothing_in_a_run_becomes_a_part_of_it(self, run, browser, tmp_path):
+        page = opened(browser, write_report(run, tmp_path / "page.html"))
+        assert complaints(page) == []
+        assert page.execute_script("return window.injected ?? null") is None
+        assert page.execute_script("return document.querySelectorAll('img').length") == 0
+        assert page.execute_script("return document.querySelectorAll('.main-svg').length") >= 10
+        counted = page.execute_script(
+            "const pairs = [...byId('counts').children].map(pair => [...pair.children].map(part => part.textContent));"
+            "return Object.fromEntries(pairs)"
+        )
+        front = int(nas.results(run)["is_front"].sum())
+        statuses = {"done": 12, "stopped": 1, "failed": 3, "interrupted": 1, "infeasible": 1, "repeated": 2}
+        assert {name: int(count) for name, count in counted.items()} == statuses | {"on the front": front}
+        assert HOSTILE in text(page, "#failures tbody tr td:nth-child(3)")
+        assert text(page, "#failures tbody tr td:nth-child(2)") == "2"
+        assert text(page, "#trust-caption").startswith("Kendall's tau between the search's ranking and that of full trainings: ")
+        names = page.execute_script("return document.getElementById('front').data.map(trace => [trace.name, trace.x.length])")
+        assert ["front", front] in names
+        assert ["baselines", 2] in names
+        assert ["full training, test top-1 ± sd", 2] in names
+
+    def test_a_click_on_a_point_shows_its_network(self, run, browser, tmp_path):
+        page = opened(browser, write_report(run, tmp_path / "page.html"))
+        found = nas.front(nas.results(run))
+        before, _ = chosen(page)
+        target = next(trial for trial in found["trial"][::-1] if trial != before)
+        place = """const g = byId('front'), trace = g.data.find(t => t.name === 'front'), box = g.getBoundingClientRect();
+            const i = trace.customdata.findIndex(row => DATA.columns.trial[row] === arguments[0]), {xaxis, yaxis} = g._fullLayout;
+            const [x, y] = [xaxis._offset + xaxis.d2p(trace.x[i]), yaxis._offset + yaxis.d2p(trace.y[i])];
+            return [Math.round(box.x + x), Math.round(box.y + y)]"""
+        page.execute_script("document.getElementById('front').scrollIntoView({block: 'center'})")
+        x, y = page.execute_script(place, int(target))
+        mouse = ActionChains(page)
+        mouse.w3c_actions.pointer_action.move_to_location(x, y)
+        mouse.w3c_actions.pointer_action.click()
+        mouse.perform()
+        WebDriverWait(page, 10).until(lambda one: chosen(one)[0] == target)
+        network = nas.Architecture.from_json(found.set_index("trial").loc[target, "architecture"])
+        assert chosen(page) == (target, layers(network))
+        titles = page.execute_script("return [...document.querySelectorAll('#network svg g title')].map(t => t.textContent)")
+        blocks = list(network.walk())
+        for (block, width, _), title in zip(blocks, titles[1:-1], strict=True):
+            assert f"{block.op}, kernel {block.kernel}\n{width} to {block.width} channels" in title
+            assert ("skip" in title) == block.skip
+        assert text(page, "#network .command") == f"nas export {run} --trial {target}"
+        assert complaints(page) == []
+
+    def test_enter_on_a_row_shows_its_network_and_a_header_sorts(self, run, browser, tmp_path):
+        page = opened(browser, write_report(run, tmp_path / "page.html"))
+        found = nas.front(nas.results(run))
+        assert chosen(page)[0] == found["trial"].iloc[0]
+        page.execute_script("document.querySelector('#front-table tbody tr').focus()")
+        ActionChains(page).send_keys(Keys.ARROW_DOWN, Keys.ENTER).perform()
+        second = found.iloc[1]
+        assert chosen(page) == (second["trial"], layers(nas.Architecture.from_json(second["architecture"])))
+        assert text(page, "tr[aria-selected=true] td") == str(second["trial"])
+        page.execute_script("document.querySelector('[data-column=macs_m]').click()")
+        shown = [
+            int(one)
+            for one in page.execute_script(
+                "return [...document.querySelectorAll('#front-table tbody tr')].map(r => r.cells[0].textContent)"
+            )
+        ]
+        assert shown == list(found.sort_values("macs_m")["trial"])
+
+    def test_a_network_of_timms_is_said_to_have_no_picture(self, run, browser, tmp_path):
+        page = opened(browser, write_report(run, tmp_path / "page.html"))
+        page.execute_script("choose(11)")
+        assert "there is no picture of it" in text(page, "#network")
+        assert HOSTILE in text(page, "#network h3")
+        assert page.execute_script("return document.querySelectorAll('#network svg').length") == 0
+
+    def test_any_number_can_be_an_axis(self, run, browser, tmp_path):
+        page = opened(browser, write_report(run, tmp_path / "page.html"))
+        page.execute_script("const x = byId('x'); x.value = 'seconds'; x.dispatchEvent(new Event('change'))")
+        title, values = page.execute_script("const g = byId('front'); return [g.layout.xaxis.title.text, g.data[0].x]")
+        assert (title, set(values)) == ("seconds", {4.5})
+        assert complaints(page) == []
+
+    def test_dark_and_narrow(self, run, browser, tmp_path):
+        file = write_report(run, tmp_path / "page.html")
+        ground = "return [getComputedStyle(document.body).backgroundColor, document.getElementById('front').layout.font.color]"
+        light = opened(browser, file).execute_script(ground)
+        page = opened(browser, file, dark=True)
+        dark = page.execute_script(ground)
+        assert light[0] != dark[0]
+        assert light[1] != dark[1]
+        page.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": "light"}]})
+        WebDriverWait(page, 10).until(lambda one: one.execute_script(ground) == light)
+        page = opened(browser, file, phone=True)
+        widths = page.execute_script("return [document.documentElement.scrollWidth, innerWidth]")
+        assert widths == [390, 390]
+        assert complaints(page) == []
+
+    def test_a_thousand_trials_are_quick_and_small(self, browser, tmp_path):
+        generator = random.Random(1)
+        run = made_up(tmp_path / "runs", [done(generator.gauss(80, 5)) for _ in range(1000)], epochs=10)
+        file = write_report(run)
+        assert file == run / "report.html"
+        assert file.stat().st_size < 8e6
+        times = []
+        for _ in range(3):  # the first page of a browser pays for its start, and others may keep the machine busy
+            page = opened(browser, file)
+            times.append(page.execute_script("const {ready, drawn} = document.documentElement.dataset; return [+ready, +drawn]"))
+        ready, drawn = min(times)
+        assert ready < 3000
+        assert drawn < 6000
+        assert page.execute_script("return byId('front').data.reduce((sum, t) => sum + t.x.length, 0)") == 1001  # one is marked
+        assert complaints(page) == []
+
+    def test_with_one_objective_the_best_so_far_leaves_out_what_is_no_point_of_the_space(self, browser, tmp_path):
+        trials = [done(70.0), done(99.0, params={}, source="reference", name="outside"), done(60.0), done(80.0)]
+        page = opened(browser, write_report(made_up(tmp_path, trials, objectives=("val_top1_pct",))))
+        line = page.execute_script("const {x, y} = byId('front').data.find(t => t.name === 'best so far'); return [x, y]")
+        assert line == [[0, 2, 3], [70, 70, 80]]
+
+    def test_latencies_too_near_to_tell_apart_are_said(self, browser, tmp_path):
+        points = [(70.0, 4.0), (72.0, 4.1), (80.0, 5.0)]
+        trials = [{"status": "done", "values": {"val_top1_pct": top1, "latency_ms": ms}} for top1, ms in points]
+        run = made_up(tmp_path, trials, objectives=("val_top1_pct", "latency_ms"))
+        file = run / "experiment.json"
+        file.write_text(file.read_text().replace('"latency_error_pct": null', '"latency_error_pct": 3.0'))
+        page = opened(browser, write_report(run))
+        said = "The latency table errs by 3.0 %, and does not tell apart, by latency_ms, trials 0 and 1."
+        assert text(page, "#close") == said
+        assert page.execute_script("return byId('front').data.find(t => t.name === 'front').error_x.value") == 3
+        assert complaints(page) == []
+
+    @pytest.mark.parametrize(
+        ("trials", "options", "sentence"),
+        [
+            ([], {}, "No trial has begun yet."),
+            ([{}, {"status": "failed", "reason": "nan", "error": "e"}], {}, "No trial is done yet, so there is no front"),
+            ([{"status": "done"}], {}, "1 done trial without a value on these axes is not drawn."),
+            (
+                [done(70.0), done(60.0), done(80.0)],
+                {"objectives": ("val_top1_pct",)},
+                "1 of 3 done trials is best on the one objective",
+            ),
+            ([done(70.0)], {}, "1 of 1 done trial is on the front"),
+            ([{"status": "done"}] * 4, {"objectives": ("macs_m",)}, "best on the one objective (least macs_m)"),
+            (
+                [done(70.0 + i) for i in range(9)],
+                {"objectives": ("val_top1_pct", "macs_m", "params_m")},
+                "(greatest val_top1_pct, least macs_m, least params_m)",
+            ),
+        ],
+        ids=["empty", "none done", "no value", "one objective", "one trial", "untrained", "three objectives"],
+    )
+    def test_what_is_not_there_is_a_sentence(self, browser, tmp_path, trials, options, sentence):
+        page = opened(browser, write_report(made_up(tmp_path, trials, **options)))
+        assert sentence in text(page, "#front-caption")
+        assert complaints(page) == []
+        assert "undefined" not in text(page, "main")
+        assert "NaN" not in text(page, "main")
+
+
+def test_what_is_gathered_agrees_with_the_tables(run):
+    found, df = gather(run), nas.results(run)
+    trials = df[df["trial"].notna()]
+    assert found["columns"]["trial"] == trials["trial"].tolist()
+    assert [bool(front) for front in found["columns"]["is_front"]] == trials["is_front"].tolist()
+    assert found["state"] == "interrupted"
+    assert found["counts"] == df["status"].value_counts().to_dict()
+    assert found["time"]["by_status"] == {"done": 54.0, "stopped": 4.5, "failed": 13.5}
+    for told, network in zip(trials["architecture"], found["networks"]["of"], strict=True):
+        if network is None:
+            assert "timm" in told
+            continue
+        rebuilt = nas.Architecture.from_json(told)
+        assert network[0] == rebuilt.resolution
+        fields, blocks = found["networks"]["fields"], found["networks"]["blocks"]
+        drawn = [dict(zip(fields, blocks[place], strict=True)) for stage in network[-1] for place in stage]
+        assert drawn == [{name: getattr(block, name) for name in block.__slots__} for block, _, _ in rebuilt.walk()]
+
+
+def test_the_page_can_be_made_while_the_search_runs(tmp_path):
+    run = made_up(tmp_path, [done(70.0), {}])
+    with locked(run), (run / TRIALS_FILE).open("a") as log:
+        log.write('{"event": "end", "tri')  # a line that is being written
+        log.flush()
+        found = gather(run)
+    assert (found["state"], found["counts"]) == ("running", {"done": 1, "running": 1})
+
+
+@pytest.mark.parametrize("names", [("val_top1_pct", "macs_m"), ("macs_m",), ("val_top1_pct", "macs_m", "params_m")])
+def test_convergence_is_the_hypervolume_of_the_front_so_far(tmp_path, names):
+    generator = random.Random(2)
+    df = nas.results(made_up(tmp_path, [done(generator.uniform(20, 95)) for _ in range(30)], objectives=names))
+    found = convergence(df)
+    losses = [
+        [-row["val_top1_pct"] / 100 + 1 if name == "val_top1_pct" else row[name] for name in names] for _, row in df.iterrows()
+    ]
+    ends = [(0.0, 1.0) if name == "val_top1_pct" else (df[name].min(), df[name].max()) for name in names]
+    points = [tuple((loss - low) / (high - low) for loss, (low, high) in zip(point, ends, strict=True)) for point in losses]
+    assert found["trial"] == list(range(30))
+    exact = [hypervolume(points[: i + 1], (1.0,) * len(names)) for i in range(30)]
+    assert found["share"] == pytest.approx(exact, abs=2e-3)
+
+
+def test_convergence_leaves_out_what_is_beyond_the_limits_or_no_point_of_the_space(tmp_path):
+    limit = nas.Limit(objective=nas.objective("macs_m"), high=1.0)
+    trials = [done(50.0), done(99.0, params={}), done(60.0)] + [done(55.0)] * 9
+    df = nas.results(made_up(tmp_path, trials, limits=(limit,)))
+    within = df[(df["macs_m"] <= 1.0) & (df["trial"] != 1)]["trial"]
+    assert 0 < len(within) < 11
+    assert convergence(df)["trial"] == within.tolist()
+
+
+def test_the_parameter_that_decides_is_the_most_important(tmp_path):
+    run = made_up(tmp_path, [done(50.0)] * 120)
+    lines = [json.loads(line) for line in (run / TRIALS_FILE).read_text().splitlines()]
+    squeezed = {line["trial"]: line["params"]["stage4.squeeze"] for line in lines if line["event"] == "start"}
+    for line in lines:
+        if line["event"] == "end":
+            line["values"]["val_top1_pct"] = 50.0 + 20.0 * squeezed[line["trial"]] + line["trial"] / 1000
+    (run / TRIALS_FILE).write_text("".join(json.dumps(line) + "\n" for line in lines))
+    ((objective, bars),) = gather(run)["importance"]["bars"].items()
+    assert objective == "val_top1_pct"
+    assert bars[0][0] == "stage4.squeeze"
+    assert len(bars) == 15
+
+
+def test_a_space_that_is_gone_and_few_trials_are_sentences(tmp_path):
+    run = made_up(tmp_path, [done(50.0 + i) for i in range(5)])
+    assert gather(run)["importance"]["why"].startswith("5 networks of the space are done; from 8 on")
+    file = run / "experiment.json"
+    file.write_text(file.read_text().replace("MobileNetV3Space", "Gone"))
+    assert "the space cannot be rebuilt here: space mobilenetv3 raised" in gather(run)["importance"]["why"]
+
+
+def test_making_the_page_loads_neither_torch_nor_ray_and_says_nothing(run, tmp_path):
+    code = f"""
+import sys
+from nas.report import write_report
+write_report({str(run)!r}, {str(tmp_path / "page.html")!r})
+print([name for name in ("torch", "ray", "timm") if name in sys.modules])
+"""
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert (answer.stdout, answer.stderr) == ("[]\n", "")
+
+
+def test_a_page_that_cannot_be_written_and_a_folder_that_is_no_run_are_one_sentence(run, tmp_path):
+    with pytest.raises(nas.NasError, match=r"nowhere/page.html cannot be written: No such file or directory; give another file"):
+        write_report(run, tmp_path / "nowhere" / "page.html")
+    with pytest.raises(nas.NasError, match="is not a run folder"):
+        write_report(tmp_path)
+
+
+def test_a_thousand_trials_are_gathered_in_seconds(tmp_path):
+    generator = random.Random(3)
+    run = made_up(tmp_path, [done(generator.gauss(80, 5)) for _ in range(1000)])
+    begun = time.monotonic()
+    gather(run)
+    assert time.monotonic() - begun < 30  # 4 on an idle machine
