@@ -1,5 +1,6 @@
 """Two searches, or two groups of them over several seeds, held against each other. Read `cli.py` next."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -12,6 +13,8 @@ from nas.pareto import dominates, hypervolume
 from nas.table import results, run_folders, within_limits
 
 RESAMPLES: Final = 10_000  # of the bootstrap
+ENOUGH: Final = 3  # runs of a side, of which a bootstrap has something to draw
+BEYOND: Final = 0.1  # of the range of values, from the worst to the reference point
 LEVELS: Final = 5  # costs at which attainment is told
 
 Points = list[tuple[float, ...]]
@@ -23,7 +26,7 @@ class Side:
 
     runs: tuple[str, ...]
     hypervolumes: tuple[float, ...]
-    """Of each run's front, as a share of the box from the best to the worst value that any run found on each objective."""
+    """Of each run's front, as a share of the box from the best value that any run found on each objective to the reference."""
     coverage: float
     """Share of the other side's front networks that one of this side's beats; mean over all pairs of runs."""
     attained: tuple[float, ...]
@@ -38,21 +41,21 @@ class Comparison:
     other: Side
     objectives: tuple[str, ...]
     reference: tuple[float, ...]
-    """The worst value of each objective over the networks that all runs found, from which hypervolumes are counted."""
+    """A tenth beyond the worst value of each objective that any run found, so that the ends of a front count too."""
     levels: tuple[float, ...]
     """Of the second objective; empty where there is one objective alone."""
     difference: float
     """Mean hypervolume of one less that of the other."""
     interval: tuple[float, float] | None
-    """Holds 95 % of it (bootstrap over the runs of each side); None where a side has one run alone."""
+    """Holds 95 % of it (bootstrap over the runs of each side); None where a side has less than three."""
 
     @property
     def verdict(self) -> str:
         """Which is better, or that nothing tells."""
         if self.interval is None:
             return (
-                f"hypervolumes differ by {self.difference:+.4f}; a side has one run alone, so nobody knows whether that is "
-                "noise: give folders of runs over several seeds"
+                f"hypervolumes differ by {self.difference:+.4f}; a side has less than {ENOUGH} runs, so nobody knows whether "
+                "that is noise: give folders of runs over several seeds"
             )
         low, high = self.interval
         between = f"{self.difference:+.4f}, 95 % from {low:+.4f} to {high:+.4f}"
@@ -83,10 +86,11 @@ def compare(one: Any, other: Any) -> Comparison:
     done = np.concatenate([_losses(table, signs) for table in found])
     best, worst = done.min(axis=0), done.max(axis=0)
     span = np.where(worst > best, worst - best, 1.0)
+    reference = worst + BEYOND * span
     losses = [[_losses(table[table["is_front"]], signs) for table in side] for side in tables]
     fronts = [[list(map(tuple, (front - best) / span)) for front in side] for side in losses]
-    box = tuple(np.where(worst > best, 1.0, 1.0 + 1e-9))
-    volumes = [tuple(hypervolume(front, box) for front in side) for side in fronts]
+    box = tuple((reference - best) / span)
+    volumes = [tuple(hypervolume(front, box) / math.prod(box) for front in side) for side in fronts]
     levels = () if len(signs) < 2 else tuple(np.quantile(done[:, 1], np.linspace(0, 1, LEVELS)))
     sides = [
         Side(
@@ -101,10 +105,10 @@ def compare(one: Any, other: Any) -> Comparison:
         one=sides[0],
         other=sides[1],
         objectives=tuple(directions),
-        reference=tuple(map(float, signs * worst)),
+        reference=tuple(map(float, signs * reference)),
         levels=tuple(float(signs[1] * level) for level in levels),
         difference=float(np.mean(volumes[0]) - np.mean(volumes[1])),
-        interval=bootstrap(*volumes) if min(map(len, volumes)) > 1 else None,
+        interval=bootstrap(*volumes) if min(map(len, volumes)) >= ENOUGH else None,
     )
 
 

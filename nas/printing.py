@@ -35,6 +35,9 @@ def print_front(df: "pd.DataFrame", chosen: "pd.DataFrame | None" = None) -> Non
 def print_rows(df: "pd.DataFrame", columns: list[str]) -> None:
     """The rows, drawn in a terminal and plain in a pipe."""
     shown = df[columns]
+    if shown.empty:
+        print("  ".join(columns))
+        return
     if not sys.stdout.isatty():
         print(shown.to_string(index=False, na_rep="", float_format=lambda value: f"{value:.4g}"))
         return

@@ -141,7 +141,7 @@ def _text(df: "pd.DataFrame", format_name: str) -> str:
 
 
 def _cell(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value).replace("|", "\\|")
+    return f"{value:.4g}" if isinstance(value, float) else " ".join(str(value).replace("|", "\\|").split())
 
 
 def report(arguments: list[str]) -> None:
@@ -223,7 +223,7 @@ def compare(arguments: list[str]) -> None:
         found = compare_runs(one, other)
         sides = (found.one, found.other)
         reference = ", ".join(f"{name} {value:.4g}" for name, value in zip(found.objectives, found.reference, strict=True))
-        print(f"hypervolumes count from the worst that any of these runs found ({reference}) to the best\n")
+        print(f"hypervolumes count from a tenth beyond the worst that any of these runs found ({reference}) to the best\n")
         levels = [f"{found.objectives[0]} within {found.objectives[1]} {level:.4g}" for level in found.levels]
         cells: list[list[Any]] = [
             ["runs", *(len(side.runs) for side in sides)],

@@ -57,7 +57,7 @@ def results(*runs: str | PathLike[str]) -> pd.DataFrame:
 
 
 def run_folders(*runs: str | PathLike[str]) -> list[Path]:
-    """The run folders that are given, or that lie in the folders that are given.
+    """The run folders that are given, or that lie in the folders that are given, each once.
 
     Raises: NasError for a folder that neither is one nor has any.
     """
@@ -70,7 +70,7 @@ def run_folders(*runs: str | PathLike[str]) -> list[Path]:
         if not inside:
             read_experiment(folder)  # raises where it is none
         found += inside or [folder]
-    return found
+    return list({folder.resolve(): folder for folder in found}.values())
 
 
 def _results(folder: Path) -> pd.DataFrame:

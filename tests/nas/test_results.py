@@ -113,6 +113,7 @@ def test_several_runs_are_one_table(run, tmp_path, capsys):
     assert {name: str(df[name].dtype) for name in TYPES} == TYPES
     assert df["is_front"].tolist() == [True, True, False, True, True]  # each of its own run
     assert nas.results(tmp_path / "runs")["run"].tolist() == sorted(df["run"])
+    assert len(nas.results(run, run)) == 4
     assert nas.history(tmp_path / "runs").groupby("run").size().to_dict() == {run.name: 4, other.name: 1}
     assert command(["table", str(tmp_path / "runs"), "--where", "macs_m<15"]) == 0
     assert len(capsys.readouterr().out.splitlines()) == 3
@@ -175,13 +176,13 @@ def test_a_front_whose_networks_are_all_beaten_is_covered(tmp_path):
     found = compare(better, worse)
     assert (found.one.coverage, found.other.coverage) == (1.0, 0.0)
     # in the box from (95, 10) to (80, 40), scaled to a side of 1
-    assert found.one.hypervolumes == pytest.approx((hypervolume([(1 / 3, 0.0), (0.0, 1 / 3)], (1.0, 1.0)),))
-    assert found.other.hypervolumes == (0.0,)
-    assert found.reference == (80.0, 40.0)
+    assert found.one.hypervolumes == pytest.approx((hypervolume([(1 / 3, 0.0), (0.0, 1 / 3)], (1.1, 1.1)) / 1.21,))
+    assert found.other.hypervolumes == pytest.approx((hypervolume([(1.0, 1 / 3), (2 / 3, 1.0)], (1.1, 1.1)) / 1.21,))
+    assert found.reference == pytest.approx((78.5, 43.0))
     assert found.one.attained[0] == 90.0
     assert math.isnan(found.other.attained[0])
     assert found.one.attained[-1] == 95.0
-    assert "a side has one run alone" in found.verdict
+    assert "a side has less than 3 runs" in found.verdict
 
 
 def test_a_difference_is_told_from_noise_over_seeds(tmp_path):
