@@ -8,6 +8,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from optuna.distributions import BaseDistribution, CategoricalDistribution
+
 from nas.errors import NasError, SpaceError
 from nas.experiment import Experiment
 from nas.feasibility import appraise
@@ -48,7 +50,8 @@ def baselines(experiment: Experiment[Any, Any], names: Iterable[str], *, resolut
         exact = name in references() and architecture == reference(name)
         found.append(of_network(experiment, name if exact else f"like {name}", Network.of(architecture)))
     generator = random.Random(experiment.seed)
-    largest = max(space.decode(sample(space.parameters, generator)).resolution for _ in range(PROBE))
+    points = [*space.references.values(), *(sample(space.parameters, generator) for _ in range(PROBE))]
+    largest = max(space.decode(point | _largest(space.parameters)).resolution for point in points)
     for name in names:
         network = find_network(name, resolution=resolution)
         if resolution is None and network.resolution > largest:
@@ -58,6 +61,14 @@ def baselines(experiment: Experiment[Any, Any], names: Iterable[str], *, resolut
     return found
 
 
+def _largest(parameters: Mapping[str, BaseDistribution]) -> Params:
+    """The largest resolution, where it is a parameter of its own."""
+    found = parameters.get("resolution")
+    if isinstance(found, CategoricalDistribution):
+        return {"resolution": max(found.choices, key=float)}  # type: ignore[arg-type]
+    return {} if found is None else {"resolution": found.high}  # type: ignore[attr-defined]
+
+
 def of_network(experiment: Experiment[Any, Any], name: str, network: Network) -> Baseline:
     """What is known of a network before training."""
     if network.architecture is None:
@@ -65,7 +76,8 @@ def of_network(experiment: Experiment[Any, Any], name: str, network: Network) ->
         known = {"params_m": costs["params"] / 1e6, "macs_m": costs["macs"] / 1e6}
         asked = {one.name for one in (*experiment.objectives, *(limit.objective for limit in experiment.limits))}
         values = {name: value for name, value in known.items() if name in asked}
-        return Baseline(name=name, text=network.to_json(), id=network.id, params={}, values=values, admitted=False)
+        own = f"{network.id}@{network.resolution}"
+        return Baseline(name=name, text=network.to_json(), id=own, params={}, values=values, admitted=False)
     try:
         params = experiment.space.encode(network.architecture)
     except SpaceError:

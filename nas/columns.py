@@ -32,7 +32,12 @@ TRIALS: Final = (
         "done; stopped (early, with its values so far); failed; running; interrupted (it can be gone on with); of asks that were "
         "never trained infeasible (beyond a limit) or repeated (of a network that has a trial).",
     ),
-    _column("reason", "str", "Of a failure: oom, nan, crash, timeout or node; limit for what a later limit stopped."),
+    _column(
+        "reason",
+        "str",
+        "Of a failure: oom, nan, busy (no latency could be measured), crash, timeout or node; limit for what a "
+        "later limit stopped.",
+    ),
     _column(
         "source",
         "str",
@@ -50,6 +55,10 @@ TRIALS: Final = (
         "bool",
         "Done, a point of the space within the limits, and no other such row is as good on every objective and better on one.",
     ),
+    _column(
+        "within_limits", "bool", "A point of the space that meets the limits of the run's last session, as far as they are known."
+    ),
+    _column("is_baseline", "bool", "Trained by `nas baselines`, not found by the search."),
     _column("epochs", "Int64", "Passes over the training part."),
     _column("seconds", "float64", "Of building, training and validating.", "s"),
     _column("started", "datetime64[us, UTC]", "When it was proposed."),
@@ -95,7 +104,8 @@ def documentation() -> str:
         _listed(TRIALS),
         "\nEvery objective and every limit is a column of the type float64 by its own name, which ends in its unit. Ours:\n",
         _listed(objectives),
-        "\nEvery parameter of the space is a column `params.NAME`, with the space's own values; `nas space NAME` lists them.\n",
+        "\nEvery parameter of the space is a column `params.NAME`, with the space's own values, in one of pandas' types "
+        "that may be missing; `nas space NAME` lists them.\n",
         "\n`attrs` of the DataFrame: `directions` (objective → minimize or maximize), `limits` (objective → low and high) and "
         "`latency_error_pct`, the mean error of the latency table, None where none was used or it was not checked.\n",
         "## `nas.history(run)`: a row for every trial and epoch\n",

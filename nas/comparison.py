@@ -7,13 +7,15 @@ from typing import Any, Final
 
 import numpy as np
 import pandas as pd
+from scipy.stats import ttest_ind
 
 from nas.errors import NasError
 from nas.pareto import dominates, hypervolume
-from nas.table import results, run_folders, within_limits
+from nas.table import front, results, run_folders
 
 RESAMPLES: Final = 10_000  # of the bootstrap
-ENOUGH: Final = 3  # runs of a side, of which a bootstrap has something to draw
+ENOUGH: Final = 2  # runs of a side, that tell something of the noise
+MANY: Final = 20  # from which on a bootstrap holds what it says
 BEYOND: Final = 0.1  # of the range of values, from the worst to the reference point
 LEVELS: Final = 5  # costs at which attainment is told
 
@@ -47,14 +49,14 @@ class Comparison:
     difference: float
     """Mean hypervolume of one less that of the other."""
     interval: tuple[float, float] | None
-    """Holds 95 % of it (bootstrap over the runs of each side); None where a side has less than three."""
+    """Holds 95 % of it (over the runs of each side); None where a side has one alone."""
 
     @property
     def verdict(self) -> str:
         """Which is better, or that nothing tells."""
         if self.interval is None:
             return (
-                f"hypervolumes differ by {self.difference:+.4f}; a side has less than {ENOUGH} runs, so nobody knows whether "
+                f"hypervolumes differ by {self.difference:+.4f}; a side has one run alone, so nobody knows whether "
                 "that is noise: give folders of runs over several seeds"
             )
         low, high = self.interval
@@ -79,15 +81,16 @@ def compare(one: Any, other: Any) -> Comparison:
             raise NasError(
                 f"{_name(table)} was searched for {theirs}, and {_name(first)} for {ours}; give runs of the same objectives"
             )
-        if not table["is_front"].any():
-            raise NasError(f"{_name(table)} has no network on its front, so there is nothing to compare")
+    found = [[table[_found(table)] for table in side] for side in tables]
+    for table, kept in zip(tables[0] + tables[1], found[0] + found[1], strict=True):
+        if kept.empty:
+            raise NasError(f"{_name(table)} has found no network yet, so there is nothing to compare")
     signs = np.array([1.0 if how == "minimize" else -1.0 for how in directions.values()])
-    found = [table[(table["status"] == "done") & within_limits(table)] for side in tables for table in side]
-    done = np.concatenate([_losses(table, signs) for table in found])
+    done = np.concatenate([_losses(table, list(directions), signs) for side in found for table in side])
     best, worst = done.min(axis=0), done.max(axis=0)
     span = np.where(worst > best, worst - best, 1.0)
     reference = worst + BEYOND * span
-    losses = [[_losses(table[table["is_front"]], signs) for table in side] for side in tables]
+    losses = [[_losses(front(table, directions), list(directions), signs) for table in side] for side in found]
     fronts = [[list(map(tuple, (front - best) / span)) for front in side] for side in losses]
     box = tuple((reference - best) / span)
     volumes = [tuple(hypervolume(front, box) / math.prod(box) for front in side) for side in fronts]
@@ -108,12 +111,17 @@ def compare(one: Any, other: Any) -> Comparison:
         reference=tuple(map(float, signs * reference)),
         levels=tuple(float(signs[1] * level) for level in levels),
         difference=float(np.mean(volumes[0]) - np.mean(volumes[1])),
-        interval=bootstrap(*volumes) if min(map(len, volumes)) >= ENOUGH else None,
+        interval=of_difference(*volumes) if min(map(len, volumes)) >= ENOUGH else None,
     )
 
 
-def bootstrap(one: Sequence[float], other: Sequence[float]) -> tuple[float, float]:
-    """What holds 95 % of the difference of two means."""
+def of_difference(one: Sequence[float], other: Sequence[float]) -> tuple[float, float]:
+    """What holds 95 % of the difference of two means: a bootstrap; of few runs Welch's t, as a bootstrap is too sure of them."""
+    if min(len(one), len(other)) < MANY:
+        if max(np.ptp(one), np.ptp(other)) == 0:
+            return (float(np.mean(one) - np.mean(other)),) * 2
+        found = ttest_ind(one, other, equal_var=False).confidence_interval(0.95)
+        return float(found.low), float(found.high)
     generator = np.random.default_rng(0)
     means = [generator.choice(side, (RESAMPLES, len(side))).mean(axis=1) for side in (one, other)]
     low, high = np.quantile(means[0] - means[1], (0.025, 0.975))
@@ -124,9 +132,15 @@ def _name(table: pd.DataFrame) -> str:
     return str(table["run"].iloc[0]) if len(table) else "a run without trials"
 
 
-def _losses(df: pd.DataFrame, signs: Any) -> Any:
+def _found(df: pd.DataFrame) -> "pd.Series[bool]":
+    """What the search itself has found: done and within the limits, and no baseline."""
+    known = df[list(df.attrs["directions"])].notna().all(axis=1)
+    return (df["status"] == "done") & df["within_limits"] & ~df["is_baseline"] & known
+
+
+def _losses(df: pd.DataFrame, objectives: list[str], signs: Any) -> Any:
     """(networks, objectives): the lower the better."""
-    return df[list(df.attrs["directions"])].to_numpy(dtype=float) * signs
+    return df[objectives].to_numpy(dtype=float) * signs
 
 
 def _coverage(one: Points, other: Points) -> float:

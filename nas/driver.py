@@ -123,25 +123,32 @@ def resume(
 
 
 def train_baselines(
-    run: str | PathLike[str], names: Sequence[str] = (), *, resolution: int | None = None, watch: Watch = unwatched
+    run: str | PathLike[str],
+    names: Sequence[str] = (),
+    *,
+    resolution: int | None = None,
+    again: bool = False,
+    watch: Watch = unwatched,
 ) -> Path:
     """Train networks to hold a run against, under its very recipe, as rows of the run with the source `reference`.
 
     They are the references of the space, whether the limits admit them or not, and those of `names`: published networks, exports,
     files of architectures, timm:NAME; the latter at `resolution`, by default their own, but no larger than the space's largest.
-    One that has a row is not trained again; one that was interrupted goes on.
+    One that has a row is not trained again; one that was interrupted goes on. They do not steer the search.
 
-    Raises: NasError as `resume` does, for an unknown name, and if every one of them has a row.
+    Raises: NasError as `resume` does, for an unknown name, and if every one of them has a row, unless called `again`.
     """
     folder = Path(run).resolve()
     described = read_experiment(folder)
-    experiment = changed(described, folder, None, {})
+    experiment = changed(described, folder, None, {"sampler": "random"})
     with locked(folder):
         mend_logs(folder)
         past = rows(folder)
         given = baselines(experiment, names, resolution=resolution)
         waiting = any("baseline" in row and row["status"] in UNDER_WAY for row in past)
-        new = check_new(given, (row["id"] for row in past if "trial" in row), waiting=waiting)
+        new = check_new(given, (row["id"] for row in past if "trial" in row), waiting=waiting or again)
+        if not new and not waiting:
+            return folder
         prepared = _prepare(experiment)
         with ray_session(experiment.workers, address=experiment.address, verbose=experiment.verbose):
             workers, gpus = resources(experiment)

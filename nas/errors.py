@@ -17,6 +17,10 @@ class SpaceError(NasError):
     """An architecture that is not a point of the search space."""
 
 
+class MachineBusyError(NasError):
+    """A machine that does not hold still while it is measured."""
+
+
 @contextmanager
 def users_code(what: str) -> Iterator[None]:
     """Where a user's own file runs, which may raise anything: whatever it raises becomes one sentence about `what`."""

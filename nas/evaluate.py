@@ -5,6 +5,7 @@ Imports no Ray. Read `searcher.py` next for the driver's side.
 
 import math
 import shutil
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -12,11 +13,12 @@ from pathlib import Path
 from typing import Final
 
 import torch
+from filelock import FileLock
 
 from nas.checkpoints import CheckpointError, Checkpoints, save_weights
 from nas.datasets import Dataset
 from nas.devices import is_out_of_memory, keep_freed_memory, pick_device
-from nas.errors import describe_error
+from nas.errors import MachineBusyError, describe_error
 from nas.latency.table import LatencyTable
 from nas.networks import Network
 from nas.objectives import LATENCIES, Candidate, Objective, latency_ms
@@ -24,6 +26,7 @@ from nas.recipe import Epoch, Outcome, TrainReport, TrainSettings
 from nas.train import DivergedError, train
 
 WEIGHTS_FILE: Final = "weights.safetensors"
+MEASURING: Final = "frontier-nas-measuring.lock"
 CHECKPOINT_SHARE: Final = 0.05  # of a trial's time that writing checkpoints may take
 
 
@@ -62,7 +65,10 @@ def evaluate(
             objectives = [objective for objective in objectives if objective.name == "val_top1_pct"]
         known = Candidate(architecture=network.architecture, num_classes=len(dataset.classes), latency=latency)
         if latency is None and LATENCIES & {objective.name for objective in objectives}:
-            known = replace(known, latency_ms=latency_ms.measure(known))  # first, as a busy machine would cost the training
+            with FileLock(
+                Path(tempfile.gettempdir(), MEASURING)
+            ):  # one at a time; first, as a busy machine would cost the training
+                known = replace(known, latency_ms=latency_ms.measure(known))
         model, report = _trained(network, dataset, settings, seed=seed, folder=folder, on_epoch=on_epoch, on_step=within)
         candidate = replace(known, model=model, report=report)
         values = {objective.name: float(objective.measure(candidate)) for objective in objectives}
@@ -142,4 +148,6 @@ def _reason(error: Exception) -> str:
         return "oom"
     if isinstance(error, TrialTimeoutError):
         return "timeout"
+    if isinstance(error, MachineBusyError):
+        return "busy"
     return "nan" if isinstance(error, DivergedError) else "crash"

@@ -16,7 +16,6 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
-from nas.architecture import Architecture
 from nas.conditions import where
 from nas.datasets import Dataset, load_part
 from nas.description import dataset_of
@@ -56,12 +55,15 @@ def export(
     number = int(row["trial"])
     weights = folder / WEIGHTS / f"{number}.safetensors"
     if not weights.is_file():
-        raise NasError(f"trial {number} has no weights at {weights}: they were removed, or nothing in this run needed training")
+        raise NasError(
+            f"trial {number} has no weights at {weights}: they were removed, nothing in this run needed training, or it is a "
+            "baseline that is no point of the space, which keeps them with --keep-all alone"
+        )
     target = Path(output).resolve() if output is not None else folder / "exports" / f"trial{number}"
     if target.exists() and not is_export(target):
         raise NasError(f"{target} is there already and is not an export; give another folder with --output")
 
-    network = Network.of(Architecture.from_json(row["architecture"]))
+    network = Network.from_json(row["architecture"])
     num_classes = len(described["dataset"]["classes"])
     model = with_weights(network, num_classes, weights)
     accuracy = _accuracy(model, network, dataset or dataset_of(described), row)
@@ -89,7 +91,7 @@ def _chosen(df: pd.DataFrame, trial: int | None, best: str | None, conditions: s
     done = ", ".join(map(str, df["trial"][df["status"] == "done"]))
     if rows.empty:
         raise NasError(
-            f"trial {trial} is not in this run{' and meets the conditions' if conditions else ''}; done: {done or 'none'}"
+            f"trial {trial} is not in this run{', or does not meet the conditions' if conditions else ''}; done: {done or 'none'}"
         )
     if rows.iloc[0]["status"] != "done":
         raise NasError(f"trial {trial} is {rows.iloc[0]['status']}, and only a done one has a network; done: {done or 'none'}")

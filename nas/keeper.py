@@ -28,6 +28,8 @@ class Keeper:
     keep_all: bool
     trained: bool
     """Whether trials have weights at all."""
+    pinned: set[int] = field(default_factory=set)
+    """Trials whose weights are kept whatever others do: baselines, which are not trained again when limits change."""
     front: dict[int, Losses] = field(default_factory=dict)
     """Trial → losses, of the finished trials that no other finished one dominates."""
 
@@ -41,15 +43,18 @@ class Keeper:
             return False
         for number in [number for number, other in self.front.items() if dominates(losses, other)]:
             del self.front[number]
-            if not self.keep_all:
+            if not self.keep_all and number not in self.pinned:
                 self.weights(number).unlink(missing_ok=True)
         self.front[trial] = losses
         return True
 
-    def done(self, trial: int, losses: Losses, *, weights: Path | None = None) -> None:
-        """Keep the weights of a trial that has finished, if it is on the front; they come from its folder, or from `weights`."""
-        on_front = self.note(trial, losses)
-        if (on_front or self.keep_all) and self.trained:
+    def done(self, trial: int, losses: Losses | None, *, weights: Path | None = None) -> None:
+        """Keep the weights of a trial that has finished, if it is on the front; they come from its folder, or from `weights`.
+
+        Without `losses` it is no candidate for the front.
+        """
+        on_front = losses is not None and self.note(trial, losses)
+        if (on_front or self.keep_all or trial in self.pinned) and self.trained:
             self._take(trial, weights)
         self.ended(trial)
 
@@ -58,7 +63,7 @@ class Keeper:
         if not self.trained:
             return
         for trial in finished:
-            wanted = self.keep_all or trial in self.front
+            wanted = self.keep_all or trial in self.front or trial in self.pinned
             if wanted and not self.weights(trial).is_file():
                 self._take(trial, None)
             self.ended(trial)

@@ -36,7 +36,7 @@ def print_rows(df: "pd.DataFrame", columns: list[str]) -> None:
     """The rows, drawn in a terminal and plain in a pipe."""
     shown = df[columns]
     if shown.empty:
-        print("  ".join(columns))
+        print("no row")
         return
     if not sys.stdout.isatty():
         print(shown.to_string(index=False, na_rep="", float_format=lambda value: f"{value:.4g}"))
@@ -58,12 +58,13 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[Any]], *, right:
         return
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     drawn = Table()
     for column in columns:
         drawn.add_column(column, justify="right" if column in right else "left")
     for row in texts:
-        drawn.add_row(*row)
+        drawn.add_row(*map(Text, row))  # nothing in a cell is markup
     Console().print(drawn)
 
 

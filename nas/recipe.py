@@ -131,7 +131,7 @@ class Outcome:
     status: str
     """done or failed."""
     reason: str | None = None
-    """Of a failure: oom, nan, crash, timeout or node."""
+    """Of a failure: oom, nan, busy, crash, timeout or node."""
     error: str | None = None
     """The failure in one sentence."""
     values: dict[str, float] = field(default_factory=dict)

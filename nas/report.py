@@ -27,7 +27,7 @@ from nas.housekeeping import summarize
 from nas.runs import read_experiment
 from nas.spaces import is_choice, num_choices
 from nas.study import unchanging
-from nas.table import close_pairs, history, results, within_limits
+from nas.table import close_pairs, history, results
 from nas.trust import TOP1, trust
 
 REPORT_FILE: Final = "report.html"
@@ -177,7 +177,7 @@ def _columns(trials: pd.DataFrame) -> tuple[dict[str, list[Any]], dict[str, list
         "objectives": objectives,
         "also measured": [name for name in between if name not in objectives],
         "of the trial": ["trial", *(name for name in TRAINING if trials[name].notna().any())],
-        "parameters": [name for name in params if trials[name].dtype != bool and trials[name].nunique() > 1],
+        "parameters": [name for name in params if not pd.api.types.is_bool_dtype(trials[name]) and trials[name].nunique() > 1],
     }
     columns = {
         name: _values(trials[name]) for name in dict.fromkeys([*TEXTS, *(name for names in groups.values() for name in names)])
@@ -233,7 +233,7 @@ def convergence(df: pd.DataFrame) -> dict[str, list[Any]]:
     from scipy.stats import qmc
 
     directions: Mapping[str, str] = df.attrs["directions"]
-    done = df[(df["status"] == "done") & within_limits(df)].dropna(subset=list(directions)).sort_values("ended", kind="stable")
+    done = df[(df["status"] == "done") & df["within_limits"]].dropna(subset=list(directions)).sort_values("ended", kind="stable")
     if done.empty:
         return {"trial": [], "ended": [], "share": []}
     losses = done[list(directions)].to_numpy(dtype=float) * [1.0 if how == "minimize" else -1.0 for how in directions.values()]
@@ -262,7 +262,8 @@ def _curves(run: Path) -> dict[str, Any]:
 def _importance(described: Mapping[str, Any], trials: pd.DataFrame) -> dict[str, Any]:
     """For each objective that needs training, the parameters of the greatest importance; or why there are none to tell."""
     trained = [one for one in described["objectives"] if one["needs_training"]]
-    done = trials[trials["status"] == "done"]
+    done = trials[(trials["status"] == "done") & trials["id"].notna()]
+    done = done.dropna(subset=[name for name in done.columns if name.startswith("params.")], how="all")
     if not trained:
         return {"why": "No objective of this run needs training, so every one follows from the parameters by a formula."}
     try:
@@ -306,7 +307,7 @@ def _ranked(parameters: dict[str, Any], rows: list[Any], objective: str, directi
 
 def _time(described: Mapping[str, Any], trials: pd.DataFrame) -> dict[str, Any]:
     """Seconds of training by status, and seconds of all sessions from their begin to the last that was logged."""
-    seconds = trials.groupby("status")["seconds"].sum()
+    seconds = trials[trials["source"] != "reuse"].groupby("status")["seconds"].sum()  # what is reused took another run's time
     begins = [pd.Timestamp(session["started"]) for session in described["sessions"]]
     logged = pd.concat([trials["started"], trials["ended"]]).dropna()
     wall = 0.0

@@ -1,5 +1,6 @@
 """`nas table`, `report`, `baselines`, `compare`, `verify`, `dashboard`: parse, call one function, print. Read `cli.py` next."""
 
+import math
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -54,12 +55,14 @@ def table(arguments: list[str]) -> None:
         from nas.table import results
 
         df = results(*run)
+        if reverse and sort is None:
+            raise NasError("reverse: there is no order to reverse; give --sort too")
         plain = not (front or where or best or sort or columns)
         if plain and output is None and format == "table" and len(set(df["run"])) <= 1:
             _print_trials(df)
             return
-        if plain and format == "table":
-            df = df[df["trial"].notna()]
+        if not where and format in ("table", "markdown"):
+            df = df[df["trial"].notna()]  # asks that were turned down are told with conditions, or to programs
         chosen = df[df["is_front"]] if front else df
         chosen = meeting(chosen, where) if where else chosen
         if best is not None:
@@ -94,7 +97,7 @@ def _columns(df: "pd.DataFrame", given: str, *, everything: bool) -> list[str]:
     if not given:
         runs = ["run"] if len(set(df["run"])) > 1 else []
         return [*runs, "trial", "id", "status", *df.attrs["directions"], "seconds", "source", "name"]
-    names = [name.strip() for name in given.split(",")]
+    names = list(dict.fromkeys(name.strip() for name in given.split(",")))
     _check_columns(df, names)
     return names
 
@@ -114,7 +117,8 @@ def _write(df: "pd.DataFrame", format_name: str, output: Path | None) -> None:
     elif format_name == "table" and output is None:
         print_rows(df, list(df.columns))
     else:
-        _into(output, lambda: (print if output is None else output.write_text)(_text(df, format_name)))
+        text = _text(df, format_name)
+        _into(output, lambda: print(text) if output is None else output.write_text(text + "\n", encoding="utf-8"))
 
 
 def _into(output: Path | None, write: Any) -> None:
@@ -181,6 +185,7 @@ def baselines(arguments: list[str]) -> None:
             resolution: Of the networks by name; by default their own, but no larger than the space's largest.
             random: Whether to go on with a random search of as many trials, in a run of its own, to compare with.
         """
+        from nas.baselines import baselines as check_names
         from nas.description import experiment_of
         from nas.driver import begin_run, search, train_baselines
         from nas.experiment import Experiment
@@ -195,8 +200,9 @@ def baselines(arguments: list[str]) -> None:
             loaded = load_plugin("experiment", experiment)
             if not isinstance(loaded, Experiment):
                 raise NasError(f"EXPERIMENT is a {type(loaded).__name__}; it must be a nas.Experiment")
+            check_names(loaded, network, resolution=resolution)
             folder = begin_run(loaded, name)
-        train_baselines(folder, network, resolution=resolution, watch=shown_search)
+        train_baselines(folder, network, resolution=resolution, again=random, watch=shown_search)
         print(f"\nnas report {shown_path(folder)}")
         if random:
             described = read_experiment(folder.resolve())
@@ -230,7 +236,10 @@ def compare(arguments: list[str]) -> None:
             ["hypervolume", *(f"{sum(side.hypervolumes) / len(side.hypervolumes):.4f}" for side in sides)],
             ["lowest to highest", *(f"{min(side.hypervolumes):.4f} to {max(side.hypervolumes):.4f}" for side in sides)],
             ["beats of the other's front", *(f"{100 * side.coverage:.0f} %" for side in sides)],
-            *([name, *(f"{side.attained[i]:.4g}" for side in sides)] for i, name in enumerate(levels)),
+            *(
+                [name, *("none" if math.isnan(side.attained[i]) else f"{side.attained[i]:.4g}" for side in sides)]
+                for i, name in enumerate(levels)
+            ),
         ]
         print_table(["", str(one), str(other)], cells)
         print(f"\n{found.verdict}")
@@ -270,8 +279,8 @@ def _trainings() -> Iterator[Any]:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     with Progress(TextColumn("full trainings"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()) as bar:
-        task = bar.add_task("full trainings")
-        yield lambda done, of: bar.update(task, completed=done, total=of)
+        task = bar.add_task("full trainings", visible=False)  # until it is known that there are any
+        yield lambda done, of: bar.update(task, completed=done, total=of, visible=True)
 
 
 def dashboard(arguments: list[str]) -> None:

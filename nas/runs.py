@@ -184,7 +184,9 @@ def read_experiment(run: Path) -> dict[str, Any]:
         if schema == SCHEMA:
             for objective in described["objectives"]:
                 objective["name"], objective["direction"]
-            described["seed"], described["dataset"]["classes"]
+            described["seed"], described["dataset"]["classes"], described["latency_error_pct"]
+            for limit in described["limits"]:
+                limit["objective"]["name"], float(limit["low"]), float(limit["high"])
     except (ValueError, KeyError, TypeError, RecursionError):
         raise NasError(f"{file} is damaged: it is not the JSON object that a search writes; restore it from a copy") from None
     if schema != SCHEMA:

@@ -29,7 +29,7 @@ from nas.recipe import Outcome
 from nas.runs import HISTORY_FILE, TRIALS_FILE, append
 from nas.scheduler import Halving, Standing
 from nas.study import Journal
-from nas.trials import Pending, Tally, ended
+from nas.trials import Pending, Tally, told
 
 logger = logging.getLogger(__name__)
 
@@ -103,6 +103,7 @@ class ArchitectureSearcher(Searcher):
             standings.append((line["trial"], line["epoch"], line["val_top1_pct"], line["val_images"]))
         costs: dict[int, Losses] = {}
         left_alone: set[int] = set()
+        ended: list[int] = []  # baselines
         for row in past:
             params = {name: row[f"params.{name}"] for name in self._proposer.distributions if f"params.{name}" in row}
             if row["status"] == "repeated":
@@ -110,6 +111,8 @@ class ArchitectureSearcher(Searcher):
                 continue
             if "baseline" in row:
                 self._replay_baseline(row, epochs)
+                if row["status"] == "done":
+                    ended.append(int(row["trial"]))
                 continue
             network = examine(self.experiment, params)
             if network.id != row["id"]:
@@ -130,7 +133,8 @@ class ArchitectureSearcher(Searcher):
                 self._go_on(row, network, epochs.get(number, {}))
             else:
                 left_alone.add(number)
-        self.keeper.settle([number for number in costs if number not in {pending.number for pending in self._again} | left_alone])
+        under_way = {pending.number for pending in self._again} | left_alone
+        self.keeper.settle([*(number for number in costs if number not in under_way), *ended])
         for trial, epoch, top1, images in (line for line in standings if line[0] in costs):
             self._halving.goes_on(trial, epoch, Standing.of(top1, images, costs[trial]))
 
@@ -138,6 +142,9 @@ class ArchitectureSearcher(Searcher):
         number, network = int(row["trial"]), of_network(self.experiment, row["name"], Network.from_json(row["architecture"]))
         self._next = max(self._next, number + 1)
         self._proposer.seen[network.id] = number
+        self.keeper.pinned |= {number} if network.params else set()
+        if not network.values.items() <= row.items():  # a limit on something that was not measured before
+            self._log("measured", number, values=dict(network.values))
         if row["status"] in UNDER_WAY:
             self._log("resume", number)
             lost_on: list[str | None] = [None] * int(row.get("crashes", 0))
@@ -145,7 +152,9 @@ class ArchitectureSearcher(Searcher):
                 Pending(number=number, trial=None, network=network, epochs=epochs.get(number, {}), lost_on=lost_on)
             )
         elif row["status"] == "done" and network.admitted:
-            self.keeper.note(number, self._losses([row[objective.name] for objective in self.experiment.objectives]))
+            results = [row[objective.name] for objective in self.experiment.objectives if objective.name in row]
+            if len(results) == len(self.experiment.objectives):
+                self.keeper.note(number, self._losses(results))
 
     def _go_on(self, row: Mapping[str, Any], network: Examined, epochs: dict[int, float]) -> None:
         """A trial that had not ended: it is to be gone on with, unless a limit now forbids it."""
@@ -258,6 +267,7 @@ class ArchitectureSearcher(Searcher):
         )
         self._next += 1
         self._proposer.seen[network.id] = pending.number
+        self.keeper.pinned |= {pending.number} if network.params else set()
         return pending
 
     def _take_over(self, pending: Pending, known: Known) -> None:
@@ -379,20 +389,21 @@ class ArchitectureSearcher(Searcher):
         values = so_far["values"] | outcome.get("values", {}) if status != "failed" else dict(pending.network.values)
         self._log("end", pending.number, **({"epochs": so_far["epochs"]} | outcome | {"values": values}))
         results = [values[objective.name] for objective in self.experiment.objectives if objective.name in values]
-        if status == "done" and pending.network.admitted:
-            self.keeper.done(pending.number, self._losses(results), weights=weights)
+        if status == "done":
+            candidate = pending.network.admitted and len(results) == len(self.experiment.objectives)
+            self.keeper.done(pending.number, self._losses(results) if candidate else None, weights=weights)
         else:
             self.keeper.ended(pending.number)
         if pending.trial is not None:
             state = {"done": None, "stopped": TrialState.PRUNED}.get(status, TrialState.FAIL)
-            told = self._proposer.tell(pending.trial, results if status == "done" else None, state)
-            told.set_user_attr("trial", pending.number)
-            self.journal.add(told)
+            frozen = self._proposer.tell(pending.trial, results if status == "done" else None, state)
+            frozen.set_user_attr("trial", pending.number)
+            self.journal.add(frozen)
             if "reused" in outcome:
                 self.tally.reused += 1
             elif outcome.get("reason") != "limit":
                 self.tally.count(status)
-        logger.info("%s", ended(pending, outcome, values, self.experiment, self.tally))
+        logger.info("%s", told(pending, outcome, values, self.experiment, self.tally))
 
     def _log(self, event: str, trial: int | None, **fields: Any) -> None:
         now = datetime.now(UTC).isoformat(timespec="milliseconds")

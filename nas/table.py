@@ -1,7 +1,9 @@
 """Run folder → DataFrame, a row per trial whatever happened to it. Needs neither torch nor Ray; works while the search runs."""
 
 import json
+import logging
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 from typing import Any, Final
@@ -12,6 +14,8 @@ from nas.columns import HISTORY_TYPES, TYPES
 from nas.errors import NasError, unknown
 from nas.pareto import non_dominated
 from nas.runs import CARD_FILE, EXPERIMENT_FILE, FULL, HISTORY_FILE, TRIALS_FILE, is_running, read_experiment, read_log
+
+logger = logging.getLogger(__name__)
 
 LATENCY: Final = "latency_ms"
 
@@ -37,7 +41,16 @@ def results(*runs: str | PathLike[str]) -> pd.DataFrame:
 
     Raises: NasError if one is not a run folder, or is damaged, or if they do not agree on an objective's direction.
     """
-    tables = [_results(run) for run in run_folders(*runs)]
+    tables = []
+    for run in run_folders(*runs):
+        try:
+            tables.append(_results(run))
+        except NasError as error:
+            if run in map(Path, runs):
+                raise
+            logger.warning("%s; it is left out", error)  # one of a folder of runs
+    if not tables:
+        raise NasError("no run is given that can be read; give run folders, or folders of them")
     if len(tables) == 1:
         return tables[0]
     directions: dict[str, str] = {}
@@ -51,7 +64,7 @@ def results(*runs: str | PathLike[str]) -> pd.DataFrame:
     df = pd.concat([table.astype(object) for table in tables], ignore_index=True)
     errors = [table.attrs["latency_error_pct"] for table in tables if table.attrs["latency_error_pct"] is not None]
     df = _ordered(df, list(dict.fromkeys([*directions, *measured])), params)
-    df[params] = df[params].infer_objects()
+    df[params] = _own_types(df[params])
     df.attrs = {"directions": directions, "limits": {}, "latency_error_pct": max(errors, default=None)}
     return df
 
@@ -79,18 +92,29 @@ def _results(folder: Path) -> pd.DataFrame:
     full = _full_columns(folder)
     try:
         plain = [row | full.get(row.get("trial"), {}) for row in rows(folder)]
-        df = pd.DataFrame(plain).assign(seed=described["seed"], run=folder.resolve().name, is_front=False)
+        df = pd.DataFrame(plain)
+        own = {"seed": described["seed"], "run": folder.resolve().name, "is_front": False, "within_limits": False}
+        df = df.assign(**own, is_baseline="baseline" in df and df["baseline"].eq(other=True))
         params = [column for column in df.columns if column.startswith("params.")]
         measured = [column for column in df.columns if column not in (*TYPES, *params, *MARKS)]
         df = _ordered(df, list(dict.fromkeys([*directions, *measured])), params)
+        df[params] = _own_types(df[params])
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise NasError(f"{folder / TRIALS_FILE} is damaged: an event lacks a field or has a wrong one ({error})") from None
     limits = described["limits"]
     df.attrs["directions"] = directions
     df.attrs["limits"] = {limit["objective"]["name"]: (float(limit["low"]), float(limit["high"])) for limit in limits}
     df.attrs["latency_error_pct"] = described["latency_error_pct"]
-    df["is_front"] = _on_front(df[within_limits(df)], directions).reindex(df.index, fill_value=False)
+    df["within_limits"] = _within_limits(df)
+    df["is_front"] = _on_front(df[df["within_limits"]], directions).reindex(df.index, fill_value=False)
     return df
+
+
+def _own_types(params: pd.DataFrame) -> pd.DataFrame:
+    """Parameters as the space has them, whole numbers and truths too where some are missing; as texts where runs differ."""
+    typed = params.convert_dtypes()
+    mixed = [name for name in typed.columns if typed[name].dtype == object]
+    return typed.astype(dict.fromkeys(mixed, "str"))
 
 
 def _ordered(df: pd.DataFrame, measured: list[str], params: list[str]) -> pd.DataFrame:
@@ -152,35 +176,54 @@ def _rows(run: Path) -> list[dict[str, Any]]:
     return list(found.values())
 
 
-def full_trainings(run: Path) -> dict[int, list[dict[str, Any]]]:
-    """Trial → the cards of its full trainings (`nas verify`) that took the most epochs, one a seed.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FullTraining:
+    """What came of a training to the end (`nas verify`)."""
+
+    trial: int
+    epochs: int
+    val_top1_pct: float
+    test_top1_pct: float
+
+
+def full_trainings(run: Path) -> list[FullTraining]:
+    """Those of a run, in no order.
 
     Raises: NasError for a card that is damaged.
     """
-    cards: dict[int, list[dict[str, Any]]] = {}
+    found = []
     for file in sorted((run / FULL).glob(f"trial*-seed*-epochs*/{CARD_FILE}")):
         try:
             card = json.loads(file.read_text(encoding="utf-8"))
-            card["train"]["epochs"], card["accuracy"]["test_top1_pct"], card["accuracy"]["val_top1_pct"]
-            trial = int(file.parent.name.removeprefix("trial").partition("-")[0])
+            found.append(
+                FullTraining(
+                    trial=int(file.parent.name.removeprefix("trial").partition("-")[0]),
+                    epochs=int(card["train"]["epochs"]),
+                    val_top1_pct=float(card["accuracy"]["val_top1_pct"]),
+                    test_top1_pct=float(card["accuracy"]["test_top1_pct"]),
+                )
+            )
         except (ValueError, KeyError, TypeError, RecursionError):
             raise NasError(f"{file} is damaged; remove its folder, and `nas verify` trains it again") from None
-        cards.setdefault(trial, []).append(card)
-    longest = {trial: max(card["train"]["epochs"] for card in found) for trial, found in cards.items()}
-    return {trial: [card for card in found if card["train"]["epochs"] == longest[trial]] for trial, found in cards.items()}
+    return found
 
 
 def _full_columns(run: Path) -> dict[Any, dict[str, float]]:
+    """Trial → its full trainings of the most epochs."""
+    of_trials: dict[int, list[FullTraining]] = {}
+    for training in full_trainings(run):
+        of_trials.setdefault(training.trial, []).append(training)
     columns: dict[Any, dict[str, float]] = {}
-    for trial, cards in full_trainings(run).items():
-        tests = pd.Series([card["accuracy"]["test_top1_pct"] for card in cards], dtype=float)
-        vals = pd.Series([card["accuracy"]["val_top1_pct"] for card in cards], dtype=float)
+    for trial, trainings in of_trials.items():
+        epochs = max(training.epochs for training in trainings)
+        tests = pd.Series([training.test_top1_pct for training in trainings if training.epochs == epochs])
+        vals = pd.Series([training.val_top1_pct for training in trainings if training.epochs == epochs])
         columns[trial] = {
             "full_val_top1_pct": float(vals.mean()),
             "full_test_top1_pct": float(tests.mean()),
             "full_test_sd_pct": float(tests.std()),
-            "full_seeds": len(cards),
-            "full_epochs": cards[0]["train"]["epochs"],
+            "full_seeds": len(tests),
+            "full_epochs": epochs,
         }
     return columns
 
@@ -191,14 +234,14 @@ def num_ended(found: Iterable[Mapping[str, Any]]) -> int:
     return sum(row.keys().isdisjoint(MARKS) and row.get("reason") != "limit" for row in ended)
 
 
-def within_limits(df: pd.DataFrame) -> "pd.Series[bool]":
+def _within_limits(df: pd.DataFrame) -> "pd.Series[bool]":
     """Which rows are points of the space within the limits of the run's last session; earlier ones may have had wider limits."""
     params = [column for column in df.columns if column.startswith("params.")]
     within = df[params].notna().any(axis=1) if params else pd.Series(data=True, index=df.index)
-    for name, (low, high) in df.attrs.get("limits", {}).items():
+    for name, (low, high) in df.attrs["limits"].items():
         if name in df:  # else it is new, and nothing has been measured yet
             within &= df[name].between(low, high) | df[name].isna()
-    return within
+    return within.astype(bool)
 
 
 def front(df: pd.DataFrame, directions: Mapping[str, str] | None = None) -> pd.DataFrame:
@@ -222,7 +265,7 @@ def best(df: pd.DataFrame, objective: str, *, within_error: bool = False) -> "pd
     directions: Mapping[str, str] = df.attrs["directions"]
     if objective not in directions:
         raise unknown("objective", objective, directions)
-    done = df[(df["status"] == "done") & within_limits(df)]
+    done = df[(df["status"] == "done") & df["within_limits"]].dropna(subset=list(directions))
     if done.empty:
         raise NasError(f"no trial here is done, so none is best on {objective}; see `nas table`")
     order = [objective, *(name for name in directions if name != objective)]
@@ -262,6 +305,6 @@ def _on_front(df: pd.DataFrame, directions: Mapping[str, str]) -> "pd.Series[boo
         if direction not in ("minimize", "maximize"):
             raise NasError(f"{name}: {direction!r} is not one of minimize, maximize")
     signs = {name: 1.0 if direction == "minimize" else -1.0 for name, direction in directions.items()}
-    done = df[df["status"] == "done"]
+    done = df[df["status"] == "done"].dropna(subset=list(signs))  # of a baseline not everything may be known
     losses = [tuple(row) for row in (done[list(signs)] * pd.Series(signs)).itertuples(index=False)]
     return pd.Series(non_dominated(losses), index=done.index, dtype=bool).reindex(df.index, fill_value=False)

@@ -74,7 +74,7 @@ class Pending:
         return Outcome(status="failed", reason=reason, error=error)
 
 
-def ended(
+def told(
     pending: Pending, outcome: Mapping[str, Any], values: Mapping[str, float], experiment: Experiment[Any, Any], tally: Tally
 ) -> str:
     """What a reader of the log is told of a trial that has ended."""

@@ -22,6 +22,8 @@ class Trust:
     networks: int
     seeds: int
     """Of each network, at the least."""
+    epochs: int
+    """Of each full training."""
     kendall: float
     """Between the search's validation top-1 and the mean test top-1 of the full trainings; NaN where one of them is all ties."""
     interval: tuple[float, float] | None
@@ -34,18 +36,23 @@ class Trust:
             between = f"95 % from {self.interval[0]:.2f} to {self.interval[1]:.2f}"
         return (
             f"Kendall's tau between the search's ranking and that of full trainings: {self.kendall:.2f}, {between} "
-            f"({self.networks} networks, {self.seeds} seeds or more of each)"
+            f"({self.networks} networks, {self.epochs} epochs, {self.seeds} seeds or more of each)"
         )
 
 
 def trust(run: Path) -> Trust | None:
-    """How the rankings of a run agree, by the full trainings that it has; None for less than two networks."""
-    df = results(run).set_index("trial")
-    tests = {trial: [card["accuracy"]["test_top1_pct"] for card in cards] for trial, cards in full_trainings(run).items()}
-    return agreement(dict(zip(df.index, df[TOP1], strict=True)), tests) if len(tests) > 1 else None
+    """How the rankings of a run agree, by its full trainings of the most epochs that at least two networks have; None without."""
+    df = results(run)
+    searched = dict(zip(df["trial"], df[TOP1], strict=True))
+    of_epochs: dict[int, dict[int, list[float]]] = {}
+    for training in full_trainings(run):
+        if training.trial in searched:
+            of_epochs.setdefault(training.epochs, {}).setdefault(training.trial, []).append(training.test_top1_pct)
+    epochs = max((number for number, tests in of_epochs.items() if len(tests) > 1), default=None)
+    return None if epochs is None else agreement(searched, of_epochs[epochs], epochs=epochs)
 
 
-def agreement(searched: Mapping[int, float], tests: Mapping[int, Sequence[float]]) -> Trust:
+def agreement(searched: Mapping[int, float], tests: Mapping[int, Sequence[float]], *, epochs: int) -> Trust:
     """Of the search's top-1 of each network, and the test top-1 of each of its full trainings."""
     trials = list(tests)
     quick = np.array([searched[trial] for trial in trials])
@@ -56,6 +63,7 @@ def agreement(searched: Mapping[int, float], tests: Mapping[int, Sequence[float]
     whole = Trust(
         networks=len(trials),
         seeds=min(map(len, tests.values())),
+        epochs=epochs,
         kendall=tau(np.arange(len(trials)), np.array([np.mean(tests[trial]) for trial in trials])),
         interval=None,
     )
@@ -65,7 +73,7 @@ def agreement(searched: Mapping[int, float], tests: Mapping[int, Sequence[float]
     draws = []
     for _ in range(RESAMPLES):
         places = generator.integers(0, len(trials), len(trials))
-        means = [np.mean(generator.choice(tests[trials[place]], len(tests[trials[place]]))) for place in places]
-        draws.append(tau(places, np.array(means)))
+        means = np.array([np.mean(generator.choice(tests[trial], len(tests[trial]))) for trial in trials])
+        draws.append(tau(places, means[places]))  # a network drawn twice ties with itself in both rankings
     low, high = np.nanquantile(draws, (0.025, 0.975)) if np.isfinite(draws).any() else (np.nan, np.nan)
     return replace(whole, interval=(float(low), float(high)))

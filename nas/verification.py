@@ -4,20 +4,22 @@ Read `trust.py` next.
 """
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
 import ray
+from filelock import FileLock, Timeout
 from ray.exceptions import RayError
 
 from nas.cluster import ray_session, resources, sent_by_value
 from nas.description import experiment_of
 from nas.errors import NasError, describe_error
 from nas.experiment import Experiment
-from nas.runs import FULL, read_experiment
+from nas.runs import CARD_FILE, FULL, read_experiment
 from nas.table import results
 from nas.trainer import Training, train_network
 from nas.trust import TOP1, Trust, trust
@@ -64,9 +66,32 @@ def verify(
         for _, row in chosen.iterrows()
         for seed in range(seeds)
     ]
-    waiting = [training for training in trainings if not training.target.exists()]
-    _train(replace(experiment, address=None), waiting, lambda done: on_done(len(trainings) - len(waiting) + done, len(trainings)))
+    with _alone(folder / FULL):
+        waiting = [training for training in trainings if not (training.target / CARD_FILE).is_file()]
+        _train(
+            replace(experiment, address=None), waiting, lambda done: on_done(len(trainings) - len(waiting) + done, len(trainings))
+        )
     return trust(folder)
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """While it lasts no other process trains into the folder.
+
+    Raises: NasError if one does, or the folder cannot be written.
+    """
+    try:
+        folder.mkdir(exist_ok=True)
+        lock = FileLock(folder / ".lock", timeout=0)
+        lock.acquire()
+    except Timeout:
+        raise NasError(f"{folder} is in use by another `nas verify`; wait for its end") from None
+    except OSError as error:
+        raise NasError(f"{folder} cannot be written: {error.strerror}") from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _train(experiment: Experiment[Any, Any], trainings: Sequence[Training[Any]], on_done: Callable[[int], None]) -> None:

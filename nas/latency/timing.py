@@ -9,7 +9,7 @@ from typing import Final
 
 from nas.architecture import Architecture
 from nas.devices import is_out_of_memory
-from nas.errors import NasError
+from nas.errors import MachineBusyError, NasError
 from nas.latency.runtimes import device_model, runner, runtime_version
 from nas.latency.setups import Setup
 from nas.published import reference
@@ -76,7 +76,7 @@ def measure(architecture: Architecture, num_classes: int = 1000, setup: Setup | 
                     device=device_model(setup),
                     runtime_version=runtime_version(setup),
                 )
-    raise NasError(
+    raise MachineBusyError(
         f"the machine does not hold still: {busy}, in {ATTEMPTS} attempts; allowed are "
         f"{100 - 100 * MIN_CPU_SHARE:.0f} % of its time and {100 * MAX_DRIFT:.0f} % of drift; end what else runs, and try again"
     )

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 import nas
 from nas.cli import run as command
 from nas.columns import HISTORY_TYPES, TYPES, documentation
-from nas.comparison import bootstrap, compare
+from nas.comparison import compare, of_difference
 from nas.conditions import where
 from nas.pareto import hypervolume
 from nas.plugins import load_plugin
@@ -98,9 +98,17 @@ def test_a_wrong_condition_is_one_sentence(run, conditions, sentence, capsys):
     assert sentence in str(caught.value)
 
 
-@given(st.text(max_size=40))
+PARTS = st.one_of(
+    st.sampled_from(
+        ["macs_m", "status", "front", "<", "<=", "=", "!=", ">", ",", '"', "1", "-1e3", "done", "true", " ", "nan", "="]
+    ),
+    st.text(max_size=3),
+)
+
+
+@given(st.lists(PARTS, max_size=8).map("".join))
 def test_no_text_does_anything_but_choose_or_fail(text):
-    df = pd.DataFrame({"macs_m": [1.0, None], "status": ["done", None]})
+    df = pd.DataFrame({"macs_m": [1.0, None], "status": ["done", None], "front": [True, False]})
     with contextlib.suppress(nas.NasError):
         assert len(where(df, text)) <= 2
 
@@ -182,7 +190,7 @@ def test_a_front_whose_networks_are_all_beaten_is_covered(tmp_path):
     assert found.one.attained[0] == 90.0
     assert math.isnan(found.other.attained[0])
     assert found.one.attained[-1] == 95.0
-    assert "a side has less than 3 runs" in found.verdict
+    assert "a side has one run alone" in found.verdict
 
 
 def test_a_difference_is_told_from_noise_over_seeds(tmp_path):
@@ -196,20 +204,84 @@ def test_a_difference_is_told_from_noise_over_seeds(tmp_path):
     assert command(["compare", str(tmp_path / "better"), str(tmp_path / "same")]) == 0
 
 
-def test_a_bootstrap_holds_the_truth_about_as_often_as_it_says():
+@pytest.mark.parametrize("runs", [2, 3, 5, 8, 20])
+def test_an_interval_holds_the_truth_about_as_often_as_it_says(runs):
     generator = np.random.default_rng(1)
     held = 0
-    for _ in range(200):
-        one, other = generator.normal(1.0, 1, 20), generator.normal(0.5, 1, 20)
-        low, high = bootstrap(one, other)
+    for _ in range(300):
+        one, other = generator.normal(1.0, 1, runs), generator.normal(0.5, 1, runs)
+        low, high = of_difference(one, other)
         held += low <= 0.5 <= high
-    assert 176 <= held <= 198
+    assert held / 300 > 0.91
+    assert of_difference([0.5] * runs, [0.25] * runs) == (0.25, 0.25)
+
+
+def test_the_order_of_objectives_and_baselines_change_no_comparison(run, tmp_path):
+    points = [(80.0, 10.0), (85.0, 20.0), (85.0, 30.0), (90.0, 40.0)]
+    turned = made(tmp_path / "turned", [point[::-1] for point in points], "turned", ("macs_m", "val_top1_pct"))
+    found = compare(run, turned)
+    assert found.one.hypervolumes == found.other.hypervolumes
+    assert (found.one.coverage, found.other.coverage) == (0.0, 0.0)
+    before = compare(run, made(tmp_path / "b", points[:2], "b"))
+    with_baseline = made(tmp_path / "c", points[:2], "c")
+    start = {"id": "best", "params": {"depth": 9}, "source": "reference", "architecture": TEXT, "baseline": True}
+    values = {"values": {"val_top1_pct": 99.0, "macs_m": 1.0}}
+    append(with_baseline / TRIALS_FILE, {"event": "start", "trial": 9} | start | values)
+    append(with_baseline / TRIALS_FILE, {"event": "end", "trial": 9, "status": "done"} | values)
+    assert nas.results(with_baseline)["is_baseline"].tolist() == [False, False, True]
+    assert compare(run, with_baseline).other.hypervolumes == before.other.hypervolumes
+
+
+def test_what_lacks_an_objective_is_on_no_front(run):
+    start = {"id": "known in part", "params": {"depth": 9}, "source": "reference", "architecture": TEXT, "baseline": True}
+    append(run / TRIALS_FILE, {"event": "start", "trial": 9, "values": {"val_top1_pct": 30.0}} | start)
+    append(run / TRIALS_FILE, {"event": "end", "trial": 9, "status": "done", "values": {"val_top1_pct": 30.0}})
+    df = nas.results(run)
+    assert not df["is_front"].iloc[-1]
+    assert nas.best(df, "macs_m")["trial"] == 0
+
+
+def test_parameters_keep_their_types_where_a_baseline_has_none(tmp_path):
+    run = made(tmp_path, [(80.0, 10.0), (85.0, 20.0)])
+    for trial, params in {5: {"squeeze": True, "depth": 3}, 6: {"squeeze": False, "depth": 4}, 7: {}}.items():
+        start = {"id": f"p{trial}", "params": params, "source": "search", "architecture": TEXT, "values": {"macs_m": 50.0}}
+        append(run / TRIALS_FILE, {"event": "start", "trial": trial} | start)
+    df = nas.results(run)
+    assert where(df, "params.squeeze=true")["trial"].tolist() == [5]
+    assert where(df, "params.squeeze!=true")["trial"].tolist() == [6]
+    assert where(df, "params.depth=3")["trial"].tolist() == [5]
+    assert str(df["params.depth"].dtype) == "Int64"
+    both = nas.results(run, made(tmp_path, [(1.0, 1.0)], "other"))
+    assert where(both, "params.squeeze=true")["trial"].tolist() == [5]
+
+
+def test_the_best_of_several_runs_is_within_the_limits_of_its_own(tmp_path):
+    one, other = (made(tmp_path, [(80.0, 10.0), (95.0, 40.0)], name) for name in ("one", "other"))
+    for run in (one, other):
+        file = run / "experiment.json"
+        limit = {"objective": {"name": "macs_m"}, "low": "-inf", "high": 15.0}
+        file.write_text(json.dumps(json.loads(file.read_text()) | {"limits": [limit]}))
+    assert nas.best(nas.results(one), "val_top1_pct")["macs_m"] == 10.0
+    assert nas.best(nas.results(one, other), "val_top1_pct")["macs_m"] == 10.0
+
+
+def test_brackets_in_a_cell_are_no_markup(run, monkeypatch, capsys):
+    append(
+        run / TRIALS_FILE, {"event": "start", "trial": 9, "id": "x", "params": {"depth": 9}, "architecture": TEXT, "values": {}}
+    )
+    append(
+        run / TRIALS_FILE, {"event": "end", "trial": 9, "status": "failed", "reason": "crash", "error": "[/data/x.png] is gone"}
+    )
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    monkeypatch.setenv("COLUMNS", "250")
+    assert command(["table", str(run)]) == 0
+    assert "[/data/x.png] is gone" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("number", [0, 1])
 def test_runs_that_cannot_be_compared_are_said_to(run, tmp_path, number, capsys):
-    other = [made(tmp_path / "a", [], "none"), made(tmp_path / "b", [(1.0, 80.0)], "b", ("macs_m", "val_top1_pct"))][number]
-    sentence = ["has no network on its front, so there is nothing to compare", "was searched for macs_m (minimize), "][number]
+    other = made(tmp_path / "a", [], "none")
+    sentence = "has found no network yet, so there is nothing to compare"
     if number == 1:
         other = made(tmp_path / "c", [(80.0, 1.0)], "c", ("val_top1_pct", "params_m"))
         sentence = f"{other.name} was searched for val_top1_pct (maximize), params_m (minimize), and {run.name} for val_top1_pct"
@@ -229,7 +301,11 @@ def test_full_trainings_are_columns_and_tell_how_far_to_trust(run):
     assert df.loc[2, ["full_test_top1_pct", "full_seeds"]].isna().all()
     found = trust(run)
     assert (found.networks, found.seeds, found.kendall, found.interval) == (3, 2, 1.0, None)
-    assert "1.00, too few for an interval (3 networks, 2 seeds or more of each)" in str(found)
+    assert "1.00, too few for an interval (3 networks, 100 epochs, 2 seeds or more of each)" in str(found)
+    card(run, 0, 0, 10.0, epochs=300)  # one network alone has that many epochs
+    card(run, 77, 0, 10.0)  # of a trial that is not there
+    assert trust(run).epochs == 100
+    assert trust(run).kendall == 1.0
     (run / FULL / "trial1-seed0-epochs100" / CARD_FILE).write_text("{")
     with pytest.raises(nas.NasError, match="is damaged; remove its folder"):
         nas.results(run)
@@ -237,8 +313,9 @@ def test_full_trainings_are_columns_and_tell_how_far_to_trust(run):
 
 def test_the_interval_of_a_ranking_is_wide_where_seeds_disagree():
     searched = dict(enumerate(range(8)))
-    steady = agreement(searched, {i: [i + 0.1, i - 0.1] for i in range(8)})
-    noisy = agreement(searched, {i: [i + 6.0, i - 6.0] for i in range(8)})
+    steady = agreement(searched, {i: [i + 0.1, i - 0.1] for i in range(8)}, epochs=9)
+    noisy = agreement(searched, {i: [i + 6.0, i - 6.0] for i in range(8)}, epochs=9)
+    assert steady.interval == pytest.approx((1.0, 1.0))
     assert steady.kendall == noisy.kendall == pytest.approx(1)
     assert steady.interval[0] > 0.8 > noisy.interval[0] + 0.3
     assert results is nas.results
