@@ -1,8 +1,11 @@
 """What several tests share: architectures of any kind, and a count of a built network that knows nothing of our formulas."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # as tests run side by side, and torch's threads would wait for each other
 
 import pytest
 import torch
