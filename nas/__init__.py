@@ -4,6 +4,9 @@ The public names load on first use: reading results imports neither torch nor Ra
 """
 
 import importlib
+import importlib.util
+import sys
+from importlib.machinery import ModuleSpec
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -108,6 +111,31 @@ __all__ = [
     "where",
     "write_report",
 ]
+
+
+class _WithTimm:
+    """Tells timm of our networks once it is imported, so that timm.create_model takes exported folders; without it, nothing."""
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:  # noqa: ARG002 - Python's
+        if name != "timm":
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.util.find_spec("timm")
+        if spec is not None and spec.loader is not None:
+            load = spec.loader.exec_module
+
+            def load_and_tell(module: Any) -> None:
+                load(module)
+                importlib.import_module("nas.timm_model")
+
+            spec.loader.exec_module = load_and_tell  # type: ignore[method-assign]
+        return spec
+
+
+if "timm" in sys.modules:
+    importlib.import_module("nas.timm_model")
+else:
+    sys.meta_path.insert(0, _WithTimm())
 
 
 def __getattr__(name: str) -> Any:

@@ -100,10 +100,13 @@ def _norm(piece: Piece, architecture: Architecture, found: list[Piece]) -> str |
     return f"{place}.{norm}" if place else norm
 
 
-def onnx_model(architecture: Architecture, num_classes: int, *, batch: int, weights: Arrays | None = None) -> onnx.ModelProto:
+def onnx_model(
+    architecture: Architecture, num_classes: int, *, batch: int | str, weights: Arrays | None = None
+) -> onnx.ModelProto:
     """The graph of a network, in float32; every node's name begins with the number of its piece and a slash.
 
-    `weights` are a state of timm's network by name; without, they are random, as times do not depend on them.
+    `weights` are a state of timm's network by name; without, they are random, as times do not depend on them. A `batch` that is a
+    name may be of any size.
     Shapes: image (batch, 3, resolution, resolution) → logits (batch, num_classes).
     """
     graph = _Graph(weights, 1e-3 if architecture.convention == "tensorflow" else 1e-5)

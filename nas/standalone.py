@@ -1,0 +1,88 @@
+"""A network from the plain values of its architecture, with timm and torch alone; exports carry a copy of this file.
+
+It is the only file that touches timm's private modules. Read `modules.py` next.
+"""
+
+from functools import partial
+from typing import Any
+
+from timm.layers import get_act_layer
+from timm.models import build_model_with_cfg
+from timm.models._efficientnet_blocks import SqueezeExcite
+from timm.models.efficientnet import EfficientNet
+from timm.models.mobilenetv3 import MobileNetV3
+from torch import nn
+
+
+def build(architecture: dict[str, Any], num_classes: int = 1000, **options: Any) -> nn.Module:
+    """timm's EfficientNet or MobileNetV3 with exactly these blocks, newly initialised; they are those of `architecture.json`.
+
+    `options` are those of timm's classes, such as drop_rate, drop_path_rate and in_chans.
+    Shapes: (N, 3, resolution, resolution) → (N, num_classes); other sizes work too.
+    """
+    tensorflow = architecture["convention"] == "tensorflow"
+    network = EfficientNet if architecture["head"]["kind"] == "efficientnet" else MobileNetV3
+    width = architecture["stem"]["width"]
+    stages: list[list[dict[str, Any]]] = []
+    for stage in architecture["stages"]:
+        stages.append([])
+        for block in stage:
+            stages[-1].append(_arguments(block, width))
+            width = block["width"]
+    module: Any = network(
+        block_args=stages,
+        num_classes=num_classes,
+        num_features=architecture["head"]["width"],
+        stem_size=architecture["stem"]["width"],
+        fix_stem=True,
+        round_chs_fn=_unchanged,
+        pad_type="same" if tensorflow else "",
+        act_layer=get_act_layer(architecture["activation"]),
+        norm_layer=partial(nn.BatchNorm2d, eps=1e-3 if tensorflow else 1e-5),
+        **options,
+    )
+    if architecture["stem"]["stride"] == 1:  # timm's classes fix it at 2
+        module.conv_stem.stride = (1, 1)
+        for info in module.feature_info:
+            info["reduction"] //= 2
+    built: nn.Module = module
+    return built
+
+
+def frontier_nas(pretrained: bool = False, *, architecture: dict[str, Any], **options: Any) -> nn.Module:  # noqa: FBT001, FBT002
+    """What timm.create_model calls for the `config.json` of an export, with the options of timm's own."""
+    maps = 1 + sum(stage[0]["stride"] == 2 for stage in architecture["stages"])
+    module: nn.Module = build_model_with_cfg(
+        partial(build, architecture),
+        "frontier_nas",
+        pretrained,
+        feature_cfg={"feature_cls": "getter", "out_indices": tuple(range(maps))},
+        **options,
+    )
+    return module
+
+
+def _unchanged(width: int) -> int:
+    return width
+
+
+def _arguments(block: dict[str, Any], width_in: int) -> dict[str, Any]:
+    """A block in the terms of timm's EfficientNetBuilder."""
+    arguments: dict[str, Any] = {
+        "block_type": {"conv": "cn", "sep": "ds", "mbconv": "ir", "fused": "er"}[block["op"]],
+        "out_chs": block["width"],
+        "stride": block["stride"],
+        "act_layer": get_act_layer(block["activation"]),
+    }
+    if block["op"] == "conv":
+        return arguments | {"kernel_size": block["kernel"], "skip": block["skip"]}
+    arguments["noskip"] = not block["skip"]
+    if block["squeeze"]:
+        inside = nn.ReLU if block["gate"] == "hard_sigmoid" else None
+        arguments["se_layer"] = partial(
+            SqueezeExcite, rd_channels=block["squeeze"], gate_layer=block["gate"], force_act_layer=inside
+        )
+    if block["op"] == "sep":
+        return arguments | {"dw_kernel_size": block["kernel"], "pw_act": not block["linear"]}
+    arguments["exp_ratio"] = block["hidden"] / width_in  # timm multiplies back and rounds to 8, which gives `hidden` again
+    return arguments | {"exp_kernel_size" if block["op"] == "fused" else "dw_kernel_size": block["kernel"]}
