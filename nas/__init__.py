@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from nas.driver import resume, search, train_baselines
     from nas.errors import NasError
     from nas.experiment import Experiment
-    from nas.exports import export, load
+    from nas.exports import export, export_front, load
     from nas.modules import build
     from nas.objectives import Candidate, Limit, Objective, objective
     from nas.objectives.mnasnet_reward import mnasnet_reward
@@ -53,6 +53,7 @@ _HOMES = {
     "cost": "costs",
     "dataset": "datasets",
     "export": "exports",
+    "export_front": "exports",
     "front": "table",
     "history": "table",
     "load": "exports",
@@ -93,6 +94,7 @@ __all__ = [
     "cost",
     "dataset",
     "export",
+    "export_front",
     "front",
     "history",
     "load",

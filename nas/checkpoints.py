@@ -31,6 +31,8 @@ class Checkpoints:
     """Whether the weights of the best epoch so far are kept beside the last epoch's state."""
     max_share: float = 1.0
     """Of the time, that writing may take; with 1 the state is written after every epoch, however long that takes."""
+    first_weights: str = "new"
+    """What the training began with, which a checkpoint to go on from must share."""
 
     def is_due(self, save_seconds: float, unsaved_seconds: float) -> bool:
         """Whether to write after an epoch, when the last writing took so long and so much has been trained since."""

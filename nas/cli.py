@@ -1,6 +1,5 @@
 """The `nas` command: parse, call one function, print. Nothing heavy is imported before it is needed."""
 
-import json
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
@@ -9,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 from nas.errors import NasError, unknown
+from nas.export_commands import export, train
 from nas.latency_commands import latency, measure
 from nas.parsing import USER_ERROR, constructors, named_plugins, parsed
 from nas.plugins import load_plugin, plugin_names, summary
@@ -142,43 +142,6 @@ def _search_description(name: str) -> str:
     )
 
 
-def train(arguments: list[str]) -> None:
-    """Train one network with a full recipe, and leave its folder; a run that was killed goes on when it is called again."""
-    found, options = named_plugins(("dataset",), arguments)
-    if not options:
-        options = ["--help"]
-    if not found and not {"-h", "--help"} & set(options):
-        raise NasError(f"--dataset is missing; give a name or a path of a file; known: {', '.join(plugin_names('dataset'))}")
-    import tyro
-
-    from nas.epochs import shown_epochs
-    from nas.runs import CARD_FILE
-    from nas.trainer import Training, train_network
-
-    dataset = found["dataset"] if found else load_plugin("dataset", "imagenette")
-    kind: Any = Training
-    training = parsed(
-        kind[type(dataset)],
-        default=Training(network=tyro.MISSING, dataset=dataset),
-        args=options,
-        prog=f"nas train NETWORK --dataset {dataset.name}",
-        description=f"Train one network. --dataset NAME is one of {', '.join(plugin_names('dataset'))}, or the path of a file.",
-    )
-    log_to_stdout()
-    with shown_epochs(training.train.epochs) as shown:
-        folder = train_network(training, on_epoch=shown.on_epoch, on_step=shown.on_step)
-    accuracy = json.loads((folder / CARD_FILE).read_text(encoding="utf-8"))["accuracy"]
-    print(f"best on the validation part after epoch {accuracy['epoch']}: {accuracy['trained_val_top1_pct']:.2f} %; loaded again:")
-    _print_accuracy(accuracy, folder)
-
-
-def _print_accuracy(accuracy: dict[str, Any], folder: Path) -> None:
-    for part in ("val", "test"):
-        images = f"{accuracy[f'{part}_images']:,} images of {accuracy['dataset']}"
-        print(f"{part}_top1_pct {accuracy[f'{part}_top1_pct']:.2f} over {images}")
-    print(f"{shown_path(folder)}\n\nimport nas; model = nas.load({str(folder)!r})")
-
-
 def data(arguments: list[str]) -> None:
     """List the caches of decoded images with their sizes, or clear some."""
     import tyro
@@ -287,41 +250,6 @@ def clean(arguments: list[str]) -> None:
             print("nothing is removed yet; give --yes to remove them")
 
     parsed(remove, args=arguments, prog="nas clean")
-
-
-def export(arguments: list[str]) -> None:
-    """Write the folder of one network of a run: its architecture, weights and card."""
-    import tyro
-
-    def write(
-        run: Annotated[Path, tyro.conf.Positional],
-        *,
-        trial: int | None = None,
-        best: str | None = None,
-        where: str = "",
-        within_error: bool = False,
-        output: Path | None = None,
-    ) -> None:
-        """Write the folder of one network of a run: its architecture, weights and card.
-
-        Args:
-            run: The run folder.
-            trial: The trial's number, as `nas table` shows it.
-            best: An objective, to export the network that is best on it.
-            where: Only of those that meet all of these, such as "macs_m<60, params_m<3".
-            within_error: Rank by latency_ms even where the latency table's error is larger than the difference.
-            output: The folder to write, by default exports/trial<N> in the run folder.
-        """
-        from nas.exports import export as export_network
-        from nas.runs import CARD_FILE
-
-        folder = export_network(run, trial=trial, best=best, conditions=where, within_error=within_error, output=output)
-        accuracy = json.loads((folder / CARD_FILE).read_text(encoding="utf-8"))["accuracy"]
-        if not accuracy["identical_to_trial"]:
-            print(f"on another device than the trial's, where it had {accuracy['trial_val_top1_pct']} % on the validation part:")
-        _print_accuracy(accuracy, folder)
-
-    parsed(write, args=arguments, prog="nas export")
 
 
 def _list(kind: str) -> None:

@@ -1,33 +1,42 @@
 """The folder that a network leaves in, and loading it again.
 
-`architecture.json` is the canonical text, `model.safetensors` the weights, `card.json` what is known of them.
+`architecture.json` is the canonical text, `model.safetensors` the weights; `config.json`, `model.py`, `model.pt2` and
+`model.onnx` run in timm, torch and ONNX Runtime without this project; `card.json` and `README.md` say what is known of it. Read
+`trainer.py` next.
 """
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from os import PathLike
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
 import pandas as pd
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-from torch import nn
+from torch import Tensor, nn
 
+from nas.artefacts import MODEL_FILE, ONNX_FILE, TORCH_FILE, prove, write_artefacts
+from nas.cards import CONFIG_FILE, README_FILE, latency_of, make_card, readme
 from nas.conditions import where
-from nas.datasets import Dataset, load_part
+from nas.datasets import Dataset, ImageData, load_part
 from nas.description import dataset_of
 from nas.devices import device_name, pick_device
 from nas.errors import NasError
-from nas.networks import ARCHITECTURE_FILE, Network, read_text
+from nas.networks import ARCHITECTURE_FILE, Network
 from nas.predict import Preprocess, fingerprint, num_correct, predict
+from nas.quantise import INT8_FILE, quantise
 from nas.runs import CARD_FILE, WEIGHTS, read_experiment
 from nas.table import best as best_row
-from nas.table import results
+from nas.table import front, history, results
+from nas.weights import WEIGHTS_FILE, read_bytes, sha256, with_weights
 
-WEIGHTS_FILE: Final = "model.safetensors"
+FILES: Final = frozenset(
+    (ARCHITECTURE_FILE, WEIGHTS_FILE, CONFIG_FILE, MODEL_FILE, TORCH_FILE, ONNX_FILE, INT8_FILE, CARD_FILE, README_FILE)
+)
+MAX_BYTES: Final = 2**26  # of a card, or an architecture's text
+PROOF_IMAGES: Final = (100, 128)  # least and most
 
 
 def export(
@@ -39,45 +48,96 @@ def export(
     within_error: bool = False,
     output: str | PathLike[str] | None = None,
     dataset: Dataset | None = None,
+    int8: bool = False,
 ) -> Path:
     """The folder of one trained network of a run: `trial`, or the `best` on an objective of those that meet the conditions.
 
     Written to `output`, by default `exports/trial<N>` in the run folder. The network is loaded from its weights and has to put
     every image of the search validation part into the class that it did at the end of its trial; on another device than the
     trial's, where sums round otherwise, the card says both accuracies instead. A search never reads the test part; this does.
-    `dataset` stands in for the run's own, which is rebuilt from experiment.json.
+    Every file is run in a process without this project, and has to give the same logits. `dataset` stands in for the run's own,
+    which is rebuilt from experiment.json; where it is gone, the card has the accuracy of the trial, and the files are compared on
+    generated images. `int8` adds a quantised ONNX file, and what it costs in accuracy.
 
-    Raises: NasError for a trial that has no weights, a folder that is in use, or weights that do not classify as they did.
+    Raises: NasError for a trial that has no weights, a folder that is in use, weights that do not classify as they did, or a file
+    that gives other logits.
     """
     folder = Path(run).resolve()
-    described = read_experiment(folder)
     row = _chosen(results(folder), trial, best, conditions, within_error=within_error)
-    number = int(row["trial"])
-    weights = folder / WEIGHTS / f"{number}.safetensors"
+    return _export(folder, row, output, dataset, int8=int8)
+
+
+def export_front(
+    run: str | PathLike[str],
+    *,
+    conditions: str = "",
+    output: str | PathLike[str] | None = None,
+    dataset: Dataset | None = None,
+    int8: bool = False,
+    on_done: Callable[[int, int], None] = lambda _done, _all: None,
+) -> list[Path]:
+    """The folders of all networks on a run's front that meet the conditions, as `export` writes them: `trial<N>` in `output`.
+
+    Raises: NasError as `export` does, and for a front without such a network.
+    """
+    folder = Path(run).resolve()
+    place = Path(output).resolve() if output is not None else folder / "exports"
+    rows = front(results(folder))
+    rows = where(rows, conditions) if conditions else rows
+    if rows.empty:
+        raise NasError(f"{folder} has no network on its front{' that meets the conditions' if conditions else ' yet'}")
+    folders = []
+    on_done(0, len(rows))
+    for _, row in rows.iterrows():
+        folders.append(_export(folder, row, place / f"trial{row['trial']}", dataset, int8=int8))
+        on_done(len(folders), len(rows))
+    return folders
+
+
+def _export(run: Path, row: "pd.Series[Any]", output: str | PathLike[str] | None, dataset: Dataset | None, *, int8: bool) -> Path:
+    described, number = read_experiment(run), int(row["trial"])
+    weights = run / WEIGHTS / f"{number}.safetensors"
     if not weights.is_file():
         raise NasError(
             f"trial {number} has no weights at {weights}: they were removed, nothing in this run needed training, or it is a "
             "baseline that is no point of the space, which keeps them with --keep-all alone"
         )
-    target = Path(output).resolve() if output is not None else folder / "exports" / f"trial{number}"
-    if target.exists() and not is_export(target):
-        raise NasError(f"{target} is there already and is not an export; give another folder with --output")
-
+    target = Path(output).resolve() if output is not None else run / "exports" / f"trial{number}"
+    check_free(target)
     network = Network.from_json(row["architecture"])
-    num_classes = len(described["dataset"]["classes"])
-    model = with_weights(network, num_classes, weights)
-    accuracy = _accuracy(model, network, dataset or dataset_of(described), row)
+    model = with_weights(network, len(described["dataset"]["classes"]), weights)
+    try:
+        found = dataset or dataset_of(described)
+        parts = {part: load_part(found, part) for part in (*(["train"] if int8 else []), "val", "test")}
+    except NasError as gone:
+        if int8:
+            raise
+        parts, accuracy = {}, _accuracy_of_trial(run, described, row, str(gone))
+    else:
+        accuracy = _accuracy(model, network, found, parts, row)
     recipe = described["train"] | {"device": row["device"], "precision": row["precision"], "seconds": float(row["seconds"])}
     card = make_card(
         network, described["dataset"], accuracy=accuracy, train=recipe, versions=described["sessions"][-1]["versions"]
     )
-    write_export(target, network, weights, card | {"run": folder.name, "trial": number})
+    write_export(target, network, weights, card | {"run": run.name, "trial": number}, parts, int8=int8)
     return target
 
 
 def is_export(folder: Path) -> bool:
     """Whether a folder holds what an export writes and nothing else, so that a new one may take its place."""
-    return folder.is_dir() and {entry.name for entry in folder.iterdir()} in (set(), {ARCHITECTURE_FILE, WEIGHTS_FILE, CARD_FILE})
+    if not folder.is_dir():
+        return False
+    names = {entry.name for entry in folder.iterdir()} - {"__pycache__"}
+    return not names or (names <= FILES and {ARCHITECTURE_FILE, WEIGHTS_FILE, CARD_FILE} <= names)
+
+
+def check_free(target: Path) -> None:
+    """Refuse a place for an export where something else is.
+
+    Raises: NasError.
+    """
+    if target.exists() and not is_export(target):
+        raise NasError(f"{target} is there already and is not an export; give another folder with --output")
 
 
 def _chosen(df: pd.DataFrame, trial: int | None, best: str | None, conditions: str, *, within_error: bool) -> "pd.Series[Any]":
@@ -98,14 +158,16 @@ def _chosen(df: pd.DataFrame, trial: int | None, best: str | None, conditions: s
     return rows.iloc[0]
 
 
-def _accuracy(model: nn.Module, network: Network, dataset: Dataset, row: "pd.Series[Any]") -> dict[str, Any]:
+def _accuracy(
+    model: nn.Module, network: Network, dataset: Dataset, parts: Mapping[str, ImageData], row: "pd.Series[Any]"
+) -> dict[str, Any]:
     """Top-1 of a reloaded model on the search validation and test parts.
 
     Raises: NasError if it classifies the validation part otherwise than in its trial, on the same device.
     """
     threads, device = torch.get_num_threads(), pick_device()
     torch.set_num_threads(1)  # as in the trial, so that sums are taken in the same order
-    accuracy, classified = measure_accuracy(model, network.resolution, dataset, device)
+    accuracy, classified = measure_accuracy(model, network.resolution, dataset, parts, device)
     same_device = device_name(device) == row["device"]
     torch.set_num_threads(threads)
     identical = classified == row["fingerprint"]
@@ -123,8 +185,21 @@ def _accuracy(model: nn.Module, network: Network, dataset: Dataset, row: "pd.Ser
     }
 
 
+def _accuracy_of_trial(run: Path, described: Mapping[str, Any], row: "pd.Series[Any]", why: str) -> dict[str, Any]:
+    """What the trial ended with, where its images are gone."""
+    epochs = history(run)
+    last = epochs[epochs["trial"] == row["trial"]].iloc[-1]
+    return {
+        "dataset": described["dataset"]["name"],
+        "seed": int(row["seed"]),
+        "val_top1_pct": float(last["val_top1_pct"]),
+        "val_images": int(last["val_images"]),
+        "not_measured": why,
+    }
+
+
 def measure_accuracy(
-    model: nn.Module, resolution: int, dataset: Dataset, device: torch.device
+    model: nn.Module, resolution: int, dataset: Dataset, parts: Mapping[str, ImageData], device: torch.device
 ) -> tuple[dict[str, float | int], str]:
     """(top-1 on the search validation and the test part, with their sizes; the fingerprint of the validation part)."""
     model.to(device)
@@ -132,35 +207,27 @@ def measure_accuracy(
     accuracy: dict[str, float | int] = {}
     prints = {}
     for part in ("val", "test"):
-        data = load_part(dataset, part)
+        data = parts[part]
         logits = predict(model, data, preprocess)
         prints[part] = fingerprint(logits)
         accuracy |= {f"{part}_top1_pct": 100.0 * num_correct(logits, data) / len(data), f"{part}_images": len(data)}
     return accuracy, prints["val"]
 
 
-def make_card(
+def write_export(
+    target: Path,
     network: Network,
-    dataset: Mapping[str, Any],
+    weights: Path,
+    card: Mapping[str, Any],
+    parts: Mapping[str, ImageData],
     *,
-    accuracy: Mapping[str, Any],
-    train: Mapping[str, Any],
-    versions: Mapping[str, str],
-) -> dict[str, Any]:
-    """What card.json holds of any network; `dataset` has its classes, mean and std."""
-    return {
-        "id": network.id,
-        "classes": list(dataset["classes"]),
-        "preprocess": {"resolution": network.resolution, "mean": list(dataset["mean"]), "std": list(dataset["std"])},
-        "accuracy": dict(accuracy),
-        "cost": network.costs(len(dataset["classes"])),
-        "train": dict(train),
-        "versions": dict(versions),
-    }
+    int8: bool = False,
+) -> None:
+    """The folder with every file proven, whole or not at all; an earlier export stays until the new one is ready.
 
-
-def write_export(target: Path, network: Network, weights: Path, card: Mapping[str, Any]) -> None:
-    """The folder, whole or not at all; an earlier export stays until the new one is ready."""
+    `parts` are the dataset's, if they are there; `val` is what the files are compared on, `train` what int8 is calibrated on.
+    Raises: NasError for a file that gives other logits than the weights, or a folder that cannot be written.
+    """
     partial, earlier = (target.with_name(f".{target.name}.{state}") for state in ("partial", "earlier"))
     try:
         for leftover in (partial, earlier):
@@ -168,48 +235,89 @@ def write_export(target: Path, network: Network, weights: Path, card: Mapping[st
         partial.mkdir(parents=True)
         (partial / ARCHITECTURE_FILE).write_text(network.to_json() + "\n", encoding="utf-8")
         shutil.copyfile(weights, partial / WEIGHTS_FILE)
+        model = with_weights(network, len(card["classes"]), partial / WEIGHTS_FILE)
+        opset = write_artefacts(partial, network, model, card)
+        card = dict(card) | {"onnx_opset": opset, "latency": latency_of(network, len(card["classes"]))}
+        preprocess = _preprocess(card)
+        card["proof"] = prove(partial, model, *_proof_images(preprocess, parts.get("val")))
+        if int8:
+            card["accuracy"] |= {"int8": quantise(partial / ONNX_FILE, partial / INT8_FILE, preprocess, parts)}
+        (partial / README_FILE).write_text(readme(card), encoding="utf-8")
+        card["sha256"] = {path.name: sha256(path) for path in sorted(partial.iterdir())}
         (partial / CARD_FILE).write_text(json.dumps(card, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         if target.exists():
             target.rename(earlier)
         partial.rename(target)
         shutil.rmtree(earlier, ignore_errors=True)
     except OSError as error:
-        shutil.rmtree(partial, ignore_errors=True)
         raise NasError(f"{target} cannot be written: {error.strerror}; give another folder with --output") from None
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _preprocess(card: Mapping[str, Any]) -> Preprocess:
+    how = card["preprocess"]
+    return Preprocess(resolution=how["resolution"], mean=tuple(how["mean"]), std=tuple(how["std"]))
+
+
+def _proof_images(preprocess: Preprocess, data: ImageData | None) -> tuple[Tensor, str]:
+    """(what a network reads of images of the validation part, or generated ones where there are too few; what they are)."""
+    least, most = PROOF_IMAGES
+    side, found, number = preprocess.resolution, [], 0
+    if data is not None:
+        chosen = np.unique(np.linspace(0, len(data) - 1, most).astype(int))  # of every class, however they are sorted
+        found.append(preprocess(torch.from_numpy(data.images[chosen])))
+        number = len(chosen)
+    missing = max(0, least - number)
+    if missing:
+        pixels = np.random.default_rng(0).integers(0, 256, (missing, side, side, 3), dtype=np.uint8)
+        found.append(preprocess(torch.from_numpy(pixels)))
+    names = [f"{count} {what}" for count, what in ((number, "of the validation part"), (missing, "generated")) if count]
+    return torch.cat(found), ", ".join(names)
 
 
 def load(folder: str | PathLike[str]) -> nn.Module:
     """The network of an exported folder with its weights, in eval mode, on the CPU.
 
-    `card.json` says how to normalise what it reads. Nothing in the folder is unpickled.
+    `card.json` says how to normalise what it reads. Nothing in the folder is unpickled or run, and the weights are held against
+    the architecture before memory is taken for them.
 
     Shapes: (N, 3, resolution, resolution) → (N, classes).
-    Raises: NasError if a file is missing or does not fit the others.
+    Raises: NasError, and nothing else, if a file is missing, damaged, no plain file, or does not fit the others.
     """
     source = Path(folder)
-    for file in (ARCHITECTURE_FILE, WEIGHTS_FILE, CARD_FILE):
-        if not (source / file).is_file():
-            raise NasError(f"{source} is not an exported network: it has no {file}; `nas export` writes one")
-    network = Network.from_json(read_text(source / ARCHITECTURE_FILE))
-    try:
-        card = json.loads((source / CARD_FILE).read_text(encoding="utf-8"))
-        num_classes, card_id = len(card["classes"]), card["id"]
-    except (ValueError, KeyError, TypeError, RecursionError):
-        raise NasError(f"{source / CARD_FILE} is damaged: it has no classes or id; export the network again") from None
-    if card_id != network.id:
-        raise NasError(f"{source}: the card is of architecture {card_id!r} and {ARCHITECTURE_FILE} is {network.id}")
-    return with_weights(network, num_classes, source / WEIGHTS_FILE)
+    network, classes, _ = read_export(source)
+    return with_weights(network, len(classes), source / WEIGHTS_FILE)
 
 
-def with_weights(network: Network, num_classes: int, weights: Path) -> nn.Module:
-    """The network with the weights of a safetensors file, in eval mode, channels_last.
+def read_export(source: Path) -> tuple[Network, list[str], dict[str, Any]]:
+    """(the network of an exported folder, its classes, its card), held against each other and the digest of the weights.
 
-    Raises: NasError if the file does not hold them.
+    Raises: NasError.
     """
-    model = network.build(num_classes)
+    for file in (ARCHITECTURE_FILE, WEIGHTS_FILE, CARD_FILE):
+        if not (source / file).exists():
+            raise NasError(f"{source} is not an exported network: it has no {file}; `nas export` writes one")
+    text, told = (read_bytes(source / file, MAX_BYTES) for file in (ARCHITECTURE_FILE, CARD_FILE))
     try:
-        model.load_state_dict(load_file(weights))
-    except (SafetensorError, RuntimeError, ValueError, OSError) as error:
-        reason = str(error).strip().splitlines()[-1].strip()
-        raise NasError(f"{weights} does not hold the weights of architecture {network.id}: {reason}") from None
-    return model.eval().to(memory_format=torch.channels_last)
+        architecture = text.decode()
+    except UnicodeDecodeError:
+        raise NasError(f"{source / ARCHITECTURE_FILE} is damaged: it is not a text; export the network again") from None
+    network = Network.from_json(architecture)
+    try:
+        card = json.loads(told)
+        classes, card_id, digest = card["classes"], card["id"], card["sha256"][WEIGHTS_FILE]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise NasError(f"{source / CARD_FILE} is damaged: it has no classes, id or digests; export the network again") from None
+    if not (isinstance(classes, list) and all(isinstance(name, str) for name in classes)):
+        raise NasError(f"{source / CARD_FILE} is damaged: its classes are not a list of names; export the network again")
+    if card_id != network.id:
+        raise NasError(f"{source}: the card is of architecture {str(card_id)[:100]!r} and {ARCHITECTURE_FILE} is {network.id}")
+    weights = source / WEIGHTS_FILE
+    if weights.is_symlink() or not weights.is_file():
+        raise NasError(f"{weights} is not a file of its own; give a folder of plain files")
+    if sha256(weights) != digest:
+        raise NasError(
+            f"{weights} is not the file that {CARD_FILE} was written for: its SHA-256 is another; export the network again"
+        )
+    return network, classes, card

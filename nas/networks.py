@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from nas.architecture import Architecture
+from nas.architecture import MAX_TEXT, Architecture
 from nas.costs import cost
 from nas.errors import NasError, unknown
 from nas.modules import build
@@ -137,7 +137,8 @@ def read_text(path: Path) -> str:
     Raises: NasError if it is not a text.
     """
     try:
-        return path.read_text(encoding="utf-8")
+        with path.open("rb") as file:
+            return file.read(4 * MAX_TEXT).decode()  # what is longer is refused, and so is what this cuts off
     except UnicodeDecodeError:
         raise NasError(f"{path} is damaged: it is not a text; export the network again") from None
 

@@ -335,11 +335,12 @@ def best_epoch(history: Sequence[Epoch]) -> Epoch:
     return max(history, key=lambda epoch: (epoch.val_top1_pct, epoch.epoch))
 
 
-def _identity(run: _Run) -> dict[str, Any]:
+def _identity(run: _Run, checkpoints: Checkpoints) -> dict[str, Any]:
     """What a checkpoint must share with a training that goes on from it."""
     labels = run.labels.cpu().numpy().tobytes()
     return {f"train.{name}": value for name, value in asdict(run.settings).items()} | {
         "seed": run.seed,
+        "first weights": checkpoints.first_weights,
         "resolution": run.resolution,
         "precision": run.precision,
         "dataset": repr(run.dataset) if is_dataclass(run.dataset) else run.dataset.name,
@@ -353,7 +354,7 @@ def _identity(run: _Run) -> dict[str, Any]:
 def _resumed(run: _Run, checkpoints: Checkpoints | None) -> tuple[list[Epoch], int]:
     """(the epochs that a checkpoint holds, its micro-batch), the state as it was after them."""
     micro = run.batch_size // run.world
-    progress = restore_last(checkpoints.folder, run.state, _identity(run)) if checkpoints is not None else None
+    progress = restore_last(checkpoints.folder, run.state, _identity(run, checkpoints)) if checkpoints is not None else None
     if progress is None:
         return [], micro
     history = [Epoch(**epoch) for epoch in progress["history"]]
@@ -365,7 +366,7 @@ def _save(checkpoints: Checkpoints, run: _Run, history: list[Epoch], micro: int)
     folder, best = checkpoints.folder, best_epoch(history)
     if checkpoints.keep_best and best == history[-1]:
         save_weights(run.state.evaluated, best_file(folder, best.epoch))
-    progress = {"identity": _identity(run), "history": [asdict(epoch) for epoch in history], "micro": micro}
+    progress = {"identity": _identity(run, checkpoints), "history": [asdict(epoch) for epoch in history], "micro": micro}
     save_last(folder, run.state, progress)
     for file in folder.glob("best-*.safetensors"):  # only now, when the last epoch's state knows the new one
         if file != best_file(folder, best.epoch):

@@ -9,22 +9,26 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Generic, TypeVar
+from typing import Annotated, Any, Generic, Literal, TypeVar
 
 import torch
 import tyro
 from filelock import FileLock, Timeout
+from torch import Tensor
 
+from nas.cards import make_card
 from nas.checkpoints import Checkpoints, best_file
 from nas.datasets import Dataset, load_part
 from nas.description import package_versions
 from nas.devices import is_out_of_memory, pick_device
 from nas.errors import NasError, describe_error
-from nas.exports import is_export, make_card, measure_accuracy, with_weights, write_export
+from nas.exports import is_export, load, measure_accuracy, read_export, write_export
 from nas.networks import Network, find_network
 from nas.plugins import check_kind
+from nas.pretrained import load_first, pretrained
 from nas.recipe import Epoch, TrainReport, TrainSettings
 from nas.train import DivergedError, best_epoch, check_settings, resolution_at, train
+from nas.weights import WEIGHTS_FILE, with_weights
 
 DatasetT = TypeVar("DatasetT", bound=Dataset)
 
@@ -40,7 +44,10 @@ class Training(Generic[DatasetT]):
     dataset: DatasetT
     """The images to train on."""
     train: TrainSettings = field(default_factory=lambda: RECIPE)
-    """How it is trained, from new weights."""
+    """How it is trained."""
+    weights: Literal["own", "new", "pretrained"] = "own"
+    """What it begins with: own, those of an export's folder (without its classifier where the classes are others), and new ones
+    for anything else; new; or pretrained, timm's of the published network that it is, or is a part of."""
     resolution: int | None = None
     """Side of the network's input, pixels; by default its own."""
     seed: int = 0
@@ -93,19 +100,46 @@ def train_network(
     _refuse_what_is_there(training)
     resolutions = {resolution_at(epoch, network.resolution, training.train) for epoch in range(1, training.train.epochs + 1)}
     network.check(len(dataset.classes), sorted(resolutions))
+    first = first_weights(training, network)  # which may have to be downloaded
     load_part(dataset, "train")  # decoded here, where its progress is seen, before several processes want it
     with _room_for(training):
         _refuse_what_is_there(training)  # once nobody else can put it there
         if training.workers > 1:
             from nas.distributed import train_on_workers  # Ray, only when it is asked for
 
-            work = partial(run_training, training, network)
+            work = partial(run_training, training, network, first)
             report = train_on_workers(work, dataset, workers=training.workers, storage=training.checkpoints, on_epoch=on_epoch)
         else:
-            report = run_training(training, network, on_epoch=on_epoch, on_step=on_step)
-        _export(training, network, report)
+            report = run_training(training, network, first, on_epoch=on_epoch, on_step=on_step)
+        _export(training, network, first, report)
         shutil.rmtree(training.checkpoints)
     return target
+
+
+@dataclass(frozen=True, slots=True)
+class FirstWeights:
+    """What a training begins with."""
+
+    what: str = "new"
+    state: dict[str, Tensor] | None = None
+    classifier: bool = False
+
+
+def first_weights(training: Training[Any], network: Network) -> FirstWeights:
+    """What a training begins with, read or downloaded.
+
+    Raises: NasError for weights that are not there, or damaged.
+    """
+    if training.weights == "pretrained":
+        name, state = pretrained(network)
+        return FirstWeights(f"timm's {name}", state)
+    source = Path(training.network)
+    if training.weights == "new" or training.network.lstrip().startswith("{") or not source.is_dir():
+        return FirstWeights()
+    _, classes, card = read_export(source)
+    model = load(source)
+    digest = card["sha256"][WEIGHTS_FILE][:16]
+    return FirstWeights(f"{card['id']}, {digest}", model.state_dict(), classes == list(training.dataset.classes))
 
 
 def _refuse_what_is_there(training: Training[Any]) -> None:
@@ -143,12 +177,13 @@ def _room_for(training: Training[Any]) -> Iterator[None]:
             shutil.rmtree(folder)
 
 
-def _export(training: Training[Any], network: Network, report: TrainReport) -> None:
+def _export(training: Training[Any], network: Network, first: "FirstWeights", report: TrainReport) -> None:
     """Write the folder of the best epoch's network, measured as it is loaded from its file again."""
     dataset, best = training.dataset, best_epoch(report.history)
     weights = best_file(training.checkpoints, best.epoch)
     model = with_weights(network, len(dataset.classes), weights)
-    accuracy, _ = measure_accuracy(model, network.resolution, dataset, pick_device())
+    parts = {part: load_part(dataset, part) for part in ("val", "test")}
+    accuracy, _ = measure_accuracy(model, network.resolution, dataset, parts, pick_device())
     card = make_card(
         network,
         {"classes": dataset.classes, "mean": dataset.mean, "std": dataset.std},
@@ -161,15 +196,16 @@ def _export(training: Training[Any], network: Network, report: TrainReport) -> N
         },
         train=asdict(training.train)
         | {"device": report.device, "precision": report.precision, "micro_batch": report.micro_batch}
-        | {"workers": training.workers, "seconds": sum(epoch.seconds for epoch in report.history)},
+        | {"first_weights": first.what, "workers": training.workers, "seconds": sum(epoch.seconds for epoch in report.history)},
         versions=package_versions(),
     )
-    write_export(training.target, network, weights, card)
+    write_export(training.target, network, weights, card, parts)
 
 
 def run_training(
     training: Training[Any],
     network: Network,
+    first: "FirstWeights",
     *,
     on_epoch: Callable[[Epoch], None] | None = None,
     on_step: Callable[[int, int], None] | None = None,
@@ -178,6 +214,8 @@ def run_training(
     settings = training.train
     torch.manual_seed(training.seed)  # of the first weights; a network begins alike whatever was drawn before
     model = network.build(len(training.dataset.classes), drop_rate=settings.drop_rate, drop_path_rate=settings.drop_path_rate)
+    if first.state is not None:
+        load_first(model, first.state, classifier=first.classifier)
     return train(
         model,
         training.dataset,
@@ -185,7 +223,7 @@ def run_training(
         resolution=network.resolution,
         device=pick_device(),
         seed=training.seed,
-        checkpoints=Checkpoints(folder=training.checkpoints),
+        checkpoints=Checkpoints(folder=training.checkpoints, first_weights=first.what),
         on_epoch=on_epoch,
         on_step=on_step,
     )

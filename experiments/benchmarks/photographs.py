@@ -13,6 +13,7 @@ import torch
 
 from experiments.imagenette_cpu import EXPERIMENT
 from nas import build, cost
+from nas.datasets import load_part
 from nas.exports import measure_accuracy
 from nas.train import train
 
@@ -35,7 +36,8 @@ def main() -> None:
         torch.manual_seed(seed)
         model = build(architecture, num_classes)
         report = train(model, dataset, EXPERIMENT.train, resolution=architecture.resolution, device=device, seed=seed)
-        accuracy, _ = measure_accuracy(model, architecture.resolution, dataset, device)
+        parts = {part: load_part(dataset, part) for part in ("val", "test")}
+        accuracy, _ = measure_accuracy(model, architecture.resolution, dataset, parts, device)
         found.append({"seed": seed, "seconds": round(report.seconds, 1), **accuracy})
         val, test = accuracy["val_top1_pct"], accuracy["test_top1_pct"]
         print(f"seed {seed}: val_top1_pct {val:.1f}, test_top1_pct {test:.1f}, {report.seconds:.0f} s")

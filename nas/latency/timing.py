@@ -42,11 +42,13 @@ class Latency:
     runtime_version: str
 
 
-def measure(architecture: Architecture, num_classes: int = 1000, setup: Setup | None = None) -> Latency:
+def measure(
+    architecture: Architecture, num_classes: int = 1000, setup: Setup | None = None, *, attempts: int = ATTEMPTS
+) -> Latency:
     """The latency of a network in milliseconds: warmed up, repeated, synchronised.
 
-    Raises: NasError for a device that is not there; and where, in five attempts, other processes took the CPU or the reference
-    network, timed before and after, drifted by more than 5 %.
+    Raises: NasError for a device that is not there; MachineBusyError where, in all attempts, other processes took the CPU or the
+    reference network, timed before and after, drifted by more than 5 %.
     """
     setup = setup or Setup()
     busy = ""
@@ -55,7 +57,7 @@ def measure(architecture: Architecture, num_classes: int = 1000, setup: Setup | 
         runner(architecture, num_classes, setup) as run,
         runner(reference(REFERENCE), 1000, replace(setup, batch=1)) as known,
     ):
-        for _ in range(ATTEMPTS):
+        for _ in range(attempts):
             before, _ = timed(known, REFERENCE_SECONDS)
             times, cpu_share = timed(run, SECONDS)
             after, _ = timed(known, REFERENCE_SECONDS)
@@ -77,7 +79,7 @@ def measure(architecture: Architecture, num_classes: int = 1000, setup: Setup | 
                     runtime_version=runtime_version(setup),
                 )
     raise MachineBusyError(
-        f"the machine does not hold still: {busy}, in {ATTEMPTS} attempts; allowed are "
+        f"the machine does not hold still: {busy}, in {attempts} attempts; allowed are "
         f"{100 - 100 * MIN_CPU_SHARE:.0f} % of its time and {100 * MAX_DRIFT:.0f} % of drift; end what else runs, and try again"
     )
 

@@ -16,11 +16,13 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import nas
-from nas.exports import ARCHITECTURE_FILE, CARD_FILE, WEIGHTS_FILE
 from nas.latency.build import reachable
 from nas.latency.table import read_table, table_folder
+from nas.networks import ARCHITECTURE_FILE
 from nas.plugins import load_plugin
 from nas.predict import Preprocess, fingerprint, predict
+from nas.runs import CARD_FILE
+from nas.weights import WEIGHTS_FILE
 from tests.nas.test_image_files import save
 from tests.nas.test_latency import made_up
 
@@ -225,10 +227,10 @@ def test_an_exported_network_classifies_as_in_its_trial_to_the_last_image(search
 
 def test_an_export_can_be_made_again_and_never_over_something_else(searched, exported, folder):
     run, _ = searched
-    before = {path.name: path.read_bytes() for path in exported.iterdir()}
+    same = (ARCHITECTURE_FILE, WEIGHTS_FILE, "config.json", "model.py", "model.onnx")
+    before = [(exported / name).read_bytes() for name in same]
     assert command("export", run, "--best", "val_top1_pct", "--output", "net", cwd=folder).returncode == 0
-    assert {path.name: path.read_bytes() for path in exported.iterdir()} == before
-    assert set(before) == {ARCHITECTURE_FILE, WEIGHTS_FILE, CARD_FILE}
+    assert [(exported / name).read_bytes() for name in same] == before
     answer = command("export", run, "--best", "val_top1_pct", "--output", ".", cwd=folder)
     assert answer.returncode == 2
     assert (folder / "my_parts.py").exists()
@@ -238,7 +240,7 @@ def test_an_export_can_be_made_again_and_never_over_something_else(searched, exp
     ("damage", "sentence"),
     [
         (lambda f: (f / WEIGHTS_FILE).unlink(), "has no model.safetensors"),
-        (lambda f: (f / WEIGHTS_FILE).write_bytes((f / WEIGHTS_FILE).read_bytes()[:-100]), "does not hold the weights"),
+        (lambda f: (f / WEIGHTS_FILE).write_bytes((f / WEIGHTS_FILE).read_bytes()[:-100]), "its SHA-256 is another"),
         (lambda f: (f / ARCHITECTURE_FILE).write_text(nas.reference("mobilenetv2_050").to_json()), "the card is of architecture"),
         (lambda f: edit(f / ARCHITECTURE_FILE, "relu6", "silu"), "the card is of architecture"),
         (lambda f: (f / ARCHITECTURE_FILE).write_bytes(b"\xff\xfe"), "is damaged: it is not a text"),

@@ -1,0 +1,160 @@
+"""The files of an export that run in timm, torch and ONNX Runtime without this project, and the proof that they do.
+
+Read `proof.py` next.
+"""
+
+import io
+import json
+import logging
+import os
+import pprint
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from nas.cards import CONFIG_FILE, timm_config
+from nas.errors import NasError
+from nas.latency.onnx_graph import OPSET, onnx_model
+from nas.networks import TIMM, Network
+from nas.proof import ARTEFACTS, BATCH
+
+MODEL_FILE: Final = "model.py"
+TORCH_FILE: Final = "model.pt2"
+ONNX_FILE: Final = "model.onnx"
+
+TORCHS_OPSET: Final = 18  # the least that torch's exporter writes
+TOLERANCE: Final = 1e-3  # of the largest logit, as sums are taken in another order
+SAME_CLASS: Final = 0.99  # share of the images
+SECONDS: Final = 1800.0  # for the proof
+
+
+def write_artefacts(folder: Path, network: Network, model: nn.Module, card: Mapping[str, Any]) -> int:
+    """Write the files that run a trained network into a folder that has its weights; gives the opset of the ONNX file."""
+    num_classes, side = len(card["classes"]), network.resolution
+    model = model.cpu().eval().to(memory_format=torch.contiguous_format)
+    config = json.dumps(timm_config(network, card), indent=2, ensure_ascii=False)
+    (folder / CONFIG_FILE).write_text(config + "\n", encoding="utf-8")
+    (folder / MODEL_FILE).write_text(_model_py(network, num_classes), encoding="utf-8")
+    example, any_batch = torch.zeros(2, 3, side, side), ({0: torch.export.Dim("batch", min=1)},)
+    with _quiet():
+        written = io.BytesIO()
+        torch.export.save(torch.export.export(model, (example,), dynamic_shapes=any_batch), written)
+        (folder / TORCH_FILE).write_bytes(written.getbuffer())
+        if network.architecture is None:
+            options: dict[str, Any] = {
+                "dynamo": True,
+                "dynamic_shapes": any_batch,
+                "opset_version": TORCHS_OPSET,
+                "verbose": False,
+            }
+            graph: Any = torch.onnx.export(model, (example,), **options)
+            (folder / ONNX_FILE).write_bytes(graph.model_proto.SerializeToString())
+            return TORCHS_OPSET
+    weights = {name: value.numpy() for name, value in model.state_dict().items()}
+    ours = onnx_model(network.architecture, num_classes, batch="batch", weights=weights)
+    (folder / ONNX_FILE).write_bytes(ours.SerializeToString())
+    return OPSET
+
+
+def prove(folder: Path, model: nn.Module, images: Tensor, source: str) -> dict[str, Any]:
+    """What each artefact gives in a fresh process in which this project cannot be imported, held against the model.
+
+    `images` are as the network reads them, `source` what they are. Gives for each file the largest difference of a logit, and the
+    share of images that get the same class.
+    Shapes: images float32 (N, 3, resolution, resolution).
+    Raises: NasError where a file gives something else, or nothing.
+    """
+    model = model.cpu().eval()
+    images = images.contiguous()
+    with torch.inference_mode():
+        logits = torch.cat([model(part) for part in images.split(BATCH)]).numpy()
+    found: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory() as place:
+        file = Path(place, "images.npy")
+        np.save(file, images.numpy())
+        line = [sys.executable, "-I", str(Path(__file__).with_name("proof.py")), str(folder.resolve()), str(file), place]
+        threads = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}
+        try:
+            answer = subprocess.run(line, capture_output=True, text=True, check=False, timeout=SECONDS, cwd=place, env=threads)
+        except subprocess.TimeoutExpired:
+            raise NasError(f"the files of {folder} did not give {len(images)} logits in {SECONDS:.0f} s") from None
+        if answer.returncode:
+            last = (answer.stderr.strip().splitlines() or [f"exit code {answer.returncode}"])[-1]
+            raise NasError(f"a file of {folder} does not run without this project: {last}")
+        for name in ARTEFACTS:
+            found[name] = compare_logits(np.load(Path(place, f"{name}.npy")), logits) | {"source": source}
+            _refuse(folder / name, found[name], logits)
+    return found
+
+
+def compare_logits(given: Any, wanted: Any) -> dict[str, Any]:
+    """How two arrays of logits differ; shapes: both (images, classes)."""
+    return {
+        "logit_difference": float(np.abs(given - wanted).max()),
+        "same_class": float((given.argmax(1) == wanted.argmax(1)).mean()),
+        "images": len(wanted),
+    }
+
+
+def _refuse(file: Path, told: Mapping[str, Any], logits: Any) -> None:
+    if not told["logit_difference"] <= TOLERANCE * float(np.abs(logits).max()) or told["same_class"] < SAME_CLASS:
+        raise NasError(
+            f"{file} gives other logits than the network: they differ by up to {told['logit_difference']:.2g}, and "
+            f"{100 * told['same_class']:.1f} % of {told['images']} images get the same class"
+        )
+
+
+REGISTER: Final = """
+
+if not is_model("frontier_nas"):  # of which `import nas` tells timm, too
+    register_model(frontier_nas)
+"""
+
+LOAD: Final = '''
+
+def load(folder):
+    """The network with the weights of its folder, in eval mode."""
+    model = network()
+    load_checkpoint(model, f"{folder}/model.safetensors")
+    return model.eval()
+'''
+
+
+def _model_py(network: Network, num_classes: int) -> str:
+    """The text of a file that builds the network with timm alone."""
+    title = '"""A network, built with timm and torch alone: network() newly initialised, load(folder) with its weights."""'
+    function = f'''
+
+def network(num_classes={num_classes}, **options):
+    """The network, newly initialised; options are timm's."""
+'''
+    if network.architecture is None:
+        made = f"    return create_model({network.id.removeprefix(TIMM)!r}, num_classes=num_classes, **options)\n"
+        return f"{title}\n\nfrom timm.models import create_model, load_checkpoint\n{function}{made}{LOAD}"
+    _, _, source = Path(__file__).with_name("standalone.py").read_text(encoding="utf-8").partition('"""\n\n')
+    source = source.replace("  # noqa: FBT001, FBT002", "")
+    source = source.replace(
+        "import build_model_with_cfg\n", "import build_model_with_cfg, is_model, load_checkpoint, register_model\n"
+    )
+    plain = pprint.pformat(json.loads(network.architecture.to_json()), width=130, compact=True, sort_dicts=False)
+    made = "    return build(ARCHITECTURE, num_classes, **options)\n"
+    return f"{title}\n\n{source}{REGISTER}\nARCHITECTURE = {plain}\n{function}{made}{LOAD}"
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """While torch's exporters run, which log what concerns nobody."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(before)

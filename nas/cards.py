@@ -1,0 +1,171 @@
+"""What is known of a network that leaves, for programs (`card.json`, `config.json`) and for people (`README.md`).
+
+Read `artefacts.py` next.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
+
+from nas.errors import MachineBusyError
+from nas.latency.timing import measure
+from nas.networks import TIMM, Network
+
+CONFIG_FILE: Final = "config.json"
+README_FILE: Final = "README.md"
+
+
+def make_card(
+    network: Network,
+    dataset: Mapping[str, Any],
+    *,
+    accuracy: Mapping[str, Any],
+    train: Mapping[str, Any],
+    versions: Mapping[str, str],
+) -> dict[str, Any]:
+    """What card.json holds of any network; `dataset` has its classes, mean and std."""
+    return {
+        "id": network.id,
+        "classes": list(dataset["classes"]),
+        "preprocess": {"resolution": network.resolution, "mean": list(dataset["mean"]), "std": list(dataset["std"])},
+        "accuracy": dict(accuracy),
+        "cost": network.costs(len(dataset["classes"])),
+        "train": dict(train),
+        "versions": dict(versions),
+    }
+
+
+def latency_of(network: Network, num_classes: int) -> dict[str, Any]:
+    """The latency on this machine's CPU, in onnxruntime on one thread; or the sentence that says why it was not measured."""
+    if network.architecture is None:
+        return {"not_measured": "it is not one of our architectures"}
+    try:
+        found = measure(network.architecture, num_classes, attempts=2)
+    except MachineBusyError as error:
+        return {"not_measured": str(error)}
+    times = {"median_ms": found.median_ms, "q25_ms": found.q25_ms, "q75_ms": found.q75_ms, "runs": found.runs}
+    return times | {"device": found.device, "runtime": f"onnxruntime {found.runtime_version}", "threads": 1, "batch": 1}
+
+
+def timm_config(network: Network, card: Mapping[str, Any]) -> dict[str, Any]:
+    """`config.json`, by which timm makes the network: timm.create_model("local-dir:FOLDER", pretrained=True).
+
+    Images are whole ones of the training's preprocessing: the middle square, resized bilinearly.
+    """
+    preprocess, side, classes = card["preprocess"], network.resolution, card["classes"]
+    config: dict[str, Any] = {
+        "architecture": network.id.removeprefix(TIMM) if network.architecture is None else "frontier_nas",
+        "num_classes": len(classes),
+        "pretrained_cfg": {
+            "custom_load": False,
+            "input_size": [3, side, side],
+            "fixed_input_size": False,
+            "interpolation": "bilinear",
+            "crop_pct": 1.0,
+            "crop_mode": "center",
+            "mean": list(preprocess["mean"]),
+            "std": list(preprocess["std"]),
+            "num_classes": len(classes),
+            "label_names": list(classes),
+        },
+    }
+    if network.architecture is not None:
+        config["model_args"] = {"architecture": json.loads(network.architecture.to_json())}
+        config["pretrained_cfg"] |= {"first_conv": "conv_stem", "classifier": "classifier"}
+    return config
+
+
+def readme(card: Mapping[str, Any]) -> str:
+    """The card for people, in Markdown, with front matter that the Hugging Face hub reads."""
+    cost, side = card["cost"], card["preprocess"]["resolution"]
+    parts = [
+        "---\nlibrary_name: timm\npipeline_tag: image-classification\ntags: [image-classification, timm, frontier-nas]\n---",
+        f"# {card['id']}",
+        f"{len(card['classes']):,} classes at {side} x {side} px, {cost['params']:,} parameters, {cost['macs']:,} multiply-adds"
+        + (f"; trial {card['trial']} of the search {card['run']}." if "trial" in card else "."),
+        "## Accuracy\n\n" + "\n".join(_accuracy(card["accuracy"])),
+        f"## Latency\n\n{_latency(card['latency'])}",
+        LOADING.format(side=side, opset=card["onnx_opset"]),
+        "## Proof\n\nEach file was loaded in a process that had torch, timm and onnxruntime alone, and held against the trained "
+        f"network.\n\n{_proof(card['proof'])}",
+        f"## Training\n\n{_pairs(card['train'])}",
+        f"## Versions\n\n{_pairs(card['versions'])}",
+        f"## Classes\n\n{', '.join(_plain(name) for name in card['classes'][:1000])}",
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _plain(text: object) -> str:
+    return " ".join(str(text).split()).replace("|", "\\|").replace("<", "&lt;")
+
+
+def _pairs(values: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} {_plain(value)}" for name, value in values.items())
+
+
+def _accuracy(accuracy: Mapping[str, Any]) -> Iterator[str]:
+    yield f"On {_plain(accuracy['dataset'])}, trained with seed {accuracy['seed']}; a search ranks by val and never reads test.\n"
+    yield "| part | images | top-1, % |\n|---|---|---|"
+    for part in ("val", "test"):
+        if f"{part}_top1_pct" in accuracy:
+            yield f"| {part} | {accuracy[f'{part}_images']:,} | {accuracy[f'{part}_top1_pct']:.2f} |"
+    for part, found in accuracy.get("int8", {}).items():
+        yield f"| {part}, in int8 | {accuracy[f'{part}_images']:,} | {found:.2f} |"
+    if "not_measured" in accuracy:
+        yield f"\nAs its training ended; not measured again: {_plain(accuracy['not_measured'])}."
+
+
+def _latency(latency: Mapping[str, Any]) -> str:
+    if "not_measured" in latency:
+        return f"Not measured: {latency['not_measured']}."
+    spread = f"the middle half of {latency['runs']} runs from {latency['q25_ms']:.3g} to {latency['q75_ms']:.3g}"
+    return f"{latency['median_ms']:.3g} ms ({spread}) on {latency['device']}, one thread, one image, {latency['runtime']}."
+
+
+def _proof(proof: Mapping[str, Any]) -> str:
+    rows = [
+        f"| `{name}` | {found['logit_difference']:.2g} | {100 * found['same_class']:.2f} | {found['source']} |"
+        for name, found in proof.items()
+    ]
+    return "\n".join(["| file | largest difference of a logit | same class, % | images |\n|---|---|---|---|", *rows])
+
+
+LOADING: Final = """## Load
+
+In this folder, with `pip install timm` or `pip install onnxruntime pillow`; the names of the classes are in `card.json`.
+
+timm:
+```python
+import model  # tells timm of the network; `import nas` does, too
+import timm
+from PIL import Image
+
+network = timm.create_model("local-dir:.", pretrained=True).eval()
+transform = timm.data.create_transform(**timm.data.resolve_data_config({{}}, model=network))
+logits = network(transform(Image.open("photo.jpg").convert("RGB"))[None])
+```
+torch, from the stand-alone `model.py`, or from `model.pt2`, which needs no Python code:
+```python
+import model
+import torch
+
+network = model.load(".")
+exported = torch.export.load("model.pt2").module()
+logits = exported(torch.zeros(4, 3, {side}, {side}))
+```
+ONNX Runtime, from `model.onnx`, which is of opset {opset} and takes float32 images of shape (any, 3, {side}, {side}):
+```python
+import json
+
+import numpy as np
+import onnxruntime
+from PIL import Image, ImageOps
+
+card = json.load(open("card.json", encoding="utf-8"))
+how = card["preprocess"]
+image = ImageOps.fit(Image.open("photo.jpg").convert("RGB"), (how["resolution"],) * 2, Image.Resampling.BILINEAR)
+x = (np.asarray(image, np.float32) / 255 - np.float32(how["mean"])) / np.float32(how["std"])
+session = onnxruntime.InferenceSession("model.onnx")
+(logits,) = session.run(None, {{session.get_inputs()[0].name: x.transpose(2, 0, 1)[None]}})
+print(card["classes"][logits[0].argmax()])
+```"""

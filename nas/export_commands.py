@@ -1,0 +1,128 @@
+"""`nas export` and `nas train`, which leave folders: parse, call one function, print. Read `cli.py` next."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+from nas.errors import NasError
+from nas.parsing import named_plugins, parsed
+from nas.plugins import load_plugin, plugin_names
+from nas.printing import log_to_stdout, shown_path
+
+
+def export(arguments: list[str]) -> None:
+    """Write the folder of a run's network, or of its whole front, that runs in timm, torch and ONNX Runtime, proven."""
+    import tyro
+
+    def write(
+        run: Annotated[Path, tyro.conf.Positional],
+        *,
+        trial: int | None = None,
+        best: str | None = None,
+        front: bool = False,
+        where: str = "",
+        within_error: bool = False,
+        int8: bool = False,
+        output: Path | None = None,
+    ) -> None:
+        """Write the folder of a network of a run, or of its whole front, that runs in timm, torch and ONNX Runtime, proven.
+
+        Args:
+            run: The run folder.
+            trial: The trial's number, as `nas table` shows it.
+            best: An objective, to export the network that is best on it.
+            front: Export every network on the front, each to its own folder.
+            where: Only of those that meet all of these, such as "macs_m<60, params_m<3".
+            within_error: Rank by latency_ms even where the latency table's error is larger than the difference.
+            int8: Write an ONNX file in eight bits too, calibrated on training images, with its accuracy.
+            output: The folder to write, by default exports/trial<N> in the run folder; with --front the one that they lie in.
+        """
+        from nas.exports import export as export_network
+        from nas.exports import export_front
+
+        if not front:
+            folder = export_network(
+                run, trial=trial, best=best, conditions=where, within_error=within_error, output=output, int8=int8
+            )
+            _print_export(folder)
+            return
+        if trial is not None or best is not None or within_error:
+            raise NasError("front: takes every network on it; leave out --trial, --best and --within-error, or --front")
+        from rich.progress import Progress
+
+        with Progress(transient=True, disable=not sys.stdout.isatty()) as progress:
+            task = progress.add_task("exporting", total=None)
+            folders = export_front(
+                run,
+                conditions=where,
+                output=output,
+                int8=int8,
+                on_done=lambda done, total: progress.update(task, completed=done, total=total),
+            )
+        for folder in folders:
+            _print_export(folder, brief=True)
+
+    parsed(write, args=arguments, prog="nas export")
+
+
+def _print_export(folder: Path, *, brief: bool = False) -> None:
+    from nas.runs import CARD_FILE
+
+    card = json.loads((folder / CARD_FILE).read_text(encoding="utf-8"))
+    accuracy, proof = card["accuracy"], card["proof"].values()
+    worst, same = max(found["logit_difference"] for found in proof), min(found["same_class"] for found in proof)
+    if brief:
+        parts = ", ".join(f"{part}_top1_pct {accuracy[f'{part}_top1_pct']:.2f}" for part in _parts(accuracy))
+        print(f"{shown_path(folder)}: {parts}, logits within {worst:.1g}")
+        return
+    if "not_measured" in accuracy:
+        print(f"not measured again: {accuracy['not_measured']}; as its trial ended:")
+    elif not accuracy.get("identical_to_trial", True):
+        print(f"on another device than the trial's, where it had {accuracy['trial_val_top1_pct']} % on the validation part:")
+    _print_accuracy(accuracy)
+    (images,) = {f"{found['images']} images ({found['source']})" for found in proof}
+    print(f"run without this project on {images}: {', '.join(card['proof'])} give logits within {worst:.1g}, ", end="")
+    print(f"{100 * same:g} % the same class")
+    print(f"{shown_path(folder)}\n\nimport nas; model = nas.load({str(folder)!r})")
+
+
+def _parts(accuracy: dict[str, Any]) -> list[str]:
+    return [part for part in ("val", "test") if f"{part}_top1_pct" in accuracy]
+
+
+def _print_accuracy(accuracy: dict[str, Any]) -> None:
+    for part in _parts(accuracy):
+        images = f"{accuracy[f'{part}_images']:,} images of {accuracy['dataset']}"
+        int8 = f"; {accuracy['int8'][part]:.2f} in int8" if "int8" in accuracy else ""
+        print(f"{part}_top1_pct {accuracy[f'{part}_top1_pct']:.2f} over {images}{int8}")
+
+
+def train(arguments: list[str]) -> None:
+    """Train one network with a full recipe, and leave its folder; a run that was killed goes on when it is called again."""
+    found, options = named_plugins(("dataset",), arguments)
+    if not options:
+        options = ["--help"]
+    if not found and not {"-h", "--help"} & set(options):
+        raise NasError(f"--dataset is missing; give a name or a path of a file; known: {', '.join(plugin_names('dataset'))}")
+    import tyro
+
+    from nas.epochs import shown_epochs
+    from nas.runs import CARD_FILE
+    from nas.trainer import Training, train_network
+
+    dataset = found["dataset"] if found else load_plugin("dataset", "imagenette")
+    kind: Any = Training
+    training = parsed(
+        kind[type(dataset)],
+        default=Training(network=tyro.MISSING, dataset=dataset),
+        args=options,
+        prog=f"nas train NETWORK --dataset {dataset.name}",
+        description=f"Train one network. --dataset NAME is one of {', '.join(plugin_names('dataset'))}, or the path of a file.",
+    )
+    log_to_stdout()
+    with shown_epochs(training.train.epochs) as shown:
+        folder = train_network(training, on_epoch=shown.on_epoch, on_step=shown.on_step)
+    accuracy = json.loads((folder / CARD_FILE).read_text(encoding="utf-8"))["accuracy"]
+    print(f"best on the validation part after epoch {accuracy['epoch']}: {accuracy['trained_val_top1_pct']:.2f} %; loaded again:")
+    _print_export(folder)

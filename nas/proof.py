@@ -1,0 +1,90 @@
+"""What each file of an export gives in a process that has this project nowhere.
+
+Run as a script by `artefacts.py`: FOLDER, a .npy file of images as networks read them, and a folder to put the logits in, one
+.npy file for each artefact. Imports torch, timm, safetensors and onnxruntime alone. Read `exports.py` next.
+"""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+BATCH: Final = 32
+Run = Callable[[Any], Any]
+
+
+class _Refused:
+    """Imports of this project."""
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> None:  # noqa: ARG002 - Python's
+        if name.partition(".")[0] in ("nas", "search_spaces", "experiments"):
+            raise ImportError(f"{name} was imported by an exported network")
+
+
+def _timm(folder: Path) -> Run:
+    import model  # type: ignore[import-not-found]  # the folder's, which tells timm of the network
+    import timm
+    import torch
+
+    assert Path(model.__file__).parent == folder
+    made = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
+    return lambda images: made(torch.from_numpy(images)).numpy()
+
+
+def _model_py(folder: Path) -> Run:
+    import model
+    import torch
+
+    made = model.load(folder)
+    return lambda images: made(torch.from_numpy(images)).numpy()
+
+
+def _pt2(folder: Path) -> Run:
+    import torch
+
+    made = torch.export.load(folder / "model.pt2").module()
+    return lambda images: made(torch.from_numpy(images)).numpy()
+
+
+def onnx_run(file: Path, threads: int = 0) -> Run:
+    """A network in onnxruntime, on the CPU; 0 threads are as many as there are cores."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level, options.intra_op_num_threads = 3, threads
+    session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+    return lambda images: session.run(None, {session.get_inputs()[0].name: images})[0]
+
+
+ARTEFACTS: Final[dict[str, Callable[[Path], Run]]] = {
+    "config.json": _timm,
+    "model.py": _model_py,
+    "model.pt2": _pt2,
+    "model.onnx": lambda folder: onnx_run(folder / "model.onnx"),
+}
+
+
+def in_batches(run: Run, images: Any) -> Any:
+    """The logits of all images, of the first one alone, as any number has to go."""
+    alone = run(images[:1])
+    return np.concatenate([alone, *(run(images[start : start + BATCH]) for start in range(1, len(images), BATCH))])
+
+
+def main() -> None:
+    """Run every artefact."""
+    import torch
+
+    torch.set_grad_enabled(False)
+    folder, file, target = map(Path, sys.argv[1:4])
+    sys.path.insert(0, str(folder))
+    images = np.load(file)
+    for name, load in ARTEFACTS.items():
+        np.save(target / f"{name}.npy", in_batches(load(folder), images))
+
+
+if __name__ == "__main__":
+    sys.meta_path.insert(0, _Refused())
+    sys.dont_write_bytecode = True  # the folder stays as it is
+    main()

@@ -1,0 +1,62 @@
+"""A network's ONNX file in eight bits, and what that costs in accuracy. Read `exports.py` next."""
+
+import logging
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import torch
+from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantFormat, QuantType, quantize_static
+
+from nas.datasets import ImageData
+from nas.predict import Preprocess
+from nas.proof import BATCH, onnx_run
+
+INT8_FILE: Final = "model_int8.onnx"
+CALIBRATION_IMAGES: Final = 512  # of the training part
+
+
+class _Images(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime has no types
+    """Training images, evenly from the whole part, as onnxruntime asks for them."""
+
+    def __init__(self, preprocess: Preprocess, data: ImageData) -> None:
+        chosen = np.unique(np.linspace(0, len(data) - 1, CALIBRATION_IMAGES).astype(int))
+        self.batches = _batches(preprocess, data.images[chosen])
+
+    def get_next(self) -> dict[str, Any] | None:
+        batch = next(self.batches, None)
+        return None if batch is None else {"image": batch}
+
+
+def quantise(source: Path, target: Path, preprocess: Preprocess, parts: Mapping[str, ImageData]) -> dict[str, float]:
+    """Write `source` with weights and activations of eight bits; gives top-1, percent, on the validation and test parts.
+
+    Weights are quantised by channel, activations by the least and largest values over training images (static quantisation).
+    """
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)  # onnxruntime's advice to preprocess a graph that has nothing to fold
+    try:
+        quantize_static(
+            source,
+            target,
+            _Images(preprocess, parts["train"]),
+            quant_format=QuantFormat.QDQ,
+            per_channel=True,
+            activation_type=QuantType.QUInt8,
+            weight_type=QuantType.QInt8,
+            calibrate_method=CalibrationMethod.MinMax,
+        )
+    finally:
+        logging.disable(before)
+    run, top1 = onnx_run(target), {}
+    for part in ("val", "test"):
+        data = parts[part]
+        classes = np.concatenate([run(images).argmax(1) for images in _batches(preprocess, data.images)])
+        top1[part] = 100.0 * float((classes == data.labels).mean())
+    return top1
+
+
+def _batches(preprocess: Preprocess, images: Any) -> Iterator[Any]:
+    for start in range(0, len(images), BATCH):
+        yield preprocess(torch.from_numpy(images[start : start + BATCH])).contiguous().numpy()
