@@ -1,0 +1,84 @@
+"""A found network segments: LR-ASPP, MobileNetV3's own head, on its maps of stride 8 and of the last stage.
+
+Trains on drawn shapes and prints the mean IoU before and after: the intersection of the pixels of a class with those
+classified so, over their union, as a mean over background, circle, square and triangle, on images not trained on.
+
+Usage: python -m experiments.heads.segmentation [NETWORK] [--steps 200] [--size 96]
+NETWORK is a name (`nas.references()`), an exported folder, whose weights are started from, or an architecture's file.
+"""
+
+import time
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torchvision.models.segmentation.lraspp import LRASPP
+from torchvision.transforms import Normalize
+
+from experiments.heads.backbone import NamedMaps, open_backbone
+from experiments.heads.command import command
+from experiments.heads.shapes import CLASSES, Shapes, draw
+from nas import NasError
+
+BATCH_SIZE = 16
+LR = 1e-2
+
+
+def segmenter(name: str) -> nn.Module:
+    """LR-ASPP on a network.
+
+    Shapes: (N, 3, height, width), from 0 to 1 → {"out": (N, classes, height, width)}.
+    Raises: NasError if there is no such network, or if it has no map of stride 8 before its last.
+    """
+    network = open_backbone(name)
+    channels, strides = network.features.feature_info.channels(), network.features.feature_info.reduction()
+    if 8 not in strides[:-1]:
+        raise NasError(f"its maps have strides {', '.join(map(str, strides))}; LR-ASPP takes one of 8 and a coarser one")
+    low = strides.index(8)
+    backbone = NamedMaps(network.features, {"low": low, "high": -1})
+    head = LRASPP(backbone, low_channels=channels[low], high_channels=channels[-1], num_classes=len(CLASSES))
+    return nn.Sequential(Normalize(network.mean, network.std), head).to(memory_format=torch.channels_last)
+
+
+def train(model: nn.Module, steps: int, *, size: int, generator: np.random.Generator) -> list[float]:
+    """Train on new images in every step, and give the loss of each."""
+    optimizer = torch.optim.AdamW(model.parameters(), lr=LR)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=LR, total_steps=steps)
+    losses: list[Tensor] = []
+    model.train()
+    for _ in range(steps):
+        shapes = draw(BATCH_SIZE, size, generator)
+        loss = functional.cross_entropy(model(shapes.images)["out"], shapes.masks)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+        losses.append(loss.detach())
+    return torch.stack(losses).tolist()
+
+
+@torch.inference_mode()
+def mean_iou(model: nn.Module, shapes: Shapes) -> float:
+    """The mean over the classes of intersection over union, of all the pixels of all the images."""
+    model.eval()
+    found = torch.cat([model(images)["out"].argmax(1) for images in shapes.images.split(BATCH_SIZE)])
+    table = torch.bincount((len(CLASSES) * shapes.masks + found).flatten(), minlength=len(CLASSES) ** 2).view(len(CLASSES), -1)
+    return float((table.diag() / (table.sum(0) + table.sum(1) - table.diag())).mean())
+
+
+def run(network: str, *, steps: int, size: int, seed: int) -> str:
+    """Train, and tell what came of it."""
+    torch.manual_seed(seed)
+    training, testing = np.random.default_rng(seed).spawn(2)
+    held_out = draw(128, size, testing)
+    model = segmenter(network)
+    before, started = mean_iou(model, held_out), time.perf_counter()
+    losses = train(model, steps, size=size, generator=training)
+    seconds, after = time.perf_counter() - started, mean_iou(model, held_out)
+    trained = f"{network}: {steps} steps of {BATCH_SIZE} images of {size} px in {seconds:.0f} s"
+    return f"{trained}; loss {losses[0]:.2f} to {losses[-1]:.2f}, mean IoU {before:.3f} to {after:.3f}"
+
+
+if __name__ == "__main__":
+    command(run, description=__doc__)

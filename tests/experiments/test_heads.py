@@ -1,0 +1,210 @@
+"""A network serves torchvision's heads as a backbone: both learn to find shapes on images that they were not trained on."""
+
+import json
+import random
+import sys
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+import nas
+from experiments.heads import detection, segmentation
+from experiments.heads.backbone import open_backbone
+from experiments.heads.command import command
+from experiments.heads.shapes import CLASSES, draw
+from nas import NasError
+from nas.exports import make_card, write_export
+from nas.networks import Network
+from nas.plugins import plugin_names
+from nas.spaces import sample
+
+SIZE = 64  # pixels
+SMALL = "mobilenetv3_small_100"
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Small layers take longer on several threads, the more so where other tests run."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def held_out():
+    return draw(64, SIZE, np.random.default_rng(100))
+
+
+@pytest.fixture
+def exported(tmp_path):
+    """A folder as `nas export` writes it, with weights that no fresh network has."""
+    torch.manual_seed(7)
+    network = Network.of(nas.reference("mobilenetv2_035"))
+    save_file(network.build(3).state_dict(), tmp_path / "weights")
+    dataset = {"classes": ("a", "b", "c"), "mean": (0.1, 0.2, 0.3), "std": (0.4, 0.5, 0.6)}
+    write_export(tmp_path / "net", network, tmp_path / "weights", make_card(network, dataset, accuracy={}, train={}, versions={}))
+    return tmp_path / "net"
+
+
+def without_stride_8():
+    """An architecture that ends at stride 4."""
+    record = json.loads(nas.reference("mobilenetv2_035").to_json())
+    record["stages"] = record["stages"][:2]
+    return json.dumps(record)
+
+
+def test_shapes_are_what_their_masks_boxes_and_labels_say():
+    shapes, again, other = (draw(30, SIZE, np.random.default_rng(seed)) for seed in (1, 1, 2))
+    assert torch.equal(shapes.images, again.images)
+    assert not torch.equal(shapes.images, other.images)
+    assert shapes.images.shape == (30, 3, SIZE, SIZE)
+    assert set(torch.cat(shapes.labels).tolist()) == {1, 2, 3}
+    for mask, boxes, labels in zip(shapes.masks, shapes.boxes, shapes.labels, strict=True):
+        covered = torch.zeros_like(mask)
+        for (left, top, right, bottom), label in zip(boxes.int().tolist(), labels.tolist(), strict=True):
+            window = mask[top:bottom, left:right]
+            assert set(window.unique().tolist()) <= {0, label}
+            assert all(edge.any() for edge in (window[0], window[-1], window[:, 0], window[:, -1])) or label == 3
+            covered[top:bottom, left:right] = 1
+        assert not mask[covered == 0].any()
+
+
+class Told(nn.Module):
+    """Answers with what it was made with, some images at a time."""
+
+    def __init__(self, answers):
+        super().__init__()
+        self.answers = iter(answers)
+
+    def forward(self, images):
+        return next(self.answers) if torch.is_tensor(images) else [next(self.answers) for _ in images]
+
+
+def test_mean_iou_is_1_for_the_truth_and_little_for_background_alone(held_out):
+    truth = nn.functional.one_hot(held_out.masks, len(CLASSES)).movedim(-1, 1).float()
+    nothing = torch.zeros_like(truth)
+    assert segmentation.mean_iou(Told({"out": out} for out in truth.split(16)), held_out) == 1
+    ground = float((held_out.masks == 0).float().mean())
+    assert segmentation.mean_iou(Told({"out": out} for out in nothing.split(16)), held_out) == pytest.approx(ground / 4)
+
+
+def ap50(shapes, change):
+    answers = [
+        {"boxes": boxes, "labels": labels, "scores": torch.ones(len(labels))}
+        for boxes, labels in zip(shapes.boxes, shapes.labels, strict=True)
+    ]
+    return detection.ap50(Told(change(answer) for answer in answers), shapes)
+
+
+def doubled(answer):
+    return {name: values.repeat_interleave(2, dim=0) for name, values in answer.items()}
+
+
+def test_ap50_is_1_for_the_truth_and_falls_with_each_kind_of_mistake(held_out):
+    assert ap50(held_out, lambda answer: answer) == 1
+    assert ap50(held_out, lambda answer: answer | {"boxes": answer["boxes"] + 1}) == 1
+    assert ap50(held_out, lambda answer: answer | {"boxes": answer["boxes"] + SIZE}) == 0
+    assert ap50(held_out, lambda answer: answer | {"labels": answer["labels"] % 3 + 1}) < 0.1
+    assert ap50(held_out, lambda answer: {name: values[:0] for name, values in answer.items()}) == 0
+    assert ap50(held_out, lambda answer: {name: values[:1] for name, values in answer.items()}) == pytest.approx(
+        64 / sum(map(len, held_out.boxes)), abs=0.05
+    )
+    assert 0.45 < ap50(held_out, doubled) < 0.7  # a shape that is found twice is found once, and missed once
+
+
+@pytest.mark.slow
+def test_segmentation_learns(held_out):
+    """Measured over three seeds: 0.41 to 0.45; all background would be 0.21."""
+    torch.manual_seed(0)
+    model = segmentation.segmenter(SMALL)
+    assert segmentation.mean_iou(model, held_out) < 0.25
+    losses = segmentation.train(model, 80, size=SIZE, generator=np.random.default_rng(0))
+    assert np.mean(losses[-10:]) < np.mean(losses[:10]) / 2
+    assert segmentation.mean_iou(model, held_out) > 0.33
+
+
+@pytest.mark.slow
+def test_detection_learns(held_out):
+    """Measured over three seeds: 0.23 to 0.30."""
+    torch.manual_seed(0)
+    model = detection.detector(SMALL, SIZE)
+    assert detection.ap50(model, held_out) < 0.01
+    losses = detection.train(model, 120, size=SIZE, generator=np.random.default_rng(0))
+    assert np.mean(losses[-10:]) < 2 / 3 * np.mean(losses[:10])
+    assert detection.ap50(model, held_out) > 0.12
+
+
+@pytest.mark.parametrize("name", plugin_names("space"))
+def test_a_network_of_every_space_carries_both_heads(name):
+    space = nas.space(name)
+    text = space.decode(sample(space.parameters, random.Random(3))).to_json()
+    shapes = draw(2, SIZE, np.random.default_rng(0))
+    segmenter = segmentation.segmenter(text)
+    out = segmenter(shapes.images)["out"]
+    assert out.shape == (2, len(CLASSES), SIZE, SIZE)
+    detector = detection.detector(text, SIZE)
+    targets = [{"boxes": boxes, "labels": labels} for boxes, labels in zip(shapes.boxes, shapes.labels, strict=True)]
+    losses = detector(list(shapes.images), targets)
+    assert set(losses) == {"classification", "bbox_regression"}
+    (out.square().mean() + sum(losses.values())).backward()
+    for model in (segmenter, detector):
+        assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+    found = detector.eval()(list(shapes.images))
+    assert [set(image) for image in found] == [{"boxes", "scores", "labels"}] * 2
+    assert all(image["boxes"].shape == (len(image["scores"]), 4) for image in found)
+
+
+def test_an_exported_folder_is_started_from_with_its_weights_and_its_normalisation(exported):
+    backbone, loaded, x = open_backbone(str(exported)), nas.load(exported), torch.rand(2, 3, SIZE, SIZE)
+    maps = backbone.features.eval()(x)
+    for ours, theirs in zip(maps, loaded.forward_intermediates(x, intermediates_only=True), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4)  # in other memory formats, sums round otherwise
+    assert (backbone.mean, backbone.std) == ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
+    assert detection.detector(str(exported), SIZE).transform.image_mean == [0.1, 0.2, 0.3]
+    assert segmentation.segmenter(str(exported))[0].std == (0.4, 0.5, 0.6)
+
+
+def test_a_card_that_does_not_say_how_images_are_read_is_refused(exported):
+    card = json.loads((exported / "card.json").read_text())
+    del card["preprocess"]["mean"]
+    (exported / "card.json").write_text(json.dumps(card))
+    with pytest.raises(NasError, match=r"card.json is damaged"):
+        open_backbone(str(exported))
+
+
+def test_a_network_without_the_maps_that_a_head_takes_is_refused():
+    with pytest.raises(NasError, match="its maps have strides 2, 4; LR-ASPP takes one of 8 and a coarser one"):
+        segmentation.segmenter(without_stride_8())
+    with pytest.raises(NasError, match="its maps have strides 2, 4; the feature pyramid takes three"):
+        detection.detector(without_stride_8(), SIZE)
+
+
+@pytest.mark.parametrize("head", [segmentation, detection])
+def test_the_command_prints_the_quality_before_and_after(head, exported, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["head", str(exported), "--steps", "2", "--size", "32"])
+    command(head.run, description=head.__doc__)
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.startswith(f"{exported}: 2 steps of {head.BATCH_SIZE} images of 32 px in ")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["mobilenetv3"], "network 'mobilenetv3' does not exist"),
+        (["timm:resnet18"], "network 'timm:resnet18' is timm's own"),
+        (["no/such/folder"], "network 'no/such/folder' is not there"),
+        (["--size", "31"], "size: 31 is not 32 pixels or more"),
+        (["--steps", "0"], "steps: 0 is not 1 or more"),
+        (["--seed", "-1"], "seed: -1 is not 0 or more"),
+    ],
+)
+def test_a_mistake_is_one_sentence_and_exit_code_2(arguments, sentence, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["head", *arguments])
+    with pytest.raises(SystemExit) as stop:
+        command(segmentation.run, description="")
+    assert stop.value.code == 2
+    assert sentence in capsys.readouterr().err.splitlines()[-1]
