@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from nas.errors import NasError
     from nas.experiment import Experiment
     from nas.exports import export, load
+    from nas.family import ScalingRule, scale_family, scale_to_macs, write_family
     from nas.modules import build
     from nas.objectives import Candidate, Limit, Objective, objective
     from nas.objectives.mnasnet_reward import mnasnet_reward
@@ -40,6 +41,7 @@ _HOMES = {
     "Limit": "objectives",
     "NasError": "errors",
     "Objective": "objectives",
+    "ScalingRule": "family",
     "SearchSpace": "spaces",
     "Stem": "architecture",
     "TrainSettings": "recipe",
@@ -60,12 +62,15 @@ _HOMES = {
     "results": "table",
     "resume": "driver",
     "scale": "scaling",
+    "scale_family": "family",
+    "scale_to_macs": "family",
     "search": "driver",
     "space": "spaces",
     "train_baselines": "driver",
     "train_network": "trainer",
     "verify": "verification",
     "where": "conditions",
+    "write_family": "family",
     "write_report": "report",
 }
 
@@ -80,6 +85,7 @@ __all__ = [
     "Limit",
     "NasError",
     "Objective",
+    "ScalingRule",
     "SearchSpace",
     "Stem",
     "TrainSettings",
@@ -100,12 +106,15 @@ __all__ = [
     "results",
     "resume",
     "scale",
+    "scale_family",
+    "scale_to_macs",
     "search",
     "space",
     "train_baselines",
     "train_network",
     "verify",
     "where",
+    "write_family",
     "write_report",
 ]
 

@@ -19,6 +19,7 @@ LAYERS = (
     "costs",
     "modules",
     "scaling",
+    "family",
     "networks",
     "plugins",
     "spaces",
