@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from nas.architecture import Architecture, Block, Head, Stem
+    from nas.coefficients import fit_scaling
     from nas.comparison import compare
     from nas.conditions import where
     from nas.costs import Cost, cost
@@ -52,6 +53,7 @@ _HOMES = {
     "cost": "costs",
     "dataset": "datasets",
     "export": "exports",
+    "fit_scaling": "coefficients",
     "front": "table",
     "history": "table",
     "load": "exports",
@@ -96,6 +98,7 @@ __all__ = [
     "cost",
     "dataset",
     "export",
+    "fit_scaling",
     "front",
     "history",
     "load",
