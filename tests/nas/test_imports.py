@@ -73,6 +73,7 @@ LAYERS = (
     "printing",
     "latency_commands",
     "results_commands",
+    "scale_commands",
     "cli",
 )
 
