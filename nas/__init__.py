@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from nas.architecture import Architecture, Block, Head, Stem
+    from nas.coefficients import fit_scaling
     from nas.comparison import compare
     from nas.conditions import where
     from nas.costs import Cost, cost
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from nas.errors import NasError
     from nas.experiment import Experiment
     from nas.exports import export, export_front, load
+    from nas.family import ScalingRule, scale_family, scale_to_macs, write_family
     from nas.modules import build
     from nas.objectives import Candidate, Limit, Objective, objective
     from nas.objectives.mnasnet_reward import mnasnet_reward
@@ -43,6 +45,7 @@ _HOMES = {
     "Limit": "objectives",
     "NasError": "errors",
     "Objective": "objectives",
+    "ScalingRule": "family",
     "SearchSpace": "spaces",
     "Stem": "architecture",
     "TrainSettings": "recipe",
@@ -54,6 +57,7 @@ _HOMES = {
     "dataset": "datasets",
     "export": "exports",
     "export_front": "exports",
+    "fit_scaling": "coefficients",
     "front": "table",
     "history": "table",
     "load": "exports",
@@ -64,12 +68,15 @@ _HOMES = {
     "results": "table",
     "resume": "driver",
     "scale": "scaling",
+    "scale_family": "family",
+    "scale_to_macs": "family",
     "search": "driver",
     "space": "spaces",
     "train_baselines": "driver",
     "train_network": "trainer",
     "verify": "verification",
     "where": "conditions",
+    "write_family": "family",
     "write_report": "report",
 }
 
@@ -84,6 +91,7 @@ __all__ = [
     "Limit",
     "NasError",
     "Objective",
+    "ScalingRule",
     "SearchSpace",
     "Stem",
     "TrainSettings",
@@ -95,6 +103,7 @@ __all__ = [
     "dataset",
     "export",
     "export_front",
+    "fit_scaling",
     "front",
     "history",
     "load",
@@ -105,12 +114,15 @@ __all__ = [
     "results",
     "resume",
     "scale",
+    "scale_family",
+    "scale_to_macs",
     "search",
     "space",
     "train_baselines",
     "train_network",
     "verify",
     "where",
+    "write_family",
     "write_report",
 ]
 

@@ -14,6 +14,7 @@ from nas.parsing import USER_ERROR, constructors, named_plugins, parsed
 from nas.plugins import load_plugin, plugin_names, summary
 from nas.printing import log_to_stdout, print_front, print_table, shown_path
 from nas.results_commands import baselines, compare, dashboard, report, table, verify
+from nas.scale_commands import scale
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -269,6 +270,7 @@ COMMANDS: Final[dict[str, Callable[[list[str]], None]]] = {
     "verify": verify,
     "dashboard": dashboard,
     "export": export,
+    "scale": scale,
     "train": train,
     "space": space,
     "data": data,

@@ -47,7 +47,8 @@ TRIALS: Final = (
     _column(
         "name",
         "str",
-        "Of a reference, as published, or `like` one whose choices it has at another width or size; of a start, what was given; "
+        "Of a reference, as published, or `like` one whose choices it has at another width or size; of a start, what was given, "
+        "but the id for a text; "
         "of a reuse, the run and its trial; of a repeated ask, the trial of its network.",
     ),
     _column(

@@ -28,7 +28,7 @@ class Start:
     source: str
     """reference or start."""
     name: str
-    """As published, or as the user gave it."""
+    """As published, or as the user gave it; the id of an architecture that was given as its text."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +58,8 @@ def starts(experiment: Experiment[Any, Any]) -> list[Start]:
     for name in experiment.start:
         for architecture in named(name):
             try:
-                found.append(Start(params=space.encode(architecture), source="start", name=name))
+                shown = architecture.id if name.lstrip().startswith("{") else name
+                found.append(Start(params=space.encode(architecture), source="start", name=shown))
             except SpaceError as error:
                 raise NasError(f"start {name}: {error}; give one of this space, or the space that it is from") from None
     return found

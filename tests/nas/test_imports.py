@@ -21,6 +21,7 @@ LAYERS = (
     "modules",
     "timm_model",
     "scaling",
+    "family",
     "networks",
     "plugins",
     "spaces",
@@ -47,6 +48,7 @@ LAYERS = (
     "trust",
     "comparison",
     "earlier",
+    "triples",
     "places",
     "feasibility",
     "baselines",
@@ -60,6 +62,7 @@ LAYERS = (
     "worker",
     "cluster",
     "driver",
+    "coefficients",
     "weights",
     "pretrained",
     "cards",
@@ -79,6 +82,7 @@ LAYERS = (
     "export_commands",
     "latency_commands",
     "results_commands",
+    "scale_commands",
     "cli",
 )
 

@@ -422,6 +422,7 @@ def test_networks_that_the_user_names_come_after_the_references(tmp_path):
     new = [start for start in front["id"] if start not in set(df["id"][:references])]
     assert list(df["id"][references + 2 : references + 2 + len(new)]) == new
     assert df.loc[references, ["source", "name"]].tolist() == ["start", str(tmp_path / "net.json")]
+    assert df.loc[references + 1, "name"] == drawn[1].id  # and not its text of some kilobytes
 
 
 @pytest.mark.parametrize(
