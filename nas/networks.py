@@ -45,7 +45,7 @@ class Network:
         """
         try:
             record = json.loads(text)
-        except ValueError:
+        except (ValueError, RecursionError):
             record = None
         if isinstance(record, dict) and set(record) == {"timm", "resolution"}:
             if type(record["resolution"]) is not int or record["resolution"] < 8:

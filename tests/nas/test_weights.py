@@ -1,0 +1,282 @@
+"""A folder from a stranger: whatever is wrong with it is one sentence, before memory is taken; and weights that fit in part."""
+
+import json
+import os
+import random
+import resource
+import shutil
+import struct
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from safetensors.torch import load_file, save_file
+
+import nas
+from nas.architecture import Architecture, Head, Stem, make_stages
+from nas.checkpoints import best_file, save_weights
+from nas.cli import run
+from nas.networks import Network, find_network
+from nas.pretrained import classifier_of, donor, holds, load_first, pretrained, sliced
+from nas.published import MOBILENETV2
+from nas.recipe import TrainSettings
+from nas.trainer import Training, first_weights, run_training
+from nas.weights import sha256
+
+NUM_MUTATIONS = 1000
+
+
+def tiny():
+    return Architecture(
+        resolution=32,
+        convention="torch",
+        activation="relu6",
+        stem=Stem(width=8, stride=2),
+        stages=make_stages(8, MOBILENETV2[:3], 0.35),
+        head=Head(kind="efficientnet", width=32),
+    )
+
+
+def write_folder(folder):
+    """The three files that `nas.load` reads."""
+    folder.mkdir(parents=True, exist_ok=True)
+    network = Network.of(tiny())
+    (folder / "architecture.json").write_text(network.to_json())
+    save_weights(network.build(3), folder / "model.safetensors")
+    sign(folder)
+    return folder
+
+
+def sign(folder):
+    """The card of the weights that are there, as a stranger would write it."""
+    card = {"id": tiny().id, "classes": ["a", "b", "c"], "sha256": {"model.safetensors": sha256(folder / "model.safetensors")}}
+    (folder / "card.json").write_text(json.dumps(card))
+
+
+def mutate(folder, rng):
+    """Break a folder in one of the ways that files break, or are broken."""
+    file = folder / rng.choice(("architecture.json", "model.safetensors", "card.json"))
+    data = bytearray(file.read_bytes())
+    header = int.from_bytes(data[:8], "little") if file.name == "model.safetensors" else 0
+    match rng.randrange(9):
+        case 0:  # bits flip
+            for _ in range(rng.randint(1, 8)):
+                data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
+        case 1:
+            del data[rng.randrange(len(data)) :]
+        case 2:
+            data += rng.randbytes(rng.randint(1, 5000))
+        case 3:
+            start = rng.randrange(len(data))
+            data[start : start + rng.randint(1, 64)] = rng.randbytes(rng.randint(0, 64))
+        case 4:  # a huge header
+            data[:8] = struct.pack("<Q", rng.choice((2**20, 2**31, 2**40, 2**63, 2**64 - 1)))
+        case 5:  # a value in a text, or in the header, is another
+            text = bytes(data[8 : 8 + header] if header else data).decode()
+            numbers = [i for i, letter in enumerate(text) if letter.isdigit()]
+            place, value = (
+                rng.choice(numbers),
+                rng.choice(("-1", "0", "9" * rng.randint(1, 400), "1e999", "null", '"x"', "[]", "{}")),
+            )
+            text = text[:place] + value + text[place + 1 :]
+            data = bytearray(struct.pack("<Q", len(text)) + text.encode() + data[8 + header :] if header else text.encode())
+        case 6:  # tensors that are not the network's
+            state = load_file(folder / "model.safetensors")
+            name = rng.choice(list(state))
+            other = rng.choice(
+                (None, torch.zeros(3), state[name].double(), state[name][None], torch.zeros(0), state[name].half())
+            )
+            state = {key: value for key, value in state.items() if key != name} | ({} if other is None else {name: other})
+            state |= {"more": torch.zeros(2)} if rng.random() < 0.3 else {}
+            save_file(state, folder / "model.safetensors")
+            file, data = folder / "model.safetensors", bytearray((folder / "model.safetensors").read_bytes())
+        case 7:  # no file of its own
+            file.unlink()
+            ways = (
+                lambda: file.symlink_to("/dev/zero"),
+                lambda: file.symlink_to("/etc/hostname"),
+                file.mkdir,
+                lambda: os.mkfifo(file),
+            )
+            rng.choice(ways)()
+            return
+        case _:  # a text that is deep, or not one
+            data = bytearray(rng.choice((b"[" * 100_000, b'{"a":' * 100_000, b"\xff\xfe\x00", b"", b"null", b"1" * 10_000)))
+    file.write_bytes(data)
+    if rng.random() < 0.7 and file.name == "model.safetensors":
+        sign(folder)
+
+
+def refusal(folder):
+    try:
+        nas.load(folder)
+    except nas.NasError as error:
+        return str(error)
+    return ""
+
+
+def test_a_thousand_broken_folders_are_a_sentence_each_or_the_network(tmp_path):
+    """Within a gigabyte of address space beyond what is in use, so that nothing asks for what a header claims."""
+    whole, rng, outcomes = write_folder(tmp_path / "whole"), random.Random(0), {"loaded": 0, "refused": 0}
+    assert nas.load(whole)(torch.zeros(1, 3, 32, 32)).shape == (1, 3)
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (used + 2**30, before[1]))
+    try:
+        for i in range(NUM_MUTATIONS):
+            folder = shutil.copytree(whole, tmp_path / "broken")
+            mutate(folder, rng)
+            sentence = refusal(folder)
+            assert "\n" not in sentence, (i, sentence)
+            assert len(sentence) < 1000, (i, sentence)
+            outcomes["refused" if sentence else "loaded"] += 1
+            shutil.rmtree(folder)
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
+    assert sum(outcomes.values()) == NUM_MUTATIONS
+    assert outcomes["refused"] > 0.8 * NUM_MUTATIONS
+
+
+@pytest.mark.parametrize("link", ["architecture.json", "model.safetensors", "card.json"])
+def test_a_link_is_not_followed(tmp_path, link):
+    folder = write_folder(tmp_path / "net")
+    (folder / link).rename(tmp_path / "elsewhere")
+    (folder / link).symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(nas.NasError, match=f"{link} is not a file of its own"):
+        nas.load(folder)
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (
+            lambda state: state | {"classifier.weight": state["classifier.weight"].half()},
+            r"its classifier.weight is F16 \[3, 32\]",
+        ),
+        (lambda state: state | {"conv_stem.weight": torch.zeros(2, 3, 3, 3)}, r"its conv_stem.weight is F32 \[2, 3, 3, 3\]"),
+        (lambda state: state | {"more": torch.zeros(1)}, "it has a tensor 'more', which the network has not"),
+        (lambda state: {k: v for k, v in state.items() if k != "bn1.bias"}, "it has no tensor 'bn1.bias'"),
+    ],
+)
+def test_weights_of_another_network_are_told_apart(tmp_path, change, sentence):
+    folder = write_folder(tmp_path / "net")
+    save_file(change(load_file(folder / "model.safetensors")), folder / "model.safetensors")
+    sign(folder)
+    with pytest.raises(nas.NasError, match=sentence):
+        nas.load(folder)
+
+
+def test_a_folder_is_read_without_unpickling_or_running_anything(tmp_path):
+    """Files that would tell if they were run lie beside the weights, under names that loaders know."""
+    folder = write_folder(tmp_path / "net")
+    for name in ("model.py", "__init__.py", "sitecustomize.py"):
+        (folder / name).write_text("raise SystemExit('was run')")
+    for name in ("pytorch_model.bin", "model.pt2", "model.pkl"):
+        (folder / name).write_bytes(b"cos\nabort\n(tR.")  # a pickle that ends the process
+    code = f"import nas, sys; nas.load({str(folder)!r}); print('alive', 'pickle' in sys.modules)"
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=folder.parent)
+    assert answer.stdout.startswith("alive"), answer.stderr
+
+
+def narrower(architecture):
+    """A slice of a network: fewer blocks, narrower, with smaller kernels."""
+
+    def smaller(block):
+        kernel = block.kernel if block.op == "conv" else 3
+        return replace(block, kernel=kernel, hidden=max(8, block.hidden - 8) if block.hidden else 0)
+
+    stages = tuple(tuple(map(smaller, stage[:2])) for stage in architecture.stages)
+    return replace(architecture, stages=stages, head=replace(architecture.head, width=architecture.head.width - 64))
+
+
+def test_the_smallest_published_network_that_holds_one_gives_the_weights():
+    large = nas.reference("mobilenetv3_large_100")
+    assert donor(large) == "mobilenetv3_large_100"
+    assert donor(replace(narrower(large), resolution=96)) == "mobilenetv3_large_100"
+    assert not holds(narrower(large), large)
+    wider = replace(large, head=replace(large.head, width=2048))
+    with pytest.raises(nas.NasError, match="no published network that timm has weights for holds this one"):
+        donor(wider)
+
+
+def test_a_slice_has_the_first_channels_and_the_middle_of_the_kernels():
+    large = nas.reference("mobilenetv3_large_100")
+    small = nas.build(narrower(large), num_classes=3)
+    state = nas.build(large).state_dict()
+    wanted = {name: value for name, value in small.state_dict().items() if name not in classifier_of(small)}
+    found = sliced(state, wanted)
+    load_first(small, found, classifier=False)
+    name = "blocks.2.0.conv_dw.weight"  # 5 pixels a side in the large one
+    width = small.get_parameter(name).shape[0]
+    assert torch.equal(small.get_parameter(name), state[name][:width, :, 1:4, 1:4])
+    with pytest.raises(nas.NasError, match=r"the weights have no bn1.bias of at least \[32\]"):
+        sliced(state, {"bn1.bias": torch.zeros(32)})
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """timm's own cache of the hub, with random weights of MobileNetV3-Small in it and nothing else; no network."""
+    model = timm.create_model("mobilenetv3_small_100")
+    config = timm.get_pretrained_cfg("mobilenetv3_small_100")
+    place = tmp_path / "hub" / f"models--{config.hf_hub_id.replace('/', '--')}"
+    (place / "snapshots" / "abc").mkdir(parents=True)
+    (place / "refs").mkdir()
+    (place / "refs" / "main").write_text("abc")
+    save_file(model.state_dict(), place / "snapshots" / "abc" / "model.safetensors")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    return model
+
+
+def test_timms_weights_of_the_same_network_give_its_features(hub):
+    network = Network.of(nas.reference("mobilenetv3_small_100"))
+    name, state = pretrained(network)
+    assert name == "mobilenetv3_small_100.lamb_in1k"
+    model = network.build(5)
+    load_first(model, state, classifier=False)
+    x = torch.randn(1, 3, 64, 64)
+    with torch.inference_mode():
+        assert torch.equal(model.eval().forward_features(x), hub.eval().forward_features(x))
+
+
+def test_a_training_begins_with_timms_weights(hub, tmp_path):
+    settings = TrainSettings(epochs=1, lr=1e-12, weight_decay=0)
+    training = Training(
+        network="mobilenetv3_small_100",
+        dataset=nas.dataset("digits"),
+        train=settings,
+        weights="pretrained",
+        resolution=32,
+        output=str(tmp_path / "net"),
+    )
+    network = find_network("mobilenetv3_small_100", resolution=32)
+    first = first_weights(training, network)
+    assert first.what == "timm's mobilenetv3_small_100.lamb_in1k"
+    run_training(training, network, first)
+    state = load_file(best_file(training.checkpoints, 1))
+    assert torch.allclose(state["conv_stem.weight"], hub.conv_stem.weight, atol=1e-6)
+    assert state["classifier.weight"].shape == (10, 1024)
+
+
+@pytest.mark.usefixtures("hub")
+@pytest.mark.parametrize(
+    ("network", "sentence"),
+    [
+        ("mobilenetv3_large_100", "timm's weights of mobilenetv3_large_100 are not on this machine and cannot be downloaded ("),
+        ("timm:mobilenetv3_large_100", "timm's weights of mobilenetv3_large_100 are not on this machine and cannot be"),
+        ("mobilenetv2_035", "run the same command once where the internet is, or begin with --weights new"),
+        ("efficientnet_b7", "no published network that timm has weights for holds this one"),
+        ("timm:efficientnet_b7", "timm has no weights for efficientnet_b7; begin with --weights new"),
+    ],
+)
+def test_weights_that_are_not_there_are_one_sentence(network, sentence, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert run(["train", network, "--dataset", "digits", "--weights", "pretrained"]) == 2
+    told = capsys.readouterr().err
+    assert sentence in told
+    assert told.count("\n") == 1
