@@ -80,7 +80,7 @@ def prove(folder: Path, model: nn.Module, images: Tensor, source: str) -> dict[s
     with tempfile.TemporaryDirectory() as place:
         file = Path(place, "images.npy")
         np.save(file, images.numpy())
-        line = [sys.executable, "-I", str(Path(__file__).with_name("proof.py")), str(folder.resolve()), str(file), place]
+        line = [sys.executable, "-P", str(Path(__file__).with_name("proof.py")), str(folder.resolve()), str(file), place]
         threads = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}
         try:
             answer = subprocess.run(line, capture_output=True, text=True, check=False, timeout=SECONDS, cwd=place, env=threads)
