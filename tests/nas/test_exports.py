@@ -100,6 +100,7 @@ def test_reloaded_accuracy_is_the_trials_to_the_last_image(run, exported, card, 
 def test_int8_is_smaller_and_its_accuracy_is_what_the_card_says(exported, card):
     assert (exported / "model_int8.onnx").stat().st_size < 0.8 * (exported / "model.onnx").stat().st_size
     for part in ("val", "test"):
+        assert card["accuracy"]["int8"][part] > card["accuracy"][f"{part}_top1_pct"] - 10
         images, labels = whole_part(part, card)
         classes = proof.in_batches(proof.onnx_run(exported / "model_int8.onnx"), images.numpy()).argmax(1)
         assert abs(100 * float((classes == labels).mean()) - card["accuracy"]["int8"][part]) < 100 * 3 / len(labels)
