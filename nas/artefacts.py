@@ -7,7 +7,6 @@ import io
 import json
 import logging
 import os
-import pprint
 import subprocess
 import sys
 import tempfile
@@ -144,9 +143,17 @@ def network(num_classes={num_classes}, **options):
     source = source.replace(
         "import build_model_with_cfg\n", "import build_model_with_cfg, is_model, load_checkpoint, register_model\n"
     )
-    plain = pprint.pformat(json.loads(network.architecture.to_json()), width=130, compact=True, sort_dicts=False)
+    plain = _literal(json.loads(network.architecture.to_json()))
     made = "    return build(ARCHITECTURE, num_classes, **options)\n"
     return f"{title}\n\n{source}{REGISTER}\nARCHITECTURE = {plain}\n{function}{made}{LOAD}"
+
+
+def _literal(plain: dict[str, Any]) -> str:
+    """An architecture as Python writes it, a line a block."""
+    lines = [f"    {name!r}: {value!r}," for name, value in plain.items() if name != "stages"] + ["    'stages': ["]
+    for stage in plain["stages"]:
+        lines += ["        [", *(f"            {block}," for block in stage), "        ],"]
+    return "\n".join(["{", *lines, "    ],", "}"])
 
 
 @contextmanager
