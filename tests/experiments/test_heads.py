@@ -2,7 +2,9 @@
 
 import json
 import random
+import shutil
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,7 +18,8 @@ from experiments.heads.backbone import open_backbone
 from experiments.heads.command import command
 from experiments.heads.shapes import CLASSES, draw
 from nas import NasError
-from nas.exports import make_card, write_export
+from nas.cards import make_card
+from nas.exports import write_export
 from nas.networks import Network
 from nas.plugins import plugin_names
 from nas.spaces import sample
@@ -39,15 +42,17 @@ def held_out():
     return draw(64, SIZE, np.random.default_rng(100))
 
 
-@pytest.fixture
-def exported(tmp_path):
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
     """A folder as `nas export` writes it, with weights that no fresh network has."""
+    folder = tmp_path_factory.mktemp("exported")
     torch.manual_seed(7)
-    network = Network.of(nas.reference("mobilenetv2_035"))
-    save_file(network.build(3).state_dict(), tmp_path / "weights")
+    network = Network.of(replace(nas.reference("mobilenetv2_035"), resolution=64))
+    save_file(network.build(3).state_dict(), folder / "weights")
     dataset = {"classes": ("a", "b", "c"), "mean": (0.1, 0.2, 0.3), "std": (0.4, 0.5, 0.6)}
-    write_export(tmp_path / "net", network, tmp_path / "weights", make_card(network, dataset, accuracy={}, train={}, versions={}))
-    return tmp_path / "net"
+    card = make_card(network, dataset, accuracy={"dataset": "shapes", "seed": 0}, train={}, versions={})
+    write_export(folder / "net", network, folder / "weights", card, {})
+    return folder / "net"
 
 
 def without_stride_8():
@@ -168,7 +173,8 @@ def test_an_exported_folder_is_started_from_with_its_weights_and_its_normalisati
     assert segmentation.segmenter(str(exported))[0].std == (0.4, 0.5, 0.6)
 
 
-def test_a_card_that_does_not_say_how_images_are_read_is_refused(exported):
+def test_a_card_that_does_not_say_how_images_are_read_is_refused(exported, tmp_path):
+    exported = shutil.copytree(exported, tmp_path / "net")
     card = json.loads((exported / "card.json").read_text())
     del card["preprocess"]["mean"]
     (exported / "card.json").write_text(json.dumps(card))
