@@ -48,13 +48,8 @@ def write_artefacts(folder: Path, network: Network, model: nn.Module, card: Mapp
         torch.export.save(torch.export.export(model, (example,), dynamic_shapes=any_batch), written)
         (folder / TORCH_FILE).write_bytes(written.getbuffer())
         if network.architecture is None:
-            options: dict[str, Any] = {
-                "dynamo": True,
-                "dynamic_shapes": any_batch,
-                "opset_version": TORCHS_OPSET,
-                "verbose": False,
-            }
-            graph: Any = torch.onnx.export(model, (example,), **options)
+            named: dict[str, Any] = {"input_names": ["image"], "output_names": ["logits"], "opset_version": TORCHS_OPSET}
+            graph: Any = torch.onnx.export(model, (example,), dynamo=True, dynamic_shapes=any_batch, verbose=False, **named)
             (folder / ONNX_FILE).write_bytes(graph.model_proto.SerializeToString())
             return TORCHS_OPSET
     weights = {name: value.numpy() for name, value in model.state_dict().items()}

@@ -153,7 +153,7 @@ network = model.load(".")
 exported = torch.export.load("model.pt2").module()
 logits = exported(torch.zeros(4, 3, {side}, {side}))
 ```
-ONNX Runtime, from `model.onnx`, which is of opset {opset} and takes float32 images of shape (any, 3, {side}, {side}):
+ONNX Runtime, from `model.onnx`, which is of opset {opset} and turns `image`, float32 (any, 3, {side}, {side}), into `logits`:
 ```python
 import json
 
@@ -166,6 +166,6 @@ how = card["preprocess"]
 image = ImageOps.fit(Image.open("photo.jpg").convert("RGB"), (how["resolution"],) * 2, Image.Resampling.BILINEAR)
 x = (np.asarray(image, np.float32) / 255 - np.float32(how["mean"])) / np.float32(how["std"])
 session = onnxruntime.InferenceSession("model.onnx")
-(logits,) = session.run(None, {{session.get_inputs()[0].name: x.transpose(2, 0, 1)[None]}})
+(logits,) = session.run(["logits"], {{"image": x.transpose(2, 0, 1)[None]}})
 print(card["classes"][logits[0].argmax()])
 ```"""

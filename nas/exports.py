@@ -291,7 +291,7 @@ def load(folder: str | PathLike[str]) -> nn.Module:
 
 
 def read_export(source: Path) -> tuple[Network, list[str], dict[str, Any]]:
-    """(the network of an exported folder, its classes, its card), held against each other and the digest of the weights.
+    """(the network of an exported folder, its classes, its card), held against each other; and its files against their digests.
 
     Raises: NasError.
     """
@@ -306,18 +306,22 @@ def read_export(source: Path) -> tuple[Network, list[str], dict[str, Any]]:
     network = Network.from_json(architecture)
     try:
         card = json.loads(told)
-        classes, card_id, digest = card["classes"], card["id"], card["sha256"][WEIGHTS_FILE]
+        classes, card_id, digests = card["classes"], card["id"], dict(card["sha256"])
     except (ValueError, KeyError, TypeError, RecursionError):
         raise NasError(f"{source / CARD_FILE} is damaged: it has no classes, id or digests; export the network again") from None
     if not (isinstance(classes, list) and all(isinstance(name, str) for name in classes)):
         raise NasError(f"{source / CARD_FILE} is damaged: its classes are not a list of names; export the network again")
     if card_id != network.id:
         raise NasError(f"{source}: the card is of architecture {str(card_id)[:100]!r} and {ARCHITECTURE_FILE} is {network.id}")
-    weights = source / WEIGHTS_FILE
-    if weights.is_symlink() or not weights.is_file():
-        raise NasError(f"{weights} is not a file of its own; give a folder of plain files")
-    if sha256(weights) != digest:
-        raise NasError(
-            f"{weights} is not the file that {CARD_FILE} was written for: its SHA-256 is another; export the network again"
-        )
+    for name in (WEIGHTS_FILE, TORCH_FILE, ONNX_FILE, INT8_FILE):
+        path = source / name
+        if name == WEIGHTS_FILE or path.is_symlink() or path.exists():
+            _check_digest(path, digests.get(name))
     return network, classes, card
+
+
+def _check_digest(file: Path, digest: Any) -> None:
+    if file.is_symlink() or not file.is_file():
+        raise NasError(f"{file} is not a file of its own; give a folder of plain files")
+    if sha256(file) != digest:
+        raise NasError(f"{file} is not what {CARD_FILE} was written for: its SHA-256 is another; export the network again")

@@ -55,7 +55,7 @@ def onnx_run(file: Path, threads: int = 0) -> Run:
     options = onnxruntime.SessionOptions()
     options.log_severity_level, options.intra_op_num_threads = 3, threads
     session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
-    return lambda images: session.run(None, {session.get_inputs()[0].name: images})[0]
+    return lambda images: session.run(["logits"], {"image": images})[0]
 
 
 ARTEFACTS: Final[dict[str, Callable[[Path], Run]]] = {

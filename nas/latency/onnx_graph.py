@@ -30,9 +30,10 @@ class _Graph:
         self.values.append(numpy_helper.from_array(np.asarray(array, dtype=np.float32), name))
         return name
 
-    def node(self, kind: str, inputs: list[str], name: str, **attributes: Any) -> str:
-        self.nodes.append(helper.make_node(kind, inputs, [name], name=name, **attributes))
-        return name
+    def node(self, kind: str, inputs: list[str], name: str, output: str | None = None, **attributes: Any) -> str:
+        output = output or name
+        self.nodes.append(helper.make_node(kind, inputs, [output], name=name, **attributes))
+        return output
 
     def activation(self, kind: str | None, x: str, name: str) -> str:
         match kind:
@@ -68,7 +69,7 @@ class _Graph:
             total = max((-(-piece.size // piece.stride) - 1) * piece.stride + piece.kernel - piece.size, 0)
             pads = [total // 2] * 2 + [total - total // 2] * 2
         inputs = [x, self.value(f"{name}.weight", weight), self.value(f"{name}.bias", bias)]
-        sides = {"kernel_shape": [piece.kernel] * 2, "strides": [piece.stride] * 2, "pads": pads, "group": groups}
+        sides: dict[str, Any] = {"kernel_shape": [piece.kernel] * 2, "strides": [piece.stride] * 2, "pads": pads, "group": groups}
         return self.node("Conv", inputs, name, **sides)
 
     def squeeze(self, piece: Piece, x: str, name: str) -> str:
@@ -132,7 +133,7 @@ def onnx_model(
                 flat = graph.node("Flatten", [x], f"{i}/flatten")
                 weight, bias = graph.folded((piece.width, piece.width_in), "classifier", None)
                 inputs = [flat, graph.value(f"{name}.weight", weight), graph.value(f"{name}.bias", bias)]
-                x = graph.node("Gemm", inputs, name, transB=1)
+                x = graph.node("Gemm", inputs, name, output="logits", transB=1)
     side = architecture.resolution
     image = helper.make_tensor_value_info("image", TensorProto.FLOAT, [batch, 3, side, side])
     logits = helper.make_tensor_value_info(x, TensorProto.FLOAT, [batch, num_classes])

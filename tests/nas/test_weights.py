@@ -28,6 +28,7 @@ from nas.trainer import Training, first_weights, run_training
 from nas.weights import sha256
 
 NUM_MUTATIONS = 1000
+BINARY = ("model.safetensors", "model.onnx", "model.pt2")
 
 
 def tiny():
@@ -42,24 +43,26 @@ def tiny():
 
 
 def write_folder(folder):
-    """The three files that `nas.load` reads."""
+    """The files that `nas.load` reads, or takes the digest of."""
     folder.mkdir(parents=True, exist_ok=True)
     network = Network.of(tiny())
     (folder / "architecture.json").write_text(network.to_json())
     save_weights(network.build(3), folder / "model.safetensors")
+    for name in BINARY[1:]:
+        (folder / name).write_bytes(random.Random(name).randbytes(2000))
     sign(folder)
     return folder
 
 
 def sign(folder):
     """The card of the weights that are there, as a stranger would write it."""
-    card = {"id": tiny().id, "classes": ["a", "b", "c"], "sha256": {"model.safetensors": sha256(folder / "model.safetensors")}}
+    card = {"id": tiny().id, "classes": ["a", "b", "c"], "sha256": {name: sha256(folder / name) for name in BINARY}}
     (folder / "card.json").write_text(json.dumps(card))
 
 
 def mutate(folder, rng):
     """Break a folder in one of the ways that files break, or are broken."""
-    file = folder / rng.choice(("architecture.json", "model.safetensors", "card.json"))
+    file = folder / rng.choice(("architecture.json", "card.json", "model.safetensors", "model.safetensors", *BINARY[1:]))
     data = bytearray(file.read_bytes())
     header = int.from_bytes(data[:8], "little") if file.name == "model.safetensors" else 0
     match rng.randrange(9):
@@ -76,7 +79,7 @@ def mutate(folder, rng):
         case 4:  # a huge header
             data[:8] = struct.pack("<Q", rng.choice((2**20, 2**31, 2**40, 2**63, 2**64 - 1)))
         case 5:  # a value in a text, or in the header, is another
-            text = bytes(data[8 : 8 + header] if header else data).decode()
+            text = bytes(data[8 : 8 + header] if header else data).decode(errors="replace")
             numbers = [i for i, letter in enumerate(text) if letter.isdigit()]
             place, value = (
                 rng.choice(numbers),
@@ -177,6 +180,7 @@ def test_a_folder_is_read_without_unpickling_or_running_anything(tmp_path):
         (folder / name).write_text("raise SystemExit('was run')")
     for name in ("pytorch_model.bin", "model.pt2", "model.pkl"):
         (folder / name).write_bytes(b"cos\nabort\n(tR.")  # a pickle that ends the process
+    sign(folder)
     code = f"import nas, sys; nas.load({str(folder)!r}); print('alive', 'pickle' in sys.modules)"
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=folder.parent)
     assert answer.stdout.startswith("alive"), answer.stderr
