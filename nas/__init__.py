@@ -4,7 +4,6 @@ The public names load on first use: reading results imports neither torch nor Ra
 """
 
 import importlib
-import importlib.util
 import sys
 from importlib.machinery import ModuleSpec
 from typing import TYPE_CHECKING, Any
@@ -130,16 +129,18 @@ __all__ = [
 class _WithTimm:
     """Tells timm of our networks once it is imported, so that timm.create_model takes exported folders; without it, nothing."""
 
-    def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:  # noqa: ARG002 - Python's
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
         if name != "timm":
             return None
-        sys.meta_path.remove(self)
-        spec = importlib.util.find_spec("timm")
+        others = (finder.find_spec(name, path, target) for finder in sys.meta_path if finder is not self)
+        spec = next(filter(None, others), None)
         if spec is not None and spec.loader is not None:
             load = spec.loader.exec_module
 
             def load_and_tell(module: Any) -> None:
                 load(module)
+                if self in sys.meta_path:
+                    sys.meta_path.remove(self)
                 importlib.import_module("nas.timm_model")
 
             spec.loader.exec_module = load_and_tell  # type: ignore[method-assign]

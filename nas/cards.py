@@ -7,6 +7,8 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
+import timm
+
 from nas.errors import MachineBusyError
 from nas.latency.timing import measure
 from nas.networks import TIMM, Network
@@ -69,7 +71,11 @@ def timm_config(network: Network, card: Mapping[str, Any]) -> dict[str, Any]:
             "label_names": list(classes),
         },
     }
-    if network.architecture is not None:
+    if network.architecture is None:
+        theirs = timm.get_pretrained_cfg(network.id.removeprefix(TIMM))
+        known = {} if theirs is None else {"first_conv": theirs.first_conv, "classifier": theirs.classifier}
+        config["pretrained_cfg"] |= {name: value for name, value in known.items() if value is not None}
+    else:
         config["model_args"] = {"architecture": json.loads(network.architecture.to_json())}
         config["pretrained_cfg"] |= {"first_conv": "conv_stem", "classifier": "classifier"}
     return config
@@ -89,7 +95,7 @@ def readme(card: Mapping[str, Any]) -> str:
         "## Proof\n\nEach file was loaded in a process that had torch, timm and onnxruntime alone, and held against the trained "
         f"network.\n\n{_proof(card['proof'])}",
         f"## Training\n\n{_pairs(card['train'])}",
-        f"## Versions\n\n{_pairs(card['versions'])}",
+        f"## Versions\n\nTrained with {_pairs(card['versions'])}.\n\nExported with {_pairs(card['exported_with'])}.",
         f"## Classes\n\n{', '.join(_plain(name) for name in card['classes'][:1000])}",
     ]
     return "\n\n".join(parts) + "\n"
@@ -111,6 +117,8 @@ def _accuracy(accuracy: Mapping[str, Any]) -> Iterator[str]:
             yield f"| {part} | {accuracy[f'{part}_images']:,} | {accuracy[f'{part}_top1_pct']:.2f} |"
     for part, found in accuracy.get("int8", {}).items():
         yield f"| {part}, in int8 | {accuracy[f'{part}_images']:,} | {found:.2f} |"
+    if "int8" in accuracy:
+        yield "\n`model_int8.onnx` takes and gives the same arrays as `model.onnx`."
     if "not_measured" in accuracy:
         yield f"\nAs its training ended; not measured again: {_plain(accuracy['not_measured'])}."
 

@@ -27,7 +27,7 @@ from nas.recipe import TrainSettings
 from nas.spaces import SearchSpace
 
 SCHEMA: Final = 4
-PACKAGES: Final = ("frontier-nas", "torch", "torchvision", "timm", "optuna", "ray", "numpy")
+PACKAGES: Final = ("frontier-nas", "torch", "torchvision", "timm", "onnxruntime", "optuna", "ray", "numpy")
 PLAIN: Final = (  # fields of an Experiment that are plain values already
     *("latency", "trials", "start", "reuse", "early_stopping", "trial_timeout", "keep_all"),
     *("workers", "gpus_per_trial", "address", "storage", "seed"),

@@ -39,7 +39,7 @@ def describe_error(error: BaseException) -> str:
 
 def unknown(kind: str, given: str, known: Iterable[str]) -> NasError:
     """The error for a name that does not exist, with the nearest name and every known one, or the nearest of very many."""
-    names = sorted(known)
+    names, given = sorted(known), given[:100]
     near = get_close_matches(given, names, n=8, cutoff=0.5)
     hint = f"did you mean {near[0]!r}? " if near else ""
     if len(names) > 40:

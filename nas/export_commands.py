@@ -36,7 +36,8 @@ def export(arguments: list[str]) -> None:
             where: Only of those that meet all of these, such as "macs_m<60, params_m<3".
             within_error: Rank by latency_ms even where the latency table's error is larger than the difference.
             int8: Write an ONNX file in eight bits too, calibrated on training images, with its accuracy.
-            output: The folder to write, by default exports/trial<N> in the run folder; with --front the one that they lie in.
+            output: The folder to write, by default exports/trial<N> in the run folder; with --front the one that they lie in. An
+                export that is there is replaced.
         """
         from nas.exports import export as export_network
         from nas.exports import export_front
@@ -67,10 +68,12 @@ def export(arguments: list[str]) -> None:
 
 
 def _print_export(folder: Path, *, brief: bool = False) -> None:
+    from nas.proof import INT8_FILE
     from nas.runs import CARD_FILE
 
     card = json.loads((folder / CARD_FILE).read_text(encoding="utf-8"))
-    accuracy, proof = card["accuracy"], card["proof"].values()
+    accuracy, exact = card["accuracy"], [name for name in card["proof"] if name != INT8_FILE]
+    proof = [card["proof"][name] for name in exact]
     worst, same = max(found["logit_difference"] for found in proof), min(found["same_class"] for found in proof)
     if brief:
         parts = ", ".join(f"{part}_top1_pct {accuracy[f'{part}_top1_pct']:.2f}" for part in _parts(accuracy))
@@ -82,7 +85,7 @@ def _print_export(folder: Path, *, brief: bool = False) -> None:
         print(f"on another device than the trial's, where it had {accuracy['trial_val_top1_pct']} % on the validation part:")
     _print_accuracy(accuracy)
     (images,) = {f"{found['images']} images ({found['source']})" for found in proof}
-    print(f"run without this project on {images}: {', '.join(card['proof'])} give logits within {worst:.1g}, ", end="")
+    print(f"run without this project on {images}: {', '.join(exact)} give logits within {worst:.1g}, ", end="")
     print(f"{100 * same:g} % the same class")
     print(f"{shown_path(folder)}\n\nimport nas; model = nas.load({str(folder)!r})")
 

@@ -21,12 +21,14 @@ from nas.artefacts import MODEL_FILE, ONNX_FILE, TORCH_FILE, prove, write_artefa
 from nas.cards import CONFIG_FILE, README_FILE, latency_of, make_card, readme
 from nas.conditions import where
 from nas.datasets import Dataset, ImageData, load_part
-from nas.description import dataset_of
+from nas.description import dataset_of, package_versions
 from nas.devices import device_name, pick_device
 from nas.errors import NasError
+from nas.folders import whole_folder
 from nas.networks import ARCHITECTURE_FILE, Network
 from nas.predict import Preprocess, fingerprint, num_correct, predict
-from nas.quantise import INT8_FILE, quantise
+from nas.proof import INT8_FILE
+from nas.quantise import quantise
 from nas.runs import CARD_FILE, WEIGHTS, read_experiment
 from nas.table import best as best_row
 from nas.table import front, history, results
@@ -35,7 +37,8 @@ from nas.weights import WEIGHTS_FILE, read_bytes, sha256, with_weights
 FILES: Final = frozenset(
     (ARCHITECTURE_FILE, WEIGHTS_FILE, CONFIG_FILE, MODEL_FILE, TORCH_FILE, ONNX_FILE, INT8_FILE, CARD_FILE, README_FILE)
 )
-MAX_BYTES: Final = 2**26  # of a card, or an architecture's text
+BINARY_FILES: Final = (WEIGHTS_FILE, TORCH_FILE, ONNX_FILE, INT8_FILE)
+MAX_BYTES: Final = 2**22  # of a card, or an architecture's text
 PROOF_IMAGES: Final = (100, 128)  # least and most
 
 
@@ -103,7 +106,7 @@ def _export(run: Path, row: "pd.Series[Any]", output: str | PathLike[str] | None
             "baseline that is no point of the space, which keeps them with --keep-all alone"
         )
     target = Path(output).resolve() if output is not None else run / "exports" / f"trial{number}"
-    check_free(target)
+    check_free(target)  # before time is spent
     network = Network.from_json(row["architecture"])
     model = with_weights(network, len(described["dataset"]["classes"]), weights)
     try:
@@ -167,9 +170,11 @@ def _accuracy(
     """
     threads, device = torch.get_num_threads(), pick_device()
     torch.set_num_threads(1)  # as in the trial, so that sums are taken in the same order
-    accuracy, classified = measure_accuracy(model, network.resolution, dataset, parts, device)
-    same_device = device_name(device) == row["device"]
-    torch.set_num_threads(threads)
+    try:
+        accuracy, classified = measure_accuracy(model, network.resolution, dataset, parts, device)
+        same_device = device_name(device) == row["device"]
+    finally:
+        torch.set_num_threads(threads)
     identical = classified == row["fingerprint"]
     if not identical and same_device:
         raise NasError(
@@ -228,31 +233,20 @@ def write_export(
     `parts` are the dataset's, if they are there; `val` is what the files are compared on, `train` what int8 is calibrated on.
     Raises: NasError for a file that gives other logits than the weights, or a folder that cannot be written.
     """
-    partial, earlier = (target.with_name(f".{target.name}.{state}") for state in ("partial", "earlier"))
-    try:
-        for leftover in (partial, earlier):
-            shutil.rmtree(leftover, ignore_errors=True)
-        partial.mkdir(parents=True)
-        (partial / ARCHITECTURE_FILE).write_text(network.to_json() + "\n", encoding="utf-8")
-        shutil.copyfile(weights, partial / WEIGHTS_FILE)
-        model = with_weights(network, len(card["classes"]), partial / WEIGHTS_FILE)
-        opset = write_artefacts(partial, network, model, card)
+    with whole_folder(target, check_free) as folder:
+        (folder / ARCHITECTURE_FILE).write_text(network.to_json() + "\n", encoding="utf-8")
+        shutil.copyfile(weights, folder / WEIGHTS_FILE)
+        model = with_weights(network, len(card["classes"]), folder / WEIGHTS_FILE)
+        opset = write_artefacts(folder, network, model, card)
         card = dict(card) | {"onnx_opset": opset, "latency": latency_of(network, len(card["classes"]))}
         preprocess = _preprocess(card)
-        card["proof"] = prove(partial, model, *_proof_images(preprocess, parts.get("val")))
         if int8:
-            card["accuracy"] |= {"int8": quantise(partial / ONNX_FILE, partial / INT8_FILE, preprocess, parts)}
-        (partial / README_FILE).write_text(readme(card), encoding="utf-8")
-        card["sha256"] = {path.name: sha256(path) for path in sorted(partial.iterdir())}
-        (partial / CARD_FILE).write_text(json.dumps(card, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        if target.exists():
-            target.rename(earlier)
-        partial.rename(target)
-        shutil.rmtree(earlier, ignore_errors=True)
-    except OSError as error:
-        raise NasError(f"{target} cannot be written: {error.strerror}; give another folder with --output") from None
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+            card["accuracy"] |= {"int8": quantise(folder / ONNX_FILE, folder / INT8_FILE, preprocess, parts)}
+        card["proof"] = prove(folder, model, *_proof_images(preprocess, parts.get("val")))
+        card["exported_with"] = package_versions()
+        card["sha256"] = {name: sha256(folder / name) for name in BINARY_FILES if (folder / name).exists()}
+        (folder / README_FILE).write_text(readme(card), encoding="utf-8")
+        (folder / CARD_FILE).write_text(json.dumps(card, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def _preprocess(card: Mapping[str, Any]) -> Preprocess:
@@ -313,15 +307,23 @@ def read_export(source: Path) -> tuple[Network, list[str], dict[str, Any]]:
         raise NasError(f"{source / CARD_FILE} is damaged: its classes are not a list of names; export the network again")
     if card_id != network.id:
         raise NasError(f"{source}: the card is of architecture {str(card_id)[:100]!r} and {ARCHITECTURE_FILE} is {network.id}")
-    for name in (WEIGHTS_FILE, TORCH_FILE, ONNX_FILE, INT8_FILE):
+    most = 32 * network.costs(len(classes))["params"] + 2**26 if classes else 0
+    for name in BINARY_FILES:
         path = source / name
         if name == WEIGHTS_FILE or path.is_symlink() or path.exists():
-            _check_digest(path, digests.get(name))
+            _check_digest(path, digests.get(name), most)
     return network, classes, card
 
 
-def _check_digest(file: Path, digest: Any) -> None:
+def _check_digest(file: Path, digest: Any, most: int) -> None:
     if file.is_symlink() or not file.is_file():
         raise NasError(f"{file} is not a file of its own; give a folder of plain files")
-    if sha256(file) != digest:
-        raise NasError(f"{file} is not what {CARD_FILE} was written for: its SHA-256 is another; export the network again")
+    try:
+        size = file.stat().st_size
+        if size > most:
+            raise NasError(f"{file} has {size:,} bytes, and no file of this network takes more than {most:,}")
+        if sha256(file) == digest:
+            return
+    except OSError as error:
+        raise NasError(f"{file} cannot be read: {error.strerror}") from None
+    raise NasError(f"{file} is not what {CARD_FILE} was written for: its SHA-256 is another; export the network again")

@@ -6,7 +6,6 @@ Read `triples.py` next for how alpha, beta and gamma are chosen.
 import csv
 import math
 import re
-import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from os import PathLike
@@ -16,6 +15,7 @@ from typing import Any, Final
 from nas.architecture import RESOLUTIONS, Architecture
 from nas.costs import Cost, cost
 from nas.errors import NasError
+from nas.folders import whole_folder
 from nas.scaling import scale
 
 MAX_PHI: Final = 30  # either way; by the published rule B0 leaves the bounds of architectures beyond -18.9 and 10.9
@@ -208,27 +208,13 @@ def write_family(members: Sequence[Member], output: str | PathLike[str]) -> Path
     if not members:
         raise NasError("a family needs a network; give at least one phi")
     target = Path(output).resolve()
-    partial, earlier = (target.with_name(f".{target.name}.{state}") for state in ("partial", "earlier"))
-    try:
-        check_output(target)
-        for leftover in (partial, earlier):
-            shutil.rmtree(leftover, ignore_errors=True)
-        partial.mkdir(parents=True)
+    with whole_folder(target, check_output) as folder:
         for member in members:
-            (partial / member.file).write_text(member.architecture.to_json() + "\n", encoding="utf-8")
-        with (partial / FAMILY_FILE).open("w", encoding="utf-8", newline="") as file:
+            (folder / member.file).write_text(member.architecture.to_json() + "\n", encoding="utf-8")
+        with (folder / FAMILY_FILE).open("w", encoding="utf-8", newline="") as file:
             table = csv.DictWriter(file, list(members[0].to_record()), lineterminator="\n")
             table.writeheader()
             table.writerows(member.to_record() for member in members)
-        if target.exists():
-            target.rename(earlier)
-        partial.rename(target)
-        shutil.rmtree(earlier, ignore_errors=True)
-    except OSError as error:
-        shutil.rmtree(partial, ignore_errors=True)
-        if earlier.exists() and not target.exists():
-            earlier.rename(target)
-        raise NasError(f"{target} cannot be written: {error.strerror}; give another folder with --output") from None
     return target
 
 

@@ -44,7 +44,7 @@ class Network:
         Raises: NasError if it is neither an architecture nor a network of timm's.
         """
         try:
-            record = json.loads(text)
+            record = json.loads(text) if len(text) <= MAX_TEXT else None
         except (ValueError, RecursionError):
             record = None
         if isinstance(record, dict) and set(record) == {"timm", "resolution"}:
@@ -117,6 +117,13 @@ def find_network(name: str, *, resolution: int | None = None) -> Network:
     return Network.of(replace(found.architecture, resolution=resolution))
 
 
+def export_folder(name: str) -> Path | None:
+    """The folder that a network is named by, if it is: a published network, or a text, goes before a folder of its name."""
+    if name in references() or name.startswith(TIMM) or name.lstrip().startswith("{"):
+        return None
+    return Path(name) if Path(name).is_dir() else None
+
+
 def _named(name: str) -> Network:
     if name in references():
         return Network.of(reference(name))
@@ -147,4 +154,6 @@ def _of_timm(name: str, resolution: int | None) -> Network:
     if not timm.is_model(name):
         raise unknown("timm network", name, timm.list_models())
     config: Any = timm.get_pretrained_cfg(name)
+    if config is None:
+        raise NasError(f"timm network {name!r} says nothing of the images that it reads; give another, or one of our own by name")
     return Network(id=f"{TIMM}{name}", resolution=resolution or config.input_size[-1])

@@ -8,6 +8,7 @@ from typing import Any
 
 import timm
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from nas.architecture import Architecture, Block
@@ -49,7 +50,7 @@ def pretrained(network: Network) -> tuple[str, dict[str, Tensor]]:
         raise NasError(f"timm has no weights for {name}; begin with --weights new, or from an export's folder")
     try:
         model = timm.create_model(name, pretrained=True)
-    except (OSError, RuntimeError) as error:
+    except (OSError, RuntimeError, SafetensorError) as error:
         raise NasError(
             f"timm's weights of {name} are not on this machine and cannot be downloaded ({describe_error(error)}); "
             "run the same command once where the internet is, or begin with --weights new"

@@ -13,7 +13,6 @@ from nas.datasets import ImageData
 from nas.predict import Preprocess
 from nas.proof import BATCH, onnx_run
 
-INT8_FILE: Final = "model_int8.onnx"
 CALIBRATION_IMAGES: Final = 512  # of the training part
 
 

@@ -12,7 +12,6 @@ if TYPE_CHECKING:
     from nas.family import Member, ScalingRule
 
 CLASSES: Final = 1000  # ImageNet's, by which papers count
-ARCHITECTURE_FILE: Final = "architecture.json"  # of an export
 
 
 def scale(arguments: list[str]) -> None:
@@ -45,7 +44,7 @@ def scale(arguments: list[str]) -> None:
             fit: Find alpha, beta and gamma for the network of a run: train each triple of a grid by the run's recipe, at twice
                 the multiply-adds. What was killed goes on, and what is finished is not trained again.
             trial: Of a run folder, the trial whose network is taken.
-            classes: Classes to count parameters and multiply-adds with, by default the run's, or 1000.
+            classes: Classes to count parameters and multiply-adds with, by default the run's or the export's, or 1000.
             output: The folder to write, by default scaled/NAME.
         """
         from nas.family import ScalingRule, check_output, parse_macs, scale_family, scale_to_macs, write_family
@@ -77,7 +76,8 @@ def scale(arguments: list[str]) -> None:
 
 def _found(network: str, trial: int | None, *, fit: bool) -> "tuple[Architecture, str, int]":
     """(the architecture to scale, what to call it, the number of its classes)."""
-    from nas.networks import find_network
+    from nas.exports import read_export
+    from nas.networks import export_folder, find_network
     from nas.runs import EXPERIMENT_FILE, read_experiment
     from nas.triples import trained_network
 
@@ -95,13 +95,17 @@ def _found(network: str, trial: int | None, *, fit: bool) -> "tuple[Architecture
         raise NasError(
             f"{network} is timm's own network, which has no architecture to scale; give one that `nas` can build itself"
         )
-    return found.architecture, found.id if is_text else _name(network), CLASSES
+    folder = export_folder(network)
+    num_classes = len(read_export(folder)[1]) if folder is not None else CLASSES
+    return found.architecture, found.id if is_text else _name(network), num_classes
 
 
 def _name(network: str) -> str:
     """What to call a published network, an export, or a file by its folder too, as many families have a phi1."""
     if not Path(network).exists():
         return network
+    from nas.networks import ARCHITECTURE_FILE
+
     path = Path(network).resolve()
     if path.is_dir():
         return path.name

@@ -22,13 +22,13 @@ from nas.datasets import Dataset, load_part
 from nas.description import package_versions
 from nas.devices import is_out_of_memory, pick_device
 from nas.errors import NasError, describe_error
-from nas.exports import is_export, load, measure_accuracy, read_export, write_export
-from nas.networks import Network, find_network
+from nas.exports import load, measure_accuracy, read_export, write_export
+from nas.networks import Network, export_folder, find_network
 from nas.plugins import check_kind
 from nas.pretrained import load_first, pretrained
 from nas.recipe import Epoch, TrainReport, TrainSettings
 from nas.train import DivergedError, best_epoch, check_settings, resolution_at, train
-from nas.weights import WEIGHTS_FILE, with_weights
+from nas.weights import WEIGHTS_FILE, sha256, with_weights
 
 DatasetT = TypeVar("DatasetT", bound=Dataset)
 
@@ -133,8 +133,8 @@ def first_weights(training: Training[Any], network: Network) -> FirstWeights:
     if training.weights == "pretrained":
         name, state = pretrained(network)
         return FirstWeights(f"timm's {name}", state)
-    source = Path(training.network)
-    if training.weights == "new" or training.network.lstrip().startswith("{") or not source.is_dir():
+    source = export_folder(training.network)
+    if training.weights == "new" or source is None:
         return FirstWeights()
     _, classes, card = read_export(source)
     model = load(source)
@@ -144,9 +144,18 @@ def first_weights(training: Training[Any], network: Network) -> FirstWeights:
 
 def _refuse_what_is_there(training: Training[Any]) -> None:
     if training.target.exists():
-        if is_export(training.target):
-            shutil.rmtree(training.checkpoints, ignore_errors=True)  # a kill after the export had been written left them
+        if _is_done(training):  # a kill after the export had been written left its checkpoints
+            shutil.rmtree(training.checkpoints, ignore_errors=True)
         raise NasError(f"{training.target} is there already; give another folder with --output, or remove it to train anew")
+
+
+def _is_done(training: Training[Any]) -> bool:
+    """Whether the checkpoints are those of the network that was exported."""
+    try:
+        _, _, card = read_export(training.target)
+        return any(sha256(file) == card["sha256"][WEIGHTS_FILE] for file in training.checkpoints.glob("best-*.safetensors"))
+    except (NasError, OSError):
+        return False
 
 
 @contextmanager

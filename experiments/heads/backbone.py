@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from nas import NasError, build, load
-from nas.networks import find_network
+from nas.networks import export_folder, find_network
 from nas.runs import CARD_FILE
 
 
@@ -32,7 +32,7 @@ def open_backbone(name: str) -> Backbone:
     if architecture is None:
         raise NasError(f"network {name!r} is timm's own, whose maps timm.create_model gives; give one that has an architecture")
     features: Any = build(architecture, features_only=True)
-    if name.lstrip().startswith("{") or not Path(name).is_dir():
+    if export_folder(name) is None:
         return Backbone(features=features)
     left = features.model.load_state_dict(load(name).state_dict(), strict=False)
     assert not left.missing_keys, left.missing_keys  # only what lies behind the last map has no place

@@ -14,6 +14,7 @@ PACKAGE = Path(nas.__file__).parent
 # From the lowest layer up; a module imports only what stands before it.
 LAYERS = (
     "errors",
+    "folders",
     "architecture",
     "published",
     "costs",

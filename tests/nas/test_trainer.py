@@ -6,6 +6,7 @@ import os
 import pty
 import random
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -136,7 +137,11 @@ def test_it_goes_on_from_the_last_whole_epoch(tmp_path):
 
 def test_a_network_that_is_there_is_never_replaced(whole):
     left = whole[0].with_name(f"{whole[0].name}.training")
-    left.mkdir()  # as a kill right after the export leaves it
+    left.mkdir()
+    (left / "last.pt").write_text("of another training")
+    code, _, errors = command(*LINE, cwd=whole[0].parents[1])
+    assert (code, left.exists()) == (2, True)
+    shutil.copy(whole[0] / "model.safetensors", left / "best-4.safetensors")  # as a kill right after the export leaves it
     code, _, errors = command(*LINE, cwd=whole[0].parents[1])
     assert code == 2
     assert "is there already; give another folder with --output" in errors

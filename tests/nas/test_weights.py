@@ -8,6 +8,7 @@ import shutil
 import struct
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -144,6 +145,26 @@ def test_a_thousand_broken_folders_are_a_sentence_each_or_the_network(tmp_path):
     assert outcomes["refused"] > 0.8 * NUM_MUTATIONS
 
 
+def test_a_published_name_goes_before_a_folder_of_that_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_folder(tmp_path / "mobilenetv2_035")
+    training = Training(network="mobilenetv2_035", dataset=nas.dataset("digits"))
+    assert first_weights(training, find_network("mobilenetv2_035")).what == "new"
+    training = Training(network="./mobilenetv2_035", dataset=nas.dataset("digits"))
+    assert first_weights(training, find_network("./mobilenetv2_035")).what.startswith(tiny().id)
+
+
+def test_a_huge_text_or_file_is_refused_before_it_is_read(tmp_path):
+    folder = write_folder(tmp_path / "net")
+    for name, size in (("model.pt2", 2**40), ("card.json", 2**23), ("architecture.json", 2**23)):
+        with (folder / name).open("r+b") as file:
+            file.truncate(size)  # sparse
+        started = time.monotonic()
+        with pytest.raises(nas.NasError, match=f"{name} has [0-9,]+ bytes, and "):
+            nas.load(folder)
+        assert time.monotonic() - started < 5
+
+
 @pytest.mark.parametrize("link", ["architecture.json", "model.safetensors", "card.json"])
 def test_a_link_is_not_followed(tmp_path, link):
     folder = write_folder(tmp_path / "net")
@@ -276,6 +297,7 @@ def test_a_training_begins_with_timms_weights(hub, tmp_path):
         ("mobilenetv2_035", "run the same command once where the internet is, or begin with --weights new"),
         ("efficientnet_b7", "no published network that timm has weights for holds this one"),
         ("timm:efficientnet_b7", "timm has no weights for efficientnet_b7; begin with --weights new"),
+        ("timm:frontier_nas", "timm network 'frontier_nas' says nothing of the images that it reads"),
     ],
 )
 def test_weights_that_are_not_there_are_one_sentence(network, sentence, tmp_path, monkeypatch, capsys):

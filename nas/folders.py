@@ -1,0 +1,50 @@
+"""Folders that are written whole or not at all."""
+
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from nas.errors import NasError
+
+
+@contextmanager
+def whole_folder(target: Path, check: Callable[[Path], None]) -> Iterator[Path]:
+    """A new folder to write into, which takes the place of `target` when the block ends without an error.
+
+    What is there stays until then, also when it is killed: it comes back with the next call. `check` refuses, by raising, what
+    must not be replaced; it is asked before the block and after it.
+
+    Raises: NasError for a folder that another process writes, or that cannot be written.
+    """
+    partial, earlier, locked = (target.with_name(f".{target.name}.{state}") for state in ("partial", "earlier", "lock"))
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(locked, timeout=0):
+            _put_back(earlier, target)
+            shutil.rmtree(earlier, ignore_errors=True)
+            shutil.rmtree(partial, ignore_errors=True)
+            check(target)
+            try:
+                partial.mkdir()
+                yield partial
+                check(target)
+                if target.exists():
+                    target.rename(earlier)
+                partial.rename(target)
+                shutil.rmtree(earlier, ignore_errors=True)
+            finally:
+                shutil.rmtree(partial, ignore_errors=True)
+                _put_back(earlier, target)
+                locked.unlink(missing_ok=True)
+    except Timeout:
+        raise NasError(f"{target} is being written by another process; wait, or give another folder with --output") from None
+    except OSError as error:
+        raise NasError(f"{target} cannot be written: {error.strerror or error}; give another folder with --output") from None
+
+
+def _put_back(earlier: Path, target: Path) -> None:
+    if earlier.exists() and not target.exists():
+        earlier.rename(target)

@@ -1,0 +1,89 @@
+"""A folder is written whole or not at all, by one process at a time, and never over what must not be replaced."""
+
+import multiprocessing
+import os
+import signal
+import time
+
+import pytest
+
+from nas.errors import NasError
+from nas.folders import whole_folder
+
+
+def only_mine(target):
+    if target.exists() and not (target / "mine").exists():
+        raise NasError(f"{target} is somebody else's")
+
+
+def write(target, text="new"):
+    with whole_folder(target, only_mine) as folder:
+        (folder / "mine").write_text(text)
+
+
+def broken(target):
+    with whole_folder(target, only_mine) as folder:
+        (folder / "mine").write_text(str(1 / 0))
+
+
+def test_a_new_one_takes_the_place_of_an_earlier_one_and_nothing_else_is_left(tmp_path):
+    write(tmp_path / "net", "old")
+    write(tmp_path / "net")
+    assert [path.name for path in tmp_path.iterdir()] == ["net"]
+    assert (tmp_path / "net" / "mine").read_text() == "new"
+
+
+def test_an_error_leaves_the_earlier_one(tmp_path):
+    write(tmp_path / "net", "old")
+    with pytest.raises(ZeroDivisionError):
+        broken(tmp_path / "net")
+    assert [path.name for path in tmp_path.iterdir()] == ["net"]
+    assert (tmp_path / "net" / "mine").read_text() == "old"
+
+
+def test_a_folder_that_appears_while_it_is_written_is_not_replaced(tmp_path):
+    def appear():
+        with whole_folder(tmp_path / "net", only_mine) as folder:
+            (folder / "mine").touch()
+            (tmp_path / "net").mkdir()
+            (tmp_path / "net" / "notes").touch()
+
+    with pytest.raises(NasError, match="is somebody else's"):
+        appear()
+    assert [path.name for path in (tmp_path / "net").iterdir()] == ["notes"]
+
+
+def test_an_earlier_one_that_a_kill_left_aside_comes_back(tmp_path):
+    """As after a kill between the two renames."""
+    write(tmp_path / "net", "old")
+    (tmp_path / "net").rename(tmp_path / ".net.earlier")
+    with pytest.raises(ZeroDivisionError):
+        broken(tmp_path / "net")
+    assert (tmp_path / "net" / "mine").read_text() == "old"
+
+
+def hold(target):
+    with whole_folder(target, only_mine) as folder:
+        (folder / "mine").touch()
+        time.sleep(60)
+
+
+def test_one_process_at_a_time_and_a_killed_one_is_no_hindrance(tmp_path):
+    process = multiprocessing.get_context("spawn").Process(target=hold, args=(tmp_path / "net",))
+    process.start()
+    deadline = time.monotonic() + 60
+    while not (tmp_path / ".net.partial" / "mine").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    with pytest.raises(NasError, match="is being written by another process"):
+        write(tmp_path / "net")
+    os.kill(process.pid, signal.SIGKILL)
+    process.join()
+    write(tmp_path / "net")
+    assert [path.name for path in tmp_path.iterdir()] == ["net"]
+
+
+def test_a_place_that_cannot_be_written_is_one_sentence(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(NasError, match=r"net cannot be written: .*; give another folder with --output"):
+        write(tmp_path / "file" / "net")
