@@ -22,6 +22,7 @@ def whole_folder(target: Path, check: Callable[[Path], None]) -> Iterator[Path]:
     partial, earlier, locked = (target.with_name(f".{target.name}.{state}") for state in ("partial", "earlier", "lock"))
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
+        locked.touch()  # a lock waits for a place that cannot be written as for one that is held
         with FileLock(locked, timeout=0):
             _put_back(earlier, target)
             shutil.rmtree(earlier, ignore_errors=True)

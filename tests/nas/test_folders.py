@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import signal
 import time
+from pathlib import Path
 
 import pytest
 
@@ -87,3 +88,5 @@ def test_a_place_that_cannot_be_written_is_one_sentence(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(NasError, match=r"net cannot be written: .*; give another folder with --output"):
         write(tmp_path / "file" / "net")
+    with pytest.raises(NasError, match=r"/proc/sys/my_net cannot be written: .*; give another folder"):
+        write(Path("/proc/sys/my_net"))
