@@ -21,20 +21,13 @@ import torch
 from torch import Tensor, nn
 from torch._inductor import aoti_compile_and_package, aoti_load_package
 
+from experiments.benchmarks.cost import NETWORKS
 from nas import reference
 from nas.artefacts import write_artefacts
 from nas.cards import make_card
 from nas.networks import Network
 from nas.proof import onnx_run
 
-NETWORKS: Final = (
-    "mobilenetv2_100",
-    "mobilenetv3_large_100",
-    "mobilenetv3_small_100",
-    "mnasnet_100",
-    "semnasnet_100",
-    "efficientnet_b0",
-)
 BATCHES: Final = (1, 8)
 LARGEST_LOGIT: Final = 10.0
 SECONDS: Final = 0.5  # of each side in each round

@@ -1,17 +1,17 @@
 """From a network's name or exported folder to the named feature maps that torchvision's heads take."""
 
-import json
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
-from nas import NasError, build, load
+from nas import NasError, build
+from nas.exports import read_export
 from nas.networks import export_folder, find_network
 from nas.runs import CARD_FILE
+from nas.weights import WEIGHTS_FILE, with_weights
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,16 +32,20 @@ def open_backbone(name: str) -> Backbone:
     if architecture is None:
         raise NasError(f"network {name!r} is timm's own, whose maps timm.create_model gives; give one that has an architecture")
     features: Any = build(architecture, features_only=True)
-    if export_folder(name) is None:
+    folder = export_folder(name)
+    if folder is None:
         return Backbone(features=features)
-    left = features.model.load_state_dict(load(name).state_dict(), strict=False)
+    network, classes, card = read_export(folder)
+    state = with_weights(network, len(classes), folder / WEIGHTS_FILE).state_dict()
+    left = features.model.load_state_dict(state, strict=False)
     assert not left.missing_keys, left.missing_keys  # only what lies behind the last map has no place
-    card = Path(name) / CARD_FILE
     try:
-        read = json.loads(card.read_text(encoding="utf-8"))["preprocess"]
+        read = card["preprocess"]
         return Backbone(features=features, mean=tuple(read["mean"]), std=tuple(read["std"]))
     except (KeyError, TypeError):
-        raise NasError(f"{card} is damaged: it does not say how images are read; export the network again") from None
+        raise NasError(
+            f"{folder / CARD_FILE} is damaged: it does not say how images are read; export the network again"
+        ) from None
 
 
 class NamedMaps(nn.Module):

@@ -8,7 +8,6 @@ Usage: python -m experiments.heads.detection [NETWORK] [--steps 200] [--size 96]
 NETWORK is a name (`nas.references()`), an exported folder, whose weights are started from, or an architecture's file.
 """
 
-import time
 from functools import partial
 
 import numpy as np
@@ -21,10 +20,10 @@ from torchvision.ops import FeaturePyramidNetwork, box_iou
 from experiments.heads.backbone import NamedMaps, open_backbone
 from experiments.heads.command import command
 from experiments.heads.shapes import CLASSES, Shapes, draw
+from experiments.heads.training import before_and_after, fit
 from nas import NasError
 
 BATCH_SIZE = 8
-LR = 1e-2
 ANCHORS = (2.5, 3.5, 5.0)  # sides of the boxes that are tried at each place of a map, in its strides
 
 
@@ -61,20 +60,14 @@ def detector(name: str, size: int) -> nn.Module:
 
 def train(model: nn.Module, steps: int, *, size: int, generator: np.random.Generator) -> list[float]:
     """Train on new images in every step, and give the loss of each."""
-    optimizer = torch.optim.AdamW(model.parameters(), lr=LR)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=LR, total_steps=steps)
-    losses: list[Tensor] = []
-    model.train()
-    for _ in range(steps):
+
+    def loss_of() -> Tensor:
         shapes = draw(BATCH_SIZE, size, generator)
         targets = [{"boxes": boxes, "labels": labels} for boxes, labels in zip(shapes.boxes, shapes.labels, strict=True)]
-        loss = sum(model(list(shapes.images), targets).values())
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        schedule.step()
-        losses.append(loss.detach())
-    return torch.stack(losses).tolist()
+        losses: dict[str, Tensor] = model(list(shapes.images), targets)
+        return sum(losses.values(), torch.zeros(()))
+
+    return fit(model, steps, loss_of)
 
 
 @torch.inference_mode()
@@ -105,13 +98,13 @@ def _precision(found: list[dict[str, Tensor]], shapes: Shapes, label: int) -> fl
 
 def run(network: str, *, steps: int, size: int, seed: int) -> str:
     """Train, and tell what came of it."""
-    torch.manual_seed(seed)
-    training, testing = np.random.default_rng(seed).spawn(2)
-    held_out = draw(128, size, testing)
-    model = detector(network, size)
-    before, started = ap50(model, held_out), time.perf_counter()
-    losses = train(model, steps, size=size, generator=training)
-    seconds, after = time.perf_counter() - started, ap50(model, held_out)
+    before, losses, seconds, after = before_and_after(
+        lambda: detector(network, size),
+        lambda model, generator: train(model, steps, size=size, generator=generator),
+        ap50,
+        size=size,
+        seed=seed,
+    )
     trained = f"{network}: {steps} steps of {BATCH_SIZE} images of {size} px in {seconds:.0f} s"
     return f"{trained}; loss {losses[0]:.2f} to {losses[-1]:.2f}, AP50 {before:.3f} to {after:.3f}"
 

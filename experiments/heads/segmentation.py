@@ -7,8 +7,6 @@ Usage: python -m experiments.heads.segmentation [NETWORK] [--steps 200] [--size 
 NETWORK is a name (`nas.references()`), an exported folder, whose weights are started from, or an architecture's file.
 """
 
-import time
-
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -19,10 +17,10 @@ from torchvision.transforms import Normalize
 from experiments.heads.backbone import NamedMaps, open_backbone
 from experiments.heads.command import command
 from experiments.heads.shapes import CLASSES, Shapes, draw
+from experiments.heads.training import before_and_after, fit
 from nas import NasError
 
 BATCH_SIZE = 16
-LR = 1e-2
 
 
 def segmenter(name: str) -> nn.Module:
@@ -43,19 +41,12 @@ def segmenter(name: str) -> nn.Module:
 
 def train(model: nn.Module, steps: int, *, size: int, generator: np.random.Generator) -> list[float]:
     """Train on new images in every step, and give the loss of each."""
-    optimizer = torch.optim.AdamW(model.parameters(), lr=LR)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=LR, total_steps=steps)
-    losses: list[Tensor] = []
-    model.train()
-    for _ in range(steps):
+
+    def loss_of() -> Tensor:
         shapes = draw(BATCH_SIZE, size, generator)
-        loss = functional.cross_entropy(model(shapes.images)["out"], shapes.masks)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        schedule.step()
-        losses.append(loss.detach())
-    return torch.stack(losses).tolist()
+        return functional.cross_entropy(model(shapes.images)["out"], shapes.masks)
+
+    return fit(model, steps, loss_of)
 
 
 @torch.inference_mode()
@@ -69,13 +60,13 @@ def mean_iou(model: nn.Module, shapes: Shapes) -> float:
 
 def run(network: str, *, steps: int, size: int, seed: int) -> str:
     """Train, and tell what came of it."""
-    torch.manual_seed(seed)
-    training, testing = np.random.default_rng(seed).spawn(2)
-    held_out = draw(128, size, testing)
-    model = segmenter(network)
-    before, started = mean_iou(model, held_out), time.perf_counter()
-    losses = train(model, steps, size=size, generator=training)
-    seconds, after = time.perf_counter() - started, mean_iou(model, held_out)
+    before, losses, seconds, after = before_and_after(
+        lambda: segmenter(network),
+        lambda model, generator: train(model, steps, size=size, generator=generator),
+        mean_iou,
+        size=size,
+        seed=seed,
+    )
     trained = f"{network}: {steps} steps of {BATCH_SIZE} images of {size} px in {seconds:.0f} s"
     return f"{trained}; loss {losses[0]:.2f} to {losses[-1]:.2f}, mean IoU {before:.3f} to {after:.3f}"
 
