@@ -43,7 +43,7 @@ def write_artefacts(folder: Path, network: Network, model: nn.Module, card: Mapp
     (folder / CONFIG_FILE).write_text(config + "\n", encoding="utf-8")
     (folder / MODEL_FILE).write_text(_model_py(network, num_classes), encoding="utf-8")
     example, any_batch = torch.zeros(2, 3, side, side), ({0: torch.export.Dim("batch", min=1)},)
-    with _quiet():
+    with quiet():
         written = io.BytesIO()
         try:
             torch.export.save(torch.export.export(model, (example,), dynamic_shapes=any_batch), written)
@@ -73,7 +73,19 @@ def prove(folder: Path, model: nn.Module, images: Tensor, source: str) -> dict[s
     images = images.contiguous()
     with torch.inference_mode():
         logits = torch.cat([model(part) for part in images.split(BATCH)]).numpy()
-    found: dict[str, Any] = {}
+    found = {}
+    for name, given in _logits_without_us(folder, images).items():
+        found[name] = _difference(given, logits) | {"source": source}
+        if name != INT8_FILE:  # which gives others, and the card says how far
+            _refuse(folder / name, found[name], logits)
+    return found
+
+
+def _logits_without_us(folder: Path, images: Tensor) -> dict[str, Any]:
+    """What each artefact that is there gives for the images.
+
+    Raises: NasError where one does not run.
+    """
     with tempfile.TemporaryDirectory(dir=folder) as place:
         file = Path(place, "images.npy")
         np.save(file, images.numpy())
@@ -86,16 +98,11 @@ def prove(folder: Path, model: nn.Module, images: Tensor, source: str) -> dict[s
         if answer.returncode:
             last = (answer.stderr.strip().splitlines() or [f"exit code {answer.returncode}"])[-1]
             raise NasError(f"a file of {folder} does not run without this project: {last}")
-        for name in ARTEFACTS:
-            if name == INT8_FILE and not (folder / name).exists():
-                continue
-            found[name] = compare_logits(np.load(Path(place, f"{name}.npy")), logits) | {"source": source}
-            if name != INT8_FILE:  # which gives others, and the card says how far
-                _refuse(folder / name, found[name], logits)
-    return found
+        names = [name for name in ARTEFACTS if name != INT8_FILE or (folder / name).exists()]
+        return {name: np.load(Path(place, f"{name}.npy")) for name in names}
 
 
-def compare_logits(given: Any, wanted: Any) -> dict[str, Any]:
+def _difference(given: Any, wanted: Any) -> dict[str, Any]:
     """How two arrays of logits differ; shapes: both (images, classes)."""
     return {
         "logit_difference": float(np.abs(given - wanted).max()),
@@ -158,8 +165,8 @@ def _literal(plain: dict[str, Any]) -> str:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """While torch's exporters run, which log what concerns nobody."""
+def quiet() -> Iterator[None]:
+    """While an exporter runs that logs what concerns nobody."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

@@ -21,6 +21,7 @@ from nas.errors import NasError
 from nas.experiment import Experiment
 from nas.family import ScalingRule
 from nas.objectives import objective
+from nas.recipe import standard_error_pct
 from nas.runs import EXPERIMENT_FILE, read_experiment
 from nas.table import history, num_ended, results, rows
 from nas.triples import GRID, TOLERANCE, TripleSpace, trained_network, triple_space
@@ -164,9 +165,3 @@ def _verdict(done: pd.DataFrame, images: int) -> str:
         f"{best}; the next, {_rule(done.iloc[1])}, is {ahead:.2f} points behind, {how} than the standard error of the "
         f"difference, {error:.2f} points (binomial; each was trained once)"
     )
-
-
-def standard_error_pct(top1_pct: float, images: int) -> float:
-    """Of a top-1 over so many images, percent points: binomial, so without what another seed would change."""
-    share = top1_pct / 100
-    return 100 * math.sqrt(share * (1 - share) / images)

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import pandas as pd
 
-from nas.architecture import Architecture
+from nas.architecture import Architecture, is_text
 from nas.description import as_json, describe
 from nas.errors import NasError, SpaceError
 from nas.experiment import Experiment
@@ -58,7 +58,7 @@ def starts(experiment: Experiment[Any, Any]) -> list[Start]:
     for name in experiment.start:
         for architecture in named(name):
             try:
-                shown = architecture.id if name.lstrip().startswith("{") else name
+                shown = architecture.id if is_text(name) else name
                 found.append(Start(params=space.encode(architecture), source="start", name=shown))
             except SpaceError as error:
                 raise NasError(f"start {name}: {error}; give one of this space, or the space that it is from") from None
@@ -67,7 +67,7 @@ def starts(experiment: Experiment[Any, Any]) -> list[Start]:
 
 def named(name: str) -> list[Architecture]:
     """The architecture of a name, file or export; those on the front of a run."""
-    if not name.lstrip().startswith("{") and (Path(name) / EXPERIMENT_FILE).is_file():
+    if not is_text(name) and (Path(name) / EXPERIMENT_FILE).is_file():
         return [Architecture.from_json(text) for text in front(results(name))["architecture"]]
     architecture = find_network(name).architecture
     if architecture is None:

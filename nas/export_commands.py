@@ -81,7 +81,10 @@ def _print_export(folder: Path, *, brief: bool = False) -> None:
         return
     if "not_measured" in accuracy:
         print(f"not measured again: {accuracy['not_measured']}; as its trial ended:")
-    elif not accuracy.get("identical_to_trial", True):
+    elif "epoch" in accuracy:
+        best = f"{accuracy['epoch']}: {accuracy['trained_val_top1_pct']:.2f} %"
+        print(f"best on the validation part after epoch {best}; loaded again:")
+    elif not accuracy["identical_to_trial"]:
         print(f"on another device than the trial's, where it had {accuracy['trial_val_top1_pct']} % on the validation part:")
     _print_accuracy(accuracy)
     (images,) = {f"{found['images']} images ({found['source']})" for found in proof}
@@ -111,7 +114,6 @@ def train(arguments: list[str]) -> None:
     import tyro
 
     from nas.epochs import shown_epochs
-    from nas.runs import CARD_FILE
     from nas.trainer import Training, train_network
 
     dataset = found["dataset"] if found else load_plugin("dataset", "imagenette")
@@ -126,6 +128,4 @@ def train(arguments: list[str]) -> None:
     log_to_stdout()
     with shown_epochs(training.train.epochs) as shown:
         folder = train_network(training, on_epoch=shown.on_epoch, on_step=shown.on_step)
-    accuracy = json.loads((folder / CARD_FILE).read_text(encoding="utf-8"))["accuracy"]
-    print(f"best on the validation part after epoch {accuracy['epoch']}: {accuracy['trained_val_top1_pct']:.2f} %; loaded again:")
     _print_export(folder)

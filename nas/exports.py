@@ -8,6 +8,8 @@
 import json
 import shutil
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cache, partial
 from os import PathLike
 from pathlib import Path
 from typing import Any, Final
@@ -26,18 +28,16 @@ from nas.devices import device_name, pick_device
 from nas.errors import NasError
 from nas.folders import whole_folder
 from nas.networks import ARCHITECTURE_FILE, Network
-from nas.predict import Preprocess, fingerprint, num_correct, predict
+from nas.predict import Preprocess, evenly, fingerprint, num_correct, predict
 from nas.proof import INT8_FILE
 from nas.quantise import quantise
 from nas.runs import CARD_FILE, WEIGHTS, read_experiment
 from nas.table import best as best_row
 from nas.table import front, history, results
-from nas.weights import WEIGHTS_FILE, read_bytes, sha256, with_weights
+from nas.weights import WEIGHTS_FILE, built_empty, read_plain, sha256, with_weights
 
-FILES: Final = frozenset(
-    (ARCHITECTURE_FILE, WEIGHTS_FILE, CONFIG_FILE, MODEL_FILE, TORCH_FILE, ONNX_FILE, INT8_FILE, CARD_FILE, README_FILE)
-)
 BINARY_FILES: Final = (WEIGHTS_FILE, TORCH_FILE, ONNX_FILE, INT8_FILE)
+FILES: Final = frozenset((*BINARY_FILES, ARCHITECTURE_FILE, CONFIG_FILE, MODEL_FILE, CARD_FILE, README_FILE))
 MAX_BYTES: Final = 2**22  # of a card, or an architecture's text
 PROOF_IMAGES: Final = (100, 128)  # least and most
 
@@ -67,7 +67,8 @@ def export(
     """
     folder = Path(run).resolve()
     row = _chosen(results(folder), trial, best, conditions, within_error=within_error)
-    return _export(folder, row, output, dataset, int8=int8)
+    target = Path(output).resolve() if output is not None else folder / "exports" / f"trial{row['trial']}"
+    return _export(folder, row, target, partial(_images_of, folder, dataset, int8=int8), int8=int8)
 
 
 def export_front(
@@ -89,15 +90,37 @@ def export_front(
     rows = where(rows, conditions) if conditions else rows
     if rows.empty:
         raise NasError(f"{folder} has no network on its front{' that meets the conditions' if conditions else ' yet'}")
-    folders = []
+    folders, images = [], cache(partial(_images_of, folder, dataset, int8=int8))  # read once
     on_done(0, len(rows))
     for _, row in rows.iterrows():
-        folders.append(_export(folder, row, place / f"trial{row['trial']}", dataset, int8=int8))
+        folders.append(_export(folder, row, place / f"trial{row['trial']}", images, int8=int8))
         on_done(len(folders), len(rows))
     return folders
 
 
-def _export(run: Path, row: "pd.Series[Any]", output: str | PathLike[str] | None, dataset: Dataset | None, *, int8: bool) -> Path:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Images:
+    """What a run was trained on, if it is still there."""
+
+    dataset: Dataset | None
+    parts: Mapping[str, ImageData]
+    gone: str = ""
+    """Why it is not."""
+
+
+def _images_of(run: Path, dataset: Dataset | None, *, int8: bool) -> _Images:
+    """Raises: NasError where they are gone and needed."""
+    try:
+        found = dataset or dataset_of(read_experiment(run))
+        parts = ("train", "val", "test") if int8 else ("val", "test")
+        return _Images(dataset=found, parts={part: load_part(found, part) for part in parts})
+    except NasError as gone:
+        if int8:
+            raise
+        return _Images(dataset=None, parts={}, gone=str(gone))
+
+
+def _export(run: Path, row: "pd.Series[Any]", target: Path, images_of: Callable[[], _Images], *, int8: bool) -> Path:
     described, number = read_experiment(run), int(row["trial"])
     weights = run / WEIGHTS / f"{number}.safetensors"
     if not weights.is_file():
@@ -105,24 +128,18 @@ def _export(run: Path, row: "pd.Series[Any]", output: str | PathLike[str] | None
             f"trial {number} has no weights at {weights}: they were removed, nothing in this run needed training, or it is a "
             "baseline that is no point of the space, which keeps them with --keep-all alone"
         )
-    target = Path(output).resolve() if output is not None else run / "exports" / f"trial{number}"
-    check_free(target)  # before time is spent
+    check_replaceable(target)  # before time is spent
     network = Network.from_json(row["architecture"])
-    model = with_weights(network, len(described["dataset"]["classes"]), weights)
-    try:
-        found = dataset or dataset_of(described)
-        parts = {part: load_part(found, part) for part in (*(["train"] if int8 else []), "val", "test")}
-    except NasError as gone:
-        if int8:
-            raise
-        parts, accuracy = {}, _accuracy_of_trial(run, described, row, str(gone))
+    model, images = with_weights(network, len(described["dataset"]["classes"]), weights), images_of()
+    if images.dataset is None:
+        accuracy = _accuracy_of_trial(run, described, row, images.gone)
     else:
-        accuracy = _accuracy(model, network, found, parts, row)
+        accuracy = _accuracy(model, network, images.dataset, images.parts, row)
     recipe = described["train"] | {"device": row["device"], "precision": row["precision"], "seconds": float(row["seconds"])}
     card = make_card(
         network, described["dataset"], accuracy=accuracy, train=recipe, versions=described["sessions"][-1]["versions"]
     )
-    write_export(target, network, weights, card | {"run": run.name, "trial": number}, parts, int8=int8)
+    write_export(target, network, weights, card | {"run": run.name, "trial": number}, images.parts, int8=int8)
     return target
 
 
@@ -134,7 +151,7 @@ def is_export(folder: Path) -> bool:
     return not names or (names <= FILES and {ARCHITECTURE_FILE, WEIGHTS_FILE, CARD_FILE} <= names)
 
 
-def check_free(target: Path) -> None:
+def check_replaceable(target: Path) -> None:
     """Refuse a place for an export where something else is.
 
     Raises: NasError.
@@ -233,7 +250,7 @@ def write_export(
     `parts` are the dataset's, if they are there; `val` is what the files are compared on, `train` what int8 is calibrated on.
     Raises: NasError for a file that gives other logits than the weights, or a folder that cannot be written.
     """
-    with whole_folder(target, check_free) as folder:
+    with whole_folder(target, check_replaceable) as folder:
         (folder / ARCHITECTURE_FILE).write_text(network.to_json() + "\n", encoding="utf-8")
         shutil.copyfile(weights, folder / WEIGHTS_FILE)
         model = with_weights(network, len(card["classes"]), folder / WEIGHTS_FILE)
@@ -259,8 +276,8 @@ def _proof_images(preprocess: Preprocess, data: ImageData | None) -> tuple[Tenso
     least, most = PROOF_IMAGES
     side, found, number = preprocess.resolution, [], 0
     if data is not None:
-        chosen = np.unique(np.linspace(0, len(data) - 1, most).astype(int))  # of every class, however they are sorted
-        found.append(preprocess(torch.from_numpy(data.images[chosen])))
+        chosen = evenly(data, most)
+        found.append(preprocess(torch.from_numpy(chosen)))
         number = len(chosen)
     missing = max(0, least - number)
     if missing:
@@ -292,7 +309,7 @@ def read_export(source: Path) -> tuple[Network, list[str], dict[str, Any]]:
     for file in (ARCHITECTURE_FILE, WEIGHTS_FILE, CARD_FILE):
         if not (source / file).exists():
             raise NasError(f"{source} is not an exported network: it has no {file}; `nas export` writes one")
-    text, told = (read_bytes(source / file, MAX_BYTES) for file in (ARCHITECTURE_FILE, CARD_FILE))
+    text, told = (read_plain(source / file, MAX_BYTES, Path.read_bytes) for file in (ARCHITECTURE_FILE, CARD_FILE))
     try:
         architecture = text.decode()
     except UnicodeDecodeError:
@@ -307,23 +324,10 @@ def read_export(source: Path) -> tuple[Network, list[str], dict[str, Any]]:
         raise NasError(f"{source / CARD_FILE} is damaged: its classes are not a list of names; export the network again")
     if card_id != network.id:
         raise NasError(f"{source}: the card is of architecture {str(card_id)[:100]!r} and {ARCHITECTURE_FILE} is {network.id}")
-    most = 32 * network.costs(len(classes))["params"] + 2**26 if classes else 0
+    most = 32 * sum(parameter.numel() for parameter in built_empty(network, len(classes)).parameters()) + 2**26
     for name in BINARY_FILES:
         path = source / name
-        if name == WEIGHTS_FILE or path.is_symlink() or path.exists():
-            _check_digest(path, digests.get(name), most)
+        there = name == WEIGHTS_FILE or path.is_symlink() or path.exists()
+        if there and read_plain(path, most, sha256) != digests.get(name):
+            raise NasError(f"{path} is not what {CARD_FILE} was written for: its SHA-256 is another; export the network again")
     return network, classes, card
-
-
-def _check_digest(file: Path, digest: Any, most: int) -> None:
-    if file.is_symlink() or not file.is_file():
-        raise NasError(f"{file} is not a file of its own; give a folder of plain files")
-    try:
-        size = file.stat().st_size
-        if size > most:
-            raise NasError(f"{file} has {size:,} bytes, and no file of this network takes more than {most:,}")
-        if sha256(file) == digest:
-            return
-    except OSError as error:
-        raise NasError(f"{file} cannot be read: {error.strerror}") from None
-    raise NasError(f"{file} is not what {CARD_FILE} was written for: its SHA-256 is another; export the network again")

@@ -19,31 +19,38 @@ def whole_folder(target: Path, check: Callable[[Path], None]) -> Iterator[Path]:
 
     Raises: NasError for a folder that another process writes, or that cannot be written.
     """
-    partial, earlier, locked = (target.with_name(f".{target.name}.{state}") for state in ("partial", "earlier", "lock"))
+    locked = target.with_name(f".{target.name}.lock")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         locked.touch()  # a lock waits for a place that cannot be written as for one that is held
-        with FileLock(locked, timeout=0):
-            _put_back(earlier, target)
-            shutil.rmtree(earlier, ignore_errors=True)
-            shutil.rmtree(partial, ignore_errors=True)
+        with FileLock(locked, timeout=0), _beside(target, locked) as (partial, earlier):
             check(target)
-            try:
-                partial.mkdir()
-                yield partial
-                check(target)
-                if target.exists():
-                    target.rename(earlier)
-                partial.rename(target)
-                shutil.rmtree(earlier, ignore_errors=True)
-            finally:
-                shutil.rmtree(partial, ignore_errors=True)
-                _put_back(earlier, target)
-                locked.unlink(missing_ok=True)
+            partial.mkdir()
+            yield partial
+            check(target)
+            if target.exists():
+                target.rename(earlier)
+            partial.rename(target)
+            shutil.rmtree(earlier, ignore_errors=True)
     except Timeout:
         raise NasError(f"{target} is being written by another process; wait, or give another folder with --output") from None
     except OSError as error:
         raise NasError(f"{target} cannot be written: {error.strerror or error}; give another folder with --output") from None
+
+
+@contextmanager
+def _beside(target: Path, locked: Path) -> Iterator[tuple[Path, Path]]:
+    """Where the new folder is written, and where the earlier one waits; both are gone before and after."""
+    partial, earlier = (target.with_name(f".{target.name}.{state}") for state in ("partial", "earlier"))
+    _put_back(earlier, target)
+    for left in (earlier, partial):
+        shutil.rmtree(left, ignore_errors=True)
+    try:
+        yield partial, earlier
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+        _put_back(earlier, target)
+        locked.unlink(missing_ok=True)
 
 
 def _put_back(earlier: Path, target: Path) -> None:

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from nas.architecture import MAX_TEXT, Architecture
+from nas.architecture import MAX_TEXT, Architecture, is_text
 from nas.costs import cost
 from nas.errors import NasError, unknown
 from nas.modules import build
@@ -119,7 +119,7 @@ def find_network(name: str, *, resolution: int | None = None) -> Network:
 
 def export_folder(name: str) -> Path | None:
     """The folder that a network is named by, if it is: a published network, or a text, goes before a folder of its name."""
-    if name in references() or name.startswith(TIMM) or name.lstrip().startswith("{"):
+    if name in references() or name.startswith(TIMM) or is_text(name):
         return None
     return Path(name) if Path(name).is_dir() else None
 
@@ -127,7 +127,7 @@ def export_folder(name: str) -> Path | None:
 def _named(name: str) -> Network:
     if name in references():
         return Network.of(reference(name))
-    if name.lstrip().startswith("{"):
+    if is_text(name):
         return Network.from_json(name)
     path = Path(name) / ARCHITECTURE_FILE if Path(name).is_dir() else Path(name)
     if path.is_file():

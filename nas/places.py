@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from nas.architecture import is_text
 from nas.errors import NasError
 from nas.experiment import Experiment
 from nas.latency.table import newest_table
@@ -83,6 +84,6 @@ def with_own_table(experiment: Experiment[Any, Any], run: Path) -> Experiment[An
 
 
 def _absolute(name: str) -> str:
-    if name.lstrip().startswith("{") or not Path(name).exists():
+    if is_text(name) or not Path(name).exists():
         return name
     return str(Path(name).resolve())

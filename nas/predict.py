@@ -4,7 +4,9 @@ import hashlib
 from dataclasses import dataclass
 from typing import Final
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -81,6 +83,15 @@ def _predict(model: nn.Module, data: ImageData, preprocess: Preprocess, batch: i
     device, images = next(model.parameters()).device, torch.from_numpy(data.images)
     with torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
         return torch.cat([model(preprocess(part.to(device))).float().cpu() for part in images.split(batch)])
+
+
+def evenly(data: ImageData, most: int) -> NDArray[np.uint8]:
+    """Up to `most` of the images, from the whole part, so of every class however they are sorted.
+
+    Shapes: uint8 (N, height, width, 3).
+    """
+    chosen: NDArray[np.uint8] = data.images[np.unique(np.linspace(0, len(data) - 1, most).astype(int))]
+    return chosen
 
 
 def num_correct(logits: Tensor, data: ImageData) -> int:

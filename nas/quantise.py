@@ -1,6 +1,5 @@
 """A network's ONNX file in eight bits, and what that costs in accuracy. Read `exports.py` next."""
 
-import logging
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -9,8 +8,9 @@ import numpy as np
 import torch
 from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantFormat, QuantType, quantize_static
 
+from nas.artefacts import quiet
 from nas.datasets import ImageData
-from nas.predict import Preprocess
+from nas.predict import Preprocess, evenly
 from nas.proof import BATCH, onnx_run
 
 CALIBRATION_IMAGES: Final = 512  # of the training part
@@ -20,8 +20,7 @@ class _Images(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime has n
     """Training images, evenly from the whole part, as onnxruntime asks for them."""
 
     def __init__(self, preprocess: Preprocess, data: ImageData) -> None:
-        chosen = np.unique(np.linspace(0, len(data) - 1, CALIBRATION_IMAGES).astype(int))
-        self.batches = _batches(preprocess, data.images[chosen])
+        self.batches = _batches(preprocess, evenly(data, CALIBRATION_IMAGES))
 
     def get_next(self) -> dict[str, Any] | None:
         batch = next(self.batches, None)
@@ -33,9 +32,7 @@ def quantise(source: Path, target: Path, preprocess: Preprocess, parts: Mapping[
 
     Weights are quantised by channel, activations by the least and largest values over training images (static quantisation).
     """
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)  # onnxruntime's advice to preprocess a graph that has nothing to fold
-    try:
+    with quiet():  # onnxruntime advises to preprocess a graph, and this one has nothing to fold
         quantize_static(
             source,
             target,
@@ -47,8 +44,6 @@ def quantise(source: Path, target: Path, preprocess: Preprocess, parts: Mapping[
             weight_type=QuantType.QInt8,
             calibrate_method=CalibrationMethod.MinMax,
         )
-    finally:
-        logging.disable(before)
     run, top1 = onnx_run(target), {}
     for part in ("val", "test"):
         data = parts[part]

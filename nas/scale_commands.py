@@ -76,14 +76,14 @@ def scale(arguments: list[str]) -> None:
 
 def _found(network: str, trial: int | None, *, fit: bool) -> "tuple[Architecture, str, int]":
     """(the architecture to scale, what to call it, the number of its classes)."""
+    from nas.architecture import is_text
     from nas.exports import read_export
     from nas.networks import export_folder, find_network
     from nas.runs import EXPERIMENT_FILE, read_experiment
     from nas.triples import trained_network
 
-    is_text = network.lstrip().startswith("{")
     path = Path(network)
-    if not is_text and (path / EXPERIMENT_FILE).is_file():
+    if not is_text(network) and (path / EXPERIMENT_FILE).is_file():
         described = read_experiment(path)
         number, architecture = trained_network(path, trial)
         print(f"trial {number} of {shown_path(path.resolve())}")
@@ -97,7 +97,7 @@ def _found(network: str, trial: int | None, *, fit: bool) -> "tuple[Architecture
         )
     folder = export_folder(network)
     num_classes = len(read_export(folder)[1]) if folder is not None else CLASSES
-    return found.architecture, found.id if is_text else _name(network), num_classes
+    return found.architecture, found.id if is_text(network) else _name(network), num_classes
 
 
 def _name(network: str) -> str:

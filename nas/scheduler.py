@@ -3,7 +3,6 @@
 Read `searcher.py` next, which asks it, and `driver.py` for how Ray Tune runs both.
 """
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -11,6 +10,8 @@ from typing import Any, Final
 from ray.tune.execution.tune_controller import TuneController
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
+
+from nas.recipe import standard_error_pct
 
 REDUCTION: Final = 3  # of the trials at a rung, one in so many goes on (eta of Hyperband and of ASHA, arXiv:1810.05934)
 RUNGS: Final = 2  # at a ninth and at a third of the epochs
@@ -38,8 +39,7 @@ class Standing:
     @staticmethod
     def of(top1_pct: float, val_images: float, costs: tuple[float, ...]) -> "Standing":
         """From top-1 over so many images."""
-        share = min(max(top1_pct / 100, 0.0), 1.0)
-        margin = STANDARD_ERRORS * 100 * math.sqrt(share * (1 - share) / val_images)
+        margin = STANDARD_ERRORS * standard_error_pct(top1_pct, val_images)
         return Standing(top1_pct=top1_pct, margin=margin, costs=costs)
 
     def dominates(self, other: "Standing") -> bool:

@@ -16,13 +16,14 @@ import tyro
 from filelock import FileLock, Timeout
 from torch import Tensor
 
+from nas.architecture import is_text
 from nas.cards import make_card
 from nas.checkpoints import Checkpoints, best_file
 from nas.datasets import Dataset, load_part
 from nas.description import package_versions
 from nas.devices import is_out_of_memory, pick_device
 from nas.errors import NasError, describe_error
-from nas.exports import load, measure_accuracy, read_export, write_export
+from nas.exports import measure_accuracy, read_export, write_export
 from nas.networks import Network, export_folder, find_network
 from nas.plugins import check_kind
 from nas.pretrained import load_first, pretrained
@@ -71,7 +72,7 @@ class Training(Generic[DatasetT]):
         """The folder that the network is left in."""
         if self.output is not None:
             return Path(self.output).resolve()
-        name = "network" if self.network.lstrip().startswith("{") else Path(self.network).name.removesuffix(".json")
+        name = "network" if is_text(self.network) else Path(self.network).name.removesuffix(".json")
         return Path("exports", f"{name.replace(':', '_')}-{self.dataset.name}").resolve()
 
     @property
@@ -136,8 +137,8 @@ def first_weights(training: Training[Any], network: Network) -> FirstWeights:
     source = export_folder(training.network)
     if training.weights == "new" or source is None:
         return FirstWeights()
-    _, classes, card = read_export(source)
-    model = load(source)
+    kept, classes, card = read_export(source)
+    model = with_weights(kept, len(classes), source / WEIGHTS_FILE)
     digest = card["sha256"][WEIGHTS_FILE][:16]
     return FirstWeights(f"{card['id']}, {digest}", model.state_dict(), classes == list(training.dataset.classes))
 

@@ -5,9 +5,9 @@ Read `cards.py` next.
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import torch
 from safetensors import SafetensorError
@@ -16,6 +16,8 @@ from torch import Tensor, nn
 
 from nas.errors import NasError
 from nas.networks import Network
+
+T = TypeVar("T")
 
 WEIGHTS_FILE: Final = "model.safetensors"
 MAX_HEADER: Final = 2**24  # bytes; that of the largest published network takes 0.3 MB
@@ -38,30 +40,28 @@ def with_weights(network: Network, num_classes: int, weights: Path) -> nn.Module
 
     Raises: NasError if the file does not hold them, and nothing else.
     """
-    if not 1 <= num_classes <= MAX_CLASSES:
-        raise NasError(f"{num_classes} classes are not from 1 to {MAX_CLASSES}")
-    with torch.device("meta"):
-        expected = network.build(num_classes).state_dict()
-    state = load_state(weights, expected, f"of architecture {network.id}")
+    state: dict[str, Tensor] = {}
+    try:  # the header first, so that no file can ask for more memory than the network has
+        wrong = _difference(weights, built_empty(network, num_classes).state_dict())
+        state = {} if wrong else load_file(weights)
+    except (SafetensorError, OSError) as error:
+        wrong = str(error).strip().partition("\n")[0]
+    if wrong:
+        raise NasError(f"{weights} does not hold the weights of architecture {network.id}: {wrong}")
     model = network.build(num_classes)
     model.load_state_dict(state)
     return model.eval().to(memory_format=torch.channels_last)
 
 
-def load_state(weights: Path, expected: Mapping[str, Tensor], whose: str) -> dict[str, Tensor]:
-    """The tensors of a safetensors file, if they are exactly those expected by name, shape and type.
+def built_empty(network: Network, num_classes: int) -> nn.Module:
+    """The network without memory for its weights, which are on torch's device `meta`.
 
-    The header is compared first, so that no file can ask for more memory than the network has.
-    Raises: NasError.
+    Raises: NasError for a number of classes beyond reason.
     """
-    try:
-        wrong = _difference(weights, expected)
-        state: dict[str, Tensor] = {} if wrong else load_file(weights)
-    except (SafetensorError, OSError) as error:
-        wrong = str(error).strip().partition("\n")[0]
-    if wrong:
-        raise NasError(f"{weights} does not hold the weights {whose}: {wrong}")
-    return state
+    if not 1 <= num_classes <= MAX_CLASSES:
+        raise NasError(f"{num_classes} classes are not from 1 to {MAX_CLASSES}")
+    with torch.device("meta"):
+        return network.build(num_classes)
 
 
 def _difference(weights: Path, expected: Mapping[str, Tensor]) -> str:
@@ -96,8 +96,8 @@ def _of_tensor(name: str, given: Any, expected: Tensor | None) -> str:
     return ""
 
 
-def read_bytes(path: Path, most: int) -> bytes:
-    """What is in a small file of an export.
+def read_plain(path: Path, most: int, read: Callable[[Path], T]) -> T:
+    """What `read` makes of a file of an export.
 
     Raises: NasError for a link, something that is not a file, or more than `most` bytes.
     """
@@ -107,7 +107,7 @@ def read_bytes(path: Path, most: int) -> bytes:
         size = path.stat().st_size
         if size > most:
             raise NasError(f"{path} has {size:,} bytes, and up to {most:,} are read")
-        return path.read_bytes()
+        return read(path)
     except OSError as error:
         raise NasError(f"{path} cannot be read: {error.strerror}") from None
 
