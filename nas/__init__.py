@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from nas.published import reference, references
     from nas.recipe import TrainSettings
     from nas.report import write_report
+    from nas.samplers import FrontierSampler
     from nas.scaling import scale
     from nas.spaces import SearchSpace, space
     from nas.table import best, front, history, results
@@ -39,6 +40,7 @@ _HOMES = {
     "Candidate": "objectives",
     "Cost": "costs",
     "Experiment": "experiment",
+    "FrontierSampler": "samplers",
     "Head": "architecture",
     "ImageData": "datasets",
     "Limit": "objectives",
@@ -85,6 +87,7 @@ __all__ = [
     "Candidate",
     "Cost",
     "Experiment",
+    "FrontierSampler",
     "Head",
     "ImageData",
     "Limit",

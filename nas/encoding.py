@@ -1,0 +1,218 @@
+"""Parameter sets as arrays: positions to draw and change, features to model. Read `samplers.py` next."""
+
+import math
+from collections.abc import Callable, Hashable, Mapping
+from typing import Any, Final, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+from optuna.distributions import BaseDistribution, CategoricalDistribution
+
+from nas.spaces import num_choices
+
+Positions: TypeAlias = NDArray[np.float64]  # networks, parameters: the index of the value, or of a continuous one 0 to 1
+
+LISTED: Final = 64  # values of a parameter, up to which each is looked at by itself
+PROBED: Final = 20  # random points that tell which parameters matter when
+CHANGED: Final = (1.0, 0.4, 0.15)  # shares of children of which one value is changed, another, a third
+JUMP: Final = 0.15  # of the range: standard deviation of a change of a numeric parameter
+ABSENT: Final = -1.0  # position of a parameter that a trial did not have
+
+
+class Encoding:
+    """The parameters of a space as numbers.
+
+    A parameter that only matters for some values of another, as a layer's kernel does not where the depth leaves the layer out,
+    is found through `identity`, by changing it at random points; where it does not matter it is set to its first value, and has
+    no features.
+    """
+
+    def __init__(
+        self,
+        distributions: Mapping[str, BaseDistribution],
+        identity: Callable[[dict[str, Any]], Hashable] | None = None,
+        seed: int = 0,
+    ) -> None:
+        self.distributions = dict(distributions)
+        self._names = list(self.distributions)
+        self._values = [_values(distribution) for distribution in self.distributions.values()]
+        self._indices = [
+            None if values is None else {_key(value): float(i) for i, value in enumerate(values)} for values in self._values
+        ]
+        self._listed = np.array([i for i, values in enumerate(self._values) if values is not None], int)
+        self._unlisted = np.array([i for i, values in enumerate(self._values) if values is None], int)
+        self._lists: list[list[Any]] = [[None, None] if values is None else values for values in self._values]
+        self._counts = np.array([len(values) if values is not None else 0 for values in self._values], int)
+        self._starts = np.cumsum(self._counts) - self._counts  # of each parameter's values among all that are listed
+        listed = [self._values[i] for i in self._listed]
+        self._same = np.concatenate([np.zeros(0), *(_weights(values) for values in listed)])
+        self._ranks = np.concatenate([np.zeros(0), *(_ranks(values) for values in listed)])
+        self._ranked = np.array([i for i in self._listed if _has_order(self._values[i])], int)
+        groups = [*np.repeat(self._listed, self._counts[self._listed]), *self._unlisted]
+        groups += [len(self._values) + i for i in range(len(self._ranked))]
+        self.groups = np.unique(groups, return_inverse=True)[1]
+        """Feature → its group; a group is one view of one parameter."""
+        self.num_points = math.inf if len(self._unlisted) else math.prod(self._counts.tolist())
+        """Of a space without continuous parameters, and others of very many values; else infinite."""
+        self._matters: dict[int, tuple[int, NDArray[np.bool_]]] = {}
+        if identity is not None:
+            self._matters = self._probe(identity, np.random.default_rng(seed))
+
+    def position(self, params: Mapping[str, Any]) -> NDArray[np.float64] | None:
+        """Where a parameter set is; None if it has values that the space has not."""
+        row = np.empty(len(self._values))
+        for i, (name, indices) in enumerate(zip(self.distributions, self._indices, strict=True)):
+            if name not in params:
+                row[i] = ABSENT
+                continue
+            found = self._unit(i, params[name]) if indices is None else indices.get(_key(params[name]))
+            if found is None:
+                return None
+            row[i] = found
+        return row
+
+    def params(self, position: NDArray[np.float64]) -> dict[str, Any]:
+        """The parameter set at a position."""
+        positions = position.astype(int).tolist()
+        found = {name: values[at] for name, values, at in zip(self._names, self._lists, positions, strict=True)}
+        for column in self._unlisted:
+            found[self._names[column]] = self._value(column, float(position[column]))
+        return found
+
+    def every(self) -> Positions:
+        """All points of a space that is countable."""
+        counts = self._counts.tolist()
+        return self.canonical(np.stack(np.unravel_index(np.arange(math.prod(counts)), counts), axis=1).astype(float))
+
+    def draw(self, rng: np.random.Generator, number: int) -> Positions:
+        """Random points, uniform in every parameter (in its logarithm where the parameter says so)."""
+        columns = [
+            self._settle(i, rng.random(number)) if values is None else rng.integers(len(values), size=number)
+            for i, values in enumerate(self._values)
+        ]
+        return self.canonical(np.stack(columns, axis=1).astype(float))
+
+    def change(self, rng: np.random.Generator, parents: Positions, number: int) -> Positions:
+        """Children of random parents: half take each value from either of two parents; one to three values are changed then."""
+        children = parents[rng.integers(len(parents), size=number)]
+        others = parents[rng.integers(len(parents), size=number)]
+        crossed = (rng.random(number) < 0.5)[:, None] & (rng.random(children.shape) < 0.5)
+        children = np.where(crossed, others, children)
+        if (children == ABSENT).any():
+            children = np.where(children == ABSENT, self.draw(rng, number), children)
+        for share in CHANGED:
+            rows = np.flatnonzero(rng.random(number) < share)
+            columns = rng.integers(children.shape[1], size=len(rows))
+            children[rows, columns] = self._others(rng, columns, children[rows, columns])
+        return self.canonical(children)
+
+    def _others(
+        self, rng: np.random.Generator, columns: NDArray[np.int64], positions: NDArray[np.float64]
+    ) -> NDArray[np.float64]:
+        """Other values of parameters; where there are too many to list, mostly close ones."""
+        counts = self._counts[columns]
+        others = (positions + 1 + np.floor(rng.random(len(columns)) * np.maximum(counts - 1, 1))) % np.maximum(counts, 1)
+        moved = positions + JUMP * rng.standard_normal(len(columns))
+        moved = np.where((moved < 0) | (moved > 1), rng.random(len(columns)), moved)
+        for i in np.flatnonzero(counts == 0):
+            others[i] = self._settle(columns[i], moved[i : i + 1])[0]
+        return np.asarray(others)
+
+    def canonical(self, positions: Positions) -> Positions:
+        """The same networks, with each parameter that does not matter at its first value."""
+        for column, (by, matters) in self._matters.items():
+            positions[~matters[positions[:, by].astype(int)], column] = 0.0
+        return positions
+
+    def features(self, positions: Positions) -> NDArray[np.float64]:
+        """Networks, features; of two random values of a parameter, the squared distance in each of its groups is 1 on average."""
+        absent = positions == ABSENT
+        for column, (by, matters) in self._matters.items():
+            absent[:, column] |= ~matters[positions[:, by].astype(int)] & ~absent[:, by]
+        listed, ranked = self._listed, self._ranked
+        values = self._starts[listed] + np.maximum(positions[:, listed], 0).astype(int)
+        same = np.zeros((len(positions), len(self._same)))
+        same[np.arange(len(positions))[:, None], values] = np.where(absent[:, listed], 0.0, self._same[values])
+        units = np.where(absent[:, self._unlisted], 0.0, math.sqrt(6) * (positions[:, self._unlisted] - 0.5))
+        ranks = self._ranks[self._starts[ranked] + np.maximum(positions[:, ranked], 0).astype(int)]
+        return np.hstack([same, units, np.where(absent[:, ranked], 0.0, ranks)])
+
+    def _unit(self, column: int, value: Any) -> float | None:
+        distribution: Any = self.distributions[self._names[column]]
+        if not isinstance(value, int | float) or not distribution.low <= value <= distribution.high:
+            return None
+        low, high, value = (math.log(v) if distribution.log else v for v in (distribution.low, distribution.high, value))
+        return (value - low) / (high - low) if high > low else 0.0
+
+    def _value(self, column: int, unit: float) -> Any:
+        distribution: Any = self.distributions[self._names[column]]
+        low, high = distribution.low, distribution.high
+        value = low * (high / low) ** unit if distribution.log else low + unit * (high - low)
+        if distribution.step:
+            value = low + round((value - low) / distribution.step) * distribution.step
+        return type(low)(min(max(value, low), high))
+
+    def _settle(self, column: int, units: NDArray[np.float64]) -> NDArray[np.float64]:
+        """The same, each moved to the nearest value that the parameter can have."""
+        if not self.distributions[self._names[column]].step:  # type: ignore[attr-defined]
+            return units
+        return np.array([self._unit(column, self._value(column, unit)) for unit in units])
+
+    def _probe(
+        self, identity: Callable[[dict[str, Any]], Hashable], rng: np.random.Generator
+    ) -> dict[int, tuple[int, NDArray[np.bool_]]]:
+        """Parameter → another and for which values of that it matters."""
+        points = self.draw(rng, PROBED)
+        before = [identity(self.params(point)) for point in points]
+        found = {}
+        for column in range(points.shape[1]):
+            changed = points.copy()
+            changed[:, column] = self._others(rng, np.full(PROBED, column), points[:, column])
+            pairs = zip(before, changed, strict=True)
+            matter = np.array([identity(self.params(point)) != network for network, point in pairs])
+            if matter.all() or not matter.any():
+                continue
+            for by, values in enumerate(self._values):
+                if by == column or values is None or len(values) < 2:
+                    continue
+                shares = [matter[points[:, by] == index] for index in range(len(values))]
+                if all(len(share) == 0 or share.all() or not share.any() for share in shares):
+                    found[column] = (by, np.array([bool(share.all()) for share in shares]))
+                    break
+        return found
+
+
+def _values(distribution: BaseDistribution) -> list[Any] | None:
+    """Every value of a parameter that has few."""
+    if isinstance(distribution, CategoricalDistribution):
+        return list(distribution.choices)
+    if num_choices(distribution) > LISTED:
+        return None
+    numeric: Any = distribution
+    kind = type(numeric.low)
+    return [kind(round(numeric.low + i * numeric.step, 10)) for i in range(int(num_choices(distribution)))]
+
+
+def _key(value: Any) -> Hashable:
+    """What tells values apart: True is not 1, and NaN is NaN."""
+    if isinstance(value, bool) or value is None or (isinstance(value, float) and math.isnan(value)):
+        return (type(value).__name__, str(value))
+    return value  # type: ignore[no-any-return]
+
+
+def _weights(values: list[Any]) -> NDArray[np.float64]:
+    """What each value is as a feature of its own."""
+    number = len(values)
+    return np.full(number, math.sqrt(number / (2 * (number - 1))) if number > 1 else 0.0)
+
+
+def _has_order(values: list[Any]) -> bool:
+    return len(values) > 2 and all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
+
+
+def _ranks(values: list[Any]) -> NDArray[np.float64]:
+    """Where each value stands among numbers."""
+    if not _has_order(values):
+        return np.zeros(len(values))
+    ranks = np.argsort(np.argsort(values)) - (len(values) - 1) / 2
+    return np.asarray(ranks / math.sqrt(2 * np.mean(ranks**2)), np.float64)

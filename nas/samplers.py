@@ -1,0 +1,378 @@
+"""An Optuna sampler for objectives some of which cost nothing to compute. Read `searcher.py` next for who asks it."""
+
+import math
+import threading
+import warnings
+import zlib
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+from optuna.distributions import BaseDistribution
+from optuna.samplers import BaseSampler
+from optuna.study import Study, StudyDirection
+from optuna.trial import FrozenTrial, TrialState
+
+from nas.candidates import Admits, Batch, Candidates, Costs, Facts, Identity
+from nas.encoding import Encoding, Positions
+from nas.errors import NasError
+from nas.gain import BelievedLoss, KnownLoss, expected_gain
+from nas.surrogate import Scale, Surrogate, fit, fitted_on
+
+Floats = NDArray[np.float64]
+
+CURVE: Final = "learning_curve"  # user attribute of a trial: [step, value] pairs of its first objective that needs training
+SPREAD: Final = (6, 16)  # networks at first, that are spread over costs and choices: a third of the parameters, within this
+TAUGHT: Final = 3  # results at least, before a model is asked
+MODELLED: Final = 400  # observations at most
+EXPLORED: Final = 10_000  # values of random networks of the pool that are looked at: of fewer networks, the more parameters
+PARENTS: Final = 8  # networks at least that children come from
+CHILDREN: Final = (8_000, 384)  # values of networks that are changed from the best so far, and such networks at most
+CLIMBS: Final = 2  # rounds of changing the most promising candidates
+CLIMBERS: Final = 6  # candidates that are changed in a round
+STEPS: Final = 40  # changes of those in a round
+KEPT: Final = 8  # fits
+CURVES: Final = 3  # trained networks with a value at a step, from which that step tells of the end
+
+
+@dataclass(slots=True)
+class Record:
+    """What a study holds, each loss the lower the better; rows of the arrays belong together."""
+
+    seen: set[Hashable] = field(default_factory=set)
+    positions: list[NDArray[np.float64]] = field(default_factory=list)
+    losses: list[list[float]] = field(default_factory=list)
+    admitted: list[bool] = field(default_factory=list)
+    curves: list[dict[int, float]] = field(default_factory=list)
+    stopped: list[tuple[NDArray[np.float64], tuple[float, ...], dict[int, float]]] = field(default_factory=list)
+    pending: list[tuple[NDArray[np.float64], tuple[float, ...]]] = field(default_factory=list)
+
+
+class FrontierSampler(BaseSampler):
+    """Proposes networks whose training promises the most, where costs are known and trainings are dear.
+
+    Only the objectives that need training are modelled, by a Gaussian process over the parameters and the costs. Of random
+    networks and changed good ones it takes that with the greatest expected growth of the volume that the front dominates, or with
+    one objective the greatest expected improvement. What is outside the limits, or was proposed before, is never proposed; when
+    nothing else is left, `optimize` is stopped. Trials under way count as if they had come out as predicted; stopped ones by what
+    their last value told of the end in others, and less surely.
+
+    Every proposal follows from the seed, the trial's number and the trials in the study, so a study goes on from its storage. A
+    study has 1 to 4 objectives in any directions; failed trials, and values that are not finite, teach nothing but that the
+    network was tried. Parameters of a trial that are not among `distributions` are drawn at random.
+
+    Args:
+        distributions: every parameter of the space.
+        costs: parameters → one entry per objective in the study's order, None for those that need training.
+        identity: parameters → what tells networks apart; without it different parameters are different networks.
+        admits: parameters → whether they are inside the limits.
+        seed: of all that is random; None takes another each time.
+    """
+
+    def __init__(
+        self,
+        distributions: Mapping[str, BaseDistribution],
+        *,
+        costs: Costs | None = None,
+        identity: Identity | None = None,
+        admits: Admits | None = None,
+        seed: int | None = None,
+    ) -> None:
+        self._distributions = dict(distributions)
+        self._functions: dict[str, Any] = {"costs": costs, "identity": identity, "admits": admits}
+        self._seed = int(np.random.SeedSequence(seed).generate_state(1)[0])
+        self._spaces: dict[tuple[Any, ...], Candidates] = {}
+        self._given: dict[int, dict[str, Any]] = {}  # trial → what it was given, until the study shows it
+        self._exhausted = False
+        self._lock = threading.Lock()
+
+    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:  # noqa: ARG002
+        """Every parameter."""
+        return self._distributions
+
+    def sample_relative(self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]) -> dict[str, Any]:
+        """A value for each parameter of the search space.
+
+        Raises: NasError if a function of the user's raises or answers wrongly.
+        """
+        if not search_space or search_space.keys() <= trial.system_attrs.get("fixed_params", {}).keys():
+            return {}  # nothing to choose, or enqueued
+        with self._lock:
+            self._given[trial.number] = self._propose(study, trial.number, search_space)
+            return self._given[trial.number]
+
+    def sample_independent(
+        self,
+        study: Study,  # noqa: ARG002
+        trial: FrozenTrial,
+        param_name: str,
+        param_distribution: BaseDistribution,
+    ) -> Any:
+        """A random value of a parameter that is not of the space."""
+        rng = np.random.default_rng((self._seed, 2, trial.number, zlib.crc32(param_name.encode())))
+        encoding = Encoding({param_name: param_distribution})
+        return encoding.params(encoding.draw(rng, 1)[0])[param_name]
+
+    def after_trial(
+        self,
+        study: Study,
+        trial: FrozenTrial,
+        state: TrialState,  # noqa: ARG002
+        values: Sequence[float] | None,  # noqa: ARG002
+    ) -> None:
+        """Stop the study if it has tried every network."""
+        self._given.pop(trial.number, None)
+        if self._exhausted:
+            try:
+                study.stop()
+            except RuntimeError:
+                return  # it is asked and told by somebody who may do so for ever
+
+    def _propose(self, study: Study, number: int, search_space: Mapping[str, BaseDistribution]) -> dict[str, Any]:
+        candidates = self._candidates(study, search_space)
+        record = self._read(study, number, candidates)
+        rng = np.random.default_rng((self._seed, 1, number))
+        new = candidates.pool
+        if not candidates.complete:
+            some = rng.permutation(len(new))[: EXPLORED // len(search_space)]
+            new = new.where(np.isin(np.arange(len(new)), some))
+        new = new.unlike(record.seen)
+        self._exhausted = candidates.complete and len(new) <= 1
+        tried = len(record.losses) + len(record.stopped) + len(record.pending)
+        least, most = SPREAD
+        untaught = tried < max(least, min(most, len(search_space) // 3)) or len(record.losses) < TAUGHT
+        if untaught and len(new):
+            return candidates.encoding.params(_spread(candidates, new, record, rng, tried))
+        search = _Search(candidates, new, record, rng)
+        chosen = search.best()
+        if chosen is None and not len(search.parents):
+            raise NasError("no network inside the limits was found among random ones; enqueue one that is")
+        if chosen is None:
+            warnings.warn("no network was found that was not tried before; this one was", stacklevel=2)
+            chosen = rng.choice(search.parents)
+        return candidates.encoding.params(chosen)
+
+    def _candidates(self, study: Study, search_space: Mapping[str, BaseDistribution]) -> Candidates:
+        signs = tuple(-1 if direction == StudyDirection.MAXIMIZE else 1 for direction in study.directions)
+        key = (signs, *search_space.items())
+        if key not in self._spaces:
+            whole = search_space.keys() >= self._distributions.keys()  # else the user's functions lack a parameter
+            functions = self._functions if whole else dict.fromkeys(self._functions)
+            self._spaces[key] = Candidates(search_space, signs, seed=self._seed, **functions)
+        return self._spaces[key]
+
+    def _read(self, study: Study, number: int, candidates: Candidates) -> Record:
+        record = Record()
+        for trial in study.get_trials(deepcopy=False):
+            if trial.number == number or trial.state == TrialState.WAITING:
+                continue
+            params = trial.params or self._given.get(trial.number, {})
+            position, facts = candidates.of_trial(trial.number, params) if params else (None, None)
+            if position is not None and facts is not None:
+                record.seen.add(facts.id)
+                _add(record, trial, position, facts, candidates)
+        return record
+
+
+def _add(record: Record, trial: FrozenTrial, position: NDArray[np.float64], facts: Facts, candidates: Candidates) -> None:
+    """One more trial to the record."""
+    curve = dict(trial.intermediate_values) or {int(step): value for step, value in trial.user_attrs.get(CURVE, ())}
+    if trial.state == TrialState.COMPLETE:
+        losses = [sign * value for sign, value in zip(candidates.signs, trial.values, strict=True)]
+        if all(map(math.isfinite, losses)):
+            record.positions.append(position)
+            record.losses.append(losses)
+            record.admitted.append(facts.admitted and all(value <= 0 for value in trial.constraints.values()))
+            record.curves.append(curve)
+    elif len(facts.costs) < len(candidates.known):
+        return  # what it costs is not known, as it is outside the limits or lacks parameters
+    elif trial.state == TrialState.PRUNED and curve:
+        record.stopped.append((position, facts.costs, curve))
+    elif trial.state == TrialState.RUNNING:
+        record.pending.append((position, facts.costs))
+
+
+def _spread(candidates: Candidates, new: Batch, record: Record, rng: np.random.Generator, turn: int) -> NDArray[np.float64]:
+    """A network whose costs lie in the next gap, and whose choices are unlike those before."""
+    level, base, rest = 0.0, 0.5, turn + 1
+    while rest:  # van der Corput's sequence: 1/2, 1/4, 3/4, 1/8, ...
+        level, base, rest = level + base * (rest % 2), base / 2, rest // 2
+    shuffled = rng.permutation(len(new))
+    if candidates.known:
+        ranks = np.argsort(np.argsort(new.costs[shuffled], axis=0), axis=0).mean(axis=1) / len(new)
+        shuffled = shuffled[np.argsort(np.abs(ranks - level), kind="stable")]
+    some = new.positions[shuffled[:64]]
+    before = [*record.positions, *(one[0] for one in record.stopped), *(one[0] for one in record.pending)]
+    if not before:
+        return np.asarray(some[0])
+    one, other = candidates.encoding.features(some), candidates.encoding.features(np.array(before))
+    distances = ((one[:, None] - other[None]) ** 2).sum(axis=2)
+    return np.asarray(some[np.argmax(distances.min(axis=1) + 1e-3 * distances.mean(axis=1))])
+
+
+def _rows(rows: Sequence[Any], width: int) -> Floats:
+    """An array of so many columns, even of no rows."""
+    return np.array(rows, float).reshape(len(rows), width)
+
+
+def _beaten(losses: Floats) -> NDArray[np.int64]:
+    """By how many others each is matched or beaten on every loss."""
+    counts = np.empty(len(losses), np.int64)
+    ranks = [np.unique(column, return_inverse=True)[1].astype(np.uint16) for column in losses.T]
+    for part in np.array_split(np.arange(len(losses)), 1 + len(losses) // 500):
+        counts[part] = np.logical_and.reduce([rank <= rank[part, None] for rank in ranks]).sum(axis=1) - 1
+    return counts
+
+
+class _Search:
+    """The search for the next network: what is known, the models, and where they promise most."""
+
+    def __init__(self, candidates: Candidates, new: Batch, record: Record, rng: np.random.Generator) -> None:
+        self._candidates, self._new, self._record, self._rng = candidates, new, record, rng
+        self._known = candidates.known
+        self._trained = [i for i in range(len(candidates.signs)) if i not in candidates.known]
+        self._scale_costs(candidates.pool.costs)
+        self._models: dict[int, tuple[Scale, Surrogate]] = {}
+        self._learn()
+
+    def _scale_costs(self, costs: Floats) -> None:
+        """Costs as features are logarithms, if none is negative."""
+        self._logarithmic = (costs > 0).all(axis=0) if len(costs) else np.zeros(len(self._known), bool)
+        self._centre, self._unit = np.zeros(len(self._known)), np.ones(len(self._known))
+        shown = self._shown(costs)
+        if len(costs):
+            deviation = shown.std(axis=0)
+            self._centre, self._unit = shown.mean(axis=0), np.where(deviation > 0, np.sqrt(2) * deviation, 1.0)
+
+    def _shown(self, costs: Floats) -> Floats:
+        logs = np.log(np.where(self._logarithmic, np.maximum(costs, 1e-300), 1.0))
+        return (np.where(self._logarithmic, logs, costs) - self._centre) / self._unit
+
+    def _features(self, positions: Positions, costs: Floats) -> Floats:
+        return np.hstack([self._candidates.encoding.features(positions), self._shown(costs)])
+
+    def _learn(self) -> None:
+        """A model of each objective that needs training, and the losses of all networks as they are believed to be."""
+        record, width = self._record, len(self._candidates.encoding.distributions)
+        losses = _rows(record.losses, len(self._candidates.signs))
+        chosen = self._modelled(losses)
+        losses, admitted = losses[chosen], np.array(record.admitted, bool)[chosen]
+        positions = _rows(record.positions, width)[chosen]
+        pending = _rows([position for position, _ in record.pending], width)
+        pending_costs = _rows([costs for _, costs in record.pending], len(self._known))
+        groups = self._candidates.encoding.groups
+        groups = np.append(groups, groups.max(initial=-1) + 1 + np.arange(len(self._known)))
+        features, further = self._features(positions, losses[:, self._known]), self._features(pending, pending_costs)
+        believed, hoped = losses.copy(), np.empty((len(pending), losses.shape[1]))
+        hoped[:, self._known] = pending_costs
+        for objective in self._trained if len(losses) else ():
+            scale, logs = Scale.of(losses[:, objective]), self._fit(objective, groups)
+            targets, noise, taught = scale.model(losses[:, objective]), np.zeros(len(losses)), features
+            if objective == self._trained[0] and record.stopped:
+                stopped, estimates, doubt = self._stopped(scale, objective)
+                taught = np.vstack([features, stopped])
+                targets, noise = np.append(targets, estimates), np.append(noise, doubt)
+            model = Surrogate(logs, taught, groups, targets, noise)
+            if len(pending):
+                model.believe(further)
+            means = scale.losses(model.means())
+            believed[:, objective], hoped[:, objective] = means[: len(losses)], means[len(targets) :]
+            self._models[objective] = scale, model
+        places, self._front = np.vstack([positions[admitted], pending]), np.empty((0, losses.shape[1]))
+        if len(places) and (self._models or not self._trained):
+            known, first = np.unique(np.vstack([believed[admitted], hoped]), axis=0, return_index=True)
+            places = places[first]
+            beaten = _beaten(known)
+            places = places[np.argsort(beaten, kind="stable")[: max(PARENTS, int((beaten == 0).sum()))]]
+            self._front, self._worst = known[beaten == 0], np.vstack([believed, hoped]).max(axis=0)
+        self.parents = places if len(places) else self._candidates.pool.positions[:PARENTS]
+        """Networks that others are made from: those that fewest dominate, as far as is believed."""
+
+    def _fit(self, objective: int, groups: NDArray[np.int64]) -> Floats:
+        """The relevances of the features; those that were found for the same observations, where they are still known."""
+        chosen, record = fitted_on(len(self._record.losses)), self._record
+        losses = _rows([record.losses[i] for i in chosen], len(self._candidates.signs))
+        positions = _rows([record.positions[i] for i in chosen], len(self._candidates.encoding.distributions))
+        key = (objective, positions.tobytes(), losses.tobytes())
+        fits = self._candidates.fits
+        if key not in fits:
+            if len(fits) == KEPT:
+                fits.pop(next(iter(fits)))
+            fits[key] = fit(self._features(positions, losses[:, self._known]), groups, losses[:, objective])
+        return fits[key]
+
+    def _modelled(self, losses: Floats) -> NDArray[np.int64]:
+        """Which observations are modelled: all, or the half that fewest others dominate and some of the rest."""
+        if len(losses) <= MODELLED:
+            return np.arange(len(losses))
+        order = np.argsort(_beaten(losses), kind="stable")
+        rest = self._rng.choice(order[MODELLED // 2 :], MODELLED // 2, replace=False)
+        return np.sort(np.append(order[: MODELLED // 2], rest))
+
+    def _stopped(self, scale: Scale, objective: int) -> tuple[Floats, Floats, Floats]:
+        """Features, expected u and its variance, of trials that were stopped at a step that others have passed."""
+        record, sign = self._record, self._candidates.signs[objective]
+        found = []
+        for position, costs, curve in record.stopped:
+            last = max(curve)
+            pairs = [
+                (sign * passed[last], losses[objective])
+                for passed, losses in zip(record.curves, record.losses, strict=True)
+                if last in passed
+            ]
+            if len(pairs) < CURVES or not np.isfinite(curve[last]):
+                continue
+            then, ended = np.array(pairs).T
+            later = float(np.mean(ended - then))
+            error = scale.model(ended) - scale.model(then + later)
+            estimate = float(scale.model(np.array(sign * curve[last] + later)))
+            found.append((position, costs, estimate, 2 * float(np.var(error, ddof=1)) + 0.01))
+        features = self._features(
+            _rows([one[0] for one in found], len(self._candidates.encoding.distributions)),
+            _rows([one[1] for one in found], len(self._known)),
+        )
+        return features, np.array([one[2] for one in found]), np.array([one[3] for one in found])
+
+    def best(self) -> NDArray[np.float64] | None:
+        """The candidate with the greatest expected gain; None if there is none."""
+        rng, batch = self._rng, self._new
+        if len(self.parents) and not self._candidates.complete:
+            values, most = CHILDREN
+            number = min(most, values // self.parents.shape[1])
+            batch += self._candidates.vary(rng, self.parents, number, self._record.seen)
+        if not len(batch):
+            return None
+        if not len(self._front):
+            return np.asarray(rng.choice(batch.positions))
+        losses = self._losses(batch)
+        self._reference = self._worst.copy()
+        for objective, loss in enumerate(losses):
+            worst = loss.scale.losses(loss.mean).max() if isinstance(loss, BelievedLoss) else loss.values.max()
+            self._reference[objective] = max(self._reference[objective], worst)
+        gains = self._gains(losses)
+        for _ in range(0 if self._candidates.complete else CLIMBS):
+            climbers = batch.positions[np.argsort(-gains)[:CLIMBERS]]
+            more = self._candidates.vary(rng, climbers, STEPS, self._record.seen | set(batch.ids))
+            if len(more):
+                batch, gains = batch + more, np.append(gains, self._gains(self._losses(more)))
+        return np.asarray(batch.positions[np.argmax(gains)])
+
+    def _losses(self, batch: Batch) -> list[KnownLoss | BelievedLoss]:
+        features = self._features(batch.positions, batch.costs)
+        losses: list[KnownLoss | BelievedLoss] = []
+        for objective in range(len(self._candidates.signs)):
+            if objective in self._models:
+                scale, model = self._models[objective]
+                losses.append(BelievedLoss(scale, *model.predict(features)))
+            else:
+                losses.append(KnownLoss(batch.costs[:, self._known.index(objective)]))
+        return losses
+
+    def _gains(self, losses: Sequence[KnownLoss | BelievedLoss]) -> Floats:
+        lowest = np.minimum(self._front.min(axis=0), self._reference)
+        for objective, loss in enumerate(losses):
+            floor = loss.values.min() if isinstance(loss, KnownLoss) else loss.scale.best - 0.9 * loss.scale.spread
+            lowest[objective] = min(lowest[objective], floor)
+        return expected_gain(losses, self._front, lowest, self._reference, self._trained[0] if self._trained else 0)

@@ -1,0 +1,171 @@
+"""A Gaussian process that is good from ten observations on, in NumPy, for losses of any scale. Read `samplers.py` next."""
+
+import math
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.linalg import cho_solve, cholesky
+from scipy.linalg.lapack import dtrtri
+from scipy.optimize import minimize
+from scipy.special import ndtr
+
+Floats = NDArray[np.float64]
+
+EARLY: Final = 12  # observations, of which the median tells how far losses are apart: later ones gather at the best
+FITTED: Final = 96  # observations that the scales are fitted to
+STEPS: Final = 20  # of that fit
+REFITTED: Final = 24  # observations, up to which each makes another fit; then each growth by a seventh does
+GROWTH: Final = 8 / 7
+RELEVANCE: Final = 2.0  # squared distance of two random points, before anything is known
+JITTER: Final = 1e-5  # more than single precision leaves of a covariance's smallest eigenvalue
+PRIORS: Final = (  # of amplitudes as shares of the variance: logarithm's mean, and standard deviation
+    (np.log(0.5 / RELEVANCE), 1.0),  # of what adds up over parameters
+    (np.log(0.5), 1.0),  # of what does not
+    (np.log(0.03), 1.2),  # noise
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """Losses to what is modelled and back: u = log(1 + (loss - best) / spread), so that the bad are told apart less."""
+
+    best: float
+    spread: float
+
+    @classmethod
+    def of(cls, losses: Floats) -> "Scale":
+        """The scale on which the better half of the losses take about one unit."""
+        best = float(losses.min())
+        spread = float(np.median(losses[:EARLY])) - best
+        return cls(best=best, spread=spread or float(losses.max()) - best or max(1e-6, 1e-6 * abs(best)))
+
+    def model(self, losses: Floats) -> Floats:
+        """Losses → u."""
+        return np.log(np.maximum((losses - self.best) / self.spread + 1.0, 0.1))
+
+    def losses(self, modelled: Floats) -> Floats:
+        """Means of u → losses."""
+        return self.best + self.spread * (np.exp(np.minimum(modelled, 50.0)) - 1.0)
+
+    def improvement(self, levels: Floats, mean: Floats, deviation: Floats) -> Floats:
+        """Expected amount by which a loss, u normal, lies below levels: the price of a put option (Black and Scholes, 1973)."""
+        strikes = np.maximum((levels - self.best) / self.spread + 1.0, 1e-12)
+        d = (np.log(strikes) - mean) / deviation
+        expected = np.exp(np.minimum(mean + deviation**2 / 2, 50.0))
+        return np.asarray(self.spread * np.maximum(strikes * ndtr(d) - expected * ndtr(d - deviation), 0.0))
+
+
+def fitted_on(number: int) -> NDArray[np.int64]:
+    """Which of so many observations the relevances are fitted to: the same ones, as long as their number grows little."""
+    if number > REFITTED:
+        number = int(REFITTED * GROWTH ** math.floor(math.log(number / REFITTED, GROWTH)))
+    return np.unique(np.linspace(0, number - 1, min(FITTED, number)).astype(int))
+
+
+def fit(features: Floats, groups: NDArray[np.int64], losses: Floats) -> Floats:
+    """Logarithms of the relevance of each group, and of the three amplitudes, of the greatest posterior probability."""
+    targets = Scale.of(losses).model(losses)
+    targets = (targets - targets.mean()) / (targets.std() or 1.0)
+    num_groups = int(groups.max()) + 1 if len(groups) else 0
+    prior = np.array([(np.log(RELEVANCE / max(1, num_groups)), 1.0)] * num_groups + list(PRIORS))
+    means, deviations = prior.T
+    bounds = list(zip(means - 4 * deviations, means + 4 * deviations, strict=True))
+    arguments = (features, groups, targets, prior)
+    found: Any = minimize(_misfit, means, args=arguments, jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": STEPS})
+    return np.asarray(found.x)
+
+
+def _covariances(logs: Floats, groups: NDArray[np.int64], one: Floats, other: Floats) -> tuple[Floats, Floats, Floats]:
+    """Inner products; squared distances; and Matérn's kernel of them.
+
+    In single precision, which is several times as fast and exact enough beside the noise.
+    """
+    relevance = np.exp(0.5 * logs[groups])
+    one, other = (one * relevance).astype(np.float32), (other * relevance).astype(np.float32)
+    gram = one @ other.T
+    squared = np.einsum("ij,ij->i", one, one)[:, None] + np.einsum("ij,ij->i", other, other)[None] - 2 * gram
+    np.maximum(squared, 0.0, out=squared)
+    root = np.sqrt(5 * squared)
+    return gram, root, (1 + root + root**2 / 3) * np.exp(-root)
+
+
+def _sum(logs: Floats, gram: Floats, matern: Floats) -> Floats:
+    """The covariance without noise, of which a constant stands for the unknown mean."""
+    linear, other = np.exp(logs[-3:-1]).astype(np.float32)
+    return np.asarray(1 + linear * gram + other * matern, np.float64)
+
+
+def _misfit(logs: Floats, features: Floats, groups: NDArray[np.int64], targets: Floats, prior: Floats) -> tuple[float, Floats]:
+    """Negative log posterior density of the logarithms of all scales, and its gradient."""
+    gram, root, matern = _covariances(logs, groups, features, features)
+    linear, other, noise = np.exp(logs[-3:])
+    covariance = _sum(logs, gram, matern)
+    covariance[np.diag_indices_from(covariance)] += noise + JITTER
+    factor = cholesky(covariance, lower=True, check_finite=False)
+    inverse = cho_solve((factor, True), np.eye(len(targets)), check_finite=False)
+    weights = inverse @ targets
+    misfit = 0.5 * targets @ weights + np.log(np.diag(factor)).sum()
+    pull = inverse - np.outer(weights, weights)  # half of this is the derivative by the covariance
+    bent = other * pull * (-5 / 6 * (1 + root) * np.exp(-root))  # by Matérn's derivative by the squared distance
+    by_feature = (features * ((linear * pull - 2 * bent) @ features)).sum(0) + 2 * bent.sum(1) @ features**2
+    gradient = np.empty_like(logs)
+    gradient[:-3] = np.bincount(groups, by_feature * np.exp(logs[groups]), minlength=len(logs) - 3)
+    gradient[-3:] = linear * (pull * gram).sum(), other * (pull * matern).sum(), noise * np.trace(pull)
+    means, deviations = prior.T
+    off = (logs - means) / deviations
+    return float(misfit + 0.5 * off @ off), 0.5 * gradient + off / deviations
+
+
+class Surrogate:
+    """A posterior over u of every point.
+
+    The covariance is a sum of a linear kernel, as most choices add up, and Matérn's with nu = 5/2 for what they do together; both
+    share a relevance of each group of features.
+    """
+
+    def __init__(self, logs: Floats, features: Floats, groups: NDArray[np.int64], targets: Floats, noise: Floats) -> None:
+        """`logs` are from `fit`; `noise` is the variance of each target beyond that of all, in units of u²."""
+        self._logs, self._groups, self._features = logs, groups, features
+        self._mean, self._deviation = float(targets.mean()), float(targets.std()) or 1.0
+        self._weights: Floats
+        self._whitening: Floats | None = None  # the inverse of the covariance's factor, once deviations are asked for
+        self._targets, self._noise = (targets - self._mean) / self._deviation, noise / self._deviation**2
+        self._condition()
+
+    def believe(self, features: Floats) -> None:
+        """Take the means of further points for observations: they will be, and near them there is less to learn."""
+        means = self._covariance(features) @ self._weights
+        self._features = np.vstack([self._features, features])
+        self._targets = np.append(self._targets, means)
+        self._noise = np.append(self._noise, np.zeros(len(features)))
+        self._condition()
+
+    def means(self) -> Floats:
+        """The means of u of all observations, and of what was believed: what they are without their noise."""
+        return np.asarray(self._mean + self._deviation * (self._targets - self._own_noise * self._weights))
+
+    def predict(self, features: Floats) -> tuple[Floats, Floats]:
+        """Mean and standard deviation of u, without noise."""
+        covariance = self._covariance(features)
+        if self._whitening is None:
+            self._whitening, _ = dtrtri(self._factor, lower=1)
+        linear, other, _ = np.exp(self._logs[-3:])
+        own = 1.0 + linear * (features**2 @ np.exp(self._logs[self._groups])) + other
+        white = covariance @ self._whitening.T
+        variance = own - np.einsum("ij,ij->i", white, white)
+        deviation = np.sqrt(np.maximum(variance, JITTER))
+        return self._mean + self._deviation * (covariance @ self._weights), self._deviation * deviation
+
+    def _covariance(self, features: Floats) -> Floats:
+        gram, _, matern = _covariances(self._logs, self._groups, features, self._features)
+        return _sum(self._logs, gram, matern)
+
+    def _condition(self) -> None:
+        covariance = self._covariance(self._features)
+        self._own_noise = np.exp(self._logs[-1]) + self._noise + JITTER
+        covariance[np.diag_indices_from(covariance)] += self._own_noise
+        self._factor = cholesky(covariance, lower=True, check_finite=False)
+        self._weights = cho_solve((self._factor, True), self._targets, check_finite=False)
+        self._whitening = None

@@ -1,0 +1,305 @@
+"""FrontierSampler: Optuna's own contract for samplers, and what it adds to that."""
+
+import itertools
+import math
+
+import numpy as np
+import optuna
+import pytest
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.testing.pytest_samplers import BasicSamplerTestCase, MultiObjectiveSamplerTestCase, RelativeSamplerTestCase
+from optuna.trial import TrialState, create_trial
+from scipy.optimize import check_grad
+
+from nas import FrontierSampler, NasError
+from nas.candidates import Candidates
+from nas.encoding import Encoding
+from nas.gain import BelievedLoss, KnownLoss, expected_gain
+from nas.pareto import hypervolume
+from nas.samplers import CURVE
+from nas.surrogate import PRIORS, Scale, Surrogate, _misfit, fit
+
+SPACE = {f"x{i}": CategoricalDistribution((0, 1, 2)) for i in range(8)}
+
+
+@pytest.mark.filterwarnings("ignore:no network was found")
+class TestContract(BasicSamplerTestCase, RelativeSamplerTestCase, MultiObjectiveSamplerTestCase):
+    @pytest.fixture
+    def sampler(self):
+        return lambda: FrontierSampler({}, seed=0)
+
+
+def price(params):
+    return float(sum((1, 2, 4)[value] * (1 + i // 4) for i, value in enumerate(params.values())))
+
+
+def accuracy(params):
+    """Higher with the price, and by choices that matter together."""
+    values = list(params.values())
+    return 80 + 3 * math.log(price(params)) + sum((one - other) ** 2 for one, other in itertools.pairwise(values)) / 4
+
+
+def known(params):
+    return None, price(params)
+
+
+def searched(sampler, trials, *, workers=1, study=None):
+    """Tell a study so many outcomes; trials end in the order in which they were asked for."""
+    study = study or optuna.create_study(directions=["maximize", "minimize"], sampler=sampler)
+    pending = []
+    for _ in range(trials):
+        while len(pending) < workers:
+            pending.append(study.ask(SPACE))
+        trial = pending.pop(0)
+        study.tell(trial, [accuracy(trial.params), price(trial.params)])
+    return study
+
+
+def volume(study):
+    done = study.get_trials(states=(TrialState.COMPLETE,))
+    return hypervolume([(-trial.values[0], trial.values[1]) for trial in done], (-80.0, 48.0))
+
+
+@pytest.mark.parametrize("workers", [1, 8])
+def test_it_finds_in_30_trials_more_than_random_search_in_150(workers):
+    for seed in range(3):
+        ours = volume(searched(FrontierSampler(SPACE, costs=known, seed=seed), 30, workers=workers))
+        assert ours > volume(searched(optuna.samplers.RandomSampler(seed=seed), 150))
+
+
+def test_no_network_is_proposed_twice_or_beyond_the_limits():
+    def identity(params):
+        values = list(params.values())
+        return (*sorted(values[:4]), *values[4:])
+
+    def admits(params):
+        return 20 <= price(params) <= 30
+
+    sampler = FrontierSampler(SPACE, costs=known, identity=identity, admits=admits, seed=0)
+    study = searched(sampler, 25, workers=4)
+    assert all(admits(trial.params) for trial in study.trials)
+    assert len({identity(trial.params) for trial in study.trials}) == len(study.trials)
+
+
+def test_where_one_point_in_a_thousand_is_inside_the_limits_an_enqueued_one_leads_to_others():
+    space = {f"x{i}": FloatDistribution(0, 1) for i in range(10)}
+
+    def admits(params):
+        return sum(params.values()) < 1.5
+
+    sampler = FrontierSampler(space, admits=admits, seed=0)
+    study = optuna.create_study(sampler=sampler)
+    with pytest.raises(NasError, match="no network inside the limits was found among random ones; enqueue one"):
+        study.ask(space)
+    study = optuna.create_study(sampler=FrontierSampler(space, admits=admits, seed=0))
+    study.enqueue_trial(dict.fromkeys(space, 0.1))
+    study.optimize(lambda trial: sum((trial.suggest_float(name, 0, 1) - 0.12) ** 2 for name in space), n_trials=10)
+    assert all(admits(trial.params) for trial in study.trials)
+    assert len({tuple(trial.params.values()) for trial in study.trials}) == 10
+
+
+def test_a_space_of_which_every_network_was_tried_ends_the_study():
+    space = {"a": CategoricalDistribution((0, 1, 2)), "b": IntDistribution(0, 1)}
+    study = optuna.create_study(sampler=FrontierSampler(space, seed=0))
+    study.optimize(lambda trial: trial.suggest_categorical("a", (0, 1, 2)) + trial.suggest_int("b", 0, 1), n_trials=50)
+    assert {tuple(trial.params.values()) for trial in study.trials} == set(itertools.product(range(3), range(2)))
+    assert len(study.trials) == 6
+
+
+def test_the_same_seed_proposes_the_same_and_a_study_goes_on_from_its_storage(tmp_path):
+    def sampler():
+        return FrontierSampler(SPACE, costs=known, seed=3)
+
+    whole = searched(sampler(), 14)
+    storage = f"sqlite:///{tmp_path / 'study.db'}"
+    first = optuna.create_study(storage=storage, study_name="s", directions=["maximize", "minimize"], sampler=sampler())
+    searched(None, 8, study=first)
+    again = optuna.load_study(storage=storage, study_name="s", sampler=sampler())
+    searched(None, 6, study=again)
+    assert [trial.params for trial in again.trials] == [trial.params for trial in whole.trials]
+    other = searched(FrontierSampler(SPACE, costs=known, seed=4), 14)
+    assert [trial.params for trial in other.trials] != [trial.params for trial in whole.trials]
+
+
+@pytest.mark.parametrize("directions", [["minimize"], ["maximize"], ["minimize", "maximize", "minimize"], ["maximize"] * 4])
+def test_any_number_of_objectives_in_any_directions(directions):
+    """Of each kind of parameter, with the first and the last objective trained, and the others known."""
+    space = {
+        "kind": CategoricalDistribution(("a", None, True)),
+        "depth": IntDistribution(1, 4),
+        "rate": FloatDistribution(1e-4, 1.0, log=True),
+        "width": IntDistribution(16, 2048, log=True),
+        "drop": FloatDistribution(0.0, 0.5, step=0.1),
+    }
+    signs = [1 if direction == "minimize" else -1 for direction in directions]
+
+    def losses(params):
+        rate, depth = (math.log10(params["rate"]) + 2) ** 2, params["depth"]
+        each = [rate + (params["kind"] != "a") + params["drop"], depth, math.log(params["width"]), (depth - 3) ** 2 + rate]
+        return [sign * loss for sign, loss in zip(signs, each, strict=False)]
+
+    def costs(params):
+        values = losses(params)
+        return [None if i in (0, len(values) - 1) else value for i, value in enumerate(values)]
+
+    found = {}
+    for name, sampler in (
+        ("ours", FrontierSampler(space, costs=costs, seed=0)),
+        ("random", optuna.samplers.RandomSampler(seed=0)),
+    ):
+        study = optuna.create_study(directions=directions, sampler=sampler)
+        for _ in range(25):
+            trial = study.ask(space)
+            study.tell(trial, losses(trial.params))
+        points = [tuple(s * v for s, v in zip(signs, trial.values, strict=True)) for trial in study.trials]
+        found[name] = hypervolume(points, (9.0, 5.0, 8.0, 14.0)[: len(directions)])
+    assert found["ours"] > found["random"]
+
+
+def test_parameters_that_a_trial_lacks_and_values_that_are_not_finite_do_no_harm():
+    space = {"depth": IntDistribution(1, 2), "second": CategoricalDistribution((3, 5, 7)), "rate": FloatDistribution(0, 1)}
+    study = optuna.create_study(sampler=FrontierSampler(space, seed=0))
+
+    def objective(trial):
+        depth, rate = trial.suggest_int("depth", 1, 2), trial.suggest_float("rate", 0, 1)
+        if trial.number == 5:
+            return math.inf
+        if trial.number == 6:
+            raise ValueError("broken")
+        second = trial.suggest_categorical("second", (3, 5, 7)) if depth == 2 else 0
+        return (rate - 0.3) ** 2 + abs(second - 5) + trial.suggest_float("own", 0, 1e-3)
+
+    study.optimize(objective, n_trials=30, catch=ValueError)
+    assert study.best_params["second"] == 5
+    assert study.best_value < 0.02
+
+
+def test_a_parameter_that_matters_only_with_a_value_of_another_is_found():
+    space = {"depth": IntDistribution(1, 3)}
+    space |= {f"kernel{i}": CategoricalDistribution((3, 5, 7)) for i in range(1, 4)}
+
+    def identity(params):
+        return tuple(params[f"kernel{i}"] for i in range(1, params["depth"] + 1))
+
+    encoding = Encoding(space, identity)
+    short = {"depth": 1, "kernel1": 5, "kernel2": 7, "kernel3": 5}
+    position = encoding.position(short)
+    assert encoding.params(encoding.canonical(position[None])[0]) == short | {"kernel2": 3, "kernel3": 3}
+    others = [encoding.position(short | {"kernel3": kernel}) for kernel in (3, 7)]
+    assert np.allclose(encoding.features(np.array(others)), encoding.features(position[None]))
+    deep = np.array([encoding.position(short | {"depth": 3, "kernel3": kernel}) for kernel in (3, 7)])
+    assert not np.allclose(*encoding.features(deep))
+
+
+def test_it_learns_from_stopped_trials_but_believes_them_less_than_trained_ones():
+    space = {"good": CategoricalDistribution(tuple("abcdef")), "rest": FloatDistribution(0, 1)}
+
+    def trial(good, rest, value, *, last=3):
+        curve = [(step, value - 10 * (3 - step)) for step in range(1, last + 1)]
+        ended = {"value": value, "state": TrialState.COMPLETE} if last == 3 else {"state": TrialState.PRUNED}
+        params = {"good": good, "rest": rest}
+        return create_trial(params=params, distributions=space, user_attrs={CURVE: curve}, **ended)
+
+    def asked(*more):
+        """How many of so many studies try the last choice next."""
+        count = 0
+        for seed in range(12):
+            study = optuna.create_study(direction="maximize", sampler=FrontierSampler(space, seed=seed))
+            generator = np.random.default_rng(seed)
+            study.add_trials([trial(good, generator.random(), 50 + generator.random()) for good in "abcd" for _ in range(2)])
+            study.add_trials(list(more))
+            count += study.ask(space).params["good"] == "f"
+        return count
+
+    promising = asked(trial("f", 0.2, 60, last=1), trial("f", 0.7, 60, last=1))
+    poor = asked(trial("f", 0.2, 30, last=1), trial("f", 0.7, 30, last=1))
+    assert promising > poor
+    assert promising > 6
+    assert poor < 3
+
+
+@pytest.mark.parametrize(
+    ("functions", "message"),
+    [
+        ({"costs": lambda params: [None]}, "costs gave 1 entries; it must give one for each of the 2 objectives"),
+        ({"costs": lambda params: [None, math.nan]}, "costs gave .*; it must give finite numbers"),
+        ({"costs": lambda params: params["nothing"]}, "costs raised KeyError"),
+        ({"identity": lambda params: 1 / 0}, "identity raised ZeroDivisionError"),
+        ({"admits": lambda params: 1 / 0}, "admits raised ZeroDivisionError"),
+        ({"admits": lambda params: False}, "no network inside the limits was found among random ones; enqueue one that is"),
+    ],
+)
+def test_a_function_that_answers_wrongly_is_named(functions, message):
+    study = optuna.create_study(directions=["maximize", "minimize"], sampler=FrontierSampler(SPACE, **functions))
+    with pytest.raises(NasError, match=message):
+        study.ask(SPACE)
+
+
+def test_enqueued_and_fixed_parameters_are_kept():
+    study = optuna.create_study(sampler=FrontierSampler(SPACE, costs=lambda params: (None,), seed=0))
+    point = dict.fromkeys(SPACE, 2)
+    study.enqueue_trial(point)
+    assert study.ask(SPACE).params == point
+    with pytest.warns(optuna.exceptions.ExperimentalWarning):
+        study.sampler = optuna.samplers.PartialFixedSampler({"x0": 1}, study.sampler)
+    assert study.ask(SPACE).params["x0"] == 1
+
+
+@pytest.mark.parametrize("number", [1, 2, 3, 4])
+def test_the_gain_of_known_losses_is_the_growth_of_the_volume(number):
+    generator = np.random.default_rng(number)
+    front, candidates = generator.random((4, number)), generator.random((20, number))
+    reference = np.ones(number)
+    losses = [KnownLoss(column) for column in candidates.T]
+    gains = expected_gain(losses, front, np.zeros(number), reference, along=0)
+    before = [tuple(map(float, point)) for point in front]
+    for candidate, gain in zip(candidates, gains, strict=True):
+        after = hypervolume([*before, tuple(map(float, candidate))], tuple(reference.tolist()))
+        assert gain == pytest.approx(after - hypervolume(before, tuple(reference.tolist())), abs=1e-9)
+
+
+def test_the_gain_of_a_believed_loss_is_the_mean_over_what_it_may_be():
+    generator = np.random.default_rng(0)
+    scale = Scale.of(generator.random(20))
+    front = np.array([[0.2, 0.8], [0.5, 0.4], [0.9, 0.1]])
+    belief = BelievedLoss(scale, np.array([0.3]), np.array([0.4]))
+    gain = expected_gain([belief, KnownLoss(np.array([0.3]))], front, np.array([-1.0, 0.0]), np.ones(2), along=0)
+    drawn = scale.losses(0.3 + 0.4 * generator.standard_normal(40_000))
+    each = expected_gain([KnownLoss(drawn), KnownLoss(np.full(40_000, 0.3))], front, np.zeros(2), np.ones(2), along=0)
+    assert gain[0] == pytest.approx(each.mean(), rel=0.03)
+    across = expected_gain([belief, KnownLoss(np.array([0.3]))], front, np.array([-1.0, 0.0]), np.ones(2), along=1)
+    assert across[0] == pytest.approx(gain[0], rel=1e-6)
+
+
+def test_the_gradient_of_the_fit_is_right():
+    generator = np.random.default_rng(0)
+    features, groups = generator.standard_normal((15, 6)), np.array([0, 0, 1, 2, 2, 2])
+    targets = generator.standard_normal(15)
+    prior = np.array([(-1.0, 1.0)] * 3 + list(PRIORS))
+    error = check_grad(
+        lambda logs: _misfit(logs, features, groups, targets, prior)[0],
+        lambda logs: _misfit(logs, features, groups, targets, prior)[1],
+        prior[:, 0],
+        epsilon=1e-2,
+    )
+    slope = np.linalg.norm(_misfit(prior[:, 0], features, groups, targets, prior)[1])
+    assert error < 0.05 * slope
+
+
+def test_the_surrogate_is_good_from_twenty_observations_and_knows_what_it_does_not_know():
+    generator = np.random.default_rng(0)
+    candidates = Candidates(SPACE, (1,), costs=None, identity=None, admits=None, seed=0)
+    encoding, off, right = candidates.encoding, [], []
+    for _ in range(10):
+        points = encoding.draw(generator, 320)
+        losses = np.array([-3 * math.log(price(encoding.params(point))) + (point[0] - point[1]) ** 2 / 8 for point in points])
+        features, seen = encoding.features(points), losses[:20] + 0.1 * generator.standard_normal(20)
+        scale = Scale.of(seen)
+        model = Surrogate(
+            fit(features[:20], encoding.groups, seen), features[:20], encoding.groups, scale.model(seen), np.zeros(20)
+        )
+        mean, deviation = model.predict(features[20:])
+        off.append(np.mean(((scale.model(losses[20:]) - mean) / deviation) ** 2))
+        right.append(np.corrcoef(mean, losses[20:])[0, 1])
+    assert np.mean(right) > 0.8
+    assert 0.3 < np.mean(off) < 3
