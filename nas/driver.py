@@ -183,7 +183,7 @@ class _Prepared:
 
 def _prepare(experiment: Experiment[Any, Any]) -> _Prepared:
     """Find every mistake that can be found without Ray."""
-    make_sampler(experiment.sampler, experiment.seed)
+    make_sampler(experiment)
     check_settings(experiment.train)
     for objective in (*experiment.objectives, *(limit.objective for limit in experiment.limits)):
         if objective.name in TYPES:
@@ -219,7 +219,7 @@ def _run(
     trained = [objective for objective in experiment.objectives if objective.needs_training]
     storage = f"{experiment.storage.rstrip('/')}/{run.name}" if experiment.storage else str(run / WEIGHTS)
     with _one_sentence(run):
-        sampler: BaseSampler = make_sampler(experiment.sampler, experiment.seed, session=session)
+        sampler: BaseSampler = make_sampler(experiment, session=session)
         searcher = ArchitectureSearcher(
             experiment,
             create_study(experiment.objectives, sampler, run.name),

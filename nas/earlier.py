@@ -1,6 +1,7 @@
 """What a search need not find out again: networks to start from, and outcomes of other runs. Read `searcher.py` next."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -26,9 +27,9 @@ class Start:
 
     params: Params
     source: str
-    """reference or start."""
+    """reference, start or reuse."""
     name: str
-    """As published, or as the user gave it; the id of an architecture that was given as its text."""
+    """As published, or as the user gave it; the id of an architecture that was given as its text; a run and its trial."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +44,8 @@ class Known:
     """The row's other columns."""
     weights: Path
     """Where they are, if they were kept."""
+    architecture: str
+    """As text."""
 
 
 def starts(experiment: Experiment[Any, Any]) -> list[Start]:
@@ -63,6 +66,14 @@ def starts(experiment: Experiment[Any, Any]) -> list[Start]:
             except SpaceError as error:
                 raise NasError(f"start {name}: {error}; give one of this space, or the space that it is from") from None
     return found
+
+
+def reused(experiment: Experiment[Any, Any], known: Iterable[Known]) -> Iterator[Start]:
+    """The networks of other runs that are of the space."""
+    for network in known:
+        with suppress(SpaceError):
+            params = experiment.space.encode(Architecture.from_json(network.architecture))
+            yield Start(params=params, source="reuse", name=network.name)
 
 
 def named(name: str) -> list[Architecture]:
@@ -125,5 +136,6 @@ def _done(experiment: Experiment[Any, Any], run: Path) -> Iterator[tuple[str, Kn
                 values={name: float(row[name]) for name in trained},
                 measured={name: row[name] for name in MEASURED if pd.notna(row[name])},
                 weights=run / WEIGHTS / f"{row['trial']}.safetensors",
+                architecture=str(row["architecture"]),
             ),
         )

@@ -38,14 +38,14 @@ class Experiment(Generic[SpaceT, DatasetT]):
     """For latency_ms, the table of a device's layers; by default the newest built here for this space, else trials measure."""
     train: TrainSettings = field(default_factory=TrainSettings)
     """How each network is trained."""
-    sampler: str | BaseSampler = "tpe"
-    """What proposes networks: random, tpe, nsga2, nsga3, gp or qmc; from Python any Optuna sampler too."""
+    sampler: str | BaseSampler = "frontier"
+    """What proposes networks: frontier, random, tpe, nsga2, nsga3, gp or qmc; from Python any Optuna sampler too."""
     trials: int = 50
     """Networks to train."""
     start: tuple[str, ...] = ()
     """Networks to try first, after the space's references: files, exports, run folders (their fronts), published names."""
     reuse: tuple[str, ...] = ()
-    """Run folders whose outcomes are taken over instead of training the same network again."""
+    """Run folders whose outcomes are taken over first, as far as they are of this space and meet the limits; none is trained."""
     early_stopping: bool | None = None
     """Whether a network that falls behind its peers is stopped early; by default where val_top1_pct alone needs training."""
     trial_timeout: float = math.inf
@@ -131,7 +131,7 @@ class Changes:
     start: tuple[str, ...] | None = None
     """Networks to try next: files, exports, run folders (their fronts), published names."""
     reuse: tuple[str, ...] | None = None
-    """Run folders whose outcomes are taken over instead of training the same network again."""
+    """Run folders whose outcomes are taken over first, as far as they are of this space and meet the limits; none is trained."""
     early_stopping: bool | None = None
     """Whether a network that falls behind its peers is stopped early."""
     trial_timeout: float | None = None

@@ -45,7 +45,8 @@ class Proposer:
         self.exhausted = False  # nothing allowed and new was found any more
         self._experiment = experiment
         self._turned_down = turned_down
-        self.distributions = unchanging(experiment.space.parameters)
+        parameters, named = experiment.space.parameters, isinstance(experiment.sampler, str)
+        self.distributions = unchanging(parameters) if named else dict(parameters)  # one of a user's own may compare their kinds
         self._random = random.Random(experiment.seed)
 
     def begin_with(self, starts: Iterable[Start], feasible: Feasibility) -> None:
@@ -57,6 +58,8 @@ class Proposer:
             refused = not network.admitted and architecture_id in self.refused
             if architecture_id in self.seen or architecture_id in asked or refused:
                 continue  # here, or in an earlier session
+            if start.source == "reuse" and not network.admitted:
+                continue  # nobody asked for it
             asked.add(architecture_id)
             origin = {"source": start.source, "name": start.name}
             if network.admitted:

@@ -18,7 +18,7 @@ from optuna.trial import TrialState, create_trial
 from ray.tune.search import Searcher
 
 from nas.baselines import Baseline, of_network
-from nas.earlier import Known, Start
+from nas.earlier import Known, Start, reused
 from nas.errors import NasError, users_code
 from nas.experiment import Experiment
 from nas.feasibility import Examined, Feasibility, examine
@@ -27,6 +27,7 @@ from nas.networks import Network
 from nas.proposer import SEARCHED, Proposer
 from nas.recipe import Outcome
 from nas.runs import HISTORY_FILE, TRIALS_FILE, append
+from nas.samplers import CURVE
 from nas.scheduler import Halving, Standing
 from nas.study import Journal
 from nas.trials import Pending, Tally, told
@@ -83,7 +84,7 @@ class ArchitectureSearcher(Searcher):
         self._proposer = Proposer(experiment, study, self._turned_down)
         self._replay(past, history)
         if searches:
-            self._proposer.begin_with(starts, feasible)
+            self._proposer.begin_with([*reused(experiment, self._known.values()), *starts], feasible)
 
     def __getstate__(self) -> dict[str, Any]:
         """Nothing: Ray pickles searchers to resume from, and here the run folder holds the state."""
@@ -128,7 +129,7 @@ class ArchitectureSearcher(Searcher):
                 self._next = max(self._next, number + 1)
                 self._proposer.seen[network.id] = number
             if row["status"] not in UNDER_WAY:
-                self._tell_past(row, network)
+                self._tell_past(row, network, epochs.get(int(row.get("trial", -1)), {}))
             elif self._searches:
                 self._go_on(row, network, epochs.get(number, {}))
             else:
@@ -171,8 +172,8 @@ class ArchitectureSearcher(Searcher):
         else:
             self._end(pending, {"status": "stopped", "reason": "limit"})
 
-    def _tell_past(self, row: Mapping[str, Any], network: Examined) -> None:
-        status = row["status"]
+    def _tell_past(self, row: Mapping[str, Any], network: Examined, epochs: Mapping[int, float]) -> None:
+        status, curve = row["status"], self._curve(epochs)
         if status == "infeasible":
             self.tally.infeasible += 1
             self._proposer.refused.add(network.id)
@@ -189,7 +190,7 @@ class ArchitectureSearcher(Searcher):
                 params=dict(network.params),
                 distributions=self._proposer.distributions,
                 constraints=dict(network.excess),
-                user_attrs={"trial": row["trial"]} if "trial" in row else {},
+                user_attrs=({"trial": row["trial"]} if "trial" in row else {}) | ({CURVE: curve} if curve else {}),
             )
         self._proposer.study.add_trial(frozen)
         if "trial" in row:
@@ -378,6 +379,11 @@ class ArchitectureSearcher(Searcher):
             self._epoch(pending, epoch)
         self._end(pending, outcome)
 
+    def _curve(self, epochs: Mapping[int, float]) -> list[tuple[int, float]]:
+        """Epochs and the values after them of the objective that needs training, if that is what was measured."""
+        trained = next((objective.name for objective in self.experiment.objectives if objective.needs_training), None)
+        return list(epochs.items()) if trained == "val_top1_pct" else []
+
     def _so_far(self, pending: Pending) -> dict[str, Any]:
         """What is known of a trial that has not been trained to its end."""
         top1 = {"val_top1_pct": pending.epochs[max(pending.epochs)]} if pending.epochs else {}
@@ -395,6 +401,8 @@ class ArchitectureSearcher(Searcher):
         else:
             self.keeper.ended(pending.number)
         if pending.trial is not None:
+            if curve := self._curve(pending.epochs):
+                pending.trial.set_user_attr(CURVE, curve)
             state = {"done": None, "stopped": TrialState.PRUNED}.get(status, TrialState.FAIL)
             frozen = self._proposer.tell(pending.trial, results if status == "done" else None, state)
             frozen.set_user_attr("trial", pending.number)

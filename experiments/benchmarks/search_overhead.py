@@ -193,7 +193,7 @@ def make_searcher(experiment: Experiment[Any, Any], *, trained: bool) -> "Archit
     run = create_run(experiment, experiment.space.name)
     return ArchitectureSearcher(
         experiment,
-        create_study(experiment.objectives, make_sampler(experiment.sampler, experiment.seed), run.name),
+        create_study(experiment.objectives, make_sampler(experiment), run.name),
         Journal(run, experiment.objectives),
         run,
         feasible=check_limits(experiment),

@@ -67,7 +67,7 @@ def searcher(tmp_path, *, run=None, workers=8, session=0, **fields):
     past = () if run is None else rows(run)
     history = () if run is None else list(read_log(run / HISTORY_FILE))
     run = run or create_run(experiment, "test")
-    sampler = make_sampler(experiment.sampler, experiment.seed, session=session)
+    sampler = make_sampler(experiment, session=session)
     found = ArchitectureSearcher(
         experiment,
         create_study(experiment.objectives, sampler, run.name),
@@ -279,10 +279,10 @@ def test_a_limit_on_something_that_is_no_objective_has_its_column(tmp_path):
 
 def test_any_optuna_sampler_can_be_given(tmp_path):
     sampler = optuna.samplers.RandomSampler(seed=1)
-    assert make_sampler(sampler, 0) is sampler
+    assert make_sampler(replace(EXPERIMENT, sampler=sampler)) is sampler
     assert len(play(searcher(tmp_path, sampler=sampler)[0], 3)) == 3
     with pytest.raises(nas.NasError, match="sampler 'nsga' does not exist; did you mean 'nsga"):
-        make_sampler("nsga", 0)
+        make_sampler(replace(EXPERIMENT, sampler="nsga"))
 
 
 def test_the_log_has_a_line_for_every_ask_but_repeats(tmp_path):
@@ -532,15 +532,15 @@ def killed_after(run, lines, tmp_path):
 
 
 def test_a_run_killed_at_any_moment_goes_on_without_losing_or_repeating_a_finished_trial(tmp_path):
-    limits = (parse_limit("macs_m<0.9"),)
-    first, run = searcher(tmp_path, limits=limits, trials=5, workers=2)
+    common = {"limits": (parse_limit("macs_m<0.9"),), "trials": 5, "workers": 2, "sampler": "random"}
+    first, run = searcher(tmp_path, **common)
     play(first, 5)
     whole = nas.results(run)
     for lines in range(len((run / TRIALS_FILE).read_bytes().splitlines()) + 1):
         copy = killed_after(run, lines, tmp_path)
         mend_logs(copy)
         before = nas.results(copy)
-        found, _ = searcher(tmp_path, run=copy, session=1, limits=limits, trials=5, workers=2)
+        found, _ = searcher(tmp_path, run=copy, session=1, **common)
         proposed = [found.suggest(f"t{i}") for i in range(2)]
         for i, config in enumerate(proposed):
             if isinstance(config, dict):

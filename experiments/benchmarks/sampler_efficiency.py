@@ -1,0 +1,353 @@
+"""How many trainings a search needs until its front is as good as can be, by sampler.
+
+Each problem of `problems.py` is searched by each sampler over the same seeds. A training measures accuracy with noise; the front
+is judged by the true values, as a share of the true front's hypervolume. Where that is not known, as the space is too large, the
+front of everything that any sampler tried in this run stands for it. The reference point is the worst of what is known of each
+loss. A network that is proposed again is answered again and does not count.
+
+Shown are the share after so many different networks, or with one objective the regret in points of accuracy; and, for
+FrontierSampler, how many it needs for the median of the best other sampler at the end. Medians with quartiles over seeds, but for
+the regret, which is a mean. Last comes how long FrontierSampler takes for a proposal in a space of 50 parameters of four choices,
+after so many random networks: the median over 20 that are asked for and told, the first, which draws the candidates, left out.
+
+Usage: python -m experiments.benchmarks.sampler_efficiency [--nas-bench-macro FILE] [--seeds 20] [--gp-seeds 5] [--budget 150]
+[--only NAME ...] [--samplers NAME ...] [--processes 2]
+FILE is nas-bench-macro_cifar10.json of github.com/xiusu/NAS-Bench-Macro.
+"""
+
+import argparse
+import functools
+import itertools
+import json
+import os
+import random
+import statistics
+import time
+import warnings
+from collections.abc import Callable, Generator, Hashable, Iterable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from typing import Any, Final, TypeAlias
+
+import numpy as np
+import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution
+from optuna.exceptions import ExperimentalWarning
+from optuna.samplers import BaseSampler
+from optuna.study import StudyDirection
+
+from experiments.benchmarks.problems import Problem, everything, made_up, nas_bench_macro
+from experiments.benchmarks.search_overhead import MacroSpace
+from nas.pareto import hypervolume, non_dominated
+from nas.samplers import FrontierSampler
+from nas.spaces import Params, num_points, sample, some_values
+
+Losses: TypeAlias = tuple[float, ...]
+Strategy: TypeAlias = Generator[Params, float, None]  # gives parameters, is sent the accuracy measured
+
+TIMED: Final = (30, 300, 3000)  # observations
+ENUMERATED: Final = 70_000  # points, up to which the true front is known
+ASKS: Final = 40  # of a sampler for each different network, before it is given up
+TOP_SHARE: Final = 0.01
+
+
+def plain(problem: Problem, sampler: BaseSampler) -> optuna.Study:
+    """A study of a problem, as a user of Optuna makes it."""
+    others = len(problem.losses(sample(problem.distributions, random.Random(0)))) - 1
+    directions = [StudyDirection.MAXIMIZE, *[StudyDirection.MINIMIZE] * others]
+    return optuna.create_study(directions=directions, sampler=sampler)
+
+
+def frontier(problem: Problem, seed: int) -> BaseSampler:
+    """Ours, told what is known."""
+    known: Callable[[Params], Sequence[float | None]] = lambda params: (None, *problem.costs(params))  # noqa: E731
+    return FrontierSampler(
+        problem.distributions,
+        costs=None if problem.alone else known,
+        identity=problem.identity,
+        admits=None if problem.limit is None else problem.admits,
+        seed=seed,
+    )
+
+
+def optunas(name: str) -> Callable[[Problem, int], BaseSampler]:
+    """One of Optuna's."""
+    makers: dict[str, Callable[[int], BaseSampler]] = {
+        "random": lambda seed: optuna.samplers.RandomSampler(seed=seed),
+        "tpe": lambda seed: optuna.samplers.TPESampler(multivariate=True, group=True, constant_liar=True, seed=seed),
+        "nsga2, 20": lambda seed: optuna.samplers.NSGAIISampler(population_size=20, seed=seed),
+        "nsga2, 50": lambda seed: optuna.samplers.NSGAIISampler(population_size=50, seed=seed),
+        "gp": lambda seed: optuna.samplers.GPSampler(seed=seed),
+    }
+    return lambda _, seed: makers[name](seed)
+
+
+SAMPLERS: Final[Mapping[str, Callable[[Problem, int], BaseSampler]]] = {
+    "frontier": frontier,
+    **{name: optunas(name) for name in ("random", "tpe", "nsga2, 20", "nsga2, 50", "gp")},
+}
+
+
+def evolution(problem: Problem, seed: int, *, population: int, tournament: int) -> Strategy:
+    """Regularized evolution (arXiv:1802.01548): the best of some of the youngest is changed in one parameter."""
+    generator = random.Random(seed)
+    alive: list[tuple[Params, float]] = []
+    for count in itertools.count():
+        if count < population:
+            child = sample(problem.distributions, generator)
+        else:
+            parent = max(generator.sample(alive, tournament), key=lambda one: one[1])[0]
+            name = generator.choice(list(problem.distributions))
+            child = parent | {name: generator.choice([v for v in some_values(problem.distributions[name]) if v != parent[name]])}
+        if problem.admits(child):
+            alive = [*alive[-population + 1 :], (child, (yield child))]
+
+
+def local_search(problem: Problem, seed: int) -> Strategy:
+    """From a random network to the first better neighbour until there is none; then from another."""
+    generator = random.Random(seed)
+    while True:
+        here = sample(problem.distributions, generator)
+        if not problem.admits(here):
+            continue
+        value, better = (yield here), True
+        while better:
+            better = False
+            moves = [(n, v) for n, d in problem.distributions.items() for v in some_values(d) if v != here[n]]
+            for name, choice in generator.sample(moves, len(moves)):
+                neighbour = here | {name: choice}
+                found = (yield neighbour) if problem.admits(neighbour) else value
+                if found > value:
+                    here, value, better = neighbour, found, True
+                    break
+
+
+STRATEGIES: Final[Mapping[str, Callable[[Problem, int], Strategy]]] = {
+    "evolution, 50/10": functools.partial(evolution, population=50, tournament=10),
+    "evolution, 20/5": functools.partial(evolution, population=20, tournament=5),
+    "local search": local_search,
+}
+
+
+@dataclass(frozen=True)
+class Found:
+    """What one search tried: the losses of different networks in order, and the seconds a proposal."""
+
+    losses: list[Losses]
+    seconds: float
+
+
+def searched(problem: Problem, sampler: str, workers: int, seed: int, budget: int) -> Found:
+    """One search."""
+    warnings.simplefilter("ignore", ExperimentalWarning)
+    return (of_strategy if sampler in STRATEGIES else of_sampler)(problem, sampler, workers, seed, budget)
+
+
+def of_sampler(problem: Problem, sampler: str, workers: int, seed: int, budget: int) -> Found:
+    """By a sampler of Optuna's kind, with so many trials under way at a time, which end in the order in which they began."""
+    study, seconds = plain(problem, SAMPLERS[sampler](problem, seed)), []
+    found: dict[Hashable, Losses] = {}
+    pending: list[optuna.trial.Trial] = []
+    for _ in range(ASKS * budget):
+        while len(pending) < workers:
+            started = time.perf_counter()
+            pending.append(study.ask(dict(problem.distributions)))
+            seconds.append(time.perf_counter() - started)
+        trial = pending.pop(0)
+        losses = problem.losses(trial.params)
+        if not problem.admits(trial.params):
+            study.tell(trial, state=optuna.trial.TrialState.PRUNED)
+            continue
+        found.setdefault(problem.identity(trial.params), losses)
+        study.tell(trial, [problem.measure(trial.params, seed), *losses[1:]])
+        if len(found) == budget:
+            break
+    return Found(list(found.values()), statistics.median(seconds))
+
+
+def of_strategy(problem: Problem, sampler: str, _: int, seed: int, budget: int) -> Found:
+    """By a strategy of one objective."""
+    strategy = STRATEGIES[sampler](problem, seed)
+    found: dict[Hashable, Losses] = {}
+    params = next(strategy)
+    for _ in range(ASKS * budget):
+        found.setdefault(problem.identity(params), problem.losses(params))
+        if len(found) == budget:
+            break
+        params = strategy.send(problem.measure(params, seed))
+    return Found(list(found.values()), 0.0)
+
+
+def everything_known(problem: Problem, found: Iterable[Found]) -> tuple[list[Losses], bool]:
+    """The losses of every network; or of those that were tried, where they are too many."""
+    if num_points(problem.distributions) > ENUMERATED:
+        return [losses for one in found for losses in one.losses], False
+    values = [some_values(distribution) for distribution in problem.distributions.values()]
+    points = (dict(zip(problem.distributions, choice, strict=True)) for choice in itertools.product(*values))
+    return list({problem.identity(p): problem.losses(p) for p in points if problem.admits(p)}.values()), True
+
+
+def scores(problem: Problem, found: Mapping[Any, list[Found]]) -> tuple[dict[Any, list[list[float]]], str]:
+    """Of each search the score after each network: a share of the hypervolume, or the regret; and what it is of."""
+    known, exact = everything_known(problem, (one for of in found.values() for one in of))
+    known = list(set(known))
+    whose = "the true" if exact else "all that were found"
+    if problem.alone:
+        best = min(known)[0]
+        return {
+            key: [[least - best for least in itertools.accumulate((losses[0] for losses in one.losses), min)] for one in of]
+            for key, of in found.items()
+        }, f"regret, points; best of {whose}"
+    reference = tuple(max(column) for column in zip(*known, strict=True))
+    front = [point for point, kept in zip(known, non_dominated(known), strict=True) if kept]
+    whole = hypervolume(front, reference)
+    return {
+        key: [[volume / whole for volume in volumes(one.losses, reference)] for one in of] for key, of in found.items()
+    }, f"hypervolume, share of {whose}"
+
+
+def volumes(losses: Sequence[Losses], reference: Losses) -> list[float]:
+    """Hypervolume after each network."""
+    front: list[Losses] = []
+    volume, found = 0.0, []
+    for point in losses:
+        if not any(all(map(float.__le__, other, point)) for other in front):
+            front = [other for other in front if not all(map(float.__le__, point, other))] + [point]
+            volume = hypervolume(front, reference)
+        found.append(volume)
+    return found
+
+
+def needed(runs: Sequence[Sequence[float]], goal: float, *, least: bool) -> tuple[float, float, float]:
+    """Quartiles of how many networks it took; infinite where it was not reached."""
+    counts = [next((i + 1 for i, v in enumerate(run) if (v <= goal if least else v >= goal)), float("inf")) for run in runs]
+    low, middle, high = np.percentile(counts, (25, 50, 75), method="nearest")
+    return float(low), float(middle), float(high)
+
+
+def show(problem: Problem, found: Mapping[tuple[str, int], list[Found]], budget: int) -> dict[str, Any]:
+    """Print what the samplers found on one problem."""
+    runs, what = scores(problem, found)
+    marks = sorted({20, 50, 100, budget} & set(range(budget + 1)))
+    goals = {} if problem.alone else {f"for {goal}": goal for goal in (0.99, 0.999)}
+    if problem.alone:
+        known = sorted({losses[0] for losses in everything_known(problem, [one for of in found.values() for one in of])[0]})
+        goals = {"for the top 1 %": known[int(TOP_SHARE * len(known))] - known[0]}
+    print(f"\n{problem.name}: {what}")
+    print(f"{'':<20}" + "".join(f"{f'after {mark}':<24}" for mark in marks) + "".join(f"{goal:<20}" for goal in goals) + "ms")
+    rows: dict[str, Any] = {}
+    for (sampler, workers), of in runs.items():
+        name = sampler + (f", {workers} workers" if workers > 1 else "")
+        cells, at = [], {}
+        for mark in marks:
+            values = [run[min(mark, len(run)) - 1] for run in of]
+            middle = statistics.fmean(values) if problem.alone else statistics.median(values)
+            low, high = np.percentile(values, (25, 75))
+            at[mark] = middle
+            cells.append(f"{middle:.4f} ({low:.4f} to {high:.4f})")
+        took = {goal: needed(of, value, least=problem.alone) for goal, value in goals.items()}
+        cost = 1e3 * statistics.median(one.seconds for one in found[sampler, workers])
+        texts = ["{1:g} ({0:g} to {2:g})".format(*quartiles) for quartiles in took.values()]
+        print(f"{name:<20}" + "".join(f"{cell:<24}" for cell in cells) + "".join(f"{text:<20}" for text in texts) + f"{cost:.0f}")
+        rows[name] = {"after": at, "needed": {goal: list(quartiles) for goal, quartiles in took.items()}, "seeds": len(of)}
+    others = {key: statistics.median(run[-1] for run in of) for key, of in runs.items() if key[0] != "frontier" and key[1] == 1}
+    if others and ("frontier", 1) in runs:
+        best = (min if problem.alone else max)(others, key=others.__getitem__)
+        networks = needed(runs["frontier", 1], others[best], least=problem.alone)
+        length = min(len(run) for run in runs[best])
+        print(
+            "frontier needs {1:g} ({0:g} to {2:g})".format(*networks),
+            f"for what {best[0]}, the best of the others, has after {length}",
+        )
+        rows["frontier needs"] = {"networks": list(networks), "for": best[0], "after": length}
+    return rows
+
+
+def compare(problem: Problem, options: argparse.Namespace) -> dict[str, Any]:
+    """All samplers on one problem."""
+    names = [name for name in (*SAMPLERS, *(STRATEGIES if problem.alone else ())) if name in options.samplers]
+    cases = [(name, 1) for name in names] + [(name, 8) for name in names if name == "frontier"]
+    numbers = {case: options.gp_seeds if case[0] == "gp" else options.seeds for case in cases}
+    tasks = [(case, seed) for seed in range(max(numbers.values())) for case in cases if seed < numbers[case]]
+    found: dict[tuple[str, int], list[Found]] = {case: [] for case in cases if numbers[case]}
+    with ProcessPoolExecutor(options.processes, initializer=quiet) as pool:
+        ends = [
+            (case, pool.submit(named, problem.name, options.nas_bench_macro, *case, seed, options.budget)) for case, seed in tasks
+        ]
+        for case, end in ends:
+            found[case].append(end.result())
+    return show(problem, found, options.budget)
+
+
+def times() -> dict[int, float]:
+    """Milliseconds of a proposal, printed."""
+    kinds = ((3, 5, 7, 9), ("a", "b", "c", "d"))
+    space: dict[str, BaseDistribution] = {f"x{i}": CategoricalDistribution(kinds[i % 2]) for i in range(50)}
+    index = {value: i for kind in kinds for i, value in enumerate(kind)}
+
+    def answer(params: Params) -> tuple[float, float]:
+        chosen = [index[value] for value in params.values()]
+        return sum((i % 7) * c for i, c in enumerate(chosen)), sum((i % 5) * c * c for i, c in enumerate(chosen))
+
+    print(f"\nA proposal in a space of 50 parameters\n{'':<20}ms")
+    figures = {}
+    for number in TIMED:
+        sampler = FrontierSampler(space, costs=lambda params: (None, answer(params)[1]), identity=everything, seed=0)
+        study, generator, seconds = (
+            optuna.create_study(directions=["maximize", "minimize"], sampler=sampler),
+            random.Random(0),
+            [],
+        )
+        for _ in range(number):
+            params = sample(space, generator)
+            study.add_trial(optuna.trial.create_trial(params=params, distributions=space, values=answer(params)))
+        for _ in range(21):
+            started = time.perf_counter()
+            trial = study.ask(space)
+            seconds.append(time.perf_counter() - started)
+            study.tell(trial, answer(trial.params))
+        figures[number] = 1e3 * statistics.median(seconds[1:])
+        print(f"{f'after {number:,}':<20}{figures[number]:.0f} (first {1e3 * seconds[0]:.0f})", flush=True)
+    return figures
+
+
+def quiet() -> None:
+    """No more of Optuna than its warnings."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+
+def named(problem: str, file: str | None, *case: Any) -> Found:
+    """A search of the problem of a name: functions are not sent between processes."""
+    return searched(problems(file)[problem], *case)
+
+
+@functools.cache
+def problems(file: str | None) -> dict[str, Problem]:
+    """All problems, by name."""
+    macro = [nas_bench_macro(file, MacroSpace().decode, alone=alone) for alone in (False, True)] if file else []
+    return {problem.name: problem for problem in (*macro, *made_up())}
+
+
+def main() -> None:
+    """Print every problem's table, and all figures as one JSON object."""
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--nas-bench-macro", help="NAS-Bench-Macro's JSON file; without it only the made-up problems are searched"
+    )
+    parser.add_argument("--seeds", type=int, default=20)
+    parser.add_argument("--gp-seeds", type=int, default=5, help="of Optuna's GP, which is slow; 0 leaves it out")
+    parser.add_argument("--budget", type=int, default=150, help="different networks of one search")
+    parser.add_argument("--only", nargs="+", help="problems, by their names' beginnings")
+    parser.add_argument("--samplers", nargs="+", default=[*SAMPLERS, *STRATEGIES])
+    parser.add_argument("--processes", type=int, default=os.cpu_count())
+    options = parser.parse_args()
+    chosen = [p for p in problems(options.nas_bench_macro).values() if not options.only or p.name.startswith(tuple(options.only))]
+    figures: dict[str, Any] = {problem.name: compare(problem, options) for problem in chosen}
+    quiet()
+    figures["ms"] = times()
+    print(json.dumps(figures | {"seeds": options.seeds, "gp_seeds": options.gp_seeds}))
+
+
+if __name__ == "__main__":
+    main()
