@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from optuna.distributions import BaseDistribution
 
-from nas.encoding import ABSENT, Encoding, Positions
+from nas.encoding import ABSENT, Encoding, Positions, key_of
 from nas.errors import NasError, users_code
 
 Costs: TypeAlias = Callable[[dict[str, Any]], Sequence[float | None]]
@@ -110,7 +110,7 @@ class Candidates:
     def facts(self, position: NDArray[np.float64]) -> Facts:
         """What the user's functions say of one network."""
         params = self.encoding.params(position)
-        network = position.tobytes() if self._identity is None else self._network(params)
+        network = tuple(map(key_of, params.values())) if self._identity is None else self._network(params)
         with users_code("admits"):
             admitted = self._admits is None or bool(self._admits(params))
         if not admitted or self._costs is None:
@@ -133,7 +133,7 @@ class Candidates:
         if position is not None:
             partial = bool((position == ABSENT).any())
             position = position if partial else self.encoding.canonical(position[None])[0]
-            facts = Facts(position.tobytes(), True, ()) if partial else self.facts(position)
+            facts = Facts(tuple(sorted(params.items(), key=str)), True, ()) if partial else self.facts(position)
         self._of_trials[number] = dict(params), position, facts
         return position, facts
 

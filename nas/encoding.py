@@ -37,7 +37,7 @@ class Encoding:
         self._names = list(self.distributions)
         self._values = [_values(distribution) for distribution in self.distributions.values()]
         self._indices = [
-            None if values is None else {_key(value): float(i) for i, value in enumerate(values)} for values in self._values
+            None if values is None else {key_of(value): float(i) for i, value in enumerate(values)} for values in self._values
         ]
         self._listed = np.array([i for i, values in enumerate(self._values) if values is not None], int)
         self._unlisted = np.array([i for i, values in enumerate(self._values) if values is None], int)
@@ -65,7 +65,7 @@ class Encoding:
             if name not in params:
                 row[i] = ABSENT
                 continue
-            found = self._unit(i, params[name]) if indices is None else indices.get(_key(params[name]))
+            found = self._unit(i, params[name]) if indices is None else indices.get(key_of(params[name]))
             if found is None:
                 return None
             row[i] = found
@@ -186,18 +186,18 @@ def _values(distribution: BaseDistribution) -> list[Any] | None:
     """Every value of a parameter that has few."""
     if isinstance(distribution, CategoricalDistribution):
         return list(distribution.choices)
-    if num_choices(distribution) > LISTED:
-        return None
     numeric: Any = distribution
     kind = type(numeric.low)
+    if numeric.low == numeric.high:
+        return [numeric.low]
+    if num_choices(distribution) > LISTED:
+        return None
     return [kind(round(numeric.low + i * numeric.step, 10)) for i in range(int(num_choices(distribution)))]
 
 
-def _key(value: Any) -> Hashable:
-    """What tells values apart: True is not 1, and NaN is NaN."""
-    if isinstance(value, bool) or value is None or (isinstance(value, float) and math.isnan(value)):
-        return (type(value).__name__, str(value))
-    return value  # type: ignore[no-any-return]
+def key_of(value: Any) -> Hashable:
+    """What tells values apart, as Optuna does, to which True is 1; NaN is itself."""
+    return "nan" if isinstance(value, float) and math.isnan(value) else value
 
 
 def _weights(values: list[Any]) -> NDArray[np.float64]:

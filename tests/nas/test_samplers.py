@@ -98,6 +98,16 @@ def test_where_one_point_in_a_thousand_is_inside_the_limits_an_enqueued_one_lead
     assert len({tuple(trial.params.values()) for trial in study.trials}) == 10
 
 
+def test_values_that_are_rounded_on_their_way_through_a_study_are_not_repeated():
+    space = {"a": FloatDistribution(1e-5, 3e-2, log=True), "b": FloatDistribution(2.0, 2.0), "c": IntDistribution(0, 10**9)}
+    space |= {"d": CategoricalDistribution((None, math.nan, "x"))}
+    study = optuna.create_study(sampler=FrontierSampler(space, seed=0))
+    for _ in range(25):
+        trial = study.ask(space)
+        study.tell(trial, trial.params["a"])
+    assert len({tuple(map(str, trial.params.values())) for trial in study.trials}) == 25
+
+
 def test_a_space_of_which_every_network_was_tried_ends_the_study():
     space = {"a": CategoricalDistribution((0, 1, 2)), "b": IntDistribution(0, 1)}
     study = optuna.create_study(sampler=FrontierSampler(space, seed=0))
