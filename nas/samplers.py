@@ -33,6 +33,7 @@ CHILDREN: Final = (8_000, 384)  # values of networks that are changed from the b
 CLIMBS: Final = 2  # rounds of changing the most promising candidates
 CLIMBERS: Final = 6  # candidates that are changed in a round
 STEPS: Final = 40  # changes of those in a round
+FARTHEST: Final = 10.0  # standard deviations of a cost as a feature, beyond which one outside the limits counts no farther
 KEPT: Final = 8  # fits
 CURVES: Final = 3  # trained networks with a value at a step, from which that step tells of the end
 
@@ -90,7 +91,7 @@ class FrontierSampler(BaseSampler):
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:  # noqa: ARG002
         """Every parameter."""
-        return self._distributions
+        return dict(self._distributions)  # others take parameters out of it
 
     def sample_relative(self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]) -> dict[str, Any]:
         """A value for each parameter of the search space.
@@ -168,7 +169,7 @@ class FrontierSampler(BaseSampler):
         for trial in study.get_trials(deepcopy=False):
             if trial.number == number or trial.state == TrialState.WAITING:
                 continue
-            params = trial.params or self._given.get(trial.number, {})
+            params = self._given.get(trial.number, {}) | trial.params  # a running one may not have asked for all yet
             position, facts = candidates.of_trial(trial.number, params) if params else (None, None)
             if position is not None and facts is not None:
                 record.seen.add(facts.id)
@@ -248,7 +249,8 @@ class _Search:
 
     def _shown(self, costs: Floats) -> Floats:
         logs = np.log(np.where(self._logarithmic, np.maximum(costs, 1e-300), 1.0))
-        return (np.where(self._logarithmic, logs, costs) - self._centre) / self._unit
+        shown = (np.where(self._logarithmic, logs, costs) - self._centre) / self._unit
+        return np.asarray(np.clip(shown, -FARTHEST, FARTHEST))
 
     def _features(self, positions: Positions, costs: Floats) -> Floats:
         return np.hstack([self._candidates.encoding.features(positions), self._shown(costs)])
@@ -320,7 +322,7 @@ class _Search:
             pairs = [
                 (sign * passed[last], losses[objective])
                 for passed, losses in zip(record.curves, record.losses, strict=True)
-                if last in passed
+                if math.isfinite(passed.get(last, math.nan))
             ]
             if len(pairs) < CURVES or not np.isfinite(curve[last]):
                 continue

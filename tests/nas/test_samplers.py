@@ -245,14 +245,51 @@ def test_a_function_that_answers_wrongly_is_named(functions, message):
         study.ask(SPACE)
 
 
+def test_a_value_on_the_way_that_is_not_finite_teaches_nothing():
+    space = {"a": FloatDistribution(0, 1)}
+
+    def asked(first):
+        study = optuna.create_study(sampler=FrontierSampler(space, seed=0))
+        for i in range(10):
+            curve = {1: first if i == 0 else i / 10, 2: i / 10}
+            study.add_trial(create_trial(params={"a": i / 10}, distributions=space, value=i / 10, intermediate_values=curve))
+        stopped = {"params": {"a": 0.4}, "distributions": space, "intermediate_values": {1: 0.4}}
+        study.add_trial(create_trial(state=TrialState.PRUNED, **stopped))
+        return study.ask(space).params["a"]
+
+    assert asked(math.nan) < 0.1
+    assert asked(math.inf) < 0.1
+
+
+def test_costs_far_outside_the_limits_do_no_harm():
+    space = {f"x{i}": FloatDistribution(0, 1) for i in range(4)}
+
+    def costs(params):
+        total = sum(params.values())
+        return None, 10 + total if total < 2 else 1e6 * total**3
+
+    def admits(params):
+        return sum(params.values()) < 2
+
+    sampler = FrontierSampler(space, costs=costs, admits=admits, seed=0)
+    study = optuna.create_study(directions=["minimize", "maximize"], sampler=sampler)
+    for i in range(5):
+        study.enqueue_trial(dict.fromkeys(space, 0.6 + i / 20))
+    for _ in range(15):
+        trial = study.ask(space)
+        study.tell(trial, [sum(trial.params.values()), costs(trial.params)[1]])
+    assert all(admits(trial.params) for trial in study.trials[5:])
+
+
 def test_enqueued_and_fixed_parameters_are_kept():
     study = optuna.create_study(sampler=FrontierSampler(SPACE, costs=lambda params: (None,), seed=0))
     point = dict.fromkeys(SPACE, 2)
     study.enqueue_trial(point)
     assert study.ask(SPACE).params == point
     with pytest.warns(optuna.exceptions.ExperimentalWarning):
-        study.sampler = optuna.samplers.PartialFixedSampler({"x0": 1}, study.sampler)
+        inner, study.sampler = study.sampler, optuna.samplers.PartialFixedSampler({"x0": 1}, study.sampler)
     assert study.ask(SPACE).params["x0"] == 1
+    assert inner.infer_relative_search_space(study, study.trials[-1]) == SPACE
 
 
 @pytest.mark.parametrize("number", [1, 2, 3, 4])
