@@ -19,6 +19,7 @@ Admits: TypeAlias = Callable[[dict[str, Any]], bool]
 WHOLE: Final = 2_048  # points of a space, up to which all are looked at for every proposal
 POOL: Final = 1_024  # points of a larger space, that some are taken from
 DRAWS: Final = 5_000  # random points at most, to fill the pool with networks that the limits admit
+FARTHEST: Final = 10.0  # standard deviations of a cost as a feature, beyond which one outside the limits counts no farther
 AGAIN: Final = 2  # times that networks are changed anew, when less than half are inside the limits and new
 ENOUGH: Final = 256  # networks of the pool, below which those inside the limits are varied to find more
 
@@ -90,6 +91,29 @@ class Candidates:
         for _ in range(3):  # steps away from those that are known to be admitted
             if not self.complete and 0 < len(self.pool) < ENOUGH:
                 self.pool += self.batch(self.encoding.change(rng, self.pool.positions, POOL))
+
+        self._scale_costs(self.pool.costs)
+        groups = self.encoding.groups
+        self.groups = np.append(groups, groups.max(initial=-1) + 1 + np.arange(len(self.known)))
+        """Feature → its group: those of the parameters, and one for each cost."""
+
+    def _scale_costs(self, costs: NDArray[np.float64]) -> None:
+        """Costs as features are logarithms, if none is negative."""
+        self._logarithmic = (costs > 0).all(axis=0) if len(costs) else np.zeros(len(self.known), bool)
+        self._centre, self._unit = np.zeros(len(self.known)), np.ones(len(self.known))
+        shown = self._shown(costs)
+        if len(costs):
+            deviation = shown.std(axis=0)
+            self._centre, self._unit = shown.mean(axis=0), np.where(deviation > 0, np.sqrt(2) * deviation, 1.0)
+
+    def _shown(self, costs: NDArray[np.float64]) -> NDArray[np.float64]:
+        logs = np.log(np.where(self._logarithmic, np.maximum(costs, 1e-300), 1.0))
+        shown = (np.where(self._logarithmic, logs, costs) - self._centre) / self._unit
+        return np.asarray(np.clip(shown, -FARTHEST, FARTHEST))
+
+    def features(self, positions: Positions, costs: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Networks, features: those of the parameters, and the costs."""
+        return np.hstack([self.encoding.features(positions), self._shown(costs)])
 
     def _network(self, params: dict[str, Any]) -> Hashable:
         assert self._identity is not None

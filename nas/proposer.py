@@ -55,11 +55,9 @@ class Proposer:
         for start in starts:
             network = examine(self._experiment, start.params)
             architecture_id = network.id
-            refused = not network.admitted and architecture_id in self.refused
-            if architecture_id in self.seen or architecture_id in asked or refused:
+            unwanted = architecture_id in self.refused or start.source == "reuse"  # which nobody asked for by name
+            if architecture_id in self.seen or architecture_id in asked or (unwanted and not network.admitted):
                 continue  # here, or in an earlier session
-            if start.source == "reuse" and not network.admitted:
-                continue  # nobody asked for it
             asked.add(architecture_id)
             origin = {"source": start.source, "name": start.name}
             if network.admitted:

@@ -16,7 +16,7 @@ from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from nas.candidates import Admits, Batch, Candidates, Costs, Facts, Identity
-from nas.encoding import Encoding, Positions
+from nas.encoding import Encoding
 from nas.errors import NasError
 from nas.gain import BelievedLoss, KnownLoss, expected_gain
 from nas.surrogate import Scale, Surrogate, fit, fitted_on
@@ -33,7 +33,6 @@ CHILDREN: Final = (8_000, 384)  # values of networks that are changed from the b
 CLIMBS: Final = 2  # rounds of changing the most promising candidates
 CLIMBERS: Final = 6  # candidates that are changed in a round
 STEPS: Final = 40  # changes of those in a round
-FARTHEST: Final = 10.0  # standard deviations of a cost as a feature, beyond which one outside the limits counts no farther
 KEPT: Final = 8  # fits
 CURVES: Final = 3  # trained networks with a value at a step, from which that step tells of the end
 
@@ -234,26 +233,8 @@ class _Search:
         self._candidates, self._new, self._record, self._rng = candidates, new, record, rng
         self._known = candidates.known
         self._trained = [i for i in range(len(candidates.signs)) if i not in candidates.known]
-        self._scale_costs(candidates.pool.costs)
         self._models: dict[int, tuple[Scale, Surrogate]] = {}
         self._learn()
-
-    def _scale_costs(self, costs: Floats) -> None:
-        """Costs as features are logarithms, if none is negative."""
-        self._logarithmic = (costs > 0).all(axis=0) if len(costs) else np.zeros(len(self._known), bool)
-        self._centre, self._unit = np.zeros(len(self._known)), np.ones(len(self._known))
-        shown = self._shown(costs)
-        if len(costs):
-            deviation = shown.std(axis=0)
-            self._centre, self._unit = shown.mean(axis=0), np.where(deviation > 0, np.sqrt(2) * deviation, 1.0)
-
-    def _shown(self, costs: Floats) -> Floats:
-        logs = np.log(np.where(self._logarithmic, np.maximum(costs, 1e-300), 1.0))
-        shown = (np.where(self._logarithmic, logs, costs) - self._centre) / self._unit
-        return np.asarray(np.clip(shown, -FARTHEST, FARTHEST))
-
-    def _features(self, positions: Positions, costs: Floats) -> Floats:
-        return np.hstack([self._candidates.encoding.features(positions), self._shown(costs)])
 
     def _learn(self) -> None:
         """A model of each objective that needs training, and the losses of all networks as they are believed to be."""
@@ -264,13 +245,12 @@ class _Search:
         positions = _rows(record.positions, width)[chosen]
         pending = _rows([position for position, _ in record.pending], width)
         pending_costs = _rows([costs for _, costs in record.pending], len(self._known))
-        groups = self._candidates.encoding.groups
-        groups = np.append(groups, groups.max(initial=-1) + 1 + np.arange(len(self._known)))
-        features, further = self._features(positions, losses[:, self._known]), self._features(pending, pending_costs)
+        features = self._candidates.features(positions, losses[:, self._known])
+        further, groups = self._candidates.features(pending, pending_costs), self._candidates.groups
         believed, hoped = losses.copy(), np.empty((len(pending), losses.shape[1]))
         hoped[:, self._known] = pending_costs
         for objective in self._trained if len(losses) else ():
-            scale, logs = Scale.of(losses[:, objective]), self._fit(objective, groups)
+            scale, logs = Scale.of(losses[:, objective]), self._fit(objective)
             targets, noise, taught = scale.model(losses[:, objective]), np.zeros(len(losses)), features
             if objective == self._trained[0] and record.stopped:
                 stopped, estimates, doubt = self._stopped(scale, objective)
@@ -292,7 +272,7 @@ class _Search:
         self.parents = places if len(places) else self._candidates.pool.positions[:PARENTS]
         """Networks that others are made from: those that fewest dominate, as far as is believed."""
 
-    def _fit(self, objective: int, groups: NDArray[np.int64]) -> Floats:
+    def _fit(self, objective: int) -> Floats:
         """The relevances of the features; those that were found for the same observations, where they are still known."""
         chosen, record = fitted_on(len(self._record.losses)), self._record
         losses = _rows([record.losses[i] for i in chosen], len(self._candidates.signs))
@@ -302,7 +282,8 @@ class _Search:
         if key not in fits:
             if len(fits) == KEPT:
                 fits.pop(next(iter(fits)))
-            fits[key] = fit(self._features(positions, losses[:, self._known]), groups, losses[:, objective])
+            features = self._candidates.features(positions, losses[:, self._known])
+            fits[key] = fit(features, self._candidates.groups, losses[:, objective])
         return fits[key]
 
     def _modelled(self, losses: Floats) -> NDArray[np.int64]:
@@ -331,7 +312,7 @@ class _Search:
             error = scale.model(ended) - scale.model(then + later)
             estimate = float(scale.model(np.array(sign * curve[last] + later)))
             found.append((position, costs, estimate, 2 * float(np.var(error, ddof=1)) + 0.01))
-        features = self._features(
+        features = self._candidates.features(
             _rows([one[0] for one in found], len(self._candidates.encoding.distributions)),
             _rows([one[1] for one in found], len(self._known)),
         )
@@ -362,7 +343,7 @@ class _Search:
         return np.asarray(batch.positions[np.argmax(gains)])
 
     def _losses(self, batch: Batch) -> list[KnownLoss | BelievedLoss]:
-        features = self._features(batch.positions, batch.costs)
+        features = self._candidates.features(batch.positions, batch.costs)
         losses: list[KnownLoss | BelievedLoss] = []
         for objective in range(len(self._candidates.signs)):
             if objective in self._models:

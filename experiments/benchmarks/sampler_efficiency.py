@@ -38,7 +38,7 @@ from optuna.study import StudyDirection
 
 from experiments.benchmarks.problems import Problem, everything, made_up, nas_bench_macro
 from experiments.benchmarks.search_overhead import MacroSpace
-from nas.pareto import hypervolume, non_dominated
+from nas.pareto import dominates, hypervolume, non_dominated
 from nas.samplers import FrontierSampler
 from nas.spaces import Params, num_points, sample, some_values
 
@@ -187,11 +187,10 @@ def everything_known(problem: Problem, found: Iterable[Found]) -> tuple[list[Los
     return list({problem.identity(p): problem.losses(p) for p in points if problem.admits(p)}.values()), True
 
 
-def scores(problem: Problem, found: Mapping[Any, list[Found]]) -> tuple[dict[Any, list[list[float]]], str]:
+def scores(
+    problem: Problem, found: Mapping[Any, list[Found]], known: Sequence[Losses], whose: str
+) -> tuple[dict[Any, list[list[float]]], str]:
     """Of each search the score after each network: a share of the hypervolume, or the regret; and what it is of."""
-    known, exact = everything_known(problem, (one for of in found.values() for one in of))
-    known = list(set(known))
-    whose = "the true" if exact else "all that were found"
     if problem.alone:
         best = min(known)[0]
         return {
@@ -211,8 +210,8 @@ def volumes(losses: Sequence[Losses], reference: Losses) -> list[float]:
     front: list[Losses] = []
     volume, found = 0.0, []
     for point in losses:
-        if not any(all(map(float.__le__, other, point)) for other in front):
-            front = [other for other in front if not all(map(float.__le__, point, other))] + [point]
+        if not any(other == point or dominates(other, point) for other in front):
+            front = [other for other in front if not dominates(point, other)] + [point]
             volume = hypervolume(front, reference)
         found.append(volume)
     return found
@@ -227,12 +226,13 @@ def needed(runs: Sequence[Sequence[float]], goal: float, *, least: bool) -> tupl
 
 def show(problem: Problem, found: Mapping[tuple[str, int], list[Found]], budget: int) -> dict[str, Any]:
     """Print what the samplers found on one problem."""
-    runs, what = scores(problem, found)
+    losses, exact = everything_known(problem, (one for of in found.values() for one in of))
+    known = sorted(set(losses))
+    runs, what = scores(problem, found, known, "the true" if exact else "all that were found")
     marks = sorted({20, 50, 100, budget} & set(range(budget + 1)))
     goals = {} if problem.alone else {f"for {goal}": goal for goal in (0.99, 0.999)}
     if problem.alone:
-        known = sorted({losses[0] for losses in everything_known(problem, [one for of in found.values() for one in of])[0]})
-        goals = {"for the top 1 %": known[int(TOP_SHARE * len(known))] - known[0]}
+        goals = {"for the top 1 %": known[int(TOP_SHARE * len(known))][0] - known[0][0]}
     print(f"\n{problem.name}: {what}")
     print(f"{'':<20}" + "".join(f"{f'after {mark}':<24}" for mark in marks) + "".join(f"{goal:<20}" for goal in goals) + "ms")
     rows: dict[str, Any] = {}
