@@ -15,9 +15,11 @@ from nas.errors import NasError, users_code
 Costs: TypeAlias = Callable[[dict[str, Any]], Sequence[float | None]]
 Identity: TypeAlias = Callable[[dict[str, Any]], Hashable]
 Admits: TypeAlias = Callable[[dict[str, Any]], bool]
+Position: TypeAlias = NDArray[np.float64]  # of one network
 
 WHOLE: Final = 2_048  # points of a space, up to which all are looked at for every proposal
 POOL: Final = 1_024  # points of a larger space, that some are taken from
+POOLS: Final = 4  # that are kept, of different fixed parameters
 DRAWS: Final = 5_000  # random points at most, to fill the pool with networks that the limits admit
 FARTHEST: Final = 10.0  # standard deviations of a cost as a feature, beyond which one outside the limits counts no farther
 AGAIN: Final = 2  # times that networks are changed anew, when less than half are inside the limits and new
@@ -75,45 +77,70 @@ class Candidates:
         """`signs` has 1 for each objective that is minimized and -1 for one that is maximized."""
         self._costs, self._identity, self._admits, self.signs = costs, identity, admits, signs
         self.encoding = Encoding(distributions, identity and self._network, seed)
-        self._of_trials: dict[int, tuple[dict[str, Any], NDArray[np.float64] | None, Facts]] = {}
+        self._of_trials: dict[int, tuple[Any, Position | None, Facts]] = {}
         self.fits: dict[Hashable, NDArray[np.float64]] = {}
-        rng = np.random.default_rng((seed, 0))
+        self._seed = seed
         self.complete = self.encoding.num_points <= WHOLE
         """Whether the pool is the whole space."""
-        some = self.encoding.every() if self.complete else self.encoding.draw(rng, POOL)
-        self.known = self._known(self.encoding.params(some[0])) if len(some) else []
+        one = self.encoding.draw(np.random.default_rng(seed), 1)[0]
+        self.known = self._known(self.encoding.params(one))
         """Indices of the objectives that need no training."""
-        self.pool = self.batch(some)
-        drawn = len(some)
-        while not self.complete and len(self.pool) < POOL / 2 and drawn < DRAWS:
-            self.pool += self.batch(self.encoding.draw(rng, POOL))
-            drawn += POOL
-        for _ in range(3):  # steps away from those that are known to be admitted
-            if not self.complete and 0 < len(self.pool) < ENOUGH:
-                self.pool += self.batch(self.encoding.change(rng, self.pool.positions, POOL))
-
-        self._scale_costs(self.pool.costs)
+        self._pools: dict[bytes, Batch] = {}
+        self._scale_costs(self.pool(self.free).costs)
         groups = self.encoding.groups
         self.groups = np.append(groups, groups.max(initial=-1) + 1 + np.arange(len(self.known)))
         """Feature → its group: those of the parameters, and one for each cost."""
 
-    def _scale_costs(self, costs: NDArray[np.float64]) -> None:
-        """Costs as features are logarithms, if none is negative."""
-        self._logarithmic = (costs > 0).all(axis=0) if len(costs) else np.zeros(len(self.known), bool)
-        self._centre, self._unit = np.zeros(len(self.known)), np.ones(len(self.known))
-        shown = self._shown(costs)
-        if len(costs):
-            deviation = shown.std(axis=0)
-            self._centre, self._unit = shown.mean(axis=0), np.where(deviation > 0, np.sqrt(2) * deviation, 1.0)
+    @property
+    def free(self) -> Position:
+        """What `pool` and `vary` take where no parameter is fixed."""
+        return np.full(len(self.encoding.distributions), np.nan)
 
-    def _shown(self, costs: NDArray[np.float64]) -> NDArray[np.float64]:
-        logs = np.log(np.where(self._logarithmic, np.maximum(costs, 1e-300), 1.0))
-        shown = (np.where(self._logarithmic, logs, costs) - self._centre) / self._unit
-        return np.asarray(np.clip(shown, -FARTHEST, FARTHEST))
+    def pool(self, fixed: Position) -> Batch:
+        """Random networks, the same ones always, with parameters fixed at positions that are not NaN."""
+        key = fixed.tobytes()
+        if key not in self._pools:
+            if len(self._pools) == POOLS:
+                self._pools.pop(next(reversed(self._pools)))  # the first is that of the whole space
+            self._pools[key] = self._drawn(fixed)
+        return self._pools[key]
+
+    def _drawn(self, fixed: Position) -> Batch:
+        rng = np.random.default_rng((self._seed, 0))
+        if self.complete:
+            return self._batch(self.encoding.every(), fixed)
+        pool, drawn = self._batch(self.encoding.draw(rng, POOL), fixed), POOL
+        while len(pool) < POOL / 2 and drawn < DRAWS:
+            pool += self._batch(self.encoding.draw(rng, POOL), fixed)
+            drawn += POOL
+        for _ in range(3):  # steps away from those that are known to be admitted
+            if 0 < len(pool) < ENOUGH:
+                pool += self._batch(self.encoding.change(rng, pool.positions, POOL), fixed)
+        return pool
+
+    def imposed(self, positions: Positions, fixed: Position) -> Positions:
+        """The same, with some parameters fixed."""
+        return self.encoding.canonical(np.where(np.isnan(fixed), positions, fixed))
+
+    def _scale_costs(self, costs: NDArray[np.float64]) -> None:
+        """Costs as features are logarithms, of their amounts where all are negative, unless some are and some are not."""
+        self._logarithmic = np.zeros(len(self.known))
+        if len(costs):
+            self._logarithmic = (costs > 0).all(axis=0).astype(float) - (costs < 0).all(axis=0)
+        self._centre, self._unit = np.zeros(len(self.known)), np.ones(len(self.known))
+        if len(costs):
+            logs = self._logs(costs)
+            deviation = logs.std(axis=0)
+            self._centre, self._unit = logs.mean(axis=0), np.where(deviation > 0, np.sqrt(2) * deviation, 1.0)
+
+    def _logs(self, costs: NDArray[np.float64]) -> NDArray[np.float64]:
+        sign = self._logarithmic
+        return np.where(sign != 0, sign * np.log(np.where(sign != 0, np.maximum(sign * costs, 1e-300), 1.0)), costs)
 
     def features(self, positions: Positions, costs: NDArray[np.float64]) -> NDArray[np.float64]:
         """Networks, features: those of the parameters, and the costs."""
-        return np.hstack([self.encoding.features(positions), self._shown(costs)])
+        shown = np.clip((self._logs(costs) - self._centre) / self._unit, -FARTHEST, FARTHEST)
+        return np.hstack([self.encoding.features(positions), shown])
 
     def _network(self, params: dict[str, Any]) -> Hashable:
         assert self._identity is not None
@@ -131,7 +158,7 @@ class Candidates:
             raise NasError(f"costs gave {len(answer)} entries; it must give one for each of the {len(self.signs)} objectives")
         return answer
 
-    def facts(self, position: NDArray[np.float64]) -> Facts:
+    def facts(self, position: Position) -> Facts:
         """What the user's functions say of one network."""
         params = self.encoding.params(position)
         network = tuple(map(key_of, params.values())) if self._identity is None else self._network(params)
@@ -147,30 +174,38 @@ class Candidates:
             )
         return Facts(network, admitted, costs)
 
-    def of_trial(self, number: int, params: Mapping[str, Any]) -> tuple[NDArray[np.float64] | None, Facts]:
-        """Where a trial's network is, and the same of it; remembered. One that lacks parameters is nothing but itself."""
+    def of_trial(self, number: int, params: Mapping[str, Any], proposed: Sequence[float] | None) -> tuple[Position | None, Facts]:
+        """Where a trial's network is, by its parameters or as it was proposed, and the same of it; remembered.
+
+        One that lacks parameters is nothing but itself.
+        """
+        given = (dict(params), proposed)
         before = self._of_trials.get(number)
-        if before is not None and before[0] == params:
+        if before is not None and before[0] == given:
             return before[1:]
-        position = self.encoding.position(params)
-        facts = Facts(None, False, ())
+        position, facts = self.encoding.position(params), Facts(None, False, ())
+        if proposed is not None and len(proposed) == len(self.encoding.distributions):
+            position = np.array(proposed, float)
         if position is not None:
             partial = bool((position == ABSENT).any())
             position = position if partial else self.encoding.canonical(position[None])[0]
             facts = Facts(tuple(sorted(params.items(), key=str)), True, ()) if partial else self.facts(position)
-        self._of_trials[number] = dict(params), position, facts
+        self._of_trials[number] = given, position, facts
         return position, facts
 
-    def vary(self, rng: np.random.Generator, parents: Positions, number: int, seen: Collection[Hashable]) -> Batch:
+    def vary(
+        self, rng: np.random.Generator, parents: Positions, number: int, seen: Collection[Hashable], fixed: Position
+    ) -> Batch:
         """About so many new networks like these; fewer, where most of what is like them is outside the limits."""
-        found = self.batch(self.encoding.change(rng, parents, number)).unlike(seen)
+        found = self._batch(self.encoding.change(rng, parents, number), fixed).unlike(seen)
         for _ in range(AGAIN):
             if len(found) < number / 2:
-                found += self.batch(self.encoding.change(rng, parents, number)).unlike(seen)
+                found += self._batch(self.encoding.change(rng, parents, number), fixed).unlike(seen)
         return found
 
-    def batch(self, positions: Positions) -> Batch:
+    def _batch(self, positions: Positions, fixed: Position) -> Batch:
         """Those that the limits admit, each network once."""
+        positions = self.imposed(positions, fixed)
         found: dict[Hashable, tuple[NDArray[np.float64], tuple[float, ...]]] = {}
         for position in np.unique(positions, axis=0):
             facts = self.facts(position)

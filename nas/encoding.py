@@ -16,6 +16,7 @@ LISTED: Final = 64  # values of a parameter, up to which each is looked at by it
 PROBED: Final = 20  # random points that tell which parameters matter when
 CHANGED: Final = (1.0, 0.4, 0.15)  # shares of children of which one value is changed, another, a third
 JUMP: Final = 0.15  # of the range: standard deviation of a change of a numeric parameter
+ROUNDED: Final = 1e-6  # of a step, that a value may be off
 ABSENT: Final = -1.0  # position of a parameter that a trial did not have
 
 
@@ -37,7 +38,8 @@ class Encoding:
         self._names = list(self.distributions)
         self._values = [_values(distribution) for distribution in self.distributions.values()]
         self._indices = [
-            None if values is None else {key_of(value): float(i) for i, value in enumerate(values)} for values in self._values
+            None if values is None else {self._key(column, value): float(i) for i, value in enumerate(values)}
+            for column, values in enumerate(self._values)
         ]
         self._listed = np.array([i for i, values in enumerate(self._values) if values is not None], int)
         self._unlisted = np.array([i for i, values in enumerate(self._values) if values is None], int)
@@ -46,7 +48,8 @@ class Encoding:
         self._starts = np.cumsum(self._counts) - self._counts  # of each parameter's values among all that are listed
         listed = [self._values[i] for i in self._listed]
         self._same = np.concatenate([np.zeros(0), *(_weights(values) for values in listed)])
-        self._ranks = np.concatenate([np.zeros(0), *(_ranks(values) for values in listed)])
+        ranks = (_ranks(self._lists[i], log=self._is_log(i)) for i in self._listed)
+        self._ranks = np.concatenate([np.zeros(0), *ranks])
         self._ranked = np.array([i for i in self._listed if _has_order(self._values[i])], int)
         groups = [*np.repeat(self._listed, self._counts[self._listed]), *self._unlisted]
         groups += [len(self._values) + i for i in range(len(self._ranked))]
@@ -65,7 +68,7 @@ class Encoding:
             if name not in params:
                 row[i] = ABSENT
                 continue
-            found = self._unit(i, params[name]) if indices is None else indices.get(key_of(params[name]))
+            found = self._unit(i, params[name]) if indices is None else indices.get(self._key(i, params[name]))
             if found is None:
                 return None
             row[i] = found
@@ -82,15 +85,24 @@ class Encoding:
     def every(self) -> Positions:
         """All points of a space that is countable."""
         counts = self._counts.tolist()
-        return self.canonical(np.stack(np.unravel_index(np.arange(math.prod(counts)), counts), axis=1).astype(float))
+        return np.stack(np.unravel_index(np.arange(math.prod(counts)), counts), axis=1).astype(float)
 
     def draw(self, rng: np.random.Generator, number: int) -> Positions:
         """Random points, uniform in every parameter (in its logarithm where the parameter says so)."""
         columns = [
-            self._settle(i, rng.random(number)) if values is None else rng.integers(len(values), size=number)
+            self._settle(i, rng.random(number)) if values is None else self._drawn(rng, i, number)
             for i, values in enumerate(self._values)
         ]
-        return self.canonical(np.stack(columns, axis=1).astype(float))
+        return np.stack(columns, axis=1).astype(float)
+
+    def _drawn(self, rng: np.random.Generator, column: int, number: int) -> NDArray[np.int64]:
+        """Indices of values; integers on a logarithmic scale are as likely as all that rounds to them."""
+        values = self._lists[column]
+        if not self._is_log(column) or len(values) == 1:
+            return rng.integers(len(values), size=number)
+        logs = np.log(np.array(values, float)[:, None] + (-0.5, 0.5))
+        edges = (logs[:, 1] - logs[0, 0]) / (logs[-1, 1] - logs[0, 0])
+        return np.minimum(np.searchsorted(edges, rng.random(number), side="right"), len(values) - 1)
 
     def change(self, rng: np.random.Generator, parents: Positions, number: int) -> Positions:
         """Children of random parents: half take each value from either of two parents; one to three values are changed then."""
@@ -104,7 +116,7 @@ class Encoding:
             rows = np.flatnonzero(rng.random(number) < share)
             columns = rng.integers(children.shape[1], size=len(rows))
             children[rows, columns] = self._others(rng, columns, children[rows, columns])
-        return self.canonical(children)
+        return children
 
     def _others(
         self, rng: np.random.Generator, columns: NDArray[np.int64], positions: NDArray[np.float64]
@@ -136,6 +148,19 @@ class Encoding:
         units = np.where(absent[:, self._unlisted], 0.0, math.sqrt(6) * (positions[:, self._unlisted] - 0.5))
         ranks = self._ranks[self._starts[ranked] + np.maximum(positions[:, ranked], 0).astype(int)]
         return np.hstack([same, units, np.where(absent[:, ranked], 0.0, ranks)])
+
+    def _is_log(self, column: int) -> bool:
+        return bool(getattr(self.distributions[self._names[column]], "log", False))
+
+    def _key(self, column: int, value: Any) -> Hashable:
+        """What tells a listed value from the others of its parameter: of numbers the count of steps, as sums are rounded."""
+        distribution: Any = self.distributions[self._names[column]]
+        if isinstance(distribution, CategoricalDistribution):
+            return key_of(value)
+        if not isinstance(value, int | float) or not math.isfinite(value):
+            return None
+        steps = (value - distribution.low) / (distribution.step or 1)
+        return round(steps) if abs(steps - round(steps)) < ROUNDED else None
 
     def _unit(self, column: int, value: Any) -> float | None:
         distribution: Any = self.distributions[self._names[column]]
@@ -192,11 +217,14 @@ def _values(distribution: BaseDistribution) -> list[Any] | None:
         return [numeric.low]
     if num_choices(distribution) > LISTED:
         return None
-    return [kind(round(numeric.low + i * numeric.step, 10)) for i in range(int(num_choices(distribution)))]
+    exact = [numeric.low + i * numeric.step for i in range(int(num_choices(distribution)))]
+    return exact if kind is int else [float(f"{value:.15g}") for value in exact]
 
 
 def key_of(value: Any) -> Hashable:
-    """What tells values apart, as Optuna does, to which True is 1; NaN is itself."""
+    """What tells values apart, as Optuna does, to which True is 1; NaN is itself, and a tuple may come back as a list."""
+    if isinstance(value, list | tuple):
+        return tuple(map(key_of, value))
     return "nan" if isinstance(value, float) and math.isnan(value) else value
 
 
@@ -210,9 +238,10 @@ def _has_order(values: list[Any]) -> bool:
     return len(values) > 2 and all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
 
 
-def _ranks(values: list[Any]) -> NDArray[np.float64]:
-    """Where each value stands among numbers."""
+def _ranks(values: list[Any], *, log: bool) -> NDArray[np.float64]:
+    """Where each value stands among numbers, or each logarithm among logarithms."""
     if not _has_order(values):
         return np.zeros(len(values))
-    ranks = np.argsort(np.argsort(values)) - (len(values) - 1) / 2
+    ranks = np.log(values) if log else np.argsort(np.argsort(values)).astype(float)
+    ranks -= ranks.mean()
     return np.asarray(ranks / math.sqrt(2 * np.mean(ranks**2)), np.float64)

@@ -1,11 +1,9 @@
 """An Optuna sampler for objectives some of which cost nothing to compute. Read `searcher.py` next for who asks it."""
 
-import math
 import threading
 import warnings
 import zlib
-from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -15,15 +13,15 @@ from optuna.samplers import BaseSampler
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from nas.candidates import Admits, Batch, Candidates, Costs, Facts, Identity
-from nas.encoding import Encoding
+from nas.candidates import Admits, Batch, Candidates, Costs, Identity
+from nas.encoding import ABSENT, Encoding
 from nas.errors import NasError
 from nas.gain import BelievedLoss, KnownLoss, expected_gain
+from nas.record import Record, propose, read, rows
 from nas.surrogate import Scale, Surrogate, fit, fitted_on
 
 Floats = NDArray[np.float64]
 
-CURVE: Final = "learning_curve"  # user attribute of a trial: [step, value] pairs of its first objective that needs training
 SPREAD: Final = (6, 16)  # networks at first, that are spread over costs and choices: a third of the parameters, within this
 TAUGHT: Final = 3  # results at least, before a model is asked
 MODELLED: Final = 400  # observations at most
@@ -37,31 +35,20 @@ KEPT: Final = 8  # fits
 CURVES: Final = 3  # trained networks with a value at a step, from which that step tells of the end
 
 
-@dataclass(slots=True)
-class Record:
-    """What a study holds, each loss the lower the better; rows of the arrays belong together."""
-
-    seen: set[Hashable] = field(default_factory=set)
-    positions: list[NDArray[np.float64]] = field(default_factory=list)
-    losses: list[list[float]] = field(default_factory=list)
-    admitted: list[bool] = field(default_factory=list)
-    curves: list[dict[int, float]] = field(default_factory=list)
-    stopped: list[tuple[NDArray[np.float64], tuple[float, ...], dict[int, float]]] = field(default_factory=list)
-    pending: list[tuple[NDArray[np.float64], tuple[float, ...]]] = field(default_factory=list)
-
-
 class FrontierSampler(BaseSampler):
     """Proposes networks whose training promises the most, where costs are known and trainings are dear.
 
     Only the objectives that need training are modelled, by a Gaussian process over the parameters and the costs. Of random
     networks and changed good ones it takes that with the greatest expected growth of the volume that the front dominates, or with
     one objective the greatest expected improvement. What is outside the limits, or was proposed before, is never proposed; when
-    nothing else is left, `optimize` is stopped. Trials under way count as if they had come out as predicted; stopped ones by what
-    their last value told of the end in others, and less surely.
+    nothing else is left, `optimize` is stopped. Trials under way count as if they had come out as predicted; stopped ones by
+    what their last value told of the end in others, and less surely; failed ones, and those whose values are not finite, as if
+    they were the worst, with much doubt. Parameters that a trial was enqueued with, or that PartialFixedSampler fixes, are kept,
+    and the others chosen for them.
 
-    Every proposal follows from the seed, the trial's number and the trials in the study, so a study goes on from its storage. A
-    study has 1 to 4 objectives in any directions; failed trials, and values that are not finite, teach nothing but that the
-    network was tried. Parameters of a trial that are not among `distributions` are drawn at random.
+    Every proposal follows from the seed, the trial's number and the trials in the study, so a study goes on from its storage, and
+    several processes or threads share one. It has 1 to 4 objectives in any directions. Parameters of a trial that are not among
+    `distributions` are drawn at random.
 
     Args:
         distributions: every parameter of the space.
@@ -84,9 +71,14 @@ class FrontierSampler(BaseSampler):
         self._functions: dict[str, Any] = {"costs": costs, "identity": identity, "admits": admits}
         self._seed = int(np.random.SeedSequence(seed).generate_state(1)[0])
         self._spaces: dict[tuple[Any, ...], Candidates] = {}
-        self._given: dict[int, dict[str, Any]] = {}  # trial → what it was given, until the study shows it
         self._exhausted = False
         self._lock = threading.Lock()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_spaces": {}, "_lock": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _lock=threading.Lock())
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:  # noqa: ARG002
         """Every parameter."""
@@ -97,11 +89,13 @@ class FrontierSampler(BaseSampler):
 
         Raises: NasError if a function of the user's raises or answers wrongly.
         """
-        if not search_space or search_space.keys() <= trial.system_attrs.get("fixed_params", {}).keys():
+        fixed = trial.system_attrs.get("fixed_params", {})
+        if not search_space or search_space.keys() <= fixed.keys():
             return {}  # nothing to choose, or enqueued
+        fixed = fixed | getattr(study.sampler, "_fixed_params", {})  # PartialFixedSampler's, which takes them out of the space
         with self._lock:
-            self._given[trial.number] = self._propose(study, trial.number, search_space)
-            return self._given[trial.number]
+            params = self._propose(study, trial, self._distributions | search_space, fixed)
+        return {name: params[name] for name in search_space}
 
     def sample_independent(
         self,
@@ -118,80 +112,66 @@ class FrontierSampler(BaseSampler):
     def after_trial(
         self,
         study: Study,
-        trial: FrozenTrial,
+        trial: FrozenTrial,  # noqa: ARG002
         state: TrialState,  # noqa: ARG002
         values: Sequence[float] | None,  # noqa: ARG002
     ) -> None:
         """Stop the study if it has tried every network."""
-        self._given.pop(trial.number, None)
         if self._exhausted:
             try:
                 study.stop()
             except RuntimeError:
                 return  # it is asked and told by somebody who may do so for ever
 
-    def _propose(self, study: Study, number: int, search_space: Mapping[str, BaseDistribution]) -> dict[str, Any]:
-        candidates = self._candidates(study, search_space)
-        record = self._read(study, number, candidates)
-        rng = np.random.default_rng((self._seed, 1, number))
-        new = candidates.pool
+    def _propose(
+        self, study: Study, trial: FrozenTrial, space: Mapping[str, BaseDistribution], fixed: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        candidates = self._candidates(study, space)
+        fixed = {name: value for name, value in fixed.items() if name in space}
+        while True:
+            record = read(study, candidates, beside=trial.number)
+            chosen = self._choose(candidates, record, np.random.default_rng((self._seed, 1, trial.number)), fixed)
+            propose(study, trial, chosen)
+            network = candidates.facts(chosen).id
+            # Another process may have chosen the same meanwhile: whichever writes last sees it, and chooses again.
+            if network in record.seen or network not in read(study, candidates, beside=trial.number).seen:
+                return candidates.encoding.params(chosen)
+
+    def _choose(
+        self, candidates: Candidates, record: Record, rng: np.random.Generator, fixed: Mapping[str, Any]
+    ) -> NDArray[np.float64]:
+        """Where to go next."""
+        position = candidates.encoding.position({**fixed}) if fixed else None
+        imposed = candidates.free if position is None else np.where(position == ABSENT, np.nan, position)
+        new = candidates.pool(imposed)
         if not candidates.complete:
-            some = rng.permutation(len(new))[: EXPLORED // len(search_space)]
+            some = rng.permutation(len(new))[: EXPLORED // new.positions.shape[1]]
             new = new.where(np.isin(np.arange(len(new)), some))
         new = new.unlike(record.seen)
-        self._exhausted = candidates.complete and len(new) <= 1
-        tried = len(record.losses) + len(record.stopped) + len(record.pending)
+        if candidates.complete and position is None:
+            self._exhausted = len(new) <= 1
+        tried = len(record.losses) + len(record.stopped) + len(record.failed) + len(record.pending)
         least, most = SPREAD
-        untaught = tried < max(least, min(most, len(search_space) // 3)) or len(record.losses) < TAUGHT
+        untaught = tried < max(least, min(most, len(imposed) // 3)) or len(record.losses) < TAUGHT
         if untaught and len(new):
-            return candidates.encoding.params(_spread(candidates, new, record, rng, tried))
-        search = _Search(candidates, new, record, rng)
+            return _spread(candidates, new, record, rng, tried)
+        search = _Search(candidates, new, record, rng, imposed)
         chosen = search.best()
-        if chosen is None and not len(search.parents):
+        if chosen is not None:
+            return chosen
+        parents = search.parents
+        if not len(parents) and position is None:
             raise NasError("no network inside the limits was found among random ones; enqueue one that is")
-        if chosen is None:
-            warnings.warn("no network was found that was not tried before; this one was", stacklevel=2)
-            chosen = rng.choice(search.parents)
-        return candidates.encoding.params(chosen)
+        warnings.warn("no network was found that was not tried before; this one was", stacklevel=2)
+        self._exhausted |= position is None
+        return np.asarray(rng.choice(candidates.imposed(parents if len(parents) else candidates.encoding.draw(rng, 1), imposed)))
 
-    def _candidates(self, study: Study, search_space: Mapping[str, BaseDistribution]) -> Candidates:
+    def _candidates(self, study: Study, space: Mapping[str, BaseDistribution]) -> Candidates:
         signs = tuple(-1 if direction == StudyDirection.MAXIMIZE else 1 for direction in study.directions)
-        key = (signs, *search_space.items())
+        key = (signs, *space.items())
         if key not in self._spaces:
-            whole = search_space.keys() >= self._distributions.keys()  # else the user's functions lack a parameter
-            functions = self._functions if whole else dict.fromkeys(self._functions)
-            self._spaces[key] = Candidates(search_space, signs, seed=self._seed, **functions)
+            self._spaces[key] = Candidates(space, signs, seed=self._seed, **self._functions)
         return self._spaces[key]
-
-    def _read(self, study: Study, number: int, candidates: Candidates) -> Record:
-        record = Record()
-        for trial in study.get_trials(deepcopy=False):
-            if trial.number == number or trial.state == TrialState.WAITING:
-                continue
-            params = self._given.get(trial.number, {}) | trial.params  # a running one may not have asked for all yet
-            position, facts = candidates.of_trial(trial.number, params) if params else (None, None)
-            if position is not None and facts is not None:
-                record.seen.add(facts.id)
-                _add(record, trial, position, facts, candidates)
-        return record
-
-
-def _add(record: Record, trial: FrozenTrial, position: NDArray[np.float64], facts: Facts, candidates: Candidates) -> None:
-    """One more trial to the record."""
-    curve = dict(trial.intermediate_values) or {int(step): value for step, value in trial.user_attrs.get(CURVE, ())}
-    if trial.state == TrialState.COMPLETE:
-        losses = [sign * value for sign, value in zip(candidates.signs, trial.values, strict=True)]
-        if all(map(math.isfinite, losses)):
-            record.positions.append(position)
-            record.losses.append(losses)
-            record.admitted.append(facts.admitted and all(value <= 0 for value in trial.constraints.values()))
-            record.curves.append(curve)
-    elif len(facts.costs) < len(candidates.known):
-        return  # what it costs is not known, as it is outside the limits or lacks parameters
-    elif trial.state == TrialState.PRUNED and curve:
-        record.stopped.append((position, facts.costs, curve))
-    elif trial.state == TrialState.RUNNING:
-        record.pending.append((position, facts.costs))
 
 
 def _spread(candidates: Candidates, new: Batch, record: Record, rng: np.random.Generator, turn: int) -> NDArray[np.float64]:
@@ -204,17 +184,12 @@ def _spread(candidates: Candidates, new: Batch, record: Record, rng: np.random.G
         ranks = np.argsort(np.argsort(new.costs[shuffled], axis=0), axis=0).mean(axis=1) / len(new)
         shuffled = shuffled[np.argsort(np.abs(ranks - level), kind="stable")]
     some = new.positions[shuffled[:64]]
-    before = [*record.positions, *(one[0] for one in record.stopped), *(one[0] for one in record.pending)]
+    before = [*record.positions, *(one[0] for of in (record.stopped, record.failed, record.pending) for one in of)]
     if not before:
         return np.asarray(some[0])
     one, other = candidates.encoding.features(some), candidates.encoding.features(np.array(before))
     distances = ((one[:, None] - other[None]) ** 2).sum(axis=2)
     return np.asarray(some[np.argmax(distances.min(axis=1) + 1e-3 * distances.mean(axis=1))])
-
-
-def _rows(rows: Sequence[Any], width: int) -> Floats:
-    """An array of so many columns, even of no rows."""
-    return np.array(rows, float).reshape(len(rows), width)
 
 
 def _beaten(losses: Floats) -> NDArray[np.int64]:
@@ -229,8 +204,10 @@ def _beaten(losses: Floats) -> NDArray[np.int64]:
 class _Search:
     """The search for the next network: what is known, the models, and where they promise most."""
 
-    def __init__(self, candidates: Candidates, new: Batch, record: Record, rng: np.random.Generator) -> None:
-        self._candidates, self._new, self._record, self._rng = candidates, new, record, rng
+    def __init__(
+        self, candidates: Candidates, new: Batch, record: Record, rng: np.random.Generator, fixed: NDArray[np.float64]
+    ) -> None:
+        self._candidates, self._new, self._record, self._rng, self._fixed = candidates, new, record, rng, fixed
         self._known = candidates.known
         self._trained = [i for i in range(len(candidates.signs)) if i not in candidates.known]
         self._models: dict[int, tuple[Scale, Surrogate]] = {}
@@ -239,12 +216,12 @@ class _Search:
     def _learn(self) -> None:
         """A model of each objective that needs training, and the losses of all networks as they are believed to be."""
         record, width = self._record, len(self._candidates.encoding.distributions)
-        losses = _rows(record.losses, len(self._candidates.signs))
+        losses = rows(record.losses, len(self._candidates.signs))
         chosen = self._modelled(losses)
         losses, admitted = losses[chosen], np.array(record.admitted, bool)[chosen]
-        positions = _rows(record.positions, width)[chosen]
-        pending = _rows([position for position, _ in record.pending], width)
-        pending_costs = _rows([costs for _, costs in record.pending], len(self._known))
+        positions = rows(record.positions, width)[chosen]
+        pending = rows([position for position, _ in record.pending], width)
+        pending_costs = rows([costs for _, costs in record.pending], len(self._known))
         features = self._candidates.features(positions, losses[:, self._known])
         further, groups = self._candidates.features(pending, pending_costs), self._candidates.groups
         believed, hoped = losses.copy(), np.empty((len(pending), losses.shape[1]))
@@ -252,9 +229,8 @@ class _Search:
         for objective in self._trained if len(losses) else ():
             scale, logs = Scale.of(losses[:, objective]), self._fit(objective)
             targets, noise, taught = scale.model(losses[:, objective]), np.zeros(len(losses)), features
-            if objective == self._trained[0] and record.stopped:
-                stopped, estimates, doubt = self._stopped(scale, objective)
-                taught = np.vstack([features, stopped])
+            for more, estimates, doubt in self._further(scale, objective, targets):
+                taught = np.vstack([taught, more])
                 targets, noise = np.append(targets, estimates), np.append(noise, doubt)
             model = Surrogate(logs, taught, groups, targets, noise)
             if len(pending):
@@ -269,14 +245,14 @@ class _Search:
             beaten = _beaten(known)
             places = places[np.argsort(beaten, kind="stable")[: max(PARENTS, int((beaten == 0).sum()))]]
             self._front, self._worst = known[beaten == 0], np.vstack([believed, hoped]).max(axis=0)
-        self.parents = places if len(places) else self._candidates.pool.positions[:PARENTS]
+        self.parents = places if len(places) else self._candidates.pool(self._fixed).positions[:PARENTS]
         """Networks that others are made from: those that fewest dominate, as far as is believed."""
 
     def _fit(self, objective: int) -> Floats:
         """The relevances of the features; those that were found for the same observations, where they are still known."""
         chosen, record = fitted_on(len(self._record.losses)), self._record
-        losses = _rows([record.losses[i] for i in chosen], len(self._candidates.signs))
-        positions = _rows([record.positions[i] for i in chosen], len(self._candidates.encoding.distributions))
+        losses = rows([record.losses[i] for i in chosen], len(self._candidates.signs))
+        positions = rows([record.positions[i] for i in chosen], len(self._candidates.encoding.distributions))
         key = (objective, positions.tobytes(), losses.tobytes())
         fits = self._candidates.fits
         if key not in fits:
@@ -294,6 +270,16 @@ class _Search:
         rest = self._rng.choice(order[MODELLED // 2 :], MODELLED // 2, replace=False)
         return np.sort(np.append(order[: MODELLED // 2], rest))
 
+    def _further(self, scale: Scale, objective: int, targets: Floats) -> Iterator[tuple[Floats, Floats, Floats]]:
+        """Features, expected u and its variance, of trials that were not trained to the end."""
+        if objective == self._trained[0] and self._record.stopped:
+            yield self._stopped(scale, objective)
+        if failed := self._record.failed:
+            features = self._candidates.features(
+                rows([one[0] for one in failed], len(self._fixed)), rows([one[1] for one in failed], len(self._known))
+            )
+            yield features, np.full(len(failed), targets.max()), np.full(len(failed), max(float(np.var(targets)), 0.01))
+
     def _stopped(self, scale: Scale, objective: int) -> tuple[Floats, Floats, Floats]:
         """Features, expected u and its variance, of trials that were stopped at a step that others have passed."""
         record, sign = self._record, self._candidates.signs[objective]
@@ -303,9 +289,9 @@ class _Search:
             pairs = [
                 (sign * passed[last], losses[objective])
                 for passed, losses in zip(record.curves, record.losses, strict=True)
-                if math.isfinite(passed.get(last, math.nan))
+                if last in passed
             ]
-            if len(pairs) < CURVES or not np.isfinite(curve[last]):
+            if len(pairs) < CURVES:
                 continue
             then, ended = np.array(pairs).T
             later = float(np.mean(ended - then))
@@ -313,8 +299,8 @@ class _Search:
             estimate = float(scale.model(np.array(sign * curve[last] + later)))
             found.append((position, costs, estimate, 2 * float(np.var(error, ddof=1)) + 0.01))
         features = self._candidates.features(
-            _rows([one[0] for one in found], len(self._candidates.encoding.distributions)),
-            _rows([one[1] for one in found], len(self._known)),
+            rows([one[0] for one in found], len(self._candidates.encoding.distributions)),
+            rows([one[1] for one in found], len(self._known)),
         )
         return features, np.array([one[2] for one in found]), np.array([one[3] for one in found])
 
@@ -324,7 +310,7 @@ class _Search:
         if len(self.parents) and not self._candidates.complete:
             values, most = CHILDREN
             number = min(most, values // self.parents.shape[1])
-            batch += self._candidates.vary(rng, self.parents, number, self._record.seen)
+            batch += self._candidates.vary(rng, self.parents, number, self._record.seen, self._fixed)
         if not len(batch):
             return None
         if not len(self._front):
@@ -337,7 +323,7 @@ class _Search:
         gains = self._gains(losses)
         for _ in range(0 if self._candidates.complete else CLIMBS):
             climbers = batch.positions[np.argsort(-gains)[:CLIMBERS]]
-            more = self._candidates.vary(rng, climbers, STEPS, self._record.seen | set(batch.ids))
+            more = self._candidates.vary(rng, climbers, STEPS, self._record.seen | set(batch.ids), self._fixed)
             if len(more):
                 batch, gains = batch + more, np.append(gains, self._gains(self._losses(more)))
         return np.asarray(batch.positions[np.argmax(gains)])

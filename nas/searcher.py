@@ -26,8 +26,8 @@ from nas.keeper import Keeper, Losses
 from nas.networks import Network
 from nas.proposer import SEARCHED, Proposer
 from nas.recipe import Outcome
+from nas.record import CURVE
 from nas.runs import HISTORY_FILE, TRIALS_FILE, append
-from nas.samplers import CURVE
 from nas.scheduler import Halving, Standing
 from nas.study import Journal
 from nas.trials import Pending, Tally, told

@@ -6,7 +6,7 @@ from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import cho_solve, cholesky
+from scipy.linalg import LinAlgError, cho_solve, cholesky
 from scipy.linalg.lapack import dtrtri
 from scipy.optimize import minimize
 from scipy.special import ndtr
@@ -14,11 +14,14 @@ from scipy.special import ndtr
 Floats = NDArray[np.float64]
 
 EARLY: Final = 12  # observations, of which the median tells how far losses are apart: later ones gather at the best
+QUARTER: Final = 10.0  # times the gap of their first quartile, above which that tells instead: trainings diverged
+WORST: Final = 2.0  # u of what is more than six times as bad as the median: how bad does not matter
 FITTED: Final = 96  # observations that the scales are fitted to
 STEPS: Final = 20  # of that fit
 REFITTED: Final = 24  # observations, up to which each makes another fit; then each growth by a seventh does
 GROWTH: Final = 8 / 7
 RELEVANCE: Final = 2.0  # squared distance of two random points, before anything is known
+RAISED: Final = 7  # times that noise is raised tenfold
 JITTER: Final = 1e-5  # more than single precision leaves of a covariance's smallest eigenvalue
 PRIORS: Final = (  # of amplitudes as shares of the variance: logarithm's mean, and standard deviation
     (np.log(0.5 / RELEVANCE), 1.0),  # of what adds up over parameters
@@ -38,16 +41,17 @@ class Scale:
     def of(cls, losses: Floats) -> "Scale":
         """The scale on which the better half of the losses take about one unit."""
         best = float(losses.min())
-        spread = float(np.median(losses[:EARLY])) - best
-        return cls(best=best, spread=spread or float(losses.max()) - best or max(1e-6, 1e-6 * abs(best)))
+        quarter, half, all_of_them = np.quantile(losses[:EARLY], (0.25, 0.5, 1.0)) - best
+        gaps = (min(half, QUARTER * quarter), half, all_of_them, float(losses.max()) - best, 1e-6 * abs(best))
+        return cls(best=best, spread=next((float(gap) for gap in gaps if gap > 0), 1e-6))
 
     def model(self, losses: Floats) -> Floats:
         """Losses → u."""
-        return np.log(np.maximum((losses - self.best) / self.spread + 1.0, 0.1))
+        return np.log(np.clip((losses - self.best) / self.spread + 1.0, 0.1, math.exp(WORST)))
 
     def losses(self, modelled: Floats) -> Floats:
         """Means of u → losses."""
-        return self.best + self.spread * (np.exp(np.minimum(modelled, 50.0)) - 1.0)
+        return self.best + self.spread * (np.exp(np.minimum(modelled, WORST)) - 1.0)
 
     def improvement(self, levels: Floats, mean: Floats, deviation: Floats) -> Floats:
         """Expected amount by which a loss, u normal, lies below levels: the price of a put option (Black and Scholes, 1973)."""
@@ -97,13 +101,23 @@ def _sum(logs: Floats, gram: Floats, matern: Floats) -> Floats:
     return np.asarray(1 + linear * gram + other * matern, np.float64)
 
 
+def _factor(covariance: Floats, noise: Floats | float) -> Floats:
+    """The lower factor of a covariance with so much noise; with more, where rounding left it without one."""
+    diagonal = np.diag_indices_from(covariance)
+    covariance[diagonal] += noise
+    for more in JITTER * 10.0 ** np.arange(RAISED):
+        try:
+            return np.asarray(cholesky(covariance, lower=True, check_finite=False))
+        except LinAlgError:
+            covariance[diagonal] += more * covariance[diagonal].max()
+    raise AssertionError("a covariance has no factor, however much noise is added")
+
+
 def _misfit(logs: Floats, features: Floats, groups: NDArray[np.int64], targets: Floats, prior: Floats) -> tuple[float, Floats]:
     """Negative log posterior density of the logarithms of all scales, and its gradient."""
     gram, root, matern = _covariances(logs, groups, features, features)
     linear, other, noise = np.exp(logs[-3:])
-    covariance = _sum(logs, gram, matern)
-    covariance[np.diag_indices_from(covariance)] += noise + JITTER
-    factor = cholesky(covariance, lower=True, check_finite=False)
+    factor = _factor(_sum(logs, gram, matern), noise + JITTER)
     inverse = cho_solve((factor, True), np.eye(len(targets)), check_finite=False)
     weights = inverse @ targets
     misfit = 0.5 * targets @ weights + np.log(np.diag(factor)).sum()
@@ -163,9 +177,7 @@ class Surrogate:
         return _sum(self._logs, gram, matern)
 
     def _condition(self) -> None:
-        covariance = self._covariance(self._features)
         self._own_noise = np.exp(self._logs[-1]) + self._noise + JITTER
-        covariance[np.diag_indices_from(covariance)] += self._own_noise
-        self._factor = cholesky(covariance, lower=True, check_finite=False)
+        self._factor = _factor(self._covariance(self._features), self._own_noise)
         self._weights = cho_solve((self._factor, True), self._targets, check_finite=False)
         self._whitening = None

@@ -59,6 +59,7 @@ LAYERS = (
     "gain",
     "encoding",
     "candidates",
+    "record",
     "samplers",
     "study",
     "changes",

@@ -16,7 +16,7 @@ from nas.candidates import Candidates
 from nas.encoding import Encoding
 from nas.gain import BelievedLoss, KnownLoss, expected_gain
 from nas.pareto import hypervolume
-from nas.samplers import CURVE
+from nas.record import CURVE
 from nas.surrogate import PRIORS, Scale, Surrogate, _misfit, fit
 
 SPACE = {f"x{i}": CategoricalDistribution((0, 1, 2)) for i in range(8)}

@@ -1,0 +1,94 @@
+"""What a study tells a sampler that models its losses. Read `samplers.py` next."""
+
+import math
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+from optuna.study import Study
+from optuna.trial import FrozenTrial, TrialState
+
+from nas.candidates import Candidates, Facts, Position
+
+PROPOSED: Final = "frontier:proposed"  # system attribute of a trial: the position it was given, until its parameters are written
+CURVE: Final = "learning_curve"  # user attribute of a trial: [step, value] pairs of its first objective that needs training
+REST: Final = 100  # stopped trials at most, those that failed, and those under way: the last
+UNDER_WAY: Final = (TrialState.RUNNING, TrialState.WAITING)
+
+
+@dataclass(slots=True)
+class Record:
+    """What a study holds, each loss the lower the better; rows of the arrays belong together."""
+
+    seen: set[Hashable] = field(default_factory=set)
+    alive: set[Hashable] = field(default_factory=set)  # of these, what did not only fail
+    positions: list[Position] = field(default_factory=list)
+    losses: list[list[float]] = field(default_factory=list)
+    admitted: list[bool] = field(default_factory=list)
+    curves: list[dict[int, float]] = field(default_factory=list)
+    stopped: list[tuple[Position, tuple[float, ...], dict[int, float]]] = field(default_factory=list)
+    failed: list[tuple[Position, tuple[float, ...], Hashable]] = field(default_factory=list)
+    pending: list[tuple[Position, tuple[float, ...]]] = field(default_factory=list)
+
+
+def propose(study: Study, trial: FrozenTrial, position: Position) -> None:
+    """Write where a trial goes, for others that propose before its parameters are written."""
+    study._storage.set_trial_system_attr(trial._trial_id, PROPOSED, position.tolist())  # noqa: SLF001 as Optuna's samplers do
+
+
+def read(study: Study, candidates: Candidates, *, beside: int) -> Record:
+    """What all trials tell but one; also those that a pruner hides from its sampler."""
+    record = Record()
+    storage, number = study._storage, study._study_id  # noqa: SLF001
+    for trial in storage.get_all_trials(number, deepcopy=False):
+        if trial.number == beside:
+            continue
+        params, proposed = trial.params, None
+        if trial.state in UNDER_WAY:
+            params, proposed = trial.system_attrs.get("fixed_params", {}) | params, trial.system_attrs.get(PROPOSED)
+        if trial.state == TrialState.WAITING and not params.keys() >= candidates.encoding.distributions.keys():
+            continue
+        position, facts = candidates.of_trial(trial.number, params, proposed) if params or proposed else (None, None)
+        if position is None or facts is None:
+            continue
+        record.seen.add(facts.id)
+        _add(record, trial, position, facts, candidates)
+    record.failed = [one for one in record.failed if one[2] not in record.alive][-REST:]
+    record.stopped, record.pending = record.stopped[-REST:], record.pending[-REST:]
+    return record
+
+
+def _curve(trial: FrozenTrial) -> dict[int, float]:
+    """The finite values of a trial on its way, by step."""
+    try:
+        pairs = list(trial.intermediate_values.items()) or [(int(step), float(v)) for step, v in trial.user_attrs.get(CURVE, ())]
+    except (TypeError, ValueError):
+        return {}  # somebody else's attribute
+    return {step: value for step, value in pairs if math.isfinite(value)}
+
+
+def _add(record: Record, trial: FrozenTrial, position: Position, facts: Facts, candidates: Candidates) -> None:
+    """One more trial to the record."""
+    failed = trial.state == TrialState.FAIL or not all(map(math.isfinite, trial.values or ()))
+    if not failed:
+        record.alive.add(facts.id)
+    if trial.state == TrialState.COMPLETE and not failed:
+        record.positions.append(position)
+        record.losses.append([sign * value for sign, value in zip(candidates.signs, trial.values, strict=True)])
+        record.admitted.append(facts.admitted and all(value <= 0 for value in trial.constraints.values()))
+        record.curves.append(_curve(trial))
+    elif len(facts.costs) < len(candidates.known):
+        return  # what it costs is not known, as it is outside the limits or lacks parameters
+    elif failed:
+        record.failed.append((position, facts.costs, facts.id))
+    elif trial.state in UNDER_WAY:
+        record.pending.append((position, facts.costs))
+    elif curve := _curve(trial):
+        record.stopped.append((position, facts.costs, curve))
+
+
+def rows(values: Sequence[Any], width: int) -> NDArray[np.float64]:
+    """An array of so many columns, even of no rows."""
+    return np.array(values, float).reshape(len(values), width)

@@ -1,0 +1,268 @@
+"""FrontierSampler in studies as people have them: shared, interrupted, partly given, with trainings that fail or diverge."""
+
+import math
+import pickle
+import subprocess
+import sys
+import time
+
+import numpy as np
+import optuna
+import pytest
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import TrialState, create_trial
+
+from nas import FrontierSampler
+from nas.candidates import Candidates
+from nas.encoding import Encoding
+from nas.record import CURVE, REST, read
+
+SPACE = {f"x{i}": CategoricalDistribution((0, 1, 2)) for i in range(8)}
+SQUARE = {name: IntDistribution(0, 5) for name in "ab"}
+
+
+def loss(params):
+    """Between 0 and about 4, 0 at one network."""
+    return sum((value - i % 3) ** 2 for i, value in enumerate(params.values())) / 4
+
+
+def asked(sampler, trials, answer, space=SPACE):
+    """A study that was told so many losses; what is None failed."""
+    study = optuna.create_study(sampler=sampler)
+    for _ in range(trials):
+        trial = study.ask(space)
+        value = answer(trial.params)
+        study.tell(trial, value, state=TrialState.FAIL if value is None else None)
+    return study
+
+
+def networks(study):
+    return [tuple(trial.params.values()) for trial in study.trials if trial.params]
+
+
+def both_best(answer, *, trials=40, seeds=5):
+    """The mean of the least loss by us, and by random search."""
+    return (
+        np.mean([asked(FrontierSampler(SPACE, seed=seed), trials, answer).best_value for seed in range(seeds)]),
+        np.mean([asked(optuna.samplers.RandomSampler(seed=seed), trials, answer).best_value for seed in range(seeds)]),
+    )
+
+
+def test_trainings_that_diverge_do_not_blind_it():
+    def few(params):
+        return 1e6 * (1 + params["x3"]) if params["x0"] == 1 and params["x1"] == 2 else loss(params)
+
+    def most(params):
+        return 1e6 * (1 + params["x3"]) if params["x0"] or params["x4"] == 2 else loss(params)
+
+    for answer in (few, most):
+        ours, others = both_best(answer)
+        assert ours < 0.5 * others
+
+
+def test_where_trainings_fail_it_does_not_ask_on():
+    def answer(params):
+        return None if params["x0"] == 0 and params["x1"] != 2 else loss(params)
+
+    for seed in range(3):
+        study = asked(FrontierSampler(SPACE, seed=seed), 40, answer)
+        assert sum(trial.state == TrialState.FAIL for trial in study.trials[20:]) < 8
+        assert study.best_value < 0.6
+
+
+def test_trainings_that_all_fail_are_spread_over_the_space():
+    study = asked(FrontierSampler(SQUARE, seed=0), 12, lambda params: None, SQUARE)
+    assert len(set(networks(study))) == 12
+    assert {a // 2 for a, _ in networks(study)} == {b // 2 for _, b in networks(study)} == {0, 1, 2}
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_costs_are_features_by_their_logarithms_whatever_their_sign(sign):
+    def costs(params):
+        return None, 10.0 ** sum(params.values())
+
+    candidates = Candidates(SPACE, (1, sign), costs=costs, identity=None, admits=None, seed=0)
+    exponents = np.arange(6.0, 11.0)
+    shown = candidates.features(candidates.encoding.draw(np.random.default_rng(0), 5), sign * 10.0 ** exponents[:, None])[:, -1]
+    assert np.allclose(np.diff(shown), sign * abs(shown[1] - shown[0]))
+
+
+SHARING = """
+import sys, optuna
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from nas import FrontierSampler
+from optuna.distributions import IntDistribution
+optuna.logging.disable_default_handler()
+space = {name: IntDistribution(0, 5) for name in "ab"}
+study = optuna.load_study(study_name="s", storage=JournalStorage(JournalFileBackend(sys.argv[1])), sampler=FrontierSampler(space))
+input()
+for _ in range(11):
+    trial = study.ask()
+    a = trial.suggest_int("a", 0, 5)
+    study.tell(trial, (a - 3) ** 2 + (trial.suggest_int("b", 0, 5) - 2) ** 2)
+"""
+
+
+def test_processes_that_share_a_study_do_not_repeat_each_other(tmp_path):
+    file = str(tmp_path / "journal")
+    study = optuna.create_study(study_name="s", storage=JournalStorage(JournalFileBackend(file)))
+    command = [sys.executable, "-W", "ignore", "-c", SHARING, file]
+    shared = [subprocess.Popen(command, stdin=subprocess.PIPE, text=True) for _ in range(3)]
+    for process in shared:
+        process.stdin.write("\n")
+        process.stdin.flush()
+    assert [process.wait() for process in shared] == [0, 0, 0]
+    assert len(networks(study)) == len(set(networks(study))) == 33
+
+
+def test_threads_that_share_a_sampler_do_not_repeat_each_other():
+    def objective(trial):
+        a = trial.suggest_int("a", 0, 5)
+        time.sleep(0.01)
+        return a + trial.suggest_int("b", 0, 5)
+
+    study = optuna.create_study(sampler=FrontierSampler(SQUARE, seed=0))
+    study.optimize(objective, n_trials=30, n_jobs=4)
+    assert len(networks(study)) == len(set(networks(study))) == 30
+
+
+def light(params):
+    return 4 <= sum(params.values()) <= 6
+
+
+def test_the_rest_of_a_trial_that_was_partly_enqueued_is_chosen_for_what_was_given():
+    study = optuna.create_study(sampler=FrontierSampler(SPACE, admits=light, seed=0))
+    for _ in range(6):
+        study.enqueue_trial({"x0": 2, "x1": 2})
+    for _ in range(6):
+        trial = study.ask(SPACE)
+        assert (trial.params["x0"], trial.params["x1"]) == (2, 2)
+        assert light(trial.params)
+        study.tell(trial, loss(trial.params))
+    assert len(set(networks(study))) == 6
+
+
+def test_what_no_network_inside_the_limits_has_is_kept_nonetheless():
+    study = optuna.create_study(sampler=FrontierSampler(SPACE, admits=light, seed=0))
+    study.enqueue_trial(dict.fromkeys(list(SPACE)[:5], 2))
+    with pytest.warns(UserWarning, match="no network was found"):
+        trial = study.ask(SPACE)
+    assert list(trial.params.values())[:5] == [2] * 5
+    study.tell(trial, 1.0)
+    assert light(study.ask(SPACE).params)
+
+
+@pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
+def test_parameters_that_another_sampler_fixes_count_for_limits_and_repeats():
+    inner = FrontierSampler(SPACE, admits=light, costs=lambda params: [None], seed=0)
+    study = asked(optuna.samplers.PartialFixedSampler({"x0": 2, "x5": 1}, inner), 30, loss)
+    assert all(trial.params["x0"] == 2 and trial.params["x5"] == 1 and light(trial.params) for trial in study.trials)
+    assert len(set(networks(study))) == 30
+
+
+def test_a_network_that_is_enqueued_is_not_proposed_before_its_turn():
+    study = optuna.create_study(sampler=FrontierSampler(SQUARE, seed=0))
+    first = study.ask(SQUARE)
+    for a in range(6):
+        for b in range(6):
+            if (a, b) not in {(1, 4), tuple(first.params.values())}:
+                study.enqueue_trial({"a": a, "b": b})
+    again = FrontierSampler(SQUARE, seed=1)
+    position = again.sample_relative(study, study.trials[0], SQUARE)
+    assert position in ({"a": 1, "b": 4}, first.params)
+
+
+def test_sums_of_steps_are_known_as_the_values_they_stand_for():
+    space = {name: FloatDistribution(0.0, 0.4, step=0.1) for name in "ab"}
+    study = optuna.create_study(sampler=FrontierSampler(space, seed=0))
+    study.enqueue_trial({"a": 0.1 + 0.2, "b": 0.1 + 0.2})
+    study.optimize(lambda trial: sum(trial.suggest_float(name, 0.0, 0.4, step=0.1) for name in "ab"), n_trials=50)
+    assert len(study.trials) == len({tuple(np.round(point, 6)) for point in networks(study)}) == 25
+
+
+def test_tiny_steps_stay_apart():
+    space = {"a": FloatDistribution(0.0, 6e-12, step=1e-12)}
+    study = asked(FrontierSampler(space, seed=0), 6, lambda params: params["a"], space)
+    assert len(set(networks(study))) == 6
+
+
+def test_integers_on_a_logarithmic_scale_are_drawn_and_modelled_on_it():
+    encoding = Encoding({"width": IntDistribution(1, 60, log=True), "depth": IntDistribution(1, 60)})
+    widths, depths = encoding.draw(np.random.default_rng(0), 10_000).T + 1
+    assert 5 <= np.median(widths) <= 8
+    assert 28 <= np.median(depths) <= 33
+    assert widths.max() == depths.max() == 60
+    points = np.array([encoding.position({"width": width, "depth": 1}) for width in (1, 2, 4, 8)])
+    ranks = encoding.features(points)[:, -2]
+    assert np.allclose(np.diff(ranks), ranks[1] - ranks[0])
+
+
+@pytest.mark.filterwarnings("ignore:Choices for a categorical")
+def test_choices_that_a_storage_gives_back_as_lists_are_known():
+    choices = [CategoricalDistribution(((1, 2), (3, 4), kind)) for kind in ((5, 6), (7, None))]
+    space = dict(zip("ab", choices, strict=True))
+    encoding = Encoding(space)
+    assert encoding.position({"a": [3, 4], "b": [7, None]}).tolist() == [1, 2]
+
+
+@pytest.mark.parametrize("size", [3, 64])
+def test_the_last_network_of_a_large_space_ends_the_study(size):
+    """That few are inside the limits is not known before all were tried."""
+    space = {name: IntDistribution(0, size) for name in "abcd"}
+    study = optuna.create_study(sampler=FrontierSampler(space, admits=lambda params: sum(params.values()) <= 1, seed=0))
+    study.enqueue_trial(dict.fromkeys("abcd", 0))
+    with pytest.warns(UserWarning, match="no network was found") if size > 3 else pytest.MonkeyPatch.context():
+        study.optimize(lambda trial: sum(trial.suggest_int(name, 0, size) for name in "abcd"), n_trials=50)
+    assert len(set(networks(study))) == 5
+    assert len(study.trials) == 5 + (size > 3)
+
+
+def test_trials_that_a_pruner_hides_are_not_repeated():
+    study = optuna.create_study(sampler=FrontierSampler(SQUARE, seed=0), pruner=optuna.pruners.HyperbandPruner(1, 9))
+
+    def objective(trial):
+        value = trial.suggest_int("a", 0, 5) + trial.suggest_int("b", 0, 5)
+        for step in range(1, 10):
+            trial.report(value + 1 / step, step)
+            if trial.should_prune():
+                raise optuna.TrialPruned
+        return value
+
+    study.optimize(objective, n_trials=30)
+    assert len(set(networks(study))) == len(study.trials) == 30
+
+
+@pytest.mark.parametrize("curve", ["rising", 7, [1, 2, 3], [["a", "b"]], {"1": 0.5}, None])
+def test_an_attribute_of_the_same_name_that_is_no_curve_is_left_alone(curve):
+    study = optuna.create_study(sampler=FrontierSampler(SPACE, seed=0))
+    for i in range(8):
+        params, state = dict.fromkeys(SPACE, i % 3), TrialState.COMPLETE if i % 2 else TrialState.PRUNED
+        options = {"params": params, "distributions": SPACE, "user_attrs": {CURVE: curve}, "state": state}
+        study.add_trial(create_trial(value=1.0 if i % 2 else None, **options))
+    assert study.ask(SPACE).params.keys() == SPACE.keys()
+
+
+def test_a_sampler_that_was_pickled_proposes_the_same():
+    study = asked(FrontierSampler(SPACE, seed=0), 10, loss)
+    sampler = pickle.loads(pickle.dumps(study.sampler))
+    params = study.ask(SPACE).params
+    assert sampler.sample_relative(study, study.trials[-1], SPACE) == params
+
+
+def test_of_trials_without_an_end_the_last_are_modelled_and_none_repeated():
+    study = optuna.create_study(sampler=FrontierSampler(SPACE, seed=0))
+    generator = np.random.default_rng(0)
+    for state in (TrialState.RUNNING, TrialState.PRUNED, TrialState.FAIL):
+        for _ in range(REST + 50):
+            params = {name: int(generator.integers(3)) for name in SPACE}
+            study.add_trial(
+                create_trial(params=params, distributions=SPACE, state=state, intermediate_values={1: 0.5, 2: math.nan})
+            )
+    candidates = Candidates(SPACE, (1,), costs=None, identity=None, admits=None, seed=0)
+    record = read(study, candidates, beside=-1)
+    assert len(record.pending) == len(record.stopped) == len(record.failed) == REST
+    assert len(record.seen) == len(set(networks(study)))
+    assert record.stopped[0][2] == {1: 0.5}
