@@ -37,8 +37,17 @@ def make_sampler(experiment: Experiment[Any, Any], *, session: int = 0) -> BaseS
         return sampler
     if session:
         seed = int(np.random.SeedSequence((seed, session)).generate_state(1)[0])
+    if sampler == "frontier":
+        return _frontier(experiment, seed)
+    return plain_sampler(sampler, seed)
+
+
+def plain_sampler(name: str, seed: int) -> BaseSampler:
+    """One of Optuna's samplers, that is told nothing of the space.
+
+    Raises: NasError for a name that is not known.
+    """
     makers: dict[str, Callable[[], BaseSampler]] = {
-        "frontier": lambda: _frontier(experiment, seed),
         "random": lambda: optuna.samplers.RandomSampler(seed=seed),
         # With these three, TPE proposes few networks twice (3 to 6 of 200 against 25 to 59 with its defaults).
         "tpe": lambda: optuna.samplers.TPESampler(multivariate=True, group=True, constant_liar=True, seed=seed),
@@ -47,10 +56,10 @@ def make_sampler(experiment: Experiment[Any, Any], *, session: int = 0) -> BaseS
         "gp": lambda: optuna.samplers.GPSampler(seed=seed),
         "qmc": lambda: optuna.samplers.QMCSampler(seed=seed, scramble=True),
     }
-    if sampler not in makers:
-        raise unknown("sampler", sampler, makers)
+    if name not in makers:
+        raise unknown("sampler", name, SAMPLERS)
     with warnings.catch_warnings(action="ignore", category=ExperimentalWarning):
-        return makers[sampler]()
+        return makers[name]()
 
 
 def _frontier(experiment: Experiment[Any, Any], seed: int) -> BaseSampler:

@@ -9,7 +9,7 @@ import math
 import random
 import statistics
 from collections.abc import Callable, Hashable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -58,6 +58,11 @@ class Problem:
         return self.limit is None or self.costs(params)[0] <= self.limit
 
 
+def alone(problem: Problem, *, limit: float | None = None) -> Problem:
+    """The same, judged by accuracy alone."""
+    return replace(problem, name=f"{problem.name}, accuracy alone", alone=True, limit=limit)
+
+
 def everything(params: Params) -> Hashable:
     """Every parameter set is a network of its own."""
     return tuple(params.values())
@@ -91,14 +96,14 @@ def additive(name: str, noise: float) -> Problem:
 
 def interacting() -> Problem:
     """Nine choices of three without order, of which neighbours matter together as much as each alone."""
-    alone, prices = _effects(9, 3, 2), _effects(9, 3, 3)
+    single, prices = _effects(9, 3, 2), _effects(9, 3, 3)
     together = [_effects(3, 3, 10 + i) for i in range(8)]
     index = {"a": 0, "b": 1, "c": 2}
 
     def accuracy(params: Params) -> float:
         at = [index[value] for value in params.values()]
         pairs = sum(table[i][j] for table, i, j in zip(together, at, at[1:], strict=False))
-        return 90.0 + 0.5 * sum(table[i] for table, i in zip(alone, at, strict=True)) + 0.5 * pairs
+        return 90.0 + 0.5 * sum(table[i] for table, i in zip(single, at, strict=True)) + 0.5 * pairs
 
     def costs(params: Params) -> tuple[float]:
         return (sum(math.exp(table[index[value]]) for table, value in zip(prices, params.values(), strict=True)),)
@@ -107,8 +112,8 @@ def interacting() -> Problem:
     return Problem(name="interacting", distributions=names, accuracy=accuracy, costs=costs, noise=0.2, identity=everything)
 
 
-def widths(*, alone: bool = False) -> Problem:
-    """Seven widths of four: accuracy saturates, is held down by the narrowest, and falls again where all are widest."""
+def widths() -> Problem:
+    """Seven widths of four, with two costs: accuracy saturates, is held down by the narrowest, and falls where all are widest."""
     sizes = (16, 24, 32, 48)
     needs = [0.8, 1.0, 1.3, 1.0, 1.6, 0.7, 1.2]
 
@@ -128,20 +133,19 @@ def widths(*, alone: bool = False) -> Problem:
         )
 
     return Problem(
-        name="widths, accuracy alone" if alone else "widths, three objectives",
+        name="widths",
         distributions={f"width{i}": CategoricalDistribution(sizes) for i in range(7)},
         accuracy=accuracy,
         costs=costs,
         noise=0.15,
         identity=everything,
-        alone=alone,
     )
 
 
 OPERATIONS: Final = ("none", "skip", "conv1", "conv3", "pool")
 
 
-def cells(*, alone: bool = False) -> Problem:
+def cells() -> Problem:
     """Six operations of five between four nodes, as NAS-Bench-201 has: some mean the same network, some learn nothing."""
     edges = ((0, 1), (0, 2), (1, 2), (0, 3), (1, 3), (2, 3))
     strength = {"none": 0.0, "skip": 0.35, "conv1": 0.75, "conv3": 1.0, "pool": 0.15}
@@ -172,13 +176,12 @@ def cells(*, alone: bool = False) -> Problem:
         return (10.0 + sum(price[op] for _, op in alive(params)),)
 
     return Problem(
-        name="cells, accuracy alone" if alone else "cells",
+        name="cells",
         distributions={f"edge{i}": CategoricalDistribution(OPERATIONS) for i in range(6)},
         accuracy=accuracy,
         costs=costs,
         noise=0.2,
         identity=alive,
-        alone=alone,
     )
 
 
@@ -204,7 +207,7 @@ def floats() -> Problem:
     return Problem(name="floats", distributions=distributions, accuracy=accuracy, costs=costs, noise=0.1, identity=everything)
 
 
-def elastic(*, alone: bool = False) -> Problem:
+def elastic() -> Problem:
     """Once-for-all's 10^19: depth of five stages, kernel and expansion of the layers that it leaves, resolution."""
     distributions: dict[str, BaseDistribution] = {"resolution": IntDistribution(128, 224, step=16)}
     for stage in range(5):
@@ -237,14 +240,12 @@ def elastic(*, alone: bool = False) -> Problem:
         return (work * (params["resolution"] / 224) ** 2 / 10,)
 
     return Problem(
-        name="elastic, accuracy alone" if alone else "elastic",
+        name="elastic",
         distributions=distributions,
         accuracy=accuracy,
         costs=costs,
         noise=0.08,
         identity=lambda params: (params["resolution"], *layers(params)),
-        alone=alone,
-        limit=60.0 if alone else None,
     )
 
 
@@ -278,7 +279,7 @@ def ours(name: str) -> Problem:
     )
 
 
-def nas_bench_macro(file: str, decode: Callable[[Params], Architecture], *, alone: bool) -> Problem:
+def nas_bench_macro(file: str, decode: Callable[[Params], Architecture]) -> Problem:
     """3,969 networks with three accuracies each (arXiv:2103.11922): one is what a training measures, their mean is the truth."""
     table = json.loads(Path(file).read_text(encoding="utf-8"))
     texts = {choices: decode({f"layer{i + 1}": int(c) for i, c in enumerate(choices)}).to_json() for choices in table}
@@ -287,14 +288,13 @@ def nas_bench_macro(file: str, decode: Callable[[Params], Architecture], *, alon
         return table["".join(map(str, params.values()))]
 
     return Problem(
-        name="NAS-Bench-Macro, accuracy alone" if alone else "NAS-Bench-Macro",
+        name="NAS-Bench-Macro",
         distributions={f"layer{i}": CategoricalDistribution((0, 1, 2)) for i in range(1, 9)},
         accuracy=lambda params: statistics.fmean(entry(params)["test_acc"]),
         costs=lambda params: (entry(params)["flops"] / 1e6,),
         noise=0.0,
         answers=lambda params, seed: entry(params)["test_acc"][seed % 3],
         identity=lambda params: texts["".join(map(str, params.values()))],
-        alone=alone,
     )
 
 
@@ -305,12 +305,12 @@ def made_up() -> list[Problem]:
         additive("noisy", 1.5),
         interacting(),
         widths(),
-        widths(alone=True),
+        alone(widths()),
         cells(),
-        cells(alone=True),
+        alone(cells()),
         floats(),
         elastic(),
-        elastic(alone=True),
+        alone(elastic(), limit=60.0),
         ours("mobilenetv3"),
         ours("mnasnet"),
     ]

@@ -36,11 +36,12 @@ from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import BaseSampler
 from optuna.study import StudyDirection
 
-from experiments.benchmarks.problems import Problem, everything, made_up, nas_bench_macro
+from experiments.benchmarks.problems import Problem, alone, everything, made_up, nas_bench_macro
 from experiments.benchmarks.search_overhead import MacroSpace
 from nas.pareto import dominates, hypervolume, non_dominated
 from nas.samplers import FrontierSampler
 from nas.spaces import Params, num_points, sample, some_values
+from nas.study import plain_sampler
 
 Losses: TypeAlias = tuple[float, ...]
 Strategy: TypeAlias = Generator[Params, float, None]  # gives parameters, is sent the accuracy measured
@@ -51,7 +52,7 @@ ASKS: Final = 40  # of a sampler for each different network, before it is given 
 TOP_SHARE: Final = 0.01
 
 
-def plain(problem: Problem, sampler: BaseSampler) -> optuna.Study:
+def study_of(problem: Problem, sampler: BaseSampler) -> optuna.Study:
     """A study of a problem, as a user of Optuna makes it."""
     others = len(problem.losses(sample(problem.distributions, random.Random(0)))) - 1
     directions = [StudyDirection.MAXIMIZE, *[StudyDirection.MINIMIZE] * others]
@@ -70,21 +71,13 @@ def frontier(problem: Problem, seed: int) -> BaseSampler:
     )
 
 
-def optunas(name: str) -> Callable[[Problem, int], BaseSampler]:
-    """One of Optuna's."""
-    makers: dict[str, Callable[[int], BaseSampler]] = {
-        "random": lambda seed: optuna.samplers.RandomSampler(seed=seed),
-        "tpe": lambda seed: optuna.samplers.TPESampler(multivariate=True, group=True, constant_liar=True, seed=seed),
-        "nsga2, 20": lambda seed: optuna.samplers.NSGAIISampler(population_size=20, seed=seed),
-        "nsga2, 50": lambda seed: optuna.samplers.NSGAIISampler(population_size=50, seed=seed),
-        "gp": lambda seed: optuna.samplers.GPSampler(seed=seed),
-    }
-    return lambda _, seed: makers[name](seed)
-
-
 SAMPLERS: Final[Mapping[str, Callable[[Problem, int], BaseSampler]]] = {
     "frontier": frontier,
-    **{name: optunas(name) for name in ("random", "tpe", "nsga2, 20", "nsga2, 50", "gp")},
+    "random": lambda _, seed: plain_sampler("random", seed),
+    "tpe": lambda _, seed: plain_sampler("tpe", seed),
+    "nsga2, 20": lambda _, seed: plain_sampler("nsga2", seed),
+    "nsga2, 50": lambda _, seed: optuna.samplers.NSGAIISampler(population_size=50, seed=seed),
+    "gp": lambda _, seed: plain_sampler("gp", seed),
 }
 
 
@@ -145,7 +138,7 @@ def searched(problem: Problem, sampler: str, workers: int, seed: int, budget: in
 
 def of_sampler(problem: Problem, sampler: str, workers: int, seed: int, budget: int) -> Found:
     """By a sampler of Optuna's kind, with so many trials under way at a time, which end in the order in which they began."""
-    study, seconds = plain(problem, SAMPLERS[sampler](problem, seed)), []
+    study, seconds = study_of(problem, SAMPLERS[sampler](problem, seed)), []
     found: dict[Hashable, Losses] = {}
     pending: list[optuna.trial.Trial] = []
     for _ in range(ASKS * budget):
@@ -324,8 +317,8 @@ def named(problem: str, file: str | None, *case: Any) -> Found:
 @functools.cache
 def problems(file: str | None) -> dict[str, Problem]:
     """All problems, by name."""
-    macro = [nas_bench_macro(file, MacroSpace().decode, alone=alone) for alone in (False, True)] if file else []
-    return {problem.name: problem for problem in (*macro, *made_up())}
+    real = [nas_bench_macro(file, MacroSpace().decode)] if file else []
+    return {problem.name: problem for problem in (*real, *map(alone, real), *made_up())}
 
 
 def main() -> None:
