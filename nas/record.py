@@ -22,6 +22,7 @@ UNDER_WAY: Final = (TrialState.RUNNING, TrialState.WAITING)
 class Record:
     """What a study holds, each loss the lower the better; rows of the arrays belong together."""
 
+    ended: set[int] = field(default_factory=set)  # numbers of trials
     seen: set[Hashable] = field(default_factory=set)
     alive: set[Hashable] = field(default_factory=set)  # of these, what did not only fail
     positions: list[Position] = field(default_factory=list)
@@ -38,13 +39,15 @@ def propose(study: Study, trial: FrozenTrial, position: Position) -> None:
     study._storage.set_trial_system_attr(trial._trial_id, PROPOSED, position.tolist())  # noqa: SLF001 as Optuna's samplers do
 
 
-def read(study: Study, candidates: Candidates, *, beside: int) -> Record:
-    """What all trials tell but one; also those that a pruner hides from its sampler."""
+def read(study: Study, candidates: Candidates, *, beside: int, after: Record | None = None) -> Record:
+    """What all trials tell but one, also those that a pruner hides from its sampler; or those that had not ended before."""
     record = Record()
     storage, number = study._storage, study._study_id  # noqa: SLF001
     for trial in storage.get_all_trials(number, deepcopy=False):
-        if trial.number == beside:
+        if trial.number == beside or (after and trial.number in after.ended):
             continue
+        if trial.state not in UNDER_WAY:
+            record.ended.add(trial.number)
         params, proposed = trial.params, None
         if trial.state in UNDER_WAY:
             params, proposed = trial.system_attrs.get("fixed_params", {}) | params, trial.system_attrs.get(PROPOSED)

@@ -134,7 +134,7 @@ class FrontierSampler(BaseSampler):
             propose(study, trial, chosen)
             network = candidates.facts(chosen).id
             # Another process may have chosen the same meanwhile: whichever writes last sees it, and chooses again.
-            if network in record.seen or network not in read(study, candidates, beside=trial.number).seen:
+            if network in record.seen or network not in read(study, candidates, beside=trial.number, after=record).seen:
                 return candidates.encoding.params(chosen)
 
     def _choose(
