@@ -1,7 +1,9 @@
 """Parameter sets as arrays: positions to draw and change, features to model. Read `samplers.py` next."""
 
 import math
-from collections.abc import Callable, Hashable, Mapping
+import re
+from collections import Counter
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any, Final, TypeAlias
 
 import numpy as np
@@ -51,15 +53,30 @@ class Encoding:
         ranks = (_ranks(self._lists[i], log=self._is_log(i)) for i in self._listed)
         self._ranks = np.concatenate([np.zeros(0), *ranks])
         self._ranked = np.array([i for i in self._listed if _has_order(self._values[i])], int)
-        groups = [*np.repeat(self._listed, self._counts[self._listed]), *self._unlisted]
-        groups += [len(self._values) + i for i in range(len(self._ranked))]
-        self.groups = np.unique(groups, return_inverse=True)[1]
-        """Feature → its group; a group is one view of one parameter."""
+        views: list[tuple[Any, str, int]] = [(i, "value", value) for i in self._listed for value in range(self._counts[i])]
+        views += [(i, "number", 0) for i in self._unlisted] + [(i, "rank", 0) for i in self._ranked]
+        shared, self._sharing = self._shared(views)
+        self.groups = np.unique([f"{of} {view}" for of, view, _ in (*views, *shared)], return_inverse=True)[1]
+        """Feature → its group; a group is one view of one parameter, or of all parameters of a kind."""
         self.num_points = math.inf if len(self._unlisted) else math.prod(self._counts.tolist())
         """Of a space without continuous parameters, and others of very many values; else infinite."""
         self._matters: dict[int, tuple[int, NDArray[np.bool_]]] = {}
         if identity is not None:
             self._matters = self._probe(identity, np.random.default_rng(seed))
+
+    def _shared(self, views: Sequence[tuple[int, str, int]]) -> tuple[list[tuple[str, str, int]], NDArray[np.float64]]:
+        """Views that parameters of a kind share, as the kernels of all layers do, and what adds up theirs to these.
+
+        What one layer taught of a choice is so believed of other layers, until they teach otherwise.
+        """
+        kinds = [re.sub(r"\d+", "#", name) + repr(distribution) for name, distribution in self.distributions.items()]
+        numbers = Counter(kinds)
+        shared = list(dict.fromkeys((kinds[i], view, value) for i, view, value in views if numbers[kinds[i]] > 1))
+        sharing = np.zeros((len(views), len(shared)))
+        for row, (i, view, value) in enumerate(views):
+            if numbers[kinds[i]] > 1:
+                sharing[row, shared.index((kinds[i], view, value))] = 1 / math.sqrt(numbers[kinds[i]])
+        return shared, sharing
 
     def position(self, params: Mapping[str, Any]) -> NDArray[np.float64] | None:
         """Where a parameter set is; None if it has values that the space has not."""
@@ -147,7 +164,8 @@ class Encoding:
         same[np.arange(len(positions))[:, None], values] = np.where(absent[:, listed], 0.0, self._same[values])
         units = np.where(absent[:, self._unlisted], 0.0, math.sqrt(6) * (positions[:, self._unlisted] - 0.5))
         ranks = self._ranks[self._starts[ranked] + np.maximum(positions[:, ranked], 0).astype(int)]
-        return np.hstack([same, units, np.where(absent[:, ranked], 0.0, ranks)])
+        own = np.hstack([same, units, np.where(absent[:, ranked], 0.0, ranks)])
+        return np.hstack([own, own @ self._sharing])
 
     def _is_log(self, column: int) -> bool:
         return bool(getattr(self.distributions[self._names[column]], "log", False))
