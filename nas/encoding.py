@@ -155,17 +155,20 @@ class Encoding:
 
     def features(self, positions: Positions) -> NDArray[np.float64]:
         """Networks, features; of two random values of a parameter, the squared distance in each of its groups is 1 on average."""
-        absent = positions == ABSENT
+        listed, unlisted, ranked = self._listed, self._unlisted, self._ranked
+        present = positions != ABSENT
         for column, (by, matters) in self._matters.items():
-            absent[:, column] |= ~matters[positions[:, by].astype(int)] & ~absent[:, by]
-        listed, ranked = self._listed, self._ranked
-        values = self._starts[listed] + np.maximum(positions[:, listed], 0).astype(int)
-        same = np.zeros((len(positions), len(self._same)))
-        same[np.arange(len(positions))[:, None], values] = np.where(absent[:, listed], 0.0, self._same[values])
-        units = np.where(absent[:, self._unlisted], 0.0, math.sqrt(6) * (positions[:, self._unlisted] - 0.5))
-        ranks = self._ranks[self._starts[ranked] + np.maximum(positions[:, ranked], 0).astype(int)]
-        own = np.hstack([same, units, np.where(absent[:, ranked], 0.0, ranks)])
-        return np.hstack([own, own @ self._sharing])
+            present[:, column] &= matters[positions[:, by].astype(int)] | ~present[:, by]
+        values = self._starts + np.maximum(positions, 0).astype(int)
+        numbers, ranks = len(self._same), len(self._same) + len(unlisted)  # where these begin
+        own = ranks + len(ranked)
+        found = np.zeros((len(positions), own + self._sharing.shape[1]))
+        at = found.shape[1] * np.arange(len(positions))[:, None] + values[:, listed]
+        found.ravel()[at] = self._same[values[:, listed]] * present[:, listed]
+        found[:, numbers:ranks] = math.sqrt(6) * (positions[:, unlisted] - 0.5) * present[:, unlisted]
+        found[:, ranks:own] = self._ranks[values[:, ranked]] * present[:, ranked]
+        found[:, own:] = found[:, :own] @ self._sharing
+        return found
 
     def _is_log(self, column: int) -> bool:
         return bool(getattr(self.distributions[self._names[column]], "log", False))

@@ -144,7 +144,7 @@ class Surrogate:
         self._logs, self._groups, self._features = logs, groups, features
         self._mean, self._deviation = float(targets.mean()), float(targets.std()) or 1.0
         self._weights: Floats
-        self._whitening: Floats | None = None  # the inverse of the covariance's factor, once deviations are asked for
+        self._whitening: NDArray[np.float32] | None = None  # inverse factor's transpose, once asked for
         self._targets, self._noise = (targets - self._mean) / self._deviation, noise / self._deviation**2
         self._condition()
 
@@ -164,10 +164,10 @@ class Surrogate:
         """Mean and standard deviation of u, without noise."""
         covariance = self._covariance(features)
         if self._whitening is None:
-            self._whitening, _ = dtrtri(self._factor, lower=1)
+            self._whitening = dtrtri(self._factor, lower=1)[0].T.astype(np.float32)
         linear, other, _ = np.exp(self._logs[-3:])
         own = 1.0 + linear * (features**2 @ np.exp(self._logs[self._groups])) + other
-        white = covariance @ self._whitening.T
+        white = covariance.astype(np.float32) @ self._whitening
         variance = own - np.einsum("ij,ij->i", white, white)
         deviation = np.sqrt(np.maximum(variance, JITTER))
         return self._mean + self._deviation * (covariance @ self._weights), self._deviation * deviation

@@ -201,6 +201,21 @@ def test_a_parameter_that_matters_only_with_a_value_of_another_is_found():
     assert not np.allclose(*encoding.features(deep))
 
 
+@pytest.mark.parametrize("names", [[f"kernel{i}" for i in range(8)], list("abcdefgh")])
+def test_what_one_parameter_taught_is_believed_of_others_of_its_kind(names):
+    """Networks of which the last parameter was never changed, and each other choice of 7 makes one point less of loss."""
+    space = {name: CategoricalDistribution((3, 5, 7)) for name in names}
+    generator, encoding = np.random.default_rng(0), Encoding(space)
+    points = generator.integers(3, size=(15, 8)).astype(float)
+    points[:, 7] = 0
+    losses = -(points == 2).sum(axis=1) + 0.01 * generator.standard_normal(15)
+    features, scale = encoding.features(points), Scale.of(losses)
+    model = Surrogate(fit(features, encoding.groups, losses), features, encoding.groups, scale.model(losses), np.zeros(15))
+    mean, deviation = model.predict(encoding.features(np.array([[1.0] * 7 + [last] for last in range(3)])))
+    believed = mean[0] - mean[2] > 0.4 * deviation[2]
+    assert believed == (names[0] == "kernel0")
+
+
 def test_it_learns_from_stopped_trials_but_believes_them_less_than_trained_ones():
     space = {"good": CategoricalDistribution(tuple("abcdef")), "rest": FloatDistribution(0, 1)}
 
