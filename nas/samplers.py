@@ -41,7 +41,10 @@ class FrontierSampler(BaseSampler):
     Only the objectives that need training are modelled, by a Gaussian process over the parameters and the costs. Of random
     networks and changed good ones it takes that with the greatest expected growth of the volume that the front dominates, or with
     one objective the greatest expected improvement. What is outside the limits, or was proposed before, is never proposed; when
-    nothing else is left, `optimize` is stopped. Trials under way count as if they had come out as predicted; stopped ones by
+    nothing else is left, `optimize` is stopped. Parameters that have the same choices, and names that differ by numbers alone, as
+    `kernel1` and `kernel2`, teach each other.
+
+    Trials under way count as if they had come out as predicted; stopped ones by
     what their last value told of the end in others, and less surely; failed ones, and those whose values are not finite, as if
     they were the worst, with much doubt. Parameters that a trial was enqueued with, or that PartialFixedSampler fixes, are kept,
     and the others chosen for them.
