@@ -48,7 +48,7 @@ Strategy: TypeAlias = Generator[Params, float, None]  # gives parameters, is sen
 
 TIMED: Final = (30, 300, 3000)  # observations
 ENUMERATED: Final = 70_000  # points, up to which the true front is known
-ASKS: Final = 40  # of a sampler for each different network, before it is given up
+ASKS: Final = 4  # of a sampler for each different network, before it is given up
 TOP_SHARE: Final = 0.01
 
 
