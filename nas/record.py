@@ -28,7 +28,7 @@ class Record:
     positions: list[Position] = field(default_factory=list)
     losses: list[list[float]] = field(default_factory=list)
     admitted: list[bool] = field(default_factory=list)
-    curves: list[dict[int, float]] = field(default_factory=list)
+    trained: list[FrozenTrial] = field(default_factory=list)
     stopped: list[tuple[Position, tuple[float, ...], dict[int, float]]] = field(default_factory=list)
     failed: list[tuple[Position, tuple[float, ...], Hashable]] = field(default_factory=list)
     pending: list[tuple[Position, tuple[float, ...]]] = field(default_factory=list)
@@ -63,7 +63,7 @@ def read(study: Study, candidates: Candidates, *, beside: int, after: Record | N
     return record
 
 
-def _curve(trial: FrozenTrial) -> dict[int, float]:
+def learning_curve(trial: FrozenTrial) -> dict[int, float]:
     """The finite values of a trial on its way, by step."""
     try:
         pairs = list(trial.intermediate_values.items()) or [(int(step), float(v)) for step, v in trial.user_attrs.get(CURVE, ())]
@@ -81,14 +81,14 @@ def _add(record: Record, trial: FrozenTrial, position: Position, facts: Facts, c
         record.positions.append(position)
         record.losses.append([sign * value for sign, value in zip(candidates.signs, trial.values, strict=True)])
         record.admitted.append(facts.admitted and all(value <= 0 for value in trial.constraints.values()))
-        record.curves.append(_curve(trial))
+        record.trained.append(trial)
     elif len(facts.costs) < len(candidates.known):
         return  # what it costs is not known, as it is outside the limits or lacks parameters
     elif failed:
         record.failed.append((position, facts.costs, facts.id))
     elif trial.state in UNDER_WAY:
         record.pending.append((position, facts.costs))
-    elif curve := _curve(trial):
+    elif curve := learning_curve(trial):
         record.stopped.append((position, facts.costs, curve))
 
 

@@ -17,7 +17,7 @@ from nas.candidates import Admits, Batch, Candidates, Costs, Identity
 from nas.encoding import ABSENT, Encoding
 from nas.errors import NasError
 from nas.gain import BelievedLoss, KnownLoss, expected_gain
-from nas.record import Record, propose, read, rows
+from nas.record import Record, learning_curve, propose, read, rows
 from nas.surrogate import Scale, Surrogate, fit, fitted_on
 
 Floats = NDArray[np.float64]
@@ -286,12 +286,12 @@ class _Search:
     def _stopped(self, scale: Scale, objective: int) -> tuple[Floats, Floats, Floats]:
         """Features, expected u and its variance, of trials that were stopped at a step that others have passed."""
         record, sign = self._record, self._candidates.signs[objective]
-        found = []
+        curves, found = list(map(learning_curve, record.trained)), []
         for position, costs, curve in record.stopped:
             last = max(curve)
             pairs = [
                 (sign * passed[last], losses[objective])
-                for passed, losses in zip(record.curves, record.losses, strict=True)
+                for passed, losses in zip(curves, record.losses, strict=True)
                 if last in passed
             ]
             if len(pairs) < CURVES:
