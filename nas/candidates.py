@@ -82,8 +82,8 @@ class Candidates:
         self._seed = seed
         self.complete = self.encoding.num_points <= WHOLE
         """Whether the pool is the whole space."""
-        one = self.encoding.draw(np.random.default_rng(seed), 1)[0]
-        self.known = self._known(self.encoding.params(one))
+        some = map(self.encoding.params, self.encoding.draw(np.random.default_rng(seed), POOL))
+        self.known = self._known(next(filter(self._admitted, some), None))
         """Indices of the objectives that need no training."""
         self._pools: dict[bytes, Batch] = {}
         self._scale_costs(self.pool(self.free).costs)
@@ -145,15 +145,25 @@ class Candidates:
     def _network(self, params: dict[str, Any]) -> Hashable:
         assert self._identity is not None
         with users_code("identity"):
-            return self._identity(params)
+            network = self._identity(params)
+            hash(network)
+            return network
 
-    def _known(self, params: dict[str, Any]) -> list[int]:
-        return [] if self._costs is None else [i for i, value in enumerate(self._answer(params)) if value is not None]
+    def _admitted(self, params: dict[str, Any]) -> bool:
+        with users_code("admits"):
+            return self._admits is None or bool(self._admits(params))
+
+    def _known(self, params: dict[str, Any] | None) -> list[int]:
+        if self._costs is None:
+            return []
+        if params is None:  # where none of many is inside the limits, any tells as much
+            params = self.encoding.params(self.encoding.draw(np.random.default_rng(self._seed), 1)[0])
+        return [i for i, value in enumerate(self._answer(params)) if value is not None]
 
     def _answer(self, params: dict[str, Any]) -> Sequence[float | None]:
         assert self._costs is not None
         with users_code("costs"):
-            answer = list(self._costs(params))
+            answer = [None if value is None else float(value) for value in self._costs(params)]
         if len(answer) != len(self.signs):
             raise NasError(f"costs gave {len(answer)} entries; it must give one for each of the {len(self.signs)} objectives")
         return answer
@@ -162,35 +172,29 @@ class Candidates:
         """What the user's functions say of one network."""
         params = self.encoding.params(position)
         network = tuple(map(key_of, params.values())) if self._identity is None else self._network(params)
-        with users_code("admits"):
-            admitted = self._admits is None or bool(self._admits(params))
+        admitted = self._admitted(params)
         if not admitted or self._costs is None:
             return Facts(network, admitted, ())
         answer = self._answer(params)
-        costs = tuple(self.signs[i] * float(value) for i in self.known if (value := answer[i]) is not None)
+        costs = tuple(self.signs[i] * value for i in self.known if (value := answer[i]) is not None)
         if len(costs) != len(self.known) or not all(map(math.isfinite, costs)):
             raise NasError(
                 f"costs gave {answer} for {params}; it must give finite numbers, and None for the same objectives always"
             )
         return Facts(network, admitted, costs)
 
-    def of_trial(self, number: int, params: Mapping[str, Any], proposed: Sequence[float] | None) -> tuple[Position | None, Facts]:
-        """Where a trial's network is, by its parameters or as it was proposed, and the same of it; remembered.
-
-        One that lacks parameters is nothing but itself.
-        """
-        given = (dict(params), proposed)
+    def of_trial(self, number: int, params: Mapping[str, Any]) -> tuple[Position | None, Facts]:
+        """Where a trial's network is, and the same of it; remembered. One that lacks parameters is nothing but itself."""
         before = self._of_trials.get(number)
-        if before is not None and before[0] == given:
+        if before is not None and before[0] == params:
             return before[1:]
         position, facts = self.encoding.position(params), Facts(None, False, ())
-        if proposed is not None and len(proposed) == len(self.encoding.distributions):
-            position = np.array(proposed, float)
         if position is not None:
             partial = bool((position == ABSENT).any())
             position = position if partial else self.encoding.canonical(position[None])[0]
-            facts = Facts(tuple(sorted(params.items(), key=str)), True, ()) if partial else self.facts(position)
-        self._of_trials[number] = given, position, facts
+            itself = tuple(sorted(((name, key_of(value)) for name, value in params.items()), key=str))
+            facts = Facts(itself, True, ()) if partial else self.facts(position)
+        self._of_trials[number] = dict(params), position, facts
         return position, facts
 
     def vary(

@@ -4,6 +4,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from numbers import Real
 from typing import Any, Final, TypeAlias
 
 import numpy as np
@@ -56,7 +57,8 @@ class Encoding:
         views: list[tuple[Any, str, int]] = [(i, "value", value) for i in self._listed for value in range(self._counts[i])]
         views += [(i, "number", 0) for i in self._unlisted] + [(i, "rank", 0) for i in self._ranked]
         shared, self._sharing = self._shared(views)
-        self.groups = np.unique([f"{of} {view}" for of, view, _ in (*views, *shared)], return_inverse=True)[1]
+        numbers: dict[tuple[Any, str], int] = {}
+        self.groups = np.array([numbers.setdefault((of, view), len(numbers)) for of, view, _ in (*views, *shared)], int)
         """Feature → its group; a group is one view of one parameter, or of all parameters of a kind."""
         self.num_points = math.inf if len(self._unlisted) else math.prod(self._counts.tolist())
         """Of a space without continuous parameters, and others of very many values; else infinite."""
@@ -64,19 +66,27 @@ class Encoding:
         if identity is not None:
             self._matters = self._probe(identity, np.random.default_rng(seed))
 
-    def _shared(self, views: Sequence[tuple[int, str, int]]) -> tuple[list[tuple[str, str, int]], NDArray[np.float64]]:
+    def _shared(self, views: Sequence[tuple[int, str, int]]) -> tuple[list[tuple[Any, str, int]], NDArray[np.float64]]:
         """Views that parameters of a kind share, as the kernels of all layers do, and what adds up theirs to these.
 
         What one layer taught of a choice is so believed of other layers, until they teach otherwise.
         """
-        kinds = [re.sub(r"\d+", "#", name) + repr(distribution) for name, distribution in self.distributions.items()]
-        numbers = Counter(kinds)
-        shared = list(dict.fromkeys((kinds[i], view, value) for i, view, value in views if numbers[kinds[i]] > 1))
-        sharing = np.zeros((len(views), len(shared)))
-        for row, (i, view, value) in enumerate(views):
-            if numbers[kinds[i]] > 1:
-                sharing[row, shared.index((kinds[i], view, value))] = 1 / math.sqrt(numbers[kinds[i]])
-        return shared, sharing
+        numbers: dict[tuple[str, str], int] = {}
+        kinds = [
+            numbers.setdefault((re.sub(r"\d+", "#", name), repr(distribution)), len(numbers))
+            for name, distribution in self.distributions.items()
+        ]
+        members = Counter(kinds)
+        columns: dict[tuple[Any, str, int], int] = {}
+        entries = [
+            (row, columns.setdefault((("kind", kinds[i]), view, value), len(columns)), 1 / math.sqrt(members[kinds[i]]))
+            for row, (i, view, value) in enumerate(views)
+            if members[kinds[i]] > 1 and self._counts[i] <= LISTED
+        ]
+        sharing = np.zeros((len(views), len(columns)))
+        for row, column, weight in entries:
+            sharing[row, column] = weight
+        return list(columns), sharing
 
     def position(self, params: Mapping[str, Any]) -> NDArray[np.float64] | None:
         """Where a parameter set is; None if it has values that the space has not."""
@@ -178,16 +188,16 @@ class Encoding:
         distribution: Any = self.distributions[self._names[column]]
         if isinstance(distribution, CategoricalDistribution):
             return key_of(value)
-        if not isinstance(value, int | float) or not math.isfinite(value):
+        if not isinstance(value, Real) or not math.isfinite(value):
             return None
         steps = (value - distribution.low) / (distribution.step or 1)
         return round(steps) if abs(steps - round(steps)) < ROUNDED else None
 
     def _unit(self, column: int, value: Any) -> float | None:
         distribution: Any = self.distributions[self._names[column]]
-        if not isinstance(value, int | float) or not distribution.low <= value <= distribution.high:
+        if not isinstance(value, Real) or not distribution.low <= float(value) <= distribution.high:
             return None
-        low, high, value = (math.log(v) if distribution.log else v for v in (distribution.low, distribution.high, value))
+        low, high, value = (math.log(v) if distribution.log else v for v in (distribution.low, distribution.high, float(value)))
         return (value - low) / (high - low) if high > low else 0.0
 
     def _value(self, column: int, unit: float) -> Any:
@@ -218,14 +228,31 @@ class Encoding:
             matter = np.array([identity(self.params(point)) != network for network, point in pairs])
             if matter.all() or not matter.any():
                 continue
-            for by, values in enumerate(self._values):
-                if by == column or values is None or len(values) < 2:
+            for by in np.argsort(self._counts, kind="stable"):
+                if by == column or self._counts[by] < 2:
                     continue
-                shares = [matter[points[:, by] == index] for index in range(len(values))]
+                shares = [matter[points[:, by] == index] for index in range(self._counts[by])]
                 if all(len(share) == 0 or share.all() or not share.any() for share in shares):
-                    found[column] = (by, np.array([bool(share.all()) for share in shares]))
-                    break
+                    matters = np.array([bool(share.all()) for share in shares])
+                    if self._confirmed(identity, rng, column, by, matters):
+                        found[column] = (int(by), matters)
+                        break
         return found
+
+    def _confirmed(
+        self,
+        identity: Callable[[dict[str, Any]], Hashable],
+        rng: np.random.Generator,
+        column: int,
+        by: int,
+        matters: NDArray[np.bool_],
+    ) -> bool:
+        """Whether a parameter changes nothing at further points, of which another has a value that is said to leave it out."""
+        points = self.draw(rng, PROBED)
+        points[:, by] = rng.choice(np.flatnonzero(~matters), PROBED)
+        changed = points.copy()
+        changed[:, column] = self._others(rng, np.full(PROBED, column), points[:, column])
+        return all(identity(self.params(one)) == identity(self.params(other)) for one, other in zip(points, changed, strict=True))
 
 
 def _values(distribution: BaseDistribution) -> list[Any] | None:
@@ -246,6 +273,8 @@ def key_of(value: Any) -> Hashable:
     """What tells values apart, as Optuna does, to which True is 1; NaN is itself, and a tuple may come back as a list."""
     if isinstance(value, list | tuple):
         return tuple(map(key_of, value))
+    if not isinstance(value, Hashable):
+        return repr(value)
     return "nan" if isinstance(value, float) and math.isnan(value) else value
 
 

@@ -1,7 +1,7 @@
 """What a study tells a sampler that models its losses. Read `samplers.py` next."""
 
 import math
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -12,7 +12,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from nas.candidates import Candidates, Facts, Position
 
-PROPOSED: Final = "frontier:proposed"  # system attribute of a trial: the position it was given, until its parameters are written
+PROPOSED: Final = "frontier:proposed"  # system attribute of a trial: what it was given, by name as storages have it
 CURVE: Final = "learning_curve"  # user attribute of a trial: [step, value] pairs of its first objective that needs training
 REST: Final = 100  # stopped trials at most, those that failed, and those under way: the last
 UNDER_WAY: Final = (TrialState.RUNNING, TrialState.WAITING)
@@ -34,9 +34,23 @@ class Record:
     pending: list[tuple[Position, tuple[float, ...]]] = field(default_factory=list)
 
 
-def propose(study: Study, trial: FrozenTrial, position: Position) -> None:
-    """Write where a trial goes, for others that propose before its parameters are written."""
-    study._storage.set_trial_system_attr(trial._trial_id, PROPOSED, position.tolist())  # noqa: SLF001 as Optuna's samplers do
+def propose(study: Study, trial: FrozenTrial, params: Mapping[str, Any], candidates: Candidates) -> None:
+    """Write what a trial is given, for others that propose before its parameters are written, and for those it never asks for."""
+    given = {name: of.to_internal_repr(params[name]) for name, of in candidates.encoding.distributions.items()}
+    study._storage.set_trial_system_attr(trial._trial_id, PROPOSED, given)  # noqa: SLF001 as Optuna's samplers do
+
+
+def _params(trial: FrozenTrial, candidates: Candidates) -> dict[str, Any]:
+    """The parameters of a trial, with those that it was given or enqueued with, and has not asked for."""
+    distributions = candidates.encoding.distributions
+    if trial.params.keys() >= distributions.keys():
+        return dict(trial.params)
+    found: dict[str, Any] = {}
+    for name, value in trial.system_attrs.get(PROPOSED, {}).items():
+        distribution = distributions.get(name)
+        if distribution is not None and distribution._contains(value):  # noqa: SLF001
+            found[name] = distribution.to_external_repr(value)
+    return {**found, **trial.system_attrs.get("fixed_params", {}), **trial.params}
 
 
 def read(study: Study, candidates: Candidates, *, beside: int, after: Record | None = None) -> Record:
@@ -48,12 +62,10 @@ def read(study: Study, candidates: Candidates, *, beside: int, after: Record | N
             continue
         if trial.state not in UNDER_WAY:
             record.ended.add(trial.number)
-        params, proposed = trial.params, None
-        if trial.state in UNDER_WAY:
-            params, proposed = trial.system_attrs.get("fixed_params", {}) | params, trial.system_attrs.get(PROPOSED)
+        params = _params(trial, candidates)
         if trial.state == TrialState.WAITING and not params.keys() >= candidates.encoding.distributions.keys():
             continue
-        position, facts = candidates.of_trial(trial.number, params, proposed) if params or proposed else (None, None)
+        position, facts = candidates.of_trial(trial.number, params) if params else (None, None)
         if position is None or facts is None:
             continue
         record.seen.add(facts.id)

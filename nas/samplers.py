@@ -41,13 +41,12 @@ class FrontierSampler(BaseSampler):
     Only the objectives that need training are modelled, by a Gaussian process over the parameters and the costs. Of random
     networks and changed good ones it takes that with the greatest expected growth of the volume that the front dominates, or with
     one objective the greatest expected improvement. What is outside the limits, or was proposed before, is never proposed; when
-    nothing else is left, `optimize` is stopped. Parameters that have the same choices, and names that differ by numbers alone, as
-    `kernel1` and `kernel2`, teach each other.
+    nothing else is left, `optimize` is stopped, and whoever asks on gets repeats with a warning. Parameters that have the same
+    choices, and names that differ by numbers alone, as `kernel1` and `kernel2`, teach each other.
 
-    Trials under way count as if they had come out as predicted; stopped ones by
-    what their last value told of the end in others, and less surely; failed ones, and those whose values are not finite, as if
-    they were the worst, with much doubt. Parameters that a trial was enqueued with, or that PartialFixedSampler fixes, are kept,
-    and the others chosen for them.
+    Trials under way count as if they had come out as predicted; stopped ones by what their last value told of the end in others,
+    and less surely; failed ones, and those whose values are not finite, as if they were the worst, with much doubt. Parameters
+    that a trial was enqueued with, or that PartialFixedSampler fixes, are kept, and the others chosen for them.
 
     Every proposal follows from the seed, the trial's number and the trials in the study, so a study goes on from its storage, and
     several processes or threads share one. It has 1 to 4 objectives in any directions. Parameters of a trial that are not among
@@ -94,6 +93,7 @@ class FrontierSampler(BaseSampler):
         """
         fixed = trial.system_attrs.get("fixed_params", {})
         if not search_space or search_space.keys() <= fixed.keys():
+            self._exhausted = False
             return {}  # nothing to choose, or enqueued
         fixed = fixed | getattr(study.sampler, "_fixed_params", {})  # PartialFixedSampler's, which takes them out of the space
         with self._lock:
@@ -119,8 +119,8 @@ class FrontierSampler(BaseSampler):
         state: TrialState,  # noqa: ARG002
         values: Sequence[float] | None,  # noqa: ARG002
     ) -> None:
-        """Stop the study if it has tried every network."""
-        if self._exhausted:
+        """Stop the study if it has tried every network, and none is enqueued."""
+        if self._exhausted and not study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
             try:
                 study.stop()
             except RuntimeError:
@@ -130,15 +130,17 @@ class FrontierSampler(BaseSampler):
         self, study: Study, trial: FrozenTrial, space: Mapping[str, BaseDistribution], fixed: Mapping[str, Any]
     ) -> dict[str, Any]:
         candidates = self._candidates(study, space)
-        fixed = {name: value for name, value in fixed.items() if name in space}
+        position = candidates.encoding.position
+        fixed = {name: value for name, value in fixed.items() if name in space and position({name: value}) is not None}
         while True:
             record = read(study, candidates, beside=trial.number)
             chosen = self._choose(candidates, record, np.random.default_rng((self._seed, 1, trial.number)), fixed)
-            propose(study, trial, chosen)
+            params = candidates.encoding.params(chosen)
+            propose(study, trial, params | fixed, candidates)
             network = candidates.facts(chosen).id
             # Another process may have chosen the same meanwhile: whichever writes last sees it, and chooses again.
             if network in record.seen or network not in read(study, candidates, beside=trial.number, after=record).seen:
-                return candidates.encoding.params(chosen)
+                return params
 
     def _choose(
         self, candidates: Candidates, record: Record, rng: np.random.Generator, fixed: Mapping[str, Any]
@@ -151,8 +153,7 @@ class FrontierSampler(BaseSampler):
             some = rng.permutation(len(new))[: EXPLORED // new.positions.shape[1]]
             new = new.where(np.isin(np.arange(len(new)), some))
         new = new.unlike(record.seen)
-        if candidates.complete and position is None:
-            self._exhausted = len(new) <= 1
+        self._exhausted = candidates.complete and len(candidates.pool(candidates.free).unlike(record.seen)) <= 1
         tried = len(record.losses) + len(record.stopped) + len(record.failed) + len(record.pending)
         least, most = SPREAD
         untaught = tried < max(least, min(most, len(imposed) // 3)) or len(record.losses) < TAUGHT
@@ -171,7 +172,7 @@ class FrontierSampler(BaseSampler):
 
     def _candidates(self, study: Study, space: Mapping[str, BaseDistribution]) -> Candidates:
         signs = tuple(-1 if direction == StudyDirection.MAXIMIZE else 1 for direction in study.directions)
-        key = (signs, *space.items())
+        key = (signs, *((name, repr(distribution)) for name, distribution in space.items()))
         if key not in self._spaces:
             self._spaces[key] = Candidates(space, signs, seed=self._seed, **self._functions)
         return self._spaces[key]
@@ -286,21 +287,21 @@ class _Search:
     def _stopped(self, scale: Scale, objective: int) -> tuple[Floats, Floats, Floats]:
         """Features, expected u and its variance, of trials that were stopped at a step that others have passed."""
         record, sign = self._record, self._candidates.signs[objective]
-        curves, found = list(map(learning_curve, record.trained)), []
+        curves = list(map(learning_curve, record.trained[-MODELLED:]))
+        ends = np.array([losses[objective] for losses in record.losses[-MODELLED:]])
+        told: dict[int, tuple[float, float]] = {}  # step → by how much losses change after it, and the variance of u then
+        for last in {max(curve) for _, _, curve in record.stopped}:
+            passed = [last in curve for curve in curves]
+            if sum(passed) >= CURVES:
+                then = np.array([sign * curve[last] for curve in curves if last in curve])
+                later = float(np.mean(ends[passed] - then))
+                error = scale.model(ends[passed]) - scale.model(then + later)
+                told[last] = later, 2 * float(np.var(error, ddof=1)) + 0.01
+        found = []
         for position, costs, curve in record.stopped:
-            last = max(curve)
-            pairs = [
-                (sign * passed[last], losses[objective])
-                for passed, losses in zip(curves, record.losses, strict=True)
-                if last in passed
-            ]
-            if len(pairs) < CURVES:
-                continue
-            then, ended = np.array(pairs).T
-            later = float(np.mean(ended - then))
-            error = scale.model(ended) - scale.model(then + later)
-            estimate = float(scale.model(np.array(sign * curve[last] + later)))
-            found.append((position, costs, estimate, 2 * float(np.var(error, ddof=1)) + 0.01))
+            if (last := max(curve)) in told:
+                later, doubt = told[last]
+                found.append((position, costs, float(scale.model(np.array(sign * curve[last] + later))), doubt))
         features = self._candidates.features(
             rows([one[0] for one in found], len(self._candidates.encoding.distributions)),
             rows([one[1] for one in found], len(self._known)),

@@ -266,3 +266,85 @@ def test_of_trials_without_an_end_the_last_are_modelled_and_none_repeated():
     assert len(record.pending) == len(record.stopped) == len(record.failed) == REST
     assert len(record.seen) == len(set(networks(study)))
     assert record.stopped[0][2] == {1: 0.5}
+
+
+def test_layers_that_a_trial_never_asked_for_do_not_make_it_another_network():
+    space = {"depth": IntDistribution(1, 3)} | {f"kernel{i}": IntDistribution(0, 3) for i in (1, 2, 3)}
+
+    def identity(params):
+        return (params["depth"], *(params[f"kernel{i}"] for i in range(1, params["depth"] + 1)))
+
+    def objective(trial):
+        depth = trial.suggest_int("depth", 1, 3)
+        return depth + sum((trial.suggest_int(f"kernel{i}", 0, 3) - 2) ** 2 for i in range(1, depth + 1))
+
+    study = optuna.create_study(sampler=FrontierSampler(space, identity=identity, seed=0))
+    study.optimize(objective, n_trials=40)
+    assert len(networks(study)) == len(set(networks(study))) == 40
+
+
+def test_what_a_sampler_of_another_space_left_under_way_does_no_harm():
+    study = optuna.create_study(sampler=FrontierSampler({"a": IntDistribution(0, 9), "b": IntDistribution(0, 3)}, seed=0))
+    for _ in range(5):
+        study.ask({"a": IntDistribution(0, 9), "b": IntDistribution(0, 3)})
+    space = {"b": IntDistribution(-3, 3), "a": IntDistribution(4, 9)}
+    study.sampler = FrontierSampler(space, seed=0)
+    params = study.ask(space).params
+    assert params not in [trial.params for trial in study.trials[:5]]
+
+
+def test_many_choices_of_a_kind_take_no_more_than_each_alone():
+    names = ("p1", "p2")
+    encoding = Encoding({name: CategoricalDistribution(tuple(f"choice_{i}" for i in range(2000))) for name in names})
+    assert encoding.features(encoding.draw(np.random.default_rng(0), 2)).shape == (2, 4000)
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_a_parameter_is_not_taken_to_depend_on_one_of_many_values_that_were_met_once(seed):
+    space = {"width": IntDistribution(1, 60), "depth": IntDistribution(1, 2), "kernel": IntDistribution(0, 9)}
+
+    def identity(params):
+        return params["width"], params["depth"], params["kernel"] if params["depth"] == 2 else None
+
+    candidates = Candidates(space, (1,), costs=None, identity=identity, admits=None, seed=seed)
+    assert len(candidates.pool(candidates.free)) == 60 * 11
+
+
+@pytest.mark.filterwarnings("ignore:Choices for a categorical")
+@pytest.mark.parametrize("choices", [((1, 2), (3, 4)), ([1, 2], [3, 4]), ({"kernel": 3}, {"kernel": 5})])
+def test_choices_that_are_no_single_values_can_be_searched(choices):
+    space = {"a": CategoricalDistribution(choices), "b": IntDistribution(0, 5)}
+    study = optuna.create_study(sampler=FrontierSampler(space, seed=0))
+
+    def objective(trial):
+        a = trial.suggest_categorical("a", choices)
+        if trial.number == 1:
+            raise ValueError
+        return list(choices).index(a) + trial.suggest_int("b", 0, 5)
+
+    study.optimize(objective, n_trials=8, catch=ValueError)
+    assert len({str(trial.params) for trial in study.trials}) == 8
+
+
+def test_what_is_enqueued_after_a_space_was_searched_whole_is_tried():
+    study = asked(FrontierSampler(SQUARE, seed=0), 36, lambda params: params["a"], SQUARE)
+    for b in range(4):
+        study.enqueue_trial({"a": 1, "b": b})
+    study.optimize(lambda trial: trial.suggest_int("a", 0, 5) + trial.suggest_int("b", 0, 5), n_trials=4)
+    assert len(study.trials) == 40
+
+
+def test_enqueued_values_of_numpy_are_kept_within_the_limits():
+    space = {"a": IntDistribution(0, 9), "b": IntDistribution(0, 9)}
+    for seed in range(4):
+        study = optuna.create_study(sampler=FrontierSampler(space, admits=lambda p: p["a"] + p["b"] < 9, seed=seed))
+        study.enqueue_trial({"a": np.int64(8)})
+        assert study.ask(space).params == {"a": 8, "b": 0}
+
+
+def test_costs_are_asked_of_networks_inside_the_limits_alone():
+    space = {"a": IntDistribution(0, 1), "b": IntDistribution(0, 9)}
+    for seed in range(4):
+        sampler = FrontierSampler(space, costs=lambda p: (None, p["b"] // p["a"]), admits=lambda p: p["a"] > 0, seed=seed)
+        study = optuna.create_study(directions=["minimize"] * 2, sampler=sampler)
+        assert study.ask(space).params["a"] == 1
