@@ -86,10 +86,10 @@ def _covariances(logs: Floats, groups: NDArray[np.int64], one: Floats, other: Fl
 
     In single precision, which is several times as fast and exact enough beside the noise.
     """
-    relevance = np.exp(0.5 * logs[groups])
-    one, other = (one * relevance).astype(np.float32), (other * relevance).astype(np.float32)
-    gram = one @ other.T
-    squared = np.einsum("ij,ij->i", one, one)[:, None] + np.einsum("ij,ij->i", other, other)[None] - 2 * gram
+    relevance = np.exp(0.5 * logs[groups]).astype(np.float32)
+    left, right = one.astype(np.float32) * relevance, other.astype(np.float32) * relevance
+    gram = left @ right.T
+    squared = np.einsum("ij,ij->i", left, left)[:, None] + np.einsum("ij,ij->i", right, right)[None] - 2 * gram
     np.maximum(squared, 0.0, out=squared)
     root = np.sqrt(5 * squared)
     return gram, root, (1 + root + root**2 / 3) * np.exp(-root)
