@@ -82,8 +82,7 @@ class Candidates:
         self._seed = seed
         self.complete = self.encoding.num_points <= WHOLE
         """Whether the pool is the whole space."""
-        some = map(self.encoding.params, self.encoding.draw(np.random.default_rng(seed), POOL))
-        self.known = self._known(next(filter(self._admitted, some), None))
+        self.known = [] if costs is None else self._known()
         """Indices of the objectives that need no training."""
         self._pools: dict[bytes, Batch] = {}
         self._scale_costs(self.pool(self.free).costs)
@@ -124,18 +123,16 @@ class Candidates:
 
     def _scale_costs(self, costs: NDArray[np.float64]) -> None:
         """Costs as features are logarithms, of their amounts where all are negative, unless some are and some are not."""
-        self._logarithmic = np.zeros(len(self.known))
+        self._log_sign, self._centre, self._unit = np.zeros(len(self.known)), np.zeros(len(self.known)), np.ones(len(self.known))
         if len(costs):
-            self._logarithmic = (costs > 0).all(axis=0).astype(float) - (costs < 0).all(axis=0)
-        self._centre, self._unit = np.zeros(len(self.known)), np.ones(len(self.known))
-        if len(costs):
+            self._log_sign = (costs > 0).all(axis=0).astype(float) - (costs < 0).all(axis=0)
             logs = self._logs(costs)
             deviation = logs.std(axis=0)
             self._centre, self._unit = logs.mean(axis=0), np.where(deviation > 0, np.sqrt(2) * deviation, 1.0)
 
     def _logs(self, costs: NDArray[np.float64]) -> NDArray[np.float64]:
-        sign = self._logarithmic
-        return np.where(sign != 0, sign * np.log(np.where(sign != 0, np.maximum(sign * costs, 1e-300), 1.0)), costs)
+        sign = self._log_sign
+        return np.where(sign != 0, sign * np.log(np.maximum(sign * costs, 1e-300)), costs)
 
     def features(self, positions: Positions, costs: NDArray[np.float64]) -> NDArray[np.float64]:
         """Networks, features: those of the parameters, and the costs."""
@@ -153,11 +150,10 @@ class Candidates:
         with users_code("admits"):
             return self._admits is None or bool(self._admits(params))
 
-    def _known(self, params: dict[str, Any] | None) -> list[int]:
-        if self._costs is None:
-            return []
-        if params is None:  # where none of many is inside the limits, any tells as much
-            params = self.encoding.params(self.encoding.draw(np.random.default_rng(self._seed), 1)[0])
+    def _known(self) -> list[int]:
+        points = self.encoding.draw(np.random.default_rng(self._seed), POOL)
+        admitted = filter(self._admitted, map(self.encoding.params, points))
+        params = next(admitted, None) or self.encoding.params(points[0])  # if none is inside the limits, any tells as much
         return [i for i, value in enumerate(self._answer(params)) if value is not None]
 
     def _answer(self, params: dict[str, Any]) -> Sequence[float | None]:

@@ -222,10 +222,7 @@ class Encoding:
         before = [identity(self.params(point)) for point in points]
         found = {}
         for column in range(points.shape[1]):
-            changed = points.copy()
-            changed[:, column] = self._others(rng, np.full(PROBED, column), points[:, column])
-            pairs = zip(before, changed, strict=True)
-            matter = np.array([identity(self.params(point)) != network for network, point in pairs])
+            matter = self._matter(identity, rng, column, points, before)
             if matter.all() or not matter.any():
                 continue
             for by in np.argsort(self._counts, kind="stable"):
@@ -234,25 +231,26 @@ class Encoding:
                 shares = [matter[points[:, by] == index] for index in range(self._counts[by])]
                 if all(len(share) == 0 or share.all() or not share.any() for share in shares):
                     matters = np.array([bool(share.all()) for share in shares])
-                    if self._confirmed(identity, rng, column, by, matters):
+                    further = self.draw(rng, PROBED)  # points that are said to leave it out, as so few may say so by chance
+                    further[:, by] = rng.choice(np.flatnonzero(~matters), PROBED)
+                    networks = [identity(self.params(point)) for point in further]
+                    if not self._matter(identity, rng, column, further, networks).any():
                         found[column] = (int(by), matters)
                         break
         return found
 
-    def _confirmed(
+    def _matter(
         self,
         identity: Callable[[dict[str, Any]], Hashable],
         rng: np.random.Generator,
         column: int,
-        by: int,
-        matters: NDArray[np.bool_],
-    ) -> bool:
-        """Whether a parameter changes nothing at further points, of which another has a value that is said to leave it out."""
-        points = self.draw(rng, PROBED)
-        points[:, by] = rng.choice(np.flatnonzero(~matters), PROBED)
+        points: Positions,
+        networks: Sequence[Hashable],
+    ) -> NDArray[np.bool_]:
+        """At which points another value of a parameter makes another network."""
         changed = points.copy()
-        changed[:, column] = self._others(rng, np.full(PROBED, column), points[:, column])
-        return all(identity(self.params(one)) == identity(self.params(other)) for one, other in zip(points, changed, strict=True))
+        changed[:, column] = self._others(rng, np.full(len(points), column), points[:, column])
+        return np.array([identity(self.params(one)) != network for one, network in zip(changed, networks, strict=True)])
 
 
 def _values(distribution: BaseDistribution) -> list[Any] | None:

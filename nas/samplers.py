@@ -13,7 +13,7 @@ from optuna.samplers import BaseSampler
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from nas.candidates import Admits, Batch, Candidates, Costs, Identity
+from nas.candidates import Admits, Batch, Candidates, Costs, Identity, Position
 from nas.encoding import ABSENT, Encoding
 from nas.errors import NasError
 from nas.gain import BelievedLoss, KnownLoss, expected_gain
@@ -132,9 +132,12 @@ class FrontierSampler(BaseSampler):
         candidates = self._candidates(study, space)
         position = candidates.encoding.position
         fixed = {name: value for name, value in fixed.items() if name in space and position({name: value}) is not None}
+        at = position(fixed)
+        assert at is not None  # as each of them is one that the space has
+        imposed = np.where(at == ABSENT, np.nan, at)
         while True:
             record = read(study, candidates, beside=trial.number)
-            chosen = self._choose(candidates, record, np.random.default_rng((self._seed, 1, trial.number)), fixed)
+            chosen = self._choose(candidates, record, np.random.default_rng((self._seed, 1, trial.number)), imposed)
             params = candidates.encoding.params(chosen)
             propose(study, trial, params | fixed, candidates)
             network = candidates.facts(chosen).id
@@ -142,33 +145,30 @@ class FrontierSampler(BaseSampler):
             if network in record.seen or network not in read(study, candidates, beside=trial.number, after=record).seen:
                 return params
 
-    def _choose(
-        self, candidates: Candidates, record: Record, rng: np.random.Generator, fixed: Mapping[str, Any]
-    ) -> NDArray[np.float64]:
-        """Where to go next."""
-        position = candidates.encoding.position({**fixed}) if fixed else None
-        imposed = candidates.free if position is None else np.where(position == ABSENT, np.nan, position)
-        new = candidates.pool(imposed)
+    def _choose(self, candidates: Candidates, record: Record, rng: np.random.Generator, fixed: Position) -> Position:
+        """Where to go next, with parameters fixed at positions that are not NaN."""
+        free = bool(np.isnan(fixed).all())
+        new = candidates.pool(fixed)
         if not candidates.complete:
             some = rng.permutation(len(new))[: EXPLORED // new.positions.shape[1]]
             new = new.where(np.isin(np.arange(len(new)), some))
         new = new.unlike(record.seen)
-        self._exhausted = candidates.complete and len(candidates.pool(candidates.free).unlike(record.seen)) <= 1
+        self._exhausted = candidates.complete and len(new if free else candidates.pool(candidates.free).unlike(record.seen)) <= 1
         tried = len(record.losses) + len(record.stopped) + len(record.failed) + len(record.pending)
         least, most = SPREAD
-        untaught = tried < max(least, min(most, len(imposed) // 3)) or len(record.losses) < TAUGHT
+        untaught = tried < max(least, min(most, len(fixed) // 3)) or len(record.losses) < TAUGHT
         if untaught and len(new):
             return _spread(candidates, new, record, rng, tried)
-        search = _Search(candidates, new, record, rng, imposed)
+        search = _Search(candidates, new, record, rng, fixed)
         chosen = search.best()
         if chosen is not None:
             return chosen
         parents = search.parents
-        if not len(parents) and position is None:
+        if not len(parents) and free:
             raise NasError("no network inside the limits was found among random ones; enqueue one that is")
         warnings.warn("no network was found that was not tried before; this one was", stacklevel=2)
-        self._exhausted |= position is None
-        return np.asarray(rng.choice(candidates.imposed(parents if len(parents) else candidates.encoding.draw(rng, 1), imposed)))
+        self._exhausted |= free
+        return np.asarray(rng.choice(candidates.imposed(parents if len(parents) else candidates.encoding.draw(rng, 1), fixed)))
 
     def _candidates(self, study: Study, space: Mapping[str, BaseDistribution]) -> Candidates:
         signs = tuple(-1 if direction == StudyDirection.MAXIMIZE else 1 for direction in study.directions)
@@ -279,10 +279,13 @@ class _Search:
         if objective == self._trained[0] and self._record.stopped:
             yield self._stopped(scale, objective)
         if failed := self._record.failed:
-            features = self._candidates.features(
-                rows([one[0] for one in failed], len(self._fixed)), rows([one[1] for one in failed], len(self._known))
-            )
-            yield features, np.full(len(failed), targets.max()), np.full(len(failed), max(float(np.var(targets)), 0.01))
+            doubt = max(float(np.var(targets)), 0.01)
+            yield self._features(failed), np.full(len(failed), targets.max()), np.full(len(failed), doubt)
+
+    def _features(self, found: Sequence[tuple[Any, ...]]) -> Floats:
+        """Of networks that are given by their positions, their costs, and what does not matter here."""
+        positions, costs = [one[0] for one in found], [one[1] for one in found]
+        return self._candidates.features(rows(positions, len(self._fixed)), rows(costs, len(self._known)))
 
     def _stopped(self, scale: Scale, objective: int) -> tuple[Floats, Floats, Floats]:
         """Features, expected u and its variance, of trials that were stopped at a step that others have passed."""
@@ -302,11 +305,7 @@ class _Search:
             if (last := max(curve)) in told:
                 later, doubt = told[last]
                 found.append((position, costs, float(scale.model(np.array(sign * curve[last] + later))), doubt))
-        features = self._candidates.features(
-            rows([one[0] for one in found], len(self._candidates.encoding.distributions)),
-            rows([one[1] for one in found], len(self._known)),
-        )
-        return features, np.array([one[2] for one in found]), np.array([one[3] for one in found])
+        return self._features(found), np.array([one[2] for one in found]), np.array([one[3] for one in found])
 
     def best(self) -> NDArray[np.float64] | None:
         """The candidate with the greatest expected gain; None if there is none."""
