@@ -72,7 +72,7 @@ def hold(target):
 def test_one_process_at_a_time_and_a_killed_one_is_no_hindrance(tmp_path):
     process = multiprocessing.get_context("spawn").Process(target=hold, args=(tmp_path / "net",))
     process.start()
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 600
     while not (tmp_path / ".net.partial" / "mine").exists():
         assert time.monotonic() < deadline
         time.sleep(0.05)

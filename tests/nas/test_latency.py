@@ -3,7 +3,6 @@
 import json
 import random
 import signal
-import statistics
 import subprocess
 import sys
 from dataclasses import replace
@@ -90,14 +89,15 @@ def test_the_layers_are_those_of_the_network(network):
 def test_the_layers_take_about_as_long_as_the_whole(runtime):
     setup = Setup(runtime=runtime)
     network = nas.reference("mobilenetv3_large_100")
-    ratios = []
-    for _ in range(5):  # other tests run meanwhile
+    sums, wholes = [], []
+    for _ in range(5):
         with profiler(network, 10, setup) as profiled, runner(network, 10, setup) as whole:
             layers = profiled(20)
             times, _ = timed(whole, 0.2)
         assert len(layers) == len(pieces(network, 10))
-        ratios.append(sum(layers) / statistics.median(times))
-    assert 0.75 < statistics.median(ratios) < 1.5
+        sums.append(sum(layers))
+        wholes.append(min(times))
+    assert 0.75 < min(sums) / min(wholes) < 1.5  # the least, as other tests run meanwhile
 
 
 def test_a_measurement_says_what_it_is_of():

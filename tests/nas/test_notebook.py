@@ -23,7 +23,7 @@ def test_the_notebook_runs_and_classifies_an_image(tmp_path, monkeypatch):
     )
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     assert not any(cell.get("outputs") for cell in notebook.cells), "outputs are not committed"
-    NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    NotebookClient(notebook, timeout=900, resources={"metadata": {"path": str(tmp_path)}}).execute()
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", ())]
     assert "with probability" in outputs[-1]["text"]
     assert sum("application/vnd.plotly.v1+json" in output.get("data", {}) for output in outputs) == 2

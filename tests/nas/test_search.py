@@ -123,7 +123,7 @@ def command(*arguments, cwd, **environment):
     """`nas` with some arguments, as a shell would run it."""
     line = [sys.executable, "-m", "nas.cli", *map(str, arguments)]
     variables = os.environ | {"COLUMNS": "200"} | environment
-    return subprocess.run(line, capture_output=True, text=True, cwd=cwd, env=variables, check=False, timeout=300)
+    return subprocess.run(line, capture_output=True, text=True, cwd=cwd, env=variables, check=False, timeout=900)
 
 
 def edit(path, old, new):
@@ -510,7 +510,7 @@ if __name__ == "__main__":
     print(len(nas.results(run).query("status == 'done'")), nas.results(run)["macs_m"].min() < 0.8)
 """
     )
-    answer = subprocess.run([sys.executable, script], capture_output=True, text=True, cwd=tmp_path, check=False, timeout=300)
+    answer = subprocess.run([sys.executable, script], capture_output=True, text=True, cwd=tmp_path, check=False, timeout=900)
     assert answer.stdout == "2 True\n", answer.stderr
     assert len(list((tmp_path / "made").iterdir())) == 1
     assert Path(tmp_path / "made").is_dir()
