@@ -319,17 +319,26 @@ class _Search:
         if not len(self._front):
             return np.asarray(rng.choice(batch.positions))
         losses = self._losses(batch)
-        self._reference = self._worst.copy()
-        for objective, loss in enumerate(losses):
-            worst = loss.scale.losses(loss.mean).max() if isinstance(loss, BelievedLoss) else loss.values.max()
-            self._reference[objective] = max(self._reference[objective], worst)
+        self._reference = self._beyond(losses)
         gains = self._gains(losses)
         for _ in range(0 if self._candidates.complete else CLIMBS):
             climbers = batch.positions[np.argsort(-gains)[:CLIMBERS]]
             more = self._candidates.vary(rng, climbers, STEPS, self._record.seen | set(batch.ids), self._fixed)
             if len(more):
                 batch, gains = batch + more, np.append(gains, self._gains(self._losses(more)))
-        return np.asarray(batch.positions[np.argmax(gains)])
+        order = rng.permutation(len(gains))  # as several may promise as much
+        return np.asarray(batch.positions[order[np.argmax(gains[order])]])
+
+    def _beyond(self, losses: Sequence[KnownLoss | BelievedLoss]) -> Floats:
+        """Where the volume ends: a level beyond the worst of each loss, or what is best at that level would add nothing to it.
+
+        Of so many levels, one is that share of their range, as Ishibuchi et al. advise (doi:10.1162/evco_a_00226, 1 + 1/H).
+        """
+        middles = [loss.scale.losses(loss.mean) if isinstance(loss, BelievedLoss) else loss.values for loss in losses]
+        worst = np.maximum(self._worst, np.max(middles, axis=1))
+        reach = worst - np.minimum(self._front.min(axis=0), np.min(middles, axis=1))
+        levels = np.array([len(np.unique(values)) for values in middles])
+        return np.asarray(worst + np.where(reach > 0, reach, 1.0) / np.maximum(levels - 1, 1))
 
     def _losses(self, batch: Batch) -> list[KnownLoss | BelievedLoss]:
         features = self._candidates.features(batch.positions, batch.costs)

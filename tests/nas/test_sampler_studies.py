@@ -89,6 +89,29 @@ def test_costs_are_features_by_their_logarithms_whatever_their_sign(sign):
     assert np.allclose(np.diff(shown), sign * abs(shown[1] - shown[0]))
 
 
+def best_by_level(cost, seed):
+    """The least loss at each value of a cost, after 40 networks of which those that cost more lose less."""
+    sampler = FrontierSampler(SPACE, costs=lambda params: (None, cost(params)), seed=seed)
+    study = optuna.create_study(directions=["minimize", "minimize"], sampler=sampler)
+    best = {}
+    for _ in range(40):
+        trial = study.ask(SPACE)
+        values = loss(trial.params) - 2 * cost(trial.params), cost(trial.params)
+        study.tell(trial, values)
+        best[values[1]] = min(best.get(values[1], math.inf), values[0])
+    return best
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_where_a_cost_has_few_levels_the_dearest_is_searched_too(seed):
+    assert best_by_level(lambda params: params["x0"], seed) == {0: 0.0, 1: 0.25 - 2, 2: 1.0 - 4}
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_cost_that_is_the_same_for_all_networks_does_not_blind_it(seed):
+    assert best_by_level(lambda _: 5.0, seed) == {5.0: 0.0 - 10}
+
+
 SHARING = """
 import sys, optuna
 from optuna.storages import JournalStorage
