@@ -20,6 +20,7 @@ PROBED: Final = 20  # random points that tell which parameters matter when
 CHANGED: Final = (1.0, 0.4, 0.15)  # shares of children of which one value is changed, another, a third
 JUMP: Final = 0.15  # of the range: standard deviation of a change of a numeric parameter
 ROUNDED: Final = 1e-6  # of a step, that a value may be off
+FINEST: Final = 2.0**-40  # of the range: what positions of values that are not listed differ by, so that they are found again
 ABSENT: Final = -1.0  # position of a parameter that a trial did not have
 
 
@@ -198,7 +199,7 @@ class Encoding:
         if not isinstance(value, Real) or not distribution.low <= float(value) <= distribution.high:
             return None
         low, high, value = (math.log(v) if distribution.log else v for v in (distribution.low, distribution.high, float(value)))
-        return (value - low) / (high - low) if high > low else 0.0
+        return _finest((value - low) / (high - low)) if high > low else 0.0
 
     def _value(self, column: int, unit: float) -> Any:
         distribution: Any = self.distributions[self._names[column]]
@@ -211,7 +212,7 @@ class Encoding:
     def _settle(self, column: int, units: NDArray[np.float64]) -> NDArray[np.float64]:
         """The same, each moved to the nearest value that the parameter can have."""
         if not self.distributions[self._names[column]].step:  # type: ignore[attr-defined]
-            return units
+            return np.asarray(_finest(units))
         return np.array([self._unit(column, self._value(column, unit)) for unit in units])
 
     def _probe(
@@ -274,6 +275,11 @@ def key_of(value: Any) -> Hashable:
     if not isinstance(value, Hashable):
         return repr(value)
     return "nan" if isinstance(value, float) and math.isnan(value) else value
+
+
+def _finest(units: Any) -> Any:
+    """The same, without what rounding may have changed."""
+    return np.round(units / FINEST) * FINEST
 
 
 def _weights(values: list[Any]) -> NDArray[np.float64]:

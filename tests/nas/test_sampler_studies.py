@@ -206,6 +206,15 @@ def test_sums_of_steps_are_known_as_the_values_they_stand_for():
     assert len(study.trials) == len({tuple(np.round(point, 6)) for point in networks(study)}) == 25
 
 
+@pytest.mark.parametrize("distribution", [FloatDistribution(1e-6, 1.0, log=True), FloatDistribution(-1e9, 3.0)])
+def test_values_of_continuous_parameters_are_known_as_they_were_proposed(distribution):
+    encoding = Encoding({"x": distribution})
+    for position in encoding.draw(np.random.default_rng(0), 1000):
+        params = encoding.params(position)
+        found = encoding.position(params)
+        assert (found, encoding.params(found)) == (position, params)
+
+
 def test_tiny_steps_stay_apart():
     space = {"a": FloatDistribution(0.0, 6e-12, step=1e-12)}
     study = asked(FrontierSampler(space, seed=0), 6, lambda params: params["a"], space)
