@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,6 +16,11 @@ from nas.storage import TrialFolder
 logger = logging.getLogger(__name__)
 
 Losses = tuple[float, ...]  # of a network on every objective, each the lower the better
+
+
+def losses_of(objectives: Iterable[Objective], values: Mapping[str, float]) -> Losses:
+    """The values of objectives, each the lower the better."""
+    return tuple((1.0 if objective.direction == "minimize" else -1.0) * values[objective.name] for objective in objectives)
 
 
 @dataclass(slots=True, kw_only=True)

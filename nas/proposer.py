@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import optuna
 from optuna.samplers import RandomSampler
-from optuna.trial import FrozenTrial, Trial, TrialState
+from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
 from nas.earlier import Start
 from nas.errors import NasError, describe_error, users_code
@@ -134,6 +134,19 @@ class Proposer:
         for limit, excess in network.excess.items():
             trial.set_constraint(limit, excess)
         return network
+
+    def tell_past(self, network: Examined, status: str, values: list[float] | None, attributes: Mapping[str, Any]) -> FrozenTrial:
+        """Tell Optuna of a trial that ended in an earlier session."""
+        frozen = create_trial(
+            state={"done": TrialState.COMPLETE, "failed": TrialState.FAIL}.get(status, TrialState.PRUNED),
+            values=values,
+            params=dict(network.params),
+            distributions=self.distributions,
+            constraints=dict(network.excess),
+            user_attrs=dict(attributes),
+        )
+        self.study.add_trial(frozen)
+        return frozen
 
     def tell(self, trial: Trial, values: list[float] | None = None, state: TrialState | None = None) -> FrozenTrial:
         """Tell Optuna what became of a trial; a sampler that has proposed all it ever will ends the search."""

@@ -8,13 +8,14 @@ import json
 import logging
 import time
 from collections import deque
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
 import optuna
-from optuna.trial import TrialState, create_trial
+from optuna.trial import TrialState
 from ray.tune.search import Searcher
 
 from nas.baselines import Baseline, of_network
@@ -22,7 +23,7 @@ from nas.earlier import Known, Start, reused
 from nas.errors import NasError, users_code
 from nas.experiment import Experiment
 from nas.feasibility import Examined, Feasibility, examine
-from nas.keeper import Keeper, Losses
+from nas.keeper import Keeper, Losses, losses_of
 from nas.networks import Network
 from nas.proposer import SEARCHED, Proposer
 from nas.recipe import Outcome
@@ -108,7 +109,7 @@ class ArchitectureSearcher(Searcher):
         for row in past:
             params = {name: row[f"params.{name}"] for name in self._proposer.distributions if f"params.{name}" in row}
             if row["status"] == "repeated":
-                self.tally.repeated += 1
+                self.tally.count(row)
                 continue
             if "baseline" in row:
                 self._replay_baseline(row, epochs)
@@ -122,12 +123,8 @@ class ArchitectureSearcher(Searcher):
                     f"{network.id}; begin a new run, with --reuse {self.run}"
                 )
             if "trial" in row:
-                number = int(row["trial"])
-                if not network.values.items() <= row.items():  # a limit on something that was not measured before
-                    self._log("measured", number, values=dict(network.values))
+                number = self._note(row, network)
                 costs[number] = self._costs(network)
-                self._next = max(self._next, number + 1)
-                self._proposer.seen[network.id] = number
             if row["status"] not in UNDER_WAY:
                 self._tell_past(row, network, epochs.get(int(row.get("trial", -1)), {}))
             elif self._searches:
@@ -140,29 +137,28 @@ class ArchitectureSearcher(Searcher):
             self._halving.goes_on(trial, epoch, Standing.of(top1, images, costs[trial]))
 
     def _replay_baseline(self, row: Mapping[str, Any], epochs: Mapping[int, dict[int, float]]) -> None:
-        number, network = int(row["trial"]), of_network(self.experiment, row["name"], Network.from_json(row["architecture"]))
-        self._next = max(self._next, number + 1)
-        self._proposer.seen[network.id] = number
+        network = of_network(self.experiment, row["name"], Network.from_json(row["architecture"]))
+        number = self._note(row, network)
         self.keeper.pinned |= {number} if network.params else set()
-        if not network.values.items() <= row.items():  # a limit on something that was not measured before
-            self._log("measured", number, values=dict(network.values))
         if row["status"] in UNDER_WAY:
             self._log("resume", number)
-            lost_on: list[str | None] = [None] * int(row.get("crashes", 0))
-            self._again.append(
-                Pending(number=number, trial=None, network=network, epochs=epochs.get(number, {}), lost_on=lost_on)
-            )
-        elif row["status"] == "done" and network.admitted:
-            results = [row[objective.name] for objective in self.experiment.objectives if objective.name in row]
-            if len(results) == len(self.experiment.objectives):
-                self.keeper.note(number, self._losses(results))
+            self._again.append(_interrupted(row, None, network, epochs.get(number, {})))
+        elif row["status"] == "done" and network.admitted and self._is_measured(row):
+            self.keeper.note(number, losses_of(self.experiment.objectives, row))
+
+    def _note(self, row: Mapping[str, Any], network: Examined | Baseline) -> int:
+        """The number of an earlier trial, whose network is proposed no more."""
+        number = int(row["trial"])
+        self._next = max(self._next, number + 1)
+        self._proposer.seen[network.id] = number
+        if not network.values.items() <= row.items():  # a limit on something that was not measured before
+            self._log("measured", number, values=dict(network.values))
+        return number
 
     def _go_on(self, row: Mapping[str, Any], network: Examined, epochs: dict[int, float]) -> None:
         """A trial that had not ended: it is to be gone on with, unless a limit now forbids it."""
         trial, _ = self._proposer.given(network.params)
-        pending = Pending(
-            number=int(row["trial"]), trial=trial, network=network, epochs=epochs, lost_on=[None] * int(row.get("crashes", 0))
-        )
+        pending = _interrupted(row, trial, network, epochs)
         known = self._known.get(network.id)
         if network.admitted and known is not None:
             self._take_over(pending, known)
@@ -173,30 +169,18 @@ class ArchitectureSearcher(Searcher):
             self._end(pending, {"status": "stopped", "reason": "limit"})
 
     def _tell_past(self, row: Mapping[str, Any], network: Examined, epochs: Mapping[int, float]) -> None:
-        status, curve = row["status"], self._curve(epochs)
-        if status == "infeasible":
-            self.tally.infeasible += 1
+        self.tally.count(row)
+        if row["status"] == "infeasible":
             self._proposer.refused.add(network.id)
-        elif "reused" in row:
-            self.tally.reused += 1
-        elif row.get("reason") != "limit":
-            self.tally.count(status)
-        values = [float(row[objective.name]) for objective in self.experiment.objectives] if status == "done" else None
-        states = {"done": TrialState.COMPLETE, "failed": TrialState.FAIL}
+        done, curve = row["status"] == "done", self._curve(epochs)
+        values = [float(row[objective.name]) for objective in self.experiment.objectives] if done else None
+        attributes = ({"trial": row["trial"]} if "trial" in row else {}) | ({CURVE: curve} if curve else {})
         with users_code(f"space {self.experiment.space.name} has changed: a trial of {self.run}"):
-            frozen = create_trial(
-                state=states.get(status, TrialState.PRUNED),
-                values=values,
-                params=dict(network.params),
-                distributions=self._proposer.distributions,
-                constraints=dict(network.excess),
-                user_attrs=({"trial": row["trial"]} if "trial" in row else {}) | ({CURVE: curve} if curve else {}),
-            )
-        self._proposer.study.add_trial(frozen)
+            frozen = self._proposer.tell_past(network, row["status"], values, attributes)
         if "trial" in row:
             self.journal.add(frozen)
         if values is not None and network.admitted:
-            self.keeper.note(int(row["trial"]), self._losses(values))
+            self.keeper.note(int(row["trial"]), losses_of(self.experiment.objectives, row))
 
     # What Ray asks and tells.
 
@@ -232,17 +216,7 @@ class ArchitectureSearcher(Searcher):
             origin = {name: trial.user_attrs[name] for name in ("source", "name") if name in trial.user_attrs}
             if known is not None:
                 origin = {"source": "reuse", "name": known.name}
-            self._log(
-                "start",
-                pending.number,
-                id=network.id,
-                values=dict(network.values),
-                params=network.params,
-                **SEARCHED | origin,
-                architecture=network.text,
-            )
-            self._next += 1
-            self._proposer.seen[network.id] = pending.number
+            self._begin(pending, **SEARCHED | origin)
             if known is None:
                 return pending
             self._take_over(pending, known)
@@ -255,21 +229,16 @@ class ArchitectureSearcher(Searcher):
 
     def _baseline(self, network: Baseline) -> Pending:
         pending = Pending(number=self._next, trial=None, network=network)
-        self._log(
-            "start",
-            pending.number,
-            id=network.id,
-            values=dict(network.values),
-            params=network.params,
-            source="reference",
-            name=network.name,
-            architecture=network.text,
-            baseline=True,
-        )
-        self._next += 1
-        self._proposer.seen[network.id] = pending.number
+        self._begin(pending, source="reference", name=network.name, baseline=True)
         self.keeper.pinned |= {pending.number} if network.params else set()
         return pending
+
+    def _begin(self, pending: Pending, **origin: Any) -> None:
+        network = pending.network
+        what = {"id": network.id, "values": dict(network.values), "params": network.params, "architecture": network.text}
+        self._log("start", pending.number, **what | origin)
+        self._next += 1
+        self._proposer.seen[network.id] = pending.number
 
     def _take_over(self, pending: Pending, known: Known) -> None:
         """The outcome that another run had."""
@@ -278,10 +247,7 @@ class ArchitectureSearcher(Searcher):
 
     def _turned_down(self, what: str, network: Examined, origin: Mapping[str, str]) -> None:
         """Log an ask for what is not to be trained."""
-        if what == "infeasible":
-            self.tally.infeasible += 1
-        else:
-            self.tally.repeated += 1
+        self.tally.count({"status": what})
         self._log(what, None, id=network.id, values=dict(network.values), params=network.params, **origin)
 
     def goes_on(self, trial_id: str, result: Mapping[str, Any]) -> bool:
@@ -301,14 +267,12 @@ class ArchitectureSearcher(Searcher):
         """Log what a trial tells: an epoch, or its outcome."""
         if trial_id not in self.pending or self.failure is not None:
             return
-        try:
-            if "outcome" in result:
-                self._finish(trial_id, json.loads(result["outcome"]))
-            elif "epoch" in result:
-                fields = ("epoch", "train_loss", "val_top1_pct", "val_images", "seconds")
+        if "outcome" in result:
+            self._finish(trial_id, json.loads(result["outcome"]))
+        elif "epoch" in result:
+            fields = ("epoch", "train_loss", "val_top1_pct", "val_images", "seconds")
+            with self._failing():
                 self._epoch(self.pending[trial_id], {name: result[name] for name in fields})
-        except NasError as error:
-            self.failure = error
 
     def on_trial_complete(  # the signature is Ray's
         self,
@@ -318,7 +282,7 @@ class ArchitectureSearcher(Searcher):
     ) -> None:
         """Log that a trial was stopped; of one with an error, `lost` is told the reason next."""
         if not error and trial_id in self.pending and not self.stopping:
-            self._try_finish(trial_id, {"status": "stopped"})
+            self._finish(trial_id, {"status": "stopped"})
 
     def lost(self, trial_id: str, node: str | None, alive: Collection[str], *, reason: str = "crash") -> None:
         """A trial's worker process died, on a machine that is among those `alive` or was lost too: it begins again, or not.
@@ -331,19 +295,17 @@ class ArchitectureSearcher(Searcher):
         pending.lost_on.append(node)
         given_up = pending.given_up(alive, reason, self.experiment.trial_timeout)
         if given_up is not None:
-            self._try_finish(trial_id, given_up.to_record())
+            self._finish(trial_id, given_up.to_record())
             return
-        try:
+        with self._failing():
             self._log("retry", pending.number, retries=len(pending.lost_on), crashes=pending.crashes(alive))
             logger.info("trial %d begins again: the worker process died, or its machine was lost", pending.number)
             self._again.append(self.pending.pop(trial_id))
-        except NasError as failure:
-            self.failure = failure
 
     def fail(self, trial_id: str, error: str) -> None:
         """A trial ended with an error of ours, or of what it was sent with: it would end so again."""
         if trial_id in self.pending and self.failure is None:
-            self._try_finish(trial_id, Outcome(status="failed", reason="crash", error=error).to_record())
+            self._finish(trial_id, Outcome(status="failed", reason="crash", error=error).to_record())
 
     @property
     def exhausted(self) -> bool:
@@ -356,7 +318,7 @@ class ArchitectureSearcher(Searcher):
         early = bool(left or self._baselines)
         early |= self._searches and not self.exhausted and self.tally.ended < self.experiment.trials
         for pending in left:
-            self._log("interrupt", pending.number, **self._so_far(pending))
+            self._log("interrupt", pending.number, **pending.so_far)
         self.pending.clear()
         return early
 
@@ -367,68 +329,69 @@ class ArchitectureSearcher(Searcher):
             pending.epochs[epoch["epoch"]] = epoch["val_top1_pct"]
             append(self.run / HISTORY_FILE, {"trial": pending.number, **epoch})
 
-    def _try_finish(self, trial_id: str, outcome: dict[str, Any]) -> None:
+    @contextmanager
+    def _failing(self) -> Iterator[None]:
+        """What cannot be written is the end of the search, which the driver raises."""
         try:
-            self._finish(trial_id, outcome)
+            yield
         except NasError as error:
             self.failure = error
 
     def _finish(self, trial_id: str, outcome: dict[str, Any]) -> None:
-        pending = self.pending.pop(trial_id)
-        for epoch in outcome.pop("history", ()):  # those that were trained, but not told before the worker died
-            self._epoch(pending, epoch)
-        self._end(pending, outcome)
+        with self._failing():
+            pending = self.pending.pop(trial_id)
+            for epoch in outcome.pop("history", ()):  # those that were trained, but not told before the worker died
+                self._epoch(pending, epoch)
+            self._end(pending, outcome)
 
     def _curve(self, epochs: Mapping[int, float]) -> list[tuple[int, float]]:
         """Epochs and the values after them of the objective that needs training, if that is what was measured."""
         trained = next((objective.name for objective in self.experiment.objectives if objective.needs_training), None)
         return list(epochs.items()) if trained == "val_top1_pct" else []
 
-    def _so_far(self, pending: Pending) -> dict[str, Any]:
-        """What is known of a trial that has not been trained to its end."""
-        top1 = {"val_top1_pct": pending.epochs[max(pending.epochs)]} if pending.epochs else {}
-        return {"epochs": len(pending.epochs), "values": dict(pending.network.values) | top1}
-
     def _end(self, pending: Pending, outcome: dict[str, Any], weights: Path | None = None) -> None:
         """Write the outcome of a trial to the logs, and tell it; keep its weights, from `weights` if they are there."""
-        status, so_far = outcome["status"], self._so_far(pending)
+        status, so_far = outcome["status"], pending.so_far
         values = so_far["values"] | outcome.get("values", {}) if status != "failed" else dict(pending.network.values)
         self._log("end", pending.number, **({"epochs": so_far["epochs"]} | outcome | {"values": values}))
-        results = [values[objective.name] for objective in self.experiment.objectives if objective.name in values]
+        objectives = self.experiment.objectives
         if status == "done":
-            candidate = pending.network.admitted and len(results) == len(self.experiment.objectives)
-            self.keeper.done(pending.number, self._losses(results) if candidate else None, weights=weights)
+            candidate = pending.network.admitted and self._is_measured(values)
+            self.keeper.done(pending.number, losses_of(objectives, values) if candidate else None, weights=weights)
         else:
             self.keeper.ended(pending.number)
         if pending.trial is not None:
             if curve := self._curve(pending.epochs):
                 pending.trial.set_user_attr(CURVE, curve)
             state = {"done": None, "stopped": TrialState.PRUNED}.get(status, TrialState.FAIL)
-            frozen = self._proposer.tell(pending.trial, results if status == "done" else None, state)
+            results = [values[objective.name] for objective in objectives] if status == "done" else None
+            frozen = self._proposer.tell(pending.trial, results, state)
             frozen.set_user_attr("trial", pending.number)
             self.journal.add(frozen)
-            if "reused" in outcome:
-                self.tally.reused += 1
-            elif outcome.get("reason") != "limit":
-                self.tally.count(status)
+            self.tally.count(outcome)
         logger.info("%s", told(pending, outcome, values, self.experiment, self.tally))
 
     def _log(self, event: str, trial: int | None, **fields: Any) -> None:
         now = datetime.now(UTC).isoformat(timespec="milliseconds")
         append(self.run / TRIALS_FILE, {"event": event, "time": now} | ({} if trial is None else {"trial": trial}) | fields)
 
+    def _is_measured(self, values: Mapping[str, Any]) -> bool:
+        return all(objective.name in values for objective in self.experiment.objectives)
+
     def _costs(self, network: Examined) -> Losses:
         """The objectives that are known before training, each the lower the better."""
-        known = [objective for objective in self.experiment.objectives if not objective.needs_training]
-        return tuple(network.values[o.name] if o.direction == "minimize" else -network.values[o.name] for o in known)
-
-    def _losses(self, values: Iterable[float]) -> Losses:
-        """The values of all objectives, each the lower the better."""
-        pairs = zip(values, self.experiment.objectives, strict=True)
-        return tuple(float(value) if objective.direction == "minimize" else -float(value) for value, objective in pairs)
+        return losses_of([objective for objective in self.experiment.objectives if not objective.needs_training], network.values)
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing: the run folder holds the state. Ray calls this after every trial."""
 
     def restore(self, checkpoint_path: str) -> None:
         """Nothing: the run folder holds the state."""
+
+
+def _interrupted(
+    row: Mapping[str, Any], trial: optuna.Trial | None, network: Examined | Baseline, epochs: dict[int, float]
+) -> Pending:
+    """A trial as an earlier session left it; where its processes died is no longer known."""
+    lost_on: list[str | None] = [None] * int(row.get("crashes", 0))
+    return Pending(number=int(row["trial"]), trial=trial, network=network, epochs=epochs, lost_on=lost_on)

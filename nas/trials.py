@@ -30,9 +30,11 @@ class Tally:
     reused: int = 0
     """Networks whose outcome another run had."""
 
-    def count(self, status: str) -> None:
-        """One more trial that ended as done, failed or stopped."""
-        setattr(self, status, getattr(self, status) + 1)
+    def count(self, outcome: Mapping[str, Any]) -> None:
+        """One more trial that has ended, or ask that was turned down; trials that a later limit ended are in no count."""
+        name = "reused" if "reused" in outcome else outcome["status"]
+        if outcome.get("reason") != "limit":
+            setattr(self, name, getattr(self, name) + 1)
 
     @property
     def ended(self) -> int:
@@ -55,6 +57,12 @@ class Pending:
     """The machine on which each of its worker processes died, where it is known."""
     started: float = 0.0
     """When it was last given to Ray, by the monotonic clock."""
+
+    @property
+    def so_far(self) -> dict[str, Any]:
+        """What is known of it before it is trained to its end."""
+        top1 = {"val_top1_pct": self.epochs[max(self.epochs)]} if self.epochs else {}
+        return {"epochs": len(self.epochs), "values": dict(self.network.values) | top1}
 
     def crashes(self, alive: Collection[str]) -> int:
         """How often its process was lost and not its machine, which may be known later: those `alive` are."""
