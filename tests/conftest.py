@@ -1,6 +1,7 @@
 """What several tests share: architectures of any kind, and a count of a built network that knows nothing of our formulas."""
 
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -26,6 +27,7 @@ from nas.architecture import (
     Stem,
     make_block,
 )
+from nas.cli import run
 
 settings.register_profile("default", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("default")
@@ -37,6 +39,29 @@ def image_caches(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         yield
+
+
+@pytest.fixture
+def mistaken(monkeypatch, capsys):
+    """Types a wrong command: gives the sentence that it ends with, once it is one sentence and exit code 2 and nothing else."""
+
+    def sentence(*arguments, cwd):
+        monkeypatch.chdir(cwd)
+        monkeypatch.setattr(sys, "path", sys.path.copy())  # where the files are imported from that are named
+        before = _files(cwd)
+        code = run([str(argument) for argument in arguments])
+        printed, errors = capsys.readouterr()
+        assert code == 2, printed + errors
+        assert errors.startswith("nas: ")
+        assert errors.count("\n") == 1
+        assert _files(cwd) == before
+        return errors
+
+    return sentence
+
+
+def _files(folder):
+    return sorted(path for path in folder.rglob("*") if "__pycache__" not in path.parts)
 
 
 WIDTHS = st.integers(1, 8).map(lambda eighth: 8 * eighth)
