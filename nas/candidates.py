@@ -1,8 +1,9 @@
 """The networks that a sampler may choose from, and what is known of each before it is trained. Read `samplers.py` next."""
 
 import math
-from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any, Final, TypeAlias
 
 import numpy as np
@@ -18,12 +19,30 @@ Admits: TypeAlias = Callable[[dict[str, Any]], bool]
 Position: TypeAlias = NDArray[np.float64]  # of one network
 
 WHOLE: Final = 2_048  # points of a space, up to which all are looked at for every proposal
+COUNTED: Final = 65_536  # points of a space, up to which all are looked at before it is said that none is left
 POOL: Final = 1_024  # points of a larger space, that some are taken from
 POOLS: Final = 4  # that are kept, of different fixed parameters
 DRAWS: Final = 5_000  # random points at most, to fill the pool with networks that the limits admit
 FARTHEST: Final = 10.0  # standard deviations of a cost as a feature, beyond which one outside the limits counts no farther
 AGAIN: Final = 2  # times that networks are changed anew, when less than half are inside the limits and new
 ENOUGH: Final = 256  # networks of the pool, below which those inside the limits are varied to find more
+
+
+def check(distributions: object, functions: Mapping[str, object], seed: object) -> None:
+    """Refuse what a sampler cannot be made of.
+
+    Raises: NasError.
+    """
+    if not isinstance(distributions, Mapping):
+        raise NasError(f"distributions: {distributions!r} is not a mapping from names to distributions of Optuna's")
+    for name, of in distributions.items():
+        if not isinstance(of, BaseDistribution):
+            raise NasError(f"distributions[{name!r}]: {of!r} is none of Optuna's, such as CategoricalDistribution((1, 2))")
+    for name, function in functions.items():
+        if function is not None and not callable(function):
+            raise NasError(f"{name}: {function!r} is not a function of the parameters")
+    if seed is not None and (not isinstance(seed, Integral) or int(seed) < 0):
+        raise NasError(f"seed: {seed!r} is not a whole number of 0 or more, or None")
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,9 +118,7 @@ class Candidates:
         """Random networks, the same ones always, with parameters fixed at positions that are not NaN."""
         key = fixed.tobytes()
         if key not in self._pools:
-            if len(self._pools) == POOLS:
-                self._pools.pop(next(reversed(self._pools)))  # the first is that of the whole space
-            self._pools[key] = self._drawn(fixed)
+            self._keep(key, self._drawn(fixed))
         return self._pools[key]
 
     def _drawn(self, fixed: Position) -> Batch:
@@ -116,6 +133,20 @@ class Candidates:
             if 0 < len(pool) < ENOUGH:
                 pool += self._batch(self.encoding.change(rng, pool.positions, POOL), fixed)
         return pool
+
+    def every(self, fixed: Position) -> Batch | None:
+        """All networks with parameters fixed at positions that are not NaN; None of a space of very many."""
+        if self.encoding.num_points > COUNTED:
+            return None
+        key = b"every" + fixed.tobytes()
+        if key not in self._pools:
+            self._keep(key, self._batch(self.encoding.every(), fixed))
+        return self._pools[key]
+
+    def _keep(self, key: bytes, batch: Batch) -> None:
+        if len(self._pools) == POOLS:
+            self._pools.pop(next(reversed(self._pools)))  # the first is that of the whole space
+        self._pools[key] = batch
 
     def imposed(self, positions: Positions, fixed: Position) -> Positions:
         """The same, with some parameters fixed."""
@@ -159,19 +190,25 @@ class Candidates:
     def _answer(self, params: dict[str, Any]) -> Sequence[float | None]:
         assert self._costs is not None
         with users_code("costs"):
-            answer = [None if value is None else float(value) for value in self._costs(params)]
-        if len(answer) != len(self.signs):
-            raise NasError(f"costs gave {len(answer)} entries; it must give one for each of the {len(self.signs)} objectives")
-        return answer
+            answer = self._costs(params)
+        if isinstance(answer, str) or not isinstance(answer, Iterable):
+            raise NasError(f"costs gave {answer!r}; it must give a sequence with an entry for each objective")
+        with users_code("costs"):
+            entries = [None if value is None else float(value) for value in answer]
+        if len(entries) != len(self.signs):
+            raise NasError(
+                f"costs gave {entries}; it must give an entry for each objective, of which there are {len(self.signs)}"
+            )
+        return entries
 
     def facts(self, position: Position) -> Facts:
         """What the user's functions say of one network."""
         params = self.encoding.params(position)
-        network = tuple(map(key_of, params.values())) if self._identity is None else self._network(params)
-        admitted = self._admitted(params)
+        network = tuple(map(key_of, params.values())) if self._identity is None else self._network(dict(params))
+        admitted = self._admitted(dict(params))  # which may change what they are given, as the others may
         if not admitted or self._costs is None:
             return Facts(network, admitted, ())
-        answer = self._answer(params)
+        answer = self._answer(dict(params))
         costs = tuple(self.signs[i] * value for i in self.known if (value := answer[i]) is not None)
         if len(costs) != len(self.known) or not all(map(math.isfinite, costs)):
             raise NasError(
@@ -186,8 +223,8 @@ class Candidates:
             return before[1:]
         position, facts = self.encoding.position(params), Facts(None, False, ())
         if position is not None:
+            position = self.encoding.canonical(position[None])[0]
             partial = bool((position == ABSENT).any())
-            position = position if partial else self.encoding.canonical(position[None])[0]
             itself = tuple(sorted(((name, key_of(value)) for name, value in params.items()), key=str))
             facts = Facts(itself, True, ()) if partial else self.facts(position)
         self._of_trials[number] = dict(params), position, facts

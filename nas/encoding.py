@@ -159,9 +159,9 @@ class Encoding:
         return np.asarray(others)
 
     def canonical(self, positions: Positions) -> Positions:
-        """The same networks, with each parameter that does not matter at its first value."""
+        """The same networks, with each parameter that does not matter, also one that is absent, at its first value."""
         for column, (by, matters) in self._matters.items():
-            positions[~matters[positions[:, by].astype(int)], column] = 0.0
+            positions[(positions[:, by] != ABSENT) & ~matters[positions[:, by].astype(int)], column] = 0.0
         return positions
 
     def features(self, positions: Positions) -> NDArray[np.float64]:

@@ -24,6 +24,7 @@ class Record:
 
     ended: set[int] = field(default_factory=set)  # numbers of trials
     seen: set[Hashable] = field(default_factory=set)
+    places: list[Position] = field(default_factory=list)  # of the same, also of what is outside the limits or did not end well
     alive: set[Hashable] = field(default_factory=set)  # of these, what did not only fail
     positions: list[Position] = field(default_factory=list)
     losses: list[list[float]] = field(default_factory=list)
@@ -69,6 +70,7 @@ def read(study: Study, candidates: Candidates, *, beside: int, after: Record | N
         if position is None or facts is None:
             continue
         record.seen.add(facts.id)
+        record.places.append(position)
         _add(record, trial, position, facts, candidates)
     record.failed = [one for one in record.failed if one[2] not in record.alive][-REST:]
     record.stopped, record.pending = record.stopped[-REST:], record.pending[-REST:]

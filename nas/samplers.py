@@ -1,5 +1,6 @@
 """An Optuna sampler for objectives some of which cost nothing to compute. Read `searcher.py` next for who asks it."""
 
+import logging
 import threading
 import warnings
 import zlib
@@ -13,12 +14,14 @@ from optuna.samplers import BaseSampler
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from nas.candidates import Admits, Batch, Candidates, Costs, Identity, Position
-from nas.encoding import ABSENT, Encoding
+from nas.candidates import Admits, Batch, Candidates, Costs, Identity, Position, check
+from nas.encoding import ABSENT, Encoding, Positions
 from nas.errors import NasError
 from nas.gain import BelievedLoss, KnownLoss, expected_gain
 from nas.record import Record, learning_curve, propose, read, rows
 from nas.surrogate import Scale, Surrogate, fit, fitted_on
+
+logger = logging.getLogger(__name__)
 
 Floats = NDArray[np.float64]
 
@@ -41,16 +44,19 @@ class FrontierSampler(BaseSampler):
     Only the objectives that need training are modelled, by a Gaussian process over the parameters and the costs. Of random
     networks and changed good ones it takes that with the greatest expected growth of the volume that the front dominates, or with
     one objective the greatest expected improvement. What is outside the limits, or was proposed before, is never proposed; when
-    nothing else is left, `optimize` is stopped, and whoever asks on gets repeats with a warning. Parameters that have the same
-    choices, and names that differ by numbers alone, as `kernel1` and `kernel2`, teach each other.
+    nothing else is found (of up to 65,536 points: is left), `optimize` is stopped, and whoever asks on gets repeats with a
+    warning. Parameters that have the same choices, and names that differ by numbers alone, as `kernel1` and `kernel2`, teach each
+    other.
 
-    Trials under way count as if they had come out as predicted; stopped ones by what their last value told of the end in others,
-    and less surely; failed ones, and those whose values are not finite, as if they were the worst, with much doubt. Parameters
-    that a trial was enqueued with, or that PartialFixedSampler fixes, are kept, and the others chosen for them.
+    Trials under way count as if they had come out as predicted; stopped ones by what the last value that they reported told of
+    the end in others, and less surely; failed ones, and those whose values are not finite, as if they were the worst, with much
+    doubt. Where Optuna takes no reports, as of several objectives, values are looked for in the trial's user attribute
+    `learning_curve`: [step, value] pairs, of the first objective that needs training. Parameters that a trial was enqueued with,
+    or that PartialFixedSampler fixes, are kept, and the others chosen for them, inside the limits where they allow it.
 
     Every proposal follows from the seed, the trial's number and the trials in the study, so a study goes on from its storage, and
-    several processes or threads share one. It has 1 to 4 objectives in any directions. Parameters of a trial that are not among
-    `distributions` are drawn at random.
+    several processes or threads share one. It is made for 1 to 4 objectives in any directions. Parameters of a trial that are not
+    among `distributions` are drawn at random.
 
     Args:
         distributions: every parameter of the space.
@@ -58,6 +64,8 @@ class FrontierSampler(BaseSampler):
         identity: parameters → what tells networks apart; without it different parameters are different networks.
         admits: parameters → whether they are inside the limits.
         seed: of all that is random; None takes another each time.
+
+    Raises: NasError if these are of another kind.
     """
 
     def __init__(
@@ -69,8 +77,9 @@ class FrontierSampler(BaseSampler):
         admits: Admits | None = None,
         seed: int | None = None,
     ) -> None:
-        self._distributions = dict(distributions)
         self._functions: dict[str, Any] = {"costs": costs, "identity": identity, "admits": admits}
+        check(distributions, self._functions, seed)
+        self._distributions = dict(distributions)
         self._seed = int(np.random.SeedSequence(seed).generate_state(1)[0])
         self._spaces: dict[tuple[Any, ...], Candidates] = {}
         self._exhausted = False
@@ -125,6 +134,7 @@ class FrontierSampler(BaseSampler):
                 study.stop()
             except RuntimeError:
                 return  # it is asked and told by somebody who may do so for ever
+            logger.warning("no network is left that is inside the limits and was not tried; the study is stopped")
 
     def _propose(
         self, study: Study, trial: FrozenTrial, space: Mapping[str, BaseDistribution], fixed: Mapping[str, Any]
@@ -161,14 +171,14 @@ class FrontierSampler(BaseSampler):
             return _spread(candidates, new, record, rng, tried)
         search = _Search(candidates, new, record, rng, fixed)
         chosen = search.best()
+        if chosen is None and not candidates.complete and (every := candidates.every(fixed)) is not None:
+            left = every.unlike(record.seen)
+            self._exhausted = free and len(left) <= 1
+            chosen = _Search(candidates, left, record, rng, fixed).best()
         if chosen is not None:
             return chosen
-        parents = search.parents
-        if not len(parents) and free:
-            raise NasError("no network inside the limits was found among random ones; enqueue one that is")
-        warnings.warn("no network was found that was not tried before; this one was", stacklevel=2)
         self._exhausted |= free
-        return np.asarray(rng.choice(candidates.imposed(parents if len(parents) else candidates.encoding.draw(rng, 1), fixed)))
+        return _repeated(candidates, search.parents, rng, fixed)
 
     def _candidates(self, study: Study, space: Mapping[str, BaseDistribution]) -> Candidates:
         signs = tuple(-1 if direction == StudyDirection.MAXIMIZE else 1 for direction in study.directions)
@@ -176,6 +186,25 @@ class FrontierSampler(BaseSampler):
         if key not in self._spaces:
             self._spaces[key] = Candidates(space, signs, seed=self._seed, **self._functions)
         return self._spaces[key]
+
+
+def _repeated(candidates: Candidates, tried: Positions, rng: np.random.Generator, fixed: Position) -> Position:
+    """A network where none is left to be chosen.
+
+    Raises: NasError if none is known that is inside the limits, and no parameter is fixed.
+    """
+    whole = tried[(tried != ABSENT).all(axis=1)]
+    known = candidates.imposed(whole if len(whole) else candidates.encoding.draw(rng, 1), fixed)
+    inside = known[[candidates.facts(position).admitted for position in known]]
+    if len(inside):
+        warnings.warn("no network was found that was not tried before; this one was", stacklevel=3)
+        return np.asarray(rng.choice(inside))
+    if not np.isnan(fixed).all():
+        warnings.warn("with these parameters fixed no network was found inside the limits; this one is outside", stacklevel=3)
+        return np.asarray(rng.choice(known))
+    if candidates.every(fixed) is None:
+        raise NasError("no network inside the limits was found among random ones; enqueue one that is")
+    raise NasError(f"none of all {candidates.encoding.num_points:,} parameter sets is inside the limits")
 
 
 def _spread(candidates: Candidates, new: Batch, record: Record, rng: np.random.Generator, turn: int) -> NDArray[np.float64]:
@@ -249,7 +278,8 @@ class _Search:
             beaten = _beaten(known)
             places = places[np.argsort(beaten, kind="stable")[: max(PARENTS, int((beaten == 0).sum()))]]
             self._front, self._worst = known[beaten == 0], np.vstack([believed, hoped]).max(axis=0)
-        self.parents = places if len(places) else self._candidates.pool(self._fixed).positions[:PARENTS]
+        pool, tried = self._candidates.pool(self._fixed).positions[:PARENTS], rows(record.places[-PARENTS:], width)
+        self.parents = next((found for found in (places, pool) if len(found)), tried)
         """Networks that others are made from: those that fewest dominate, as far as is believed."""
 
     def _fit(self, objective: int) -> Floats:

@@ -1,10 +1,12 @@
 """FrontierSampler in studies as people have them: shared, interrupted, partly given, with trainings that fail or diverge."""
 
+import itertools
 import math
 import pickle
 import subprocess
 import sys
 import time
+import zlib
 
 import numpy as np
 import optuna
@@ -171,7 +173,9 @@ def test_the_rest_of_a_trial_that_was_partly_enqueued_is_chosen_for_what_was_giv
 def test_what_no_network_inside_the_limits_has_is_kept_nonetheless():
     study = optuna.create_study(sampler=FrontierSampler(SPACE, admits=light, seed=0))
     study.enqueue_trial(dict.fromkeys(list(SPACE)[:5], 2))
-    with pytest.warns(UserWarning, match="no network was found"):
+    with pytest.warns(
+        UserWarning, match="with these parameters fixed no network was found inside the limits; this one is outside"
+    ):
         trial = study.ask(SPACE)
     assert list(trial.params.values())[:5] == [2] * 5
     study.tell(trial, 1.0)
@@ -252,6 +256,38 @@ def test_the_last_network_of_a_large_space_ends_the_study(size):
     assert len(study.trials) == 5 + (size > 3)
 
 
+def test_the_few_that_are_inside_the_limits_are_all_found_before_the_study_ends(caplog):
+    """Of 16,384 points 49, which no random draws find all of."""
+    space = {f"width{i}": CategoricalDistribution((16, 24, 32, 48)) for i in range(7)}
+
+    def admits(params):
+        return zlib.crc32(repr(tuple(params.values())).encode()) % 1000 < 3
+
+    def objective(trial):
+        return sum(trial.suggest_categorical(name, (16, 24, 32, 48)) for name in space)
+
+    study = optuna.create_study(sampler=FrontierSampler(space, admits=admits, seed=0))
+    study.optimize(objective, n_trials=200)
+    every = [dict(zip(space, widths, strict=True)) for widths in itertools.product((16, 24, 32, 48), repeat=7)]
+    assert sorted(networks(study)) == sorted(tuple(params.values()) for params in every if admits(params))
+    assert "no network is left that is inside the limits and was not tried" in caplog.text
+
+
+@pytest.mark.parametrize("state", [TrialState.FAIL, TrialState.PRUNED])
+def test_where_few_are_inside_the_limits_others_are_found_beside_one_that_did_not_end_well(state):
+    space = {f"width{i}": CategoricalDistribution((16, 24, 32, 48)) for i in range(20)}
+
+    def admits(params):
+        return sum(params.values()) <= 360
+
+    study = optuna.create_study(sampler=FrontierSampler(space, admits=admits, seed=0))
+    study.enqueue_trial(dict.fromkeys(space, 16))
+    study.tell(study.ask(space), state=state)
+    trial = study.ask(space)
+    assert admits(trial.params)
+    assert set(trial.params.values()) != {16}
+
+
 def test_trials_that_a_pruner_hides_are_not_repeated():
     study = optuna.create_study(sampler=FrontierSampler(SQUARE, seed=0), pruner=optuna.pruners.HyperbandPruner(1, 9))
 
@@ -313,6 +349,16 @@ def test_layers_that_a_trial_never_asked_for_do_not_make_it_another_network():
     study = optuna.create_study(sampler=FrontierSampler(space, identity=identity, seed=0))
     study.optimize(objective, n_trials=40)
     assert len(networks(study)) == len(set(networks(study))) == 40
+
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    study.enqueue_trial({"depth": 1, "kernel1": 3})
+    study.optimize(objective, n_trials=20)
+    before = set(networks(study))
+    study.sampler = FrontierSampler(space, identity=identity, seed=0)
+    study.enqueue_trial({"depth": 1, "kernel1": 3})
+    study.optimize(objective, n_trials=40)
+    assert before.isdisjoint(networks(study)[21:])  # what another sampler tried, or somebody asked for
+    assert len(set(networks(study)[21:])) == 39
 
 
 def test_what_a_sampler_of_another_space_left_under_way_does_no_harm():

@@ -246,20 +246,51 @@ def test_it_learns_from_stopped_trials_but_believes_them_less_than_trained_ones(
 @pytest.mark.parametrize(
     ("functions", "message"),
     [
-        ({"costs": lambda params: [None]}, "costs gave 1 entries; it must give one for each of the 2 objectives"),
+        (
+            {"costs": lambda params: [None]},
+            r"costs gave \[None\]; it must give an entry for each objective, of which there are 2",
+        ),
+        ({"costs": lambda params: 7}, "costs gave 7; it must give a sequence with an entry for each objective"),
         ({"costs": lambda params: [None, math.nan]}, "costs gave .*; it must give finite numbers"),
         ({"costs": lambda params: params["nothing"]}, "costs raised KeyError"),
         ({"costs": lambda params: [None, "x"]}, "costs raised ValueError"),
         ({"identity": lambda params: 1 / 0}, "identity raised ZeroDivisionError"),
         ({"identity": lambda params: [1]}, "identity raised TypeError"),
         ({"admits": lambda params: 1 / 0}, "admits raised ZeroDivisionError"),
-        ({"admits": lambda params: False}, "no network inside the limits was found among random ones; enqueue one that is"),
+        ({"admits": lambda params: False}, "none of all 6,561 parameter sets is inside the limits"),
     ],
 )
 def test_a_function_that_answers_wrongly_is_named(functions, message):
     study = optuna.create_study(directions=["maximize", "minimize"], sampler=FrontierSampler(SPACE, **functions))
     with pytest.raises(NasError, match=message):
         study.ask(SPACE)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"distributions": ["a"]}, r"distributions: \['a'\] is not a mapping from names to distributions"),
+        ({"distributions": {"a": [1, 2]}}, r"distributions\['a'\]: \[1, 2\] is none of Optuna's"),
+        ({"costs": (None, 1)}, r"costs: \(None, 1\) is not a function of the parameters"),
+        ({"seed": 1.5}, "seed: 1.5 is not a whole number of 0 or more, or None"),
+        ({"seed": -1}, "seed: -1 is not a whole number of 0 or more, or None"),
+    ],
+)
+def test_what_no_sampler_can_be_made_of_is_refused(arguments, message):
+    with pytest.raises(NasError, match=message):
+        FrontierSampler(**{"distributions": SPACE} | arguments)
+
+
+def test_functions_may_change_the_parameters_that_they_are_given():
+    def identity(params):
+        return (params.pop("x0"), *params.values())
+
+    def costs(params):
+        assert len(params) == 8
+        return None, price(params)
+
+    study = searched(FrontierSampler(SPACE, costs=costs, identity=identity, seed=0), 12)
+    assert all(len(trial.params) == 8 for trial in study.trials)
 
 
 def test_a_value_on_the_way_that_is_not_finite_teaches_nothing():
