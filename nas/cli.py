@@ -221,7 +221,7 @@ def runs(arguments: list[str]) -> None:
         """
         found = list_runs(folder)
         columns = ("run", "state", "trials", "front", "best", "size_mb")
-        print_table(columns, [(r.run.name, r.state, r.trials, r.front, r.best, f"{r.size_mb:,.1f}") for r in found])
+        print_table(columns, [(shown_path(r.run), r.state, r.trials, r.front, r.best, f"{r.size_mb:,.1f}") for r in found])
         print(f"{len(found)} runs, {sum(r.size_mb for r in found):,.1f} MB")
 
     parsed(show, args=arguments, prog="nas runs")

@@ -370,7 +370,7 @@ def test_runs_are_listed_and_cleaned(folder):
     assert header.split() == ["run", "state", "trials", "front", "best", "size_mb"]
     assert "unreadable: " in broken
     best = df["val_top1_pct"].max()
-    assert re.fullmatch(rf"{run.name} +finished +4/4 +{df['is_front'].sum()} +val_top1_pct {best:.4g} +[\d.]+", line)
+    assert re.fullmatch(rf"runs/{run.name} +finished +4/4 +{df['is_front'].sum()} +val_top1_pct {best:.4g} +[\d.]+", line)
     assert total.startswith("2 runs, ")
     off = sorted(f"{trial}.safetensors" for trial in df["trial"][~df["is_front"]])
     assert off
