@@ -8,7 +8,7 @@ demo: $(INSTALLED)  ## a real search on handwritten digits, its front, and an ex
 	$(VENV)/bin/python -m experiments.benchmarks.demo
 
 test: check  ## everything that must hold
-	$(VENV)/bin/python -m pytest -n 2 --dist loadgroup
+	$(VENV)/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 check: $(INSTALLED)
 	$(VENV)/bin/ruff check

@@ -29,7 +29,6 @@ from nas.objectives.mnasnet_reward import HARD
 from nas.recipe import TrainReport
 from nas.spaces import sample
 
-pytestmark = pytest.mark.xdist_group("latency")
 SMALL = replace(nas.reference("mobilenetv3_small_100"), resolution=64)
 
 

@@ -9,7 +9,7 @@ import pytest
 from nbclient import NotebookClient
 
 NOTEBOOK = Path(__file__).parents[2] / "experiments" / "explore.ipynb"
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("search")]
+pytestmark = pytest.mark.slow
 
 
 def test_the_notebook_runs_and_classifies_an_image(tmp_path, monkeypatch):

@@ -25,7 +25,6 @@ from nas.spaces import sample
 needs_browser = [
     pytest.mark.skipif(shutil.which("chromium") is None or shutil.which("chromedriver") is None, reason="there is no Chromium"),
     pytest.mark.slow,
-    pytest.mark.xdist_group("browser"),
 ]
 HOSTILE = "</script><script>window.injected = 1</script><img src=x onerror='window.injected = 1'><!--"
 FLAGS = (

@@ -110,7 +110,6 @@ def starts(run):
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("driver")
 def test_a_fit_goes_on_after_a_kill_and_is_not_trained_again(searched, monkeypatch, capsys):
     here = searched.parent.parent
     line = [sys.executable, "-m", "nas.cli", "scale", str(searched), "--fit"]

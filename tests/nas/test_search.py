@@ -27,7 +27,7 @@ from tests.nas.test_image_files import save
 from tests.nas.test_latency import made_up
 
 README = Path(__file__).parents[2] / "README.md"
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("search")]  # one process, so that one search serves all
+pytestmark = pytest.mark.slow
 
 # A dataset and objectives of one's own in one file, the experiment with a space of its own in another.
 PARTS = '''

@@ -28,7 +28,7 @@ from nas.train import _identity, _set_up, train
 from nas.trainer import Training, train_network
 from tests.nas.test_train import Stripes, architecture, weights
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("trainer")]
+pytestmark = pytest.mark.slow
 SETTINGS = TrainSettings(epochs=3, batch_size=32, lr=3e-3, min_crop=0.8, ema_decay=0.9, augment="trivial")
 DIGITS = ["--dataset", "digits"]
 SIZES = ["--resolution", "32", "--train.epochs", "4", "--train.batch-size", "64"]

@@ -15,7 +15,7 @@ import nas
 from nas.runs import read_experiment
 from tests.nas.test_driver import begun, command, only_run
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("driver")]
+pytestmark = pytest.mark.slow
 SEARCH = ["digits_mobilenetv3", "--trials", 3, "--train.epochs", 2]
 
 
