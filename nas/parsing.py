@@ -22,9 +22,10 @@ def parsed(target: Any, **arguments: Any) -> Any:
     except SystemExit as stop:
         if stop.code != USER_ERROR:
             raise
-    inside = [line.strip("│ ").strip() for line in written.getvalue().splitlines() if line.startswith("│")]
+    # Beneath a title; the sides are drawn only where the standard output says that its encoding is utf-8.
+    inside = [line.strip("│ ") for line in written.getvalue().splitlines()[1:]]
     until = next((i for i, line in enumerate(inside) if line.startswith(("Argument helptext", "For full helptext"))), len(inside))
-    sentence = " ".join(line for line in inside[:until] if line.strip("─"))
+    sentence = " ".join(line for line in inside[:until] if line.strip("─-╰╯"))
     raise NasError(f"{sentence}; see {arguments['prog']} --help")
 
 

@@ -54,7 +54,7 @@ def test_the_command_prints_the_table_and_writes_the_folder(tmp_path, monkeypatc
         (["efficientnet_b9"], "network 'efficientnet_b9' does not exist; did you mean"),
         (["timm:resnet18"], "timm:resnet18 is timm's own network, which has no architecture to scale"),
         (["no/such.json"], "network 'no/such.json' is not there"),
-        (["efficientnet_b0", "--phi", "x"], "nas scale --help"),
+        (["efficientnet_b0", "--phi", "x"], "Could not find valid parse for arguments: ['x']; see nas scale --help"),
         (["efficientnet_b0", "--phi", "99"], f"phi: 99.0 is not a number from -{MAX_PHI} to {MAX_PHI}"),
         (["efficientnet_b0", "--alpha", "0.5"], "alpha: 0.5 is not a number from 1 to 100"),
         (["efficientnet_b0", "--macs", "many"], "macs: 'many' is not a positive number of multiply-adds"),
