@@ -370,6 +370,7 @@ def test_a_shell_sees_one_sentence_and_exit_code_2(folder, arguments, sentence):
     ],
 )
 def test_a_wrong_export_is_one_sentence(folder, searched, mistaken, arguments, sentence):
+    (folder / "test_was_read").touch()  # as the user's own file does when an export is measured
     assert sentence in mistaken("export", searched[0], *arguments, cwd=folder)
 
 
