@@ -136,6 +136,8 @@ class Candidates:
 
     def every(self, fixed: Position) -> Batch | None:
         """All networks with parameters fixed at positions that are not NaN; None of a space of very many."""
+        if self.complete:
+            return self.pool(fixed)
         if self.encoding.num_points > COUNTED:
             return None
         key = b"every" + fixed.tobytes()

@@ -48,19 +48,20 @@ def mistaken(monkeypatch, capsys):
     def sentence(*arguments, cwd):
         monkeypatch.chdir(cwd)
         monkeypatch.setattr(sys, "path", sys.path.copy())  # where the files are imported from that are named
-        before = _files(cwd)
+        before = files(cwd)
         code = run([str(argument) for argument in arguments])
         printed, errors = capsys.readouterr()
         assert code == 2, printed + errors
         assert errors.startswith("nas: ")
         assert errors.count("\n") == 1
-        assert _files(cwd) == before
+        assert files(cwd) == before
         return errors
 
     return sentence
 
 
-def _files(folder):
+def files(folder):
+    """Everything below a folder but compiled modules."""
     return sorted(path for path in folder.rglob("*") if "__pycache__" not in path.parts)
 
 

@@ -23,6 +23,7 @@ from nas.plugins import load_plugin
 from nas.predict import Preprocess, fingerprint, predict
 from nas.runs import CARD_FILE
 from nas.weights import WEIGHTS_FILE
+from tests.conftest import files
 from tests.nas.test_image_files import save
 from tests.nas.test_latency import made_up
 
@@ -352,11 +353,13 @@ def test_a_mistake_is_one_sentence_and_nothing_half_written(folder, mistaken, ar
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
-def test_a_shell_sees_one_sentence_and_exit_code_2(folder, arguments, sentence):
+def test_a_shell_sees_one_sentence_and_exit_code_2_and_nothing_half_written(folder, arguments, sentence):
+    before = files(folder)
     answer = command(*arguments, cwd=folder)
     assert (answer.returncode, len(answer.stderr.strip().splitlines())) == (2, 1), answer.stderr
     assert sentence in answer.stderr
     assert "Traceback" not in answer.stdout
+    assert files(folder) == before
 
 
 @pytest.mark.parametrize(
