@@ -2,8 +2,6 @@
 
 import hashlib
 import io
-import os
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +14,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from nas.errors import NasError
+from nas.files import write_whole
 
 
 class CheckpointError(NasError):
@@ -111,36 +110,3 @@ def restore_last(folder: Path, state: TrainState, identity: Mapping[str, Any]) -
 def save_weights(model: nn.Module, path: Path) -> None:
     """The state of a model as a safetensors file, in place at once or not at all."""
     write_whole(path, save({name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}))
-
-
-def write_whole(path: Path, data: bytes) -> None:
-    """Write a file so that at any moment, even after a power cut, its place holds the old or the new one.
-
-    Raises: NasError if the disk is full or the folder cannot be written; the old one stays.
-    """
-    partial = path.with_name(f".{path.name}.partial")  # what a kill leaves is written over by the next one
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with partial.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise NasError(f"{path} cannot be written: {error.strerror}; what was saved before is kept") from None
-
-
-def copy_whole(source: Path, target: Path) -> None:
-    """Copy a file so that at any moment its place holds nothing, the old or the new one.
-
-    Raises: NasError if it cannot be read or written.
-    """
-    partial = target.with_name(f".{target.name}.partial")
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(source, partial)
-        partial.replace(target)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise NasError(f"{source} cannot be copied to {target}: {error.strerror}") from None

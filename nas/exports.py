@@ -26,8 +26,8 @@ from nas.datasets import Dataset, ImageData, load_part
 from nas.description import dataset_of, package_versions
 from nas.devices import device_name, pick_device
 from nas.errors import NasError
-from nas.folders import whole_folder
-from nas.networks import ARCHITECTURE_FILE, Network
+from nas.files import whole_folder
+from nas.networks import ARCHITECTURE_FILE, Network, parse_network
 from nas.predict import Preprocess, evenly, fingerprint, num_correct, predict
 from nas.proof import INT8_FILE
 from nas.quantise import quantise
@@ -129,7 +129,7 @@ def _export(run: Path, row: "pd.Series[Any]", target: Path, images_of: Callable[
             "baseline that is no point of the space, which keeps them with --keep-all alone"
         )
     check_replaceable(target)  # before time is spent
-    network = Network.from_json(row["architecture"])
+    network = parse_network(row["architecture"])
     model, images = with_weights(network, len(described["dataset"]["classes"]), weights), images_of()
     if images.dataset is None:
         accuracy = _accuracy_of_trial(run, described, row, images.gone)
@@ -314,7 +314,7 @@ def read_export(source: Path) -> tuple[Network, list[str], dict[str, Any]]:
         architecture = text.decode()
     except UnicodeDecodeError:
         raise NasError(f"{source / ARCHITECTURE_FILE} is damaged: it is not a text; export the network again") from None
-    network = Network.from_json(architecture)
+    network = parse_network(architecture)
     try:
         card = json.loads(told)
         classes, card_id, digests = card["classes"], card["id"], dict(card["sha256"])

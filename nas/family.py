@@ -15,7 +15,7 @@ from typing import Any, Final
 from nas.architecture import RESOLUTIONS, Architecture
 from nas.costs import Cost, cost
 from nas.errors import NasError
-from nas.folders import whole_folder
+from nas.files import whole_folder
 from nas.scaling import scale
 
 MAX_PHI: Final = 30  # either way; by the published rule B0 leaves the bounds of architectures beyond -18.9 and 10.9

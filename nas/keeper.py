@@ -6,8 +6,8 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from nas.checkpoints import copy_whole
 from nas.errors import NasError
+from nas.files import copy_whole
 from nas.objectives import Objective
 from nas.pareto import dominates, hypervolume
 from nas.runs import WEIGHTS

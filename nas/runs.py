@@ -6,10 +6,7 @@ table, if one is used; `full/` the networks that were trained to the end; `optun
 a search lasts. Read `table.py` next.
 """
 
-import errno
-import fcntl
 import json
-import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -17,11 +14,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
-from filelock import FileLock, Timeout
-
 from nas.description import SCHEMA, describe
 from nas.errors import NasError
 from nas.experiment import Experiment
+from nas.files import is_locked, mend_lines, write_whole
+from nas.files import locked as lock_file
 
 EXPERIMENT_FILE: Final = "experiment.json"
 TRIALS_FILE: Final = "trials.jsonl"
@@ -33,9 +30,10 @@ LATENCY_FILE: Final = "latency.json"
 FULL: Final = "full"  # export folders of trainings to the end
 CARD_FILE: Final = "card.json"  # in each of them
 PATIENCE: Final = 2.0  # seconds to wait for who only looks whether a run is locked
+BUSY: Final = "{run} is searched by another process; wait for its end, or stop it with Ctrl-C"
 
 
-def create_run(experiment: Experiment[Any, Any], name: str) -> Path:
+def create_run(experiment: Experiment, name: str) -> Path:
     """A new run folder under `experiment.runs`, with its experiment.json.
 
     Raises: NasError if the folder cannot be written.
@@ -57,30 +55,21 @@ def create_run(experiment: Experiment[Any, Any], name: str) -> Path:
 
 
 def write_experiment(run: Path, described: Mapping[str, Any]) -> None:
-    """Write experiment.json; in place at once or not at all."""
-    partial = run / f".{EXPERIMENT_FILE}.partial"
-    partial.write_text(json.dumps(described, indent=2, ensure_ascii=False, default=str) + "\n", encoding="utf-8")
-    partial.replace(run / EXPERIMENT_FILE)
+    """Write experiment.json; in place at once or not at all.
+
+    Raises: NasError if it cannot be written.
+    """
+    write_whole(run / EXPERIMENT_FILE, json.dumps(described, indent=2, ensure_ascii=False, default=str) + "\n")
 
 
 @contextmanager
 def locked(run: Path) -> Iterator[None]:
-    """While it lasts no other process searches on the run; the system lets go of it when this process dies.
+    """While it lasts no other process searches on the run; the system releases it when this process dies.
 
-    Raises: NasError if another process has it.
+    Raises: NasError if another process has it, or the run cannot be written.
     """
-    lock = FileLock(run / LOCK_FILE, timeout=PATIENCE)
-    try:
-        lock.acquire()
-    except Timeout:
-        check_free(run)
-        raise NasError(f"{run / LOCK_FILE} is held by another process") from None
-    except OSError as error:
-        raise NasError(f"{run} cannot be written: {error.strerror}") from None
-    try:
+    with lock_file(run / LOCK_FILE, busy=BUSY.format(run=run), wait_seconds=PATIENCE):
         yield
-    finally:
-        lock.release()
 
 
 def check_free(run: Path) -> None:
@@ -89,32 +78,18 @@ def check_free(run: Path) -> None:
     Raises: NasError.
     """
     if is_running(run):
-        raise NasError(f"{run} is searched by another process; wait for its end, or stop it with Ctrl-C")
+        raise NasError(BUSY.format(run=run))
 
 
 def is_running(run: Path) -> bool:
     """Whether a process searches on the run now, on this machine or where the file system passes on its locks."""
-    try:
-        with (run / LOCK_FILE).open("rb") as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:  # no such file, or a file system without locks
-        return False
-    return False
+    return is_locked(run / LOCK_FILE)
 
 
 def mend_logs(run: Path) -> None:
     """Cut off a last line that was torn when its writer was killed, so that others can follow it."""
     for name in (TRIALS_FILE, HISTORY_FILE):
-        file = run / name
-        try:
-            data = file.read_bytes()
-            whole = data.rfind(b"\n") + 1
-            if whole < len(data):
-                os.truncate(file, whole)
-        except OSError as error:
-            raise NasError(f"{file} cannot be used: {error.strerror}") from None
+        mend_lines(run / name)
 
 
 def _new_folder(parent: Path, stem: str) -> Path:
@@ -129,43 +104,6 @@ def _new_folder(parent: Path, stem: str) -> Path:
             number += 1
         else:
             return folder
-
-
-def append(file: Path, record: Mapping[str, Any]) -> None:
-    """One more line of a log: whole, or not at all.
-
-    Raises: NasError if the disk is full or the folder is gone.
-    """
-    line = (json.dumps(record, ensure_ascii=False, allow_nan=False, separators=(",", ":")) + "\n").encode()
-    try:
-        with file.open("ab", buffering=0) as log:
-            before = log.tell()
-            whole = log.write(line) == len(line)  # a full disk takes a part of it
-            if not whole:
-                log.truncate(before)
-        reason = None if whole else os.strerror(errno.ENOSPC)
-    except OSError as error:
-        reason = error.strerror
-    if reason is not None:
-        raise NasError(f"{file} cannot be written: {reason}; what had ended before is kept")
-
-
-def read_log(file: Path) -> Iterator[dict[str, Any]]:
-    """The lines of a log; a last line that is torn, because its writer was killed or is still writing, is left out.
-
-    Raises: NasError if another line is damaged.
-    """
-    lines = file.read_bytes().split(b"\n")
-    for number, line in enumerate(lines, start=1):
-        if not line:
-            continue
-        try:
-            record = dict(json.loads(line))
-        except (ValueError, TypeError, RecursionError):
-            if number == len(lines):
-                return
-            raise NasError(f"{file}: line {number} is damaged; restore the file from a copy, or remove that line") from None
-        yield record
 
 
 def read_experiment(run: Path) -> dict[str, Any]:

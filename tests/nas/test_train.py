@@ -3,7 +3,6 @@
 import hashlib
 import io
 import pickle
-import resource
 import subprocess
 import sys
 from dataclasses import dataclass, replace
@@ -17,7 +16,7 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 import nas
 from nas.augment import Augment
-from nas.checkpoints import LAST_FILE, Checkpoints, best_file, write_whole
+from nas.checkpoints import LAST_FILE, Checkpoints, best_file
 from nas.datasets import ImageData
 from nas.devices import pick_precision
 from nas.errors import NasError
@@ -304,19 +303,6 @@ def test_nothing_in_a_checkpoint_is_executed(tmp_path):
     with pytest.raises(pickle.UnpicklingError):
         trained(checkpoints=Checkpoints(folder=tmp_path))
     assert not (tmp_path / "executed").exists()
-
-
-def test_a_full_disk_keeps_the_checkpoint_that_was_there(tmp_path):
-    write_whole(tmp_path / "file", b"before")
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
-    try:
-        with pytest.raises(NasError, match="cannot be written: File too large; what was saved before is kept"):
-            write_whole(tmp_path / "file", bytes(5000))
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    assert (tmp_path / "file").read_bytes() == b"before"
-    assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 def test_the_average_of_the_weights_is_what_is_validated_and_kept():

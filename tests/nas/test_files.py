@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import resource
 import signal
 import time
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from nas.errors import NasError
-from nas.folders import whole_folder
+from nas.files import whole_folder, write_whole
 
 
 def only_mine(target):
@@ -90,3 +91,16 @@ def test_a_place_that_cannot_be_written_is_one_sentence(tmp_path):
         write(tmp_path / "file" / "net")
     with pytest.raises(NasError, match=r"/proc/sys/my_net cannot be written: .*; give another folder"):
         write(Path("/proc/sys/my_net"))
+
+
+def test_a_full_disk_keeps_the_checkpoint_that_was_there(tmp_path):
+    write_whole(tmp_path / "file", b"before")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+    try:
+        with pytest.raises(NasError, match="cannot be written: File too large; what was there before is kept"):
+            write_whole(tmp_path / "file", bytes(5000))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert (tmp_path / "file").read_bytes() == b"before"
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
