@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from nas.cards import CONFIG_FILE, timm_config
 from nas.errors import NasError, describe_error
 from nas.latency.onnx_graph import OPSET, onnx_model
-from nas.networks import TIMM, Network
+from nas.networks import Network, TimmNetwork
 from nas.proof import ARTEFACTS, BATCH, INT8_FILE
 
 MODEL_FILE: Final = "model.py"
@@ -50,7 +50,7 @@ def write_artefacts(folder: Path, network: Network, model: nn.Module, card: Mapp
         except (RuntimeError, TypeError, ValueError) as error:
             raise NasError(f"torch cannot export {network.id}: {describe_error(error)}") from None
         (folder / TORCH_FILE).write_bytes(written.getbuffer())
-        if network.architecture is None:
+        if isinstance(network, TimmNetwork):
             named: dict[str, Any] = {"input_names": ["image"], "output_names": ["logits"], "opset_version": TORCHS_OPSET}
             graph: Any = torch.onnx.export(model, (example,), dynamo=True, dynamic_shapes=any_batch, verbose=False, **named)
             (folder / ONNX_FILE).write_bytes(graph.model_proto.SerializeToString())
@@ -143,8 +143,8 @@ def _model_py(network: Network, num_classes: int) -> str:
 def network(num_classes={num_classes}, **options):
     """The network, newly initialised; options are timm's."""
 '''
-    if network.architecture is None:
-        made = f"    return create_model({network.id.removeprefix(TIMM)!r}, num_classes=num_classes, **options)\n"
+    if isinstance(network, TimmNetwork):
+        made = f"    return create_model({network.name!r}, num_classes=num_classes, **options)\n"
         return f"{title}\n\nfrom timm.models import create_model, load_checkpoint\n{function}{made}{LOAD}"
     _, _, source = Path(__file__).with_name("standalone.py").read_text(encoding="utf-8").partition('"""\n\n')
     source = source.replace("  # noqa: FBT001, FBT002", "")

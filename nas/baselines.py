@@ -6,14 +6,14 @@ Read `searcher.py` next.
 import random
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution
 
 from nas.errors import NasError, SpaceError
 from nas.experiment import Experiment
 from nas.feasibility import appraise
-from nas.networks import Network, find_network
+from nas.networks import Network, OwnNetwork, TimmNetwork, find_network
 from nas.published import reference, references
 from nas.spaces import Params, sample
 
@@ -37,7 +37,7 @@ class Baseline:
     """Whether it is a point of the space that meets the limits."""
 
 
-def baselines(experiment: Experiment[Any, Any], names: Iterable[str], *, resolution: int | None = None) -> list[Baseline]:
+def baselines(experiment: Experiment, names: Iterable[str], *, resolution: int | None = None) -> list[Baseline]:
     """The references of the space, and the networks of these names.
 
     `resolution` is of the latter, by default their own, but no larger than the largest of the space.
@@ -48,7 +48,7 @@ def baselines(experiment: Experiment[Any, Any], names: Iterable[str], *, resolut
     for name, params in space.references.items():
         architecture = space.decode(params)
         exact = name in references() and architecture == reference(name)
-        found.append(of_network(experiment, name if exact else f"like {name}", Network.of(architecture)))
+        found.append(of_network(experiment, name if exact else f"like {name}", OwnNetwork(architecture=architecture)))
     generator = random.Random(experiment.seed)
     points = [*space.references.values(), *(sample(space.parameters, generator) for _ in range(PROBE))]
     largest = max(space.decode(point | _largest(space.parameters)).resolution for point in points)
@@ -69,9 +69,9 @@ def _largest(parameters: Mapping[str, BaseDistribution]) -> Params:
     return {} if found is None else {"resolution": found.high}  # type: ignore[attr-defined]
 
 
-def of_network(experiment: Experiment[Any, Any], name: str, network: Network) -> Baseline:
+def of_network(experiment: Experiment, name: str, network: Network) -> Baseline:
     """What is known of a network before training."""
-    if network.architecture is None:
+    if isinstance(network, TimmNetwork):
         costs = network.costs(len(experiment.dataset.classes))
         known = {"params_m": costs["params"] / 1e6, "macs_m": costs["macs"] / 1e6}
         asked = {one.name for one in (*experiment.objectives, *(limit.objective for limit in experiment.limits))}

@@ -11,7 +11,7 @@ import timm
 
 from nas.errors import MachineBusyError
 from nas.latency.timing import measure
-from nas.networks import TIMM, Network
+from nas.networks import Network, TimmNetwork
 
 CONFIG_FILE: Final = "config.json"
 README_FILE: Final = "README.md"
@@ -39,7 +39,7 @@ def make_card(
 
 def latency_of(network: Network, num_classes: int) -> dict[str, Any]:
     """The latency on this machine's CPU, in onnxruntime on one thread; or the sentence that says why it was not measured."""
-    if network.architecture is None:
+    if isinstance(network, TimmNetwork):
         return {"not_measured": "it is not one of our architectures"}
     try:
         found = measure(network.architecture, num_classes, attempts=2)
@@ -56,7 +56,7 @@ def timm_config(network: Network, card: Mapping[str, Any]) -> dict[str, Any]:
     """
     preprocess, side, classes = card["preprocess"], network.resolution, card["classes"]
     config: dict[str, Any] = {
-        "architecture": network.id.removeprefix(TIMM) if network.architecture is None else "frontier_nas",
+        "architecture": network.name if isinstance(network, TimmNetwork) else "frontier_nas",
         "num_classes": len(classes),
         "pretrained_cfg": {
             "custom_load": False,
@@ -71,8 +71,8 @@ def timm_config(network: Network, card: Mapping[str, Any]) -> dict[str, Any]:
             "label_names": list(classes),
         },
     }
-    if network.architecture is None:
-        theirs = timm.get_pretrained_cfg(network.id.removeprefix(TIMM))
+    if isinstance(network, TimmNetwork):
+        theirs = timm.get_pretrained_cfg(network.name)
         known = {} if theirs is None else {"first_conv": theirs.first_conv, "classifier": theirs.classifier}
         config["pretrained_cfg"] |= {name: value for name, value in known.items() if value is not None}
     else:

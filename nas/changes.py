@@ -22,9 +22,7 @@ logger = logging.getLogger(__name__)
 CHANGEABLE: Final = tuple(field.name for field in fields(Changes))
 
 
-def changed(
-    described: Mapping[str, Any], run: Path, experiment: Experiment[Any, Any] | None, changes: Mapping[str, Any]
-) -> Experiment[Any, Any]:
+def changed(described: Mapping[str, Any], run: Path, experiment: Experiment | None, changes: Mapping[str, Any]) -> Experiment:
     """The experiment of a run's next session.
 
     Raises: NasError for a change of what must not change, as the run's outcomes would no longer be alike.

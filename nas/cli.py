@@ -71,10 +71,8 @@ def search(arguments: list[str]) -> None:
         raise NasError(f"EXPERIMENT is a {type(experiment).__name__}; it must be a nas.Experiment")
     replaced, options = named_plugins(("space", "dataset"), options)
     experiment = replace(experiment, **replaced)
-    kind: Any = type(experiment)
-    kind = kind[type(experiment.space), type(experiment.dataset)]
     experiment = parsed(
-        kind,
+        Experiment,
         default=experiment,
         args=options,
         prog=f"nas search {name}",

@@ -87,7 +87,7 @@ def _quiet() -> Iterator[None]:
             logging.getLogger(logger_name).setLevel(level)
 
 
-def resources(experiment: Experiment[Any, Any]) -> tuple[int, float]:
+def resources(experiment: Experiment) -> tuple[int, float]:
     """(trials at a time, GPUs of each).
 
     Raises: NasError if a trial asks for more GPUs than a machine has.

@@ -100,7 +100,7 @@ def fit_scaling(
     return _read(fit, space, base)
 
 
-def _earlier(experiment: Experiment[Any, Any], name: str) -> Path | None:
+def _earlier(experiment: Experiment, name: str) -> Path | None:
     """The newest run folder in which the same triples were trained in the same way, or began to be."""
     here = as_json(describe(experiment, name))
     for file in sorted(Path(experiment.runs).glob(f"{name}-*/{EXPERIMENT_FILE}"), reverse=True):

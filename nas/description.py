@@ -34,7 +34,7 @@ PLAIN: Final = (  # fields of an Experiment that are plain values already
 )
 
 
-def describe(experiment: Experiment[Any, Any], name: str) -> dict[str, Any]:
+def describe(experiment: Experiment, name: str) -> dict[str, Any]:
     """An experiment and where it runs, in plain values."""
     dataset, table = experiment.dataset, experiment.latency_table
     return {
@@ -155,7 +155,7 @@ def _git_commit() -> str | None:
     return answer.stdout.strip() or None
 
 
-def experiment_of(described: Mapping[str, Any], runs: Path) -> Experiment[Any, Any]:
+def experiment_of(described: Mapping[str, Any], runs: Path) -> Experiment:
     """The experiment of a run in the folder `runs`, rebuilt from its experiment.json.
 
     Raises: NasError if a file of the user's own is gone, or the experiment was made of objects that no file holds.

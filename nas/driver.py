@@ -34,19 +34,10 @@ from nas.earlier import Known, Start, outcomes, starts
 from nas.errors import NasError, describe_error
 from nas.experiment import Experiment
 from nas.feasibility import Feasibility, check_limits
+from nas.files import read_lines
 from nas.keeper import Keeper
 from nas.places import located, with_latency, with_own_table
-from nas.runs import (
-    HISTORY_FILE,
-    RAY,
-    WEIGHTS,
-    create_run,
-    locked,
-    mend_logs,
-    read_experiment,
-    read_log,
-    write_experiment,
-)
+from nas.runs import HISTORY_FILE, RAY, WEIGHTS, create_run, locked, mend_logs, read_experiment, write_experiment
 from nas.scheduler import EarlyStopping
 from nas.searcher import UNDER_WAY, ArchitectureSearcher
 from nas.storage import TrialFolder, check_storage
@@ -66,7 +57,7 @@ def unwatched(searcher: ArchitectureSearcher) -> AbstractContextManager[None]:  
     return nullcontext()
 
 
-def search(experiment: Experiment[Any, Any], *, name: str | None = None, watch: Watch = unwatched) -> Path:
+def search(experiment: Experiment, *, name: str | None = None, watch: Watch = unwatched) -> Path:
     """Run an experiment to its end and give its run folder; `name` leads the folder's name, by default the space's.
 
     The first Ctrl-C lets the epochs under way end, the second and SIGTERM do not; `resume` goes on from there, and after any
@@ -86,9 +77,7 @@ def search(experiment: Experiment[Any, Any], *, name: str | None = None, watch: 
     return run
 
 
-def resume(
-    run: str | PathLike[str], *, experiment: Experiment[Any, Any] | None = None, watch: Watch = unwatched, **changes: Any
-) -> Path:
+def resume(run: str | PathLike[str], *, experiment: Experiment | None = None, watch: Watch = unwatched, **changes: Any) -> Path:
     """Go on with a run, wherever it had ended: finished trials stay, those under way go on from their checkpoints.
 
     `changes` are the fields of nas.experiment.Changes, such as trials=100; they are recorded in experiment.json. `experiment`
@@ -167,7 +156,7 @@ def train_baselines(
     return folder
 
 
-def begin_run(experiment: Experiment[Any, Any], name: str) -> Path:
+def begin_run(experiment: Experiment, name: str) -> Path:
     """A run folder in which nothing is searched yet, for baselines; `resume` searches."""
     return create_run(with_latency(located(experiment)), name)
 
@@ -181,7 +170,7 @@ class _Prepared:
     known: Mapping[str, Known]
 
 
-def _prepare(experiment: Experiment[Any, Any]) -> _Prepared:
+def _prepare(experiment: Experiment) -> _Prepared:
     """Find every mistake that can be found without Ray."""
     make_sampler(experiment)
     check_settings(experiment.train)
@@ -203,7 +192,7 @@ def _prepare(experiment: Experiment[Any, Any]) -> _Prepared:
 
 
 def _run(
-    experiment: Experiment[Any, Any],
+    experiment: Experiment,
     run: Path,
     prepared: _Prepared,
     *,
@@ -231,7 +220,7 @@ def _run(
             starts=prepared.starts,
             known=prepared.known,
             past=past,
-            history=read_log(run / HISTORY_FILE) if past else (),
+            history=read_lines(run / HISTORY_FILE) if past else (),
             baselines=compared or (),
             searches=compared is None,
         )

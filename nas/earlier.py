@@ -48,7 +48,7 @@ class Known:
     """As text."""
 
 
-def starts(experiment: Experiment[Any, Any]) -> list[Start]:
+def starts(experiment: Experiment) -> list[Start]:
     """The space's references, then the networks that the user names.
 
     Raises: NasError for one that does not exist, or is not a point of the space.
@@ -68,7 +68,7 @@ def starts(experiment: Experiment[Any, Any]) -> list[Start]:
     return found
 
 
-def reused(experiment: Experiment[Any, Any], known: Iterable[Known]) -> Iterator[Start]:
+def reused(experiment: Experiment, known: Iterable[Known]) -> Iterator[Start]:
     """The networks of other runs that are of the space."""
     for network in known:
         with suppress(SpaceError):
@@ -86,7 +86,7 @@ def named(name: str) -> list[Architecture]:
     return [architecture]
 
 
-def outcomes(experiment: Experiment[Any, Any]) -> dict[str, Known]:
+def outcomes(experiment: Experiment) -> dict[str, Known]:
     """Architecture id → what became of it in the runs that may be reused.
 
     Raises: NasError for a run whose networks were trained on other images, or otherwise.
@@ -100,7 +100,7 @@ def outcomes(experiment: Experiment[Any, Any]) -> dict[str, Known]:
     return known
 
 
-def _check_alike(experiment: Experiment[Any, Any], name: str, described: Mapping[str, Any]) -> None:
+def _check_alike(experiment: Experiment, name: str, described: Mapping[str, Any]) -> None:
     """Raises: NasError if a run's recipe, dataset or objectives are not the experiment's."""
     here = as_json(describe(experiment, ""))
     for field, before, now in (
@@ -125,7 +125,7 @@ def _check_alike(experiment: Experiment[Any, Any], name: str, described: Mapping
         raise NasError(f"reuse {name}: objective {missing[0]} was not measured there; it has {', '.join(sorted(there))}")
 
 
-def _done(experiment: Experiment[Any, Any], run: Path) -> Iterator[tuple[str, Known]]:
+def _done(experiment: Experiment, run: Path) -> Iterator[tuple[str, Known]]:
     trained = [objective.name for objective in experiment.objectives if objective.needs_training]
     df = results(run)
     for row in df[df["status"] == "done"].to_dict("records"):

@@ -20,8 +20,8 @@ from nas.datasets import Dataset
 from nas.devices import is_out_of_memory, keep_freed_memory, pick_device
 from nas.errors import MachineBusyError, describe_error
 from nas.latency.table import LatencyTable
-from nas.networks import Network
-from nas.objectives import LATENCIES, Candidate, Objective, latency_ms
+from nas.networks import Network, TimmNetwork, parse_network
+from nas.objectives import Candidate, Objective, latency_ms
 from nas.recipe import Epoch, Outcome, TrainReport, TrainSettings
 from nas.train import DivergedError, train
 
@@ -60,11 +60,11 @@ def evaluate(
     try:
         if not objectives:
             return Outcome(status="done")
-        network = Network.from_json(text)
-        if network.architecture is None:  # timm's own, of which no cost of a layer is known
-            objectives = [objective for objective in objectives if objective.name == "val_top1_pct"]
-        known = Candidate(architecture=network.architecture, num_classes=len(dataset.classes), latency=latency)
-        if latency is None and LATENCIES & {objective.name for objective in objectives}:
+        network = parse_network(text)
+        if isinstance(network, TimmNetwork):  # timm's own, of which no cost of a layer is known
+            objectives = [objective for objective in objectives if not objective.needs_architecture]
+        known = Candidate(network=network, num_classes=len(dataset.classes), latency=latency)
+        if latency is None and any(objective.needs_latency for objective in objectives):
             with FileLock(
                 Path(tempfile.gettempdir(), MEASURING)
             ):  # one at a time; first, as a busy machine would cost the training

@@ -5,7 +5,7 @@ Read `driver.py` next for how an Experiment becomes a run folder.
 
 import math
 from dataclasses import dataclass, field
-from typing import Annotated, Generic, TypeVar
+from typing import Annotated
 
 import tyro
 from optuna.samplers import BaseSampler
@@ -18,17 +18,14 @@ from nas.plugins import check_kind
 from nas.recipe import TrainSettings
 from nas.spaces import SearchSpace
 
-SpaceT = TypeVar("SpaceT", bound=SearchSpace)
-DatasetT = TypeVar("DatasetT", bound=Dataset)
-
 
 @dataclass(frozen=True, kw_only=True)
-class Experiment(Generic[SpaceT, DatasetT]):
+class Experiment:
     """What to search, on which images, for what, within which limits, and with what means."""
 
-    space: SpaceT
+    space: SearchSpace
     """The networks to choose from."""
-    dataset: DatasetT
+    dataset: Dataset
     """The images to train and rank on."""
     objectives: tuple[Objective, ...]
     """What to find the Pareto front of: names of objectives, or paths of files that export one."""

@@ -117,9 +117,8 @@ def train(arguments: list[str]) -> None:
     from nas.trainer import Training, train_network
 
     dataset = found["dataset"] if found else load_plugin("dataset", "imagenette")
-    kind: Any = Training
     training = parsed(
-        kind[type(dataset)],
+        Training,
         default=Training(network=tyro.MISSING, dataset=dataset),
         args=options,
         prog=f"nas train NETWORK --dataset {dataset.name}",

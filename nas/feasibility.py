@@ -4,17 +4,17 @@ import math
 import random
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 from nas.architecture import Architecture, id_of
 from nas.errors import NasError, users_code
 from nas.experiment import Experiment
+from nas.networks import OwnNetwork
 from nas.objectives import Candidate, Objective
 from nas.plugins import check_kind
 from nas.spaces import Params, sample, some_values
 
 PROBE: Final = 4_000  # random points that tell, before anything is trained, how many networks meet the limits
-LATENCY: Final = "latency_ms"
 UNKNOWN: Final = 1.0  # how far outside a network is whose latency the table does not know
 Z_95: Final = 1.96  # standard deviations on either side that hold 95 % of a normal distribution
 
@@ -44,7 +44,7 @@ class Examined:
         return sum(max(0.0, excess) for excess in self.excess.values())
 
 
-def examine(experiment: Experiment[Any, Any], params: Params) -> Examined:
+def examine(experiment: Experiment, params: Params) -> Examined:
     """Decode parameters, measure what needs no training, and hold it against the limits.
 
     Raises: NasError if the space, the dataset or an objective of a user's own raises, or a value is not finite.
@@ -55,17 +55,17 @@ def examine(experiment: Experiment[Any, Any], params: Params) -> Examined:
     return appraise(experiment, architecture, params)
 
 
-def appraise(experiment: Experiment[Any, Any], architecture: Architecture, params: Params) -> Examined:
+def appraise(experiment: Experiment, architecture: Architecture, params: Params) -> Examined:
     """What is known before training of an architecture, whether it is of the space or not."""
     with users_code(f"dataset {experiment.dataset.name}: classes"):
-        candidate = Candidate(
-            architecture=architecture, num_classes=len(experiment.dataset.classes), latency=experiment.latency_table
-        )
+        num_classes = len(experiment.dataset.classes)
+    network = OwnNetwork(architecture=architecture)
+    candidate = Candidate(network=network, num_classes=num_classes, latency=experiment.latency_table)
     known = [objective for objective in experiment.objectives if not objective.needs_training]
     known += [limit.objective for limit in experiment.limits if limit.objective not in known]
     table = experiment.latency_table
     lacking = table is not None and bool(table.missing(architecture, candidate.num_classes))
-    measured = [objective for objective in known if not (lacking and objective.name == LATENCY)]
+    measured = [objective for objective in known if not (lacking and objective.needs_latency)]
     values = {objective.name: _measured(objective, candidate) for objective in measured}
     excess = {
         str(limit): limit.excess(values[limit.objective.name]) if limit.objective.name in values else UNKNOWN
@@ -108,7 +108,7 @@ class Feasibility:
         return f"{100 * share:.{digits}f} % ± {100 * half:.{digits}f}"
 
 
-def check_limits(experiment: Experiment[Any, Any]) -> Feasibility:
+def check_limits(experiment: Experiment) -> Feasibility:
     """How much of the space meets the limits, by 4,000 random points; if none of them does, by a descent from the nearest.
 
     Without limits that is all of it, and 100 points tell what its networks cost.
@@ -138,7 +138,7 @@ def check_limits(experiment: Experiment[Any, Any]) -> Feasibility:
     return Feasibility(fitting=fitting, points=probe, example=admitted[0].params, worst=worst)
 
 
-def _nothing_fits(experiment: Experiment[Any, Any], examined: list[Examined]) -> NasError:
+def _nothing_fits(experiment: Experiment, examined: list[Examined]) -> NasError:
     limits = " and ".join(map(str, experiment.limits))
     names = dict.fromkeys(limit.objective.name for limit in experiment.limits)
     found = (sorted(network.values[name] for network in examined if name in network.values) for name in names)
@@ -149,14 +149,14 @@ def _nothing_fits(experiment: Experiment[Any, Any], examined: list[Examined]) ->
     )
 
 
-def moves(experiment: Experiment[Any, Any], generator: random.Random) -> list[Params]:
+def moves(experiment: Experiment, generator: random.Random) -> list[Params]:
     """Every change of a single parameter, in random order."""
     found = [{name: value} for name, distribution in experiment.space.parameters.items() for value in some_values(distribution)]
     generator.shuffle(found)
     return found
 
 
-def approach(experiment: Experiment[Any, Any], network: Examined, generator: random.Random) -> Iterator[Examined]:
+def approach(experiment: Experiment, network: Examined, generator: random.Random) -> Iterator[Examined]:
     """Points ever closer to the limits, until one meets them or no change of a single parameter comes closer."""
     before = math.inf
     while network.total_excess < before:

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from nas.errors import NasError
 from nas.runs import EXPERIMENT_FILE, WEIGHTS, is_running, locked, read_experiment
-from nas.table import best, num_ended, results, rows
+from nas.table import best, results
+from nas.trial_log import read_trials
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,7 +46,7 @@ def summarize(run: Path) -> RunSummary:
         described, df = read_experiment(run), results(run)
     except NasError as error:
         return RunSummary(run=run, state=f"unreadable: {error}", size_mb=size)
-    ended = num_ended(rows(run))
+    ended = sum(trial.counts for trial in read_trials(run))
     first = described["objectives"][0]["name"]
     finished = ended >= described["trials"] or described.get("exhausted", False)
     return RunSummary(

@@ -268,10 +268,11 @@ def _num(classes: int) -> int:
 
 def _admits(limits: "Sequence[Limit]", classes: int) -> "Callable[[Architecture], bool]":
     """Whether a network meets the limits."""
+    from nas.networks import OwnNetwork
     from nas.objectives import Candidate
 
     def admits(network: "Architecture") -> bool:
-        candidate = Candidate(architecture=network, num_classes=classes)
+        candidate = Candidate(network=OwnNetwork(architecture=network), num_classes=classes)
         return all(limit.excess(limit.objective.measure(candidate)) <= 0 for limit in limits)
 
     return admits

@@ -1,84 +1,110 @@
-"""What can be trained to the end: an architecture of ours, by name, text, file or export, or one of timm's networks by name."""
+"""A network before it is built: an architecture of ours, by name, file or export, or one of timm's networks by name."""
 
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
-import timm
-import torch
-from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
-
-from nas.architecture import MAX_TEXT, Architecture, is_text
+from nas.architecture import MAX_TEXT, Architecture
 from nas.costs import cost
 from nas.errors import NasError, unknown
-from nas.modules import build
 from nas.published import reference, references
 
-ARCHITECTURE_FILE = "architecture.json"
-TIMM = "timm:"
+if TYPE_CHECKING:
+    from torch import nn
+
+ARCHITECTURE_FILE: Final = "architecture.json"
+TIMM: Final = "timm:"
+LEAST_RESOLUTION: Final = 8  # pixels
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Network:
-    """A network before it is built."""
+class OwnNetwork:
+    """The network of an Architecture."""
 
-    id: str
-    """The architecture's id, or timm: and the name."""
-    resolution: int
-    """Side of the input, pixels."""
-    architecture: Architecture | None = None
-    """None for one of timm's own."""
+    architecture: Architecture
 
-    @staticmethod
-    def of(architecture: Architecture) -> "Network":
-        """The network that an architecture is."""
-        return Network(id=architecture.id, resolution=architecture.resolution, architecture=architecture)
+    @property
+    def id(self) -> str:
+        """The architecture's id."""
+        return self.architecture.id
 
-    @staticmethod
-    def from_json(text: str) -> "Network":
-        """What `to_json` wrote.
-
-        Raises: NasError if it is neither an architecture nor a network of timm's.
-        """
-        try:
-            record = json.loads(text) if len(text) <= MAX_TEXT else None
-        except (ValueError, RecursionError):
-            record = None
-        if isinstance(record, dict) and set(record) == {"timm", "resolution"}:
-            if type(record["resolution"]) is not int or record["resolution"] < 8:
-                raise NasError(f"resolution: {record['resolution']!r} is not a whole number of 8 pixels or more")
-            return _of_timm(str(record["timm"]), record["resolution"])
-        return Network.of(Architecture.from_json(text))
+    @property
+    def resolution(self) -> int:
+        """Side of the input, pixels."""
+        return self.architecture.resolution
 
     def to_json(self) -> str:
-        """The canonical text of the architecture, or the name and resolution of timm's network."""
-        if self.architecture is not None:
-            return self.architecture.to_json()
-        return json.dumps({"timm": self.id.removeprefix(TIMM), "resolution": self.resolution})
+        """The canonical text of the architecture."""
+        return self.architecture.to_json()
 
-    def build(self, num_classes: int, *, drop_rate: float = 0.0, drop_path_rate: float = 0.0) -> nn.Module:
+    def at(self, resolution: int) -> "OwnNetwork":
+        """The same network for images of another size."""
+        return OwnNetwork(architecture=replace(self.architecture, resolution=resolution))
+
+    def build(self, num_classes: int, *, drop_rate: float = 0.0, drop_path_rate: float = 0.0) -> "nn.Module":
+        """The newly initialised torch module."""
+        from nas.modules import build
+
+        return build(self.architecture, num_classes, drop_rate=drop_rate, drop_path_rate=drop_path_rate)
+
+    def costs(self, num_classes: int) -> dict[str, int]:
+        """params, macs and activation_bytes, exact."""
+        exact = cost(self.architecture, num_classes)
+        return {"params": exact.params, "macs": exact.macs, "activation_bytes": exact.activation_bytes}
+
+    def check(self, num_classes: int, resolutions: Iterable[int]) -> None:
+        """Nothing: it reads images of any resolution."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TimmNetwork:
+    """One of timm's own networks, with the surface of `OwnNetwork`; it has no Architecture."""
+
+    name: str
+    """As timm has it."""
+    resolution: int
+    """Side of the input, pixels."""
+
+    @property
+    def id(self) -> str:
+        """timm: and the name."""
+        return f"{TIMM}{self.name}"
+
+    @property
+    def architecture(self) -> Architecture:
+        """Raises: NasError, as it has none."""
+        raise NasError(f"{self.id} is timm's own network and has no architecture; give one that `nas` can build itself")
+
+    def to_json(self) -> str:
+        """The name and the resolution."""
+        return json.dumps({"timm": self.name, "resolution": self.resolution})
+
+    def at(self, resolution: int) -> "TimmNetwork":
+        """The same network for images of another size."""
+        return replace(self, resolution=resolution)
+
+    def build(self, num_classes: int, *, drop_rate: float = 0.0, drop_path_rate: float = 0.0) -> "nn.Module":
         """The newly initialised torch module.
 
-        Raises: NasError for a rate that a network of timm's does not have.
+        Raises: NasError for a rate that the network does not have.
         """
-        if self.architecture is not None:
-            return build(self.architecture, num_classes, drop_rate=drop_rate, drop_path_rate=drop_path_rate)
+        import timm
+
         rates = {"drop_rate": drop_rate, "drop_path_rate": drop_path_rate}
+        given = {name: rate for name, rate in rates.items() if rate}
         try:
-            given = {name: rate for name, rate in rates.items() if rate}
-            module: nn.Module = timm.create_model(self.id.removeprefix(TIMM), num_classes=num_classes, **given)
+            module: nn.Module = timm.create_model(self.name, num_classes=num_classes, **given)
         except TypeError as error:
             raise NasError(f"{self.id} cannot be built with {given}: {error}") from None
         return module
 
     def costs(self, num_classes: int) -> dict[str, int]:
-        """params and macs; exact for an architecture, counted on a built network for one of timm's."""
-        if self.architecture is not None:
-            exact = cost(self.architecture, num_classes)
-            return {"params": exact.params, "macs": exact.macs, "activation_bytes": exact.activation_bytes}
+        """params and macs, counted on the built network."""
+        import torch
+        from torch.utils.flop_counter import FlopCounterMode
+
         with torch.device("meta"):
             module, image = self.build(num_classes).eval(), torch.zeros(1, 3, self.resolution, self.resolution)
             with torch.no_grad(), FlopCounterMode(display=False) as counter:
@@ -90,51 +116,62 @@ class Network:
 
         Raises: NasError.
         """
-        if self.architecture is not None:
-            return  # which reads any
         for resolution in resolutions:
             try:
-                replace(self, resolution=resolution).costs(num_classes)
+                self.at(resolution).costs(num_classes)
             except (RuntimeError, ValueError, AssertionError) as error:
                 reason = str(error).strip().partition("\n")[0]
                 raise NasError(f"{self.id} cannot read images of {resolution} px: {reason}") from None
 
 
-def find_network(name: str, *, resolution: int | None = None) -> Network:
-    """The network of a published architecture's name, an export's folder, an architecture's file or text, or timm:NAME.
+Network: TypeAlias = OwnNetwork | TimmNetwork
+
+
+def parse_network(text: str) -> Network:
+    """The network whose `to_json` gave this text.
+
+    Raises: NasError if it is neither an architecture nor a network of timm's.
+    """
+    try:
+        record = json.loads(text) if len(text) <= MAX_TEXT else None
+    except (ValueError, RecursionError):
+        record = None
+    if isinstance(record, dict) and set(record) == {"timm", "resolution"}:
+        if type(record["resolution"]) is not int or record["resolution"] < LEAST_RESOLUTION:
+            raise NasError(f"resolution: {record['resolution']!r} is not a whole number of {LEAST_RESOLUTION} pixels or more")
+        return _of_timm(str(record["timm"]), record["resolution"])
+    return OwnNetwork(architecture=Architecture.from_json(text))
+
+
+def find_network(name: str | Architecture, *, resolution: int | None = None) -> Network:
+    """The network of an architecture, a published network's name, an export's folder, an architecture's file, or timm:NAME.
 
     `resolution` stands in for its own. Raises: NasError if there is none.
     """
-    if resolution is not None and resolution < 8:
-        raise NasError(f"resolution: {resolution} is not 8 pixels or more")
-    if name.startswith(TIMM):
+    if resolution is not None and resolution < LEAST_RESOLUTION:
+        raise NasError(f"resolution: {resolution} is not {LEAST_RESOLUTION} pixels or more")
+    if isinstance(name, str) and name.startswith(TIMM):
         return _of_timm(name.removeprefix(TIMM), resolution)
-    found = _named(name)
-    if resolution is None:
-        return found
-    if found.architecture is None:
-        return replace(found, resolution=resolution)
-    return Network.of(replace(found.architecture, resolution=resolution))
+    found = OwnNetwork(architecture=name) if isinstance(name, Architecture) else _named(name)
+    return found if resolution is None else found.at(resolution)
 
 
-def export_folder(name: str) -> Path | None:
-    """The folder that a network is named by, if it is: a published network, or a text, goes before a folder of its name."""
-    if name in references() or name.startswith(TIMM) or is_text(name):
+def export_folder(name: str | Architecture) -> Path | None:
+    """The folder that a network is named by, if it is: a published network goes before a folder of its name."""
+    if isinstance(name, Architecture) or name in references() or name.startswith(TIMM):
         return None
     return Path(name) if Path(name).is_dir() else None
 
 
 def _named(name: str) -> Network:
     if name in references():
-        return Network.of(reference(name))
-    if is_text(name):
-        return Network.from_json(name)
+        return OwnNetwork(architecture=reference(name))
     path = Path(name) / ARCHITECTURE_FILE if Path(name).is_dir() else Path(name)
     if path.is_file():
-        return Network.from_json(read_text(path))
+        return parse_network(read_text(path))
     if "/" in name or name.endswith(".json") or Path(name).is_dir():
         what = f"has no {ARCHITECTURE_FILE}" if Path(name).is_dir() else "is not there"
-        raise NasError(f"network {name!r} {what}; give an export's folder, or the file of an architecture's text")
+        raise NasError(f"network {name[:200]!r} {what}; give an export's folder, or the file of an architecture's text")
     raise unknown("network", name, [*references(), "timm:NAME"])
 
 
@@ -150,10 +187,12 @@ def read_text(path: Path) -> str:
         raise NasError(f"{path} is damaged: it is not a text; export the network again") from None
 
 
-def _of_timm(name: str, resolution: int | None) -> Network:
+def _of_timm(name: str, resolution: int | None) -> TimmNetwork:
+    import timm
+
     if not timm.is_model(name):
         raise unknown("timm network", name, timm.list_models())
     config: Any = timm.get_pretrained_cfg(name)
     if config is None:
         raise NasError(f"timm network {name!r} says nothing of the images that it reads; give another, or one of our own by name")
-    return Network(id=f"{TIMM}{name}", resolution=resolution or config.input_size[-1])
+    return TimmNetwork(name=name, resolution=resolution or config.input_size[-1])

@@ -7,20 +7,18 @@ import logging
 import random
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from nas.architecture import is_text
 from nas.errors import NasError
 from nas.experiment import Experiment
 from nas.latency.table import newest_table
-from nas.objectives import LATENCIES
 from nas.runs import LATENCY_FILE
 from nas.spaces import sample
 
 logger = logging.getLogger(__name__)
 
 
-def located(experiment: Experiment[Any, Any]) -> Experiment[Any, Any]:
+def located(experiment: Experiment) -> Experiment:
     """The same with paths that mean the same from every folder, as a run may be gone on with from another."""
     storage = experiment.storage
     if storage is not None and "://" not in storage and "::" not in storage:
@@ -29,13 +27,13 @@ def located(experiment: Experiment[Any, Any]) -> Experiment[Any, Any]:
     return replace(experiment, storage=storage, start=start, reuse=reuse)
 
 
-def asks_latency(experiment: Experiment[Any, Any]) -> bool:
+def asks_latency(experiment: Experiment) -> bool:
     """Whether an objective or a limit is a latency."""
     asked = (*experiment.objectives, *(limit.objective for limit in experiment.limits))
-    return any(objective.name in LATENCIES for objective in asked)
+    return any(objective.needs_latency for objective in asked)
 
 
-def with_latency(experiment: Experiment[Any, Any], *, look: bool = True) -> Experiment[Any, Any]:
+def with_latency(experiment: Experiment, *, look: bool = True) -> Experiment:
     """The same with the latency table that it is to use, if it asks for a latency; where there is none, trials measure it.
 
     With `look`, the newest table that was built here serves where none is given.
@@ -57,7 +55,7 @@ def with_latency(experiment: Experiment[Any, Any], *, look: bool = True) -> Expe
         f"{len(experiment.dataset.classes)} classes"
     )
     how = "`nas latency build` makes one; or give another device's with --latency"
-    if any(limit.objective.name in LATENCIES for limit in experiment.limits):
+    if any(limit.objective.needs_latency for limit in experiment.limits):
         raise NasError(f"limit on latency_ms: {none}, and a limit must be known before the training: {how}")
     if not any(objective.needs_training for objective in experiment.objectives):
         raise NasError(f"objective latency_ms: {none}, and trials that do not train do not measure either: {how}")
@@ -65,15 +63,15 @@ def with_latency(experiment: Experiment[Any, Any], *, look: bool = True) -> Expe
     return measuring(experiment)
 
 
-def measuring(experiment: Experiment[Any, Any]) -> Experiment[Any, Any]:
+def measuring(experiment: Experiment) -> Experiment:
     """The same with latencies that trials measure, where there is no table."""
     if experiment.latency is not None:
         return experiment
-    measured = (replace(one, needs_training=True) if one.name in LATENCIES else one for one in experiment.objectives)
+    measured = (replace(one, needs_training=True) if one.needs_latency else one for one in experiment.objectives)
     return replace(experiment, objectives=tuple(measured))
 
 
-def with_own_table(experiment: Experiment[Any, Any], run: Path) -> Experiment[Any, Any]:
+def with_own_table(experiment: Experiment, run: Path) -> Experiment:
     """The same with the run's copy of its latency table, as all its latencies are to be of one."""
     table = experiment.latency_table
     if table is None:

@@ -6,10 +6,9 @@ import importlib.util
 import pkgutil
 import sys
 from collections.abc import Sequence
-from inspect import getattr_static
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from nas.errors import NasError, unknown, users_code
 
@@ -54,17 +53,12 @@ def load_plugin(kind: str, name: str) -> Any:
 
 
 def check_kind(field: str, value: object, kind: type) -> None:
-    """Refuse a value that is not of a class, or lacks a member of a protocol; no property of the value is run.
+    """Refuse a value that is not of a class.
 
     Raises: NasError.
     """
-    if Protocol not in kind.__bases__:
-        missing = [] if isinstance(value, kind) else [f"of class {kind.__name__}"]
-    else:
-        members = [name for name in vars(kind) if not name.startswith("_")]
-        missing = [f"with a {name}" for name in members if getattr_static(value, name, value) is value]
-    if missing:
-        raise NasError(f"{field}: {value!r} is a {type(value).__name__}; it must be a nas.{kind.__name__}, {missing[0]}")
+    if not isinstance(value, kind):
+        raise NasError(f"{field}: {value!r} is a {type(value).__name__}; it must be a nas.{kind.__name__}")
 
 
 def module_at(path: Path) -> ModuleType:

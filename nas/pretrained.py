@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from nas.architecture import Architecture, Block
 from nas.costs import cost
 from nas.errors import NasError, describe_error
-from nas.networks import TIMM, Network
+from nas.networks import Network, OwnNetwork, TimmNetwork
 from nas.published import reference, references
 
 
@@ -44,7 +44,7 @@ def pretrained(network: Network) -> tuple[str, dict[str, Tensor]]:
 
     Raises: NasError where no such network has weights, or they cannot be downloaded.
     """
-    name = network.id.removeprefix(TIMM) if network.architecture is None else donor(network.architecture)
+    name = network.name if isinstance(network, TimmNetwork) else donor(network.architecture)
     config = timm.get_pretrained_cfg(name)
     if config is None or not config.has_weights:
         raise NasError(f"timm has no weights for {name}; begin with --weights new, or from an export's folder")
@@ -56,7 +56,7 @@ def pretrained(network: Network) -> tuple[str, dict[str, Tensor]]:
             "run the same command once where the internet is, or begin with --weights new"
         ) from None
     state = {name: value for name, value in model.state_dict().items() if name not in classifier_of(model)}
-    if network.architecture is not None:
+    if isinstance(network, OwnNetwork):
         with torch.device("meta"):
             small = network.build(1)
         state = sliced(state, {name: value for name, value in small.state_dict().items() if name not in classifier_of(small)})

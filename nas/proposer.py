@@ -35,7 +35,7 @@ class Proposer:
 
     def __init__(
         self,
-        experiment: Experiment[Any, Any],
+        experiment: Experiment,
         study: optuna.Study,
         turned_down: Callable[[str, Examined, Mapping[str, str]], None],
     ) -> None:

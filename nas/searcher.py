@@ -23,12 +23,13 @@ from nas.earlier import Known, Start, reused
 from nas.errors import NasError, users_code
 from nas.experiment import Experiment
 from nas.feasibility import Examined, Feasibility, examine
+from nas.files import append_line
 from nas.keeper import Keeper, Losses, losses_of
-from nas.networks import Network
+from nas.networks import parse_network
 from nas.proposer import SEARCHED, Proposer
 from nas.recipe import Outcome
 from nas.record import CURVE
-from nas.runs import HISTORY_FILE, TRIALS_FILE, append
+from nas.runs import HISTORY_FILE, TRIALS_FILE
 from nas.scheduler import Halving, Standing
 from nas.study import Journal
 from nas.trials import Pending, Tally, told
@@ -46,7 +47,7 @@ class ArchitectureSearcher(Searcher):
 
     def __init__(
         self,
-        experiment: Experiment[Any, Any],
+        experiment: Experiment,
         study: optuna.Study,
         journal: Journal,
         run: Path,
@@ -137,7 +138,7 @@ class ArchitectureSearcher(Searcher):
             self._halving.goes_on(trial, epoch, Standing.of(top1, images, costs[trial]))
 
     def _replay_baseline(self, row: Mapping[str, Any], epochs: Mapping[int, dict[int, float]]) -> None:
-        network = of_network(self.experiment, row["name"], Network.from_json(row["architecture"]))
+        network = of_network(self.experiment, row["name"], parse_network(row["architecture"]))
         number = self._note(row, network)
         self.keeper.pinned |= {number} if network.params else set()
         if row["status"] in UNDER_WAY:
@@ -327,7 +328,7 @@ class ArchitectureSearcher(Searcher):
     def _epoch(self, pending: Pending, epoch: Mapping[str, Any]) -> None:
         if epoch["epoch"] not in pending.epochs:
             pending.epochs[epoch["epoch"]] = epoch["val_top1_pct"]
-            append(self.run / HISTORY_FILE, {"trial": pending.number, **epoch})
+            append_line(self.run / HISTORY_FILE, {"trial": pending.number, **epoch})
 
     @contextmanager
     def _failing(self) -> Iterator[None]:
@@ -373,7 +374,7 @@ class ArchitectureSearcher(Searcher):
 
     def _log(self, event: str, trial: int | None, **fields: Any) -> None:
         now = datetime.now(UTC).isoformat(timespec="milliseconds")
-        append(self.run / TRIALS_FILE, {"event": event, "time": now} | ({} if trial is None else {"trial": trial}) | fields)
+        append_line(self.run / TRIALS_FILE, {"event": event, "time": now} | ({} if trial is None else {"trial": trial}) | fields)
 
     def _is_measured(self, values: Mapping[str, Any]) -> bool:
         return all(objective.name in values for objective in self.experiment.objectives)

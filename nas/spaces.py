@@ -5,8 +5,9 @@ same network give the same id. Read `searcher.py` next for how a search draws fr
 """
 
 import random
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol, TypeAlias
+from typing import Any, TypeAlias
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
@@ -17,24 +18,29 @@ from nas.plugins import check_kind, load_plugin
 Params: TypeAlias = dict[str, Any]  # parameter name → value
 
 
-class SearchSpace(Protocol):
+class SearchSpace(ABC):
     """A family of networks to search. Implementations are frozen dataclasses whose fields say which family."""
 
     @property
+    @abstractmethod
     def name(self) -> str:
         """The name of the space's file."""
 
     @property
+    @abstractmethod
     def parameters(self) -> Mapping[str, BaseDistribution]:
         """Every parameter with its choices; dotted names, stages counted from 1."""
 
     @property
+    @abstractmethod
     def references(self) -> Mapping[str, Params]:
         """The published networks that are points of the space, or would be at their own width and resolution."""
 
+    @abstractmethod
     def decode(self, params: Mapping[str, Any]) -> Architecture:
         """The network that a value for every parameter means; always a valid one."""
 
+    @abstractmethod
     def encode(self, architecture: Architecture) -> Params:
         """Parameters that mean this network; parameters that do not matter get their first choice.
 

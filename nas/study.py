@@ -19,15 +19,15 @@ from optuna.trial import FrozenTrial
 from nas.errors import unknown
 from nas.experiment import Experiment
 from nas.feasibility import Examined, examine
+from nas.files import append_line
 from nas.objectives import Objective
-from nas.runs import append
 from nas.spaces import Params
 
 SAMPLERS: Final = ("frontier", "random", "tpe", "nsga2", "nsga3", "gp", "qmc")
 JOURNAL_FILE: Final = "optuna.log"
 
 
-def make_sampler(experiment: Experiment[Any, Any], *, session: int = 0) -> BaseSampler:
+def make_sampler(experiment: Experiment, *, session: int = 0) -> BaseSampler:
     """The sampler of an experiment, by its short name or as it was given; each session of a run has draws of its own.
 
     Raises: NasError for a name that is not known.
@@ -62,7 +62,7 @@ def plain_sampler(name: str, seed: int) -> BaseSampler:
         return makers[name]()
 
 
-def _frontier(experiment: Experiment[Any, Any], seed: int) -> BaseSampler:
+def _frontier(experiment: Experiment, seed: int) -> BaseSampler:
     """Our own, told of each network what is known before it is trained."""
     from nas.samplers import FrontierSampler
 
@@ -153,5 +153,5 @@ class _Appended(BaseJournalBackend):
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
         for log in logs:
-            append(self._file, log)
+            append_line(self._file, log)
         self._begun += logs[: self._enough - len(self._begun)]

@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -12,24 +12,20 @@ import pandas as pd
 
 from nas.columns import HISTORY_TYPES, TYPES
 from nas.errors import NasError, unknown
+from nas.files import read_lines
 from nas.pareto import non_dominated
-from nas.runs import CARD_FILE, EXPERIMENT_FILE, FULL, HISTORY_FILE, TRIALS_FILE, is_running, read_experiment, read_log
+from nas.runs import CARD_FILE, EXPERIMENT_FILE, FULL, HISTORY_FILE, TRIALS_FILE, read_experiment
+from nas.trial import Trial
+from nas.trial_log import read_trials
 
 logger = logging.getLogger(__name__)
 
 LATENCY: Final = "latency_ms"
 
-MARKS: Final = ("reused", "baseline")  # of events, that count otherwise than what a search trains
-
-# What an event makes of a row; the end of a trial brings its own status.
-STATUSES: Final = {
-    "start": "running",
-    "retry": "running",
-    "resume": "running",
-    "interrupt": "interrupted",
-    "infeasible": "infeasible",
-    "repeated": "repeated",
-}
+# Columns that are fields of a trial's outcome.
+OF_OUTCOME: Final = (
+    *("reason", "error", "epochs", "seconds", "fingerprint", "device", "precision", "micro_batch", "peak_memory_mb"),
+)
 
 
 def results(*runs: str | PathLike[str]) -> pd.DataFrame:
@@ -90,13 +86,13 @@ def _results(folder: Path) -> pd.DataFrame:
     described = read_experiment(folder)
     directions = {objective["name"]: objective["direction"] for objective in described["objectives"]}
     full = _full_columns(folder)
+    trials = read_trials(folder)
     try:
-        plain = [row | full.get(row.get("trial"), {}) for row in rows(folder)]
-        df = pd.DataFrame(plain)
+        df = pd.DataFrame([_row(trial) | full.get(trial.number, {}) for trial in trials])
         own = {"seed": described["seed"], "run": folder.resolve().name, "is_front": False, "within_limits": False}
-        df = df.assign(**own, is_baseline="baseline" in df and df["baseline"].eq(other=True))
+        df = df.assign(**own)
         params = [column for column in df.columns if column.startswith("params.")]
-        measured = [column for column in df.columns if column not in (*TYPES, *params, *MARKS)]
+        measured = [column for column in df.columns if column not in (*TYPES, *params)]
         df = _ordered(df, list(dict.fromkeys([*directions, *measured])), params)
         df[params] = _own_types(df[params])
     except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -132,48 +128,21 @@ def history(*runs: str | PathLike[str]) -> pd.DataFrame:
 
     Raises: NasError if one is not a run folder, or is damaged.
     """
-    lines = [line | {"run": run.resolve().name} for run in run_folders(*runs) for line in read_log(run / HISTORY_FILE)]
+    lines = [line | {"run": run.resolve().name} for run in run_folders(*runs) for line in read_lines(run / HISTORY_FILE)]
     try:
         return pd.DataFrame(lines, columns=list(HISTORY_TYPES)).astype(HISTORY_TYPES)
     except (TypeError, ValueError) as error:
         raise NasError(f"{HISTORY_FILE} of {', '.join(map(str, runs))} is damaged: {error}") from None
 
 
-def rows(run: Path) -> list[dict[str, Any]]:
-    """One row of plain values a trial or ask that was turned down, of all that the events of a run folder say.
-
-    Raises: NasError for a damaged log.
-    """
-    try:
-        return _rows(run)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise NasError(f"{run / TRIALS_FILE} is damaged: an event lacks a field or has a wrong one ({error})") from None
-
-
-def _rows(run: Path) -> list[dict[str, Any]]:
-    found: dict[Any, dict[str, Any]] = {}
-    so_far: dict[int, list[str]] = {}
-    for line, event in enumerate(read_log(run / TRIALS_FILE)):
-        row = found.setdefault(event.get("trial", f"line {line}"), {})
-        values, params, time = event.pop("values", {}), event.pop("params", {}), event.pop("time", None)
-        kind = event.pop("event")
-        if kind in STATUSES:
-            row["status"] = STATUSES[kind]
-        row.setdefault("started", time)
-        if kind == "end":
-            row["ended"] = time
-            for name in so_far.pop(event["trial"], ()):  # what it had when it was interrupted
-                row.pop(name, None)
-        if kind == "interrupt":
-            so_far[event["trial"]] = [name for name in values if name not in row]
-        row.update(event)
-        row.update(values)
-        row.update({f"params.{name}": value for name, value in params.items()})
-    if not is_running(run):  # a driver that was killed wrote no end
-        for row in found.values():
-            if row["status"] == "running":
-                row["status"] = "interrupted"
-    return list(found.values())
+def _row(trial: Trial) -> dict[str, Any]:
+    """The columns of a trial."""
+    own = {name: getattr(trial, name) for name in ("id", "source", "name", "started", "ended", "architecture", "is_baseline")}
+    of_outcome = {name: getattr(trial.outcome, name, None) for name in OF_OUTCOME}
+    again = {"retries": trial.retries or None, "crashes": trial.crashes or None}
+    params = {f"params.{name}": value for name, value in trial.params.items()}
+    values = dict(trial.values)
+    return {"trial": trial.number, "status": trial.status.value} | own | of_outcome | again | values | params
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -226,12 +195,6 @@ def _full_columns(run: Path) -> dict[Any, dict[str, float]]:
             "full_epochs": epochs,
         }
     return columns
-
-
-def num_ended(found: Iterable[Mapping[str, Any]]) -> int:
-    """Trials, of the rows of a run, that its search trained and that have ended."""
-    ended = (row for row in found if row["status"] in ("done", "failed", "stopped"))
-    return sum(row.keys().isdisjoint(MARKS) and row.get("reason") != "limit" for row in ended)
 
 
 def _within_limits(df: pd.DataFrame) -> "pd.Series[bool]":

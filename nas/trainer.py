@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Generic, Literal, TypeVar
+from typing import Annotated, Literal
 
 import torch
 import tyro
@@ -31,18 +31,16 @@ from nas.recipe import Epoch, TrainReport, TrainSettings
 from nas.train import DivergedError, best_epoch, check_settings, resolution_at, train
 from nas.weights import WEIGHTS_FILE, sha256, with_weights
 
-DatasetT = TypeVar("DatasetT", bound=Dataset)
-
 RECIPE = TrainSettings(epochs=80, augment="trivial", erasing=0.1, drop_rate=0.2, ema_decay=0.999, weight_decay=0.05)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Training(Generic[DatasetT]):
+class Training:
     """Which network to train, on which images and how."""
 
     network: Annotated[str, tyro.conf.Positional]
     """A published network's name (nas.references()), an export's folder, an architecture's file or text, or timm:NAME."""
-    dataset: DatasetT
+    dataset: Dataset
     """The images to train on."""
     train: TrainSettings = field(default_factory=lambda: RECIPE)
     """How it is trained."""
@@ -82,7 +80,7 @@ class Training(Generic[DatasetT]):
 
 
 def train_network(
-    training: Training[Any],
+    training: Training,
     *,
     on_epoch: Callable[[Epoch], None] | None = None,
     on_step: Callable[[int, int], None] | None = None,
@@ -126,7 +124,7 @@ class FirstWeights:
     classifier: bool = False
 
 
-def first_weights(training: Training[Any], network: Network) -> FirstWeights:
+def first_weights(training: Training, network: Network) -> FirstWeights:
     """What a training begins with, read or downloaded.
 
     Raises: NasError for weights that are not there, or damaged.
@@ -143,14 +141,14 @@ def first_weights(training: Training[Any], network: Network) -> FirstWeights:
     return FirstWeights(f"{card['id']}, {digest}", model.state_dict(), classes == list(training.dataset.classes))
 
 
-def _refuse_what_is_there(training: Training[Any]) -> None:
+def _refuse_what_is_there(training: Training) -> None:
     if training.target.exists():
         if _is_done(training):  # a kill after the export had been written left its checkpoints
             shutil.rmtree(training.checkpoints, ignore_errors=True)
         raise NasError(f"{training.target} is there already; give another folder with --output, or remove it to train anew")
 
 
-def _is_done(training: Training[Any]) -> bool:
+def _is_done(training: Training) -> bool:
     """Whether the checkpoints are those of the network that was exported."""
     try:
         _, _, card = read_export(training.target)
@@ -160,7 +158,7 @@ def _is_done(training: Training[Any]) -> bool:
 
 
 @contextmanager
-def _room_for(training: Training[Any]) -> Iterator[None]:
+def _room_for(training: Training) -> Iterator[None]:
     """The folder of checkpoints, made before time is spent on what goes into it, and gone if nothing came."""
     folder = training.checkpoints
     try:
@@ -187,7 +185,7 @@ def _room_for(training: Training[Any]) -> Iterator[None]:
             shutil.rmtree(folder)
 
 
-def _export(training: Training[Any], network: Network, first: "FirstWeights", report: TrainReport) -> None:
+def _export(training: Training, network: Network, first: "FirstWeights", report: TrainReport) -> None:
     """Write the folder of the best epoch's network, measured as it is loaded from its file again."""
     dataset, best = training.dataset, best_epoch(report.history)
     weights = best_file(training.checkpoints, best.epoch)
@@ -213,7 +211,7 @@ def _export(training: Training[Any], network: Network, first: "FirstWeights", re
 
 
 def run_training(
-    training: Training[Any],
+    training: Training,
     network: Network,
     first: "FirstWeights",
     *,

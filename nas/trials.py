@@ -82,9 +82,7 @@ class Pending:
         return Outcome(status="failed", reason=reason, error=error)
 
 
-def told(
-    pending: Pending, outcome: Mapping[str, Any], values: Mapping[str, float], experiment: Experiment[Any, Any], tally: Tally
-) -> str:
+def told(pending: Pending, outcome: Mapping[str, Any], values: Mapping[str, float], experiment: Experiment, tally: Tally) -> str:
     """What a reader of the log is told of a trial that has ended."""
     status = outcome["status"]
     if status == "failed":

@@ -17,9 +17,9 @@ from nas.architecture import RESOLUTIONS, Architecture
 from nas.costs import cost
 from nas.errors import NasError
 from nas.family import ScalingRule, scale_family
-from nas.networks import Network
+from nas.networks import parse_network
 from nas.scaling import scale
-from nas.spaces import Params, checked
+from nas.spaces import Params, SearchSpace, checked
 from nas.table import best, results
 
 ALPHAS: Final = (1.0, 1.2, 1.4, 1.6, 1.8, 2.0)
@@ -44,14 +44,14 @@ def trained_network(run: str | PathLike[str], trial: int | None = None) -> tuple
         if chosen.empty:
             raise NasError(f"trial {trial} is not a done one of {run}; done: {', '.join(map(str, done['trial'])) or 'none'}")
         row = chosen.iloc[0]
-    architecture = Network.from_json(row["architecture"]).architecture
+    architecture = parse_network(row["architecture"]).architecture
     if architecture is None:
         raise NasError(f"trial {row['trial']}, {row['name']}, is timm's own network, which has no architecture to scale")
     return int(row["trial"]), architecture
 
 
 @dataclass(frozen=True, kw_only=True)
-class TripleSpace:
+class TripleSpace(SearchSpace):
     """One network at phi = 1 by each of some triples of alpha, beta and gamma."""
 
     base: str

@@ -94,7 +94,7 @@ def _alone(folder: Path) -> Iterator[None]:
         lock.release()
 
 
-def _train(experiment: Experiment[Any, Any], trainings: Sequence[Training[Any]], on_done: Callable[[int], None]) -> None:
+def _train(experiment: Experiment, trainings: Sequence[Training], on_done: Callable[[int], None]) -> None:
     """All of them, side by side.
 
     Raises: NasError for the first that fails, when the others have ended.
@@ -106,7 +106,7 @@ def _train(experiment: Experiment[Any, Any], trainings: Sequence[Training[Any]],
     with ray_session(experiment.workers, verbose=experiment.verbose), sent_by_value([experiment.dataset]):
         workers, gpus = resources(experiment)
         task = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=1)(train_network)
-        queue, running = list(trainings), dict[Any, Training[Any]]()
+        queue, running = list(trainings), dict[Any, Training]()
         for done in range(len(trainings)):
             while queue and len(running) < workers:
                 training = queue.pop(0)

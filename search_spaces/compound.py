@@ -14,14 +14,14 @@ from optuna.distributions import BaseDistribution, FloatDistribution
 from nas.architecture import Architecture
 from nas.published import reference, references
 from nas.scaling import scale, scaled_depth
-from nas.spaces import Params, check_multiple, check_range, checked, first_choices, num_choices
+from nas.spaces import Params, SearchSpace, check_multiple, check_range, checked, first_choices, num_choices
 
 SHARE_STEP: Final = 0.05
 PHI_STEP: Final = 0.25
 
 
 @dataclass(frozen=True, kw_only=True)
-class CompoundSpace:
+class CompoundSpace(SearchSpace):
     """One network scaled by alpha, beta and gamma to the power phi."""
 
     base: str = "efficientnet_b0"

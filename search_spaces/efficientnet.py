@@ -13,13 +13,13 @@ from optuna.distributions import BaseDistribution, FloatDistribution, IntDistrib
 from nas.architecture import Architecture
 from nas.published import EFFICIENTNET_COEFFICIENTS, reference
 from nas.scaling import scale
-from nas.spaces import Params, check_multiple, check_range, checked, first_choices, num_choices
+from nas.spaces import Params, SearchSpace, check_multiple, check_range, checked, first_choices, num_choices
 
 STEP: Final = 0.01  # of the multiples: finer than any difference in rounded widths and depths that matters
 
 
 @dataclass(frozen=True, kw_only=True)
-class EfficientNetSpace:
+class EfficientNetSpace(SearchSpace):
     """EfficientNet-B0 scaled by depth, width and resolution, each chosen freely."""
 
     max_depth: float = 3.1

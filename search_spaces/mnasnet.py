@@ -13,7 +13,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, IntD
 
 from nas.architecture import ACTIVATIONS, RESOLUTIONS, Architecture, Block, Head, Row, Stem, make_stages, round_width
 from nas.published import MOBILENETV2, reference
-from nas.spaces import Params, check_choices, check_range, checked, first_choices
+from nas.spaces import Params, SearchSpace, check_choices, check_range, checked, first_choices
 
 POINTS: Final = ("mobilenetv2_100", "semnasnet_100", "mnasnet_100")
 
@@ -26,7 +26,7 @@ MORE_WIDTHS: Final = {5: (7 / 6,), 6: (6 / 5,)}
 
 
 @dataclass(frozen=True, kw_only=True)
-class MnasNetSpace:
+class MnasNetSpace(SearchSpace):
     """MnasNet's choices of operation, kernel, expansion, squeeze ratio, skip, width and depth for each of seven stages."""
 
     width_multiple: float = 1.0

@@ -13,7 +13,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, IntD
 
 from nas.architecture import CONVENTIONS, RESOLUTIONS, Architecture, Block, Head, Row, Stem, make_stages, round_width
 from nas.published import MOBILENETV3_LARGE, MOBILENETV3_SMALL, Table, reference
-from nas.spaces import Params, check_choices, check_range, checked, first_choices
+from nas.spaces import Params, SearchSpace, check_choices, check_range, checked, first_choices
 
 TABLES: Final[dict[str, Table]] = {"large": MOBILENETV3_LARGE, "small": MOBILENETV3_SMALL}
 FEATURES: Final = {"large": 1280, "small": 1024}  # width of the head's convolution
@@ -29,7 +29,7 @@ POINTS: Final = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class MobileNetV3Space:
+class MobileNetV3Space(SearchSpace):
     """MobileNetV3's choices: kernel and expansion of each layer; depth, width, squeeze and activation of each stage."""
 
     width_multiple: float = 1.0

@@ -183,7 +183,7 @@ def whole_search(repeats: int, trials: int) -> dict[str, Any]:
     return figures | row("ratio", [{"ratio": plain["seconds"] / ours["seconds"]} for ours, plain in pairs])
 
 
-def make_searcher(experiment: Experiment[Any, Any], *, trained: bool) -> "ArchitectureSearcher":
+def make_searcher(experiment: Experiment, *, trained: bool) -> "ArchitectureSearcher":
     """A searcher on a run folder of its own, as a search makes it; one whose trials are not `trained` keeps no weights."""
     from nas.earlier import starts
     from nas.keeper import Keeper
@@ -226,7 +226,7 @@ def ask_and_record(space: str, sampler: str) -> Round:
     """Milliseconds a trial, over all and over the last, asks a trial, and how much the process grew."""
     from nas.evaluate import WEIGHTS_FILE
 
-    experiments: dict[str, Experiment[Any, Any]] = {"mobilenetv3": EXPERIMENT, "macro": MACRO}
+    experiments: dict[str, Experiment] = {"mobilenetv3": EXPERIMENT, "macro": MACRO}
     generator, times = random.Random(0), []
     with tempfile.TemporaryDirectory() as folder:
         searcher = make_searcher(replace(experiments[space], sampler=sampler, trials=ASKED, runs=folder), trained=True)

@@ -15,7 +15,8 @@ from pathlib import Path
 
 from experiments.digits_mobilenetv3 import EXPERIMENT
 from nas import reference
-from nas.runs import TRIALS_FILE, append, create_run
+from nas.files import append_line
+from nas.runs import TRIALS_FILE, create_run
 
 
 def made_up_run(folder: str, trials: int) -> Path:
@@ -25,11 +26,10 @@ def made_up_run(folder: str, trials: int) -> Path:
     params = {f"stage{i}.layer{j}.kernel": 3 for i in range(2, 7) for j in range(1, 5)}
     for trial in range(trials):
         values = {"macs_m": 1.0 + trial % 97, "val_top1_pct": 50.0 + trial % 41}
-        append(run / TRIALS_FILE, {"event": "start", "trial": trial, "id": f"{trial:016x}", "values": values, "params": params})
-        append(
-            run / TRIALS_FILE,
-            {"event": "end", "trial": trial, "status": "done", "values": values, "epochs": 10, "architecture": text},
-        )
+        of_trial = {"trial": trial, "time": "2026-01-01T00:00:00+00:00", "values": values}
+        start = {"id": f"{trial:016x}", "params": params, "source": "search", "architecture": text}
+        append_line(run / TRIALS_FILE, {"event": "start"} | of_trial | start)
+        append_line(run / TRIALS_FILE, {"event": "end", "status": "done", "epochs": 10} | of_trial)
     return run
 
 

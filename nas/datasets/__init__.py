@@ -3,11 +3,11 @@
 Each dataset is a file here that exports DATASET and is found by its name. Read `predict.py` next.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,42 +37,50 @@ class ImageData:
         return len(self.labels)
 
 
-class Dataset(Protocol):
+class Dataset(ABC):
     """Images in three parts that never overlap. Implementations are frozen dataclasses whose fields say where and which.
 
     A search trains on `train` and ranks on `val`; `test` is read for exported networks alone.
     """
 
+    __slots__ = ()
+
     @property
+    @abstractmethod
     def name(self) -> str:
         """The name of the dataset's file."""
 
     @property
+    @abstractmethod
     def classes(self) -> tuple[str, ...]:
         """The name of every class, in the order of the labels."""
 
     @property
+    @abstractmethod
     def mean(self) -> tuple[float, float, float]:
         """Per channel, of pixels from 0 to 1; subtracted before the network."""
 
     @property
+    @abstractmethod
     def std(self) -> tuple[float, float, float]:
         """Per channel, of pixels from 0 to 1; divided by before the network."""
 
     @property
+    @abstractmethod
     def mirrors(self) -> bool:
         """Whether a mirrored image still shows its class, so that training may mirror."""
 
+    @abstractmethod
     def load(self, part: str) -> ImageData:
         """One of the parts train, val, test; always the same images."""
 
 
-def dataset(name: str) -> Any:
+def dataset(name: str) -> Dataset:
     """The dataset of a name, or in a Python file of one's own that exports DATASET.
 
     Raises: NasError if there is none.
     """
-    loaded = load_plugin("dataset", name)
+    loaded: Dataset = load_plugin("dataset", name)
     check_kind("dataset", loaded, Dataset)
     return loaded
 

@@ -8,11 +8,11 @@ from typing import Final
 
 import numpy as np
 
-from nas.datasets import ImageData, downloading, held_out_part
+from nas.datasets import Dataset, ImageData, downloading, held_out_part
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CIFAR10:
+class CIFAR10(Dataset):
     """45,000 images to train on, 5,000 for search validation, held out of the training batches, and the 10,000 of the test."""
 
     root: str = "data"

@@ -8,14 +8,14 @@ from typing import Final
 
 import numpy as np
 
-from nas.datasets import ImageData
+from nas.datasets import Dataset, ImageData
 from nas.image_files import PARTS
 
 SHARES: Final = {"val": 0.2, "test": 0.2}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Digits:
+class Digits(Dataset):
     """Ten classes, 1,078 / 359 / 360 images for training, search validation and test, each with every class alike."""
 
     name = "digits"

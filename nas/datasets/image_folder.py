@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from nas.datasets import ImageData
+from nas.datasets import Dataset, ImageData
 from nas.errors import NasError
 from nas.image_cache import cached_images
 from nas.image_files import class_names, list_images
@@ -14,7 +14,7 @@ IMAGENET_STD: Final = (0.229, 0.224, 0.225)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ImageFolder:
+class ImageFolder(Dataset):
     """Images by class. Without test/, val/ is the test part; what is missing is a tenth of every class held out of the rest."""
 
     root: str = "images"

@@ -10,7 +10,7 @@ from typing import Final
 
 from filelock import FileLock
 
-from nas.datasets import ImageData, downloading
+from nas.datasets import Dataset, ImageData, downloading
 from nas.datasets.image_folder import IMAGENET_MEAN, IMAGENET_STD, check_images, load_images
 from nas.errors import NasError
 
@@ -31,7 +31,7 @@ CLASSES: Final = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Imagenette:
+class Imagenette(Dataset):
     """The archive's `val` is the test part; a tenth of every class of `train`, 947 images, is the search validation part."""
 
     root: str = "data"

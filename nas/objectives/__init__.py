@@ -10,21 +10,21 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Final
 
+from nas.architecture import Architecture
 from nas.errors import NasError, unknown
 from nas.latency.table import LatencyTable
+from nas.networks import Network
 from nas.plugins import load_plugin, plugin_names
 from nas.recipe import TrainReport
 
 DIRECTIONS: Final = ("minimize", "maximize")
-LATENCIES: Final = frozenset({"latency_ms", "mnasnet_reward"})  # that a latency table serves
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Candidate:
     """A network that an objective measures."""
 
-    architecture: Any
-    """nas.Architecture; None for a network of timm's own, which is measured by its top-1 alone."""
+    network: Network
     num_classes: int
     model: Any = None
     """The trained torch module in eval mode; None before training."""
@@ -34,6 +34,14 @@ class Candidate:
     """What layers take on the device that is searched for; None where no table was given."""
     latency_ms: float | None = None
     """Of the network as it was measured on this machine before its training; None where it was not."""
+
+    @property
+    def architecture(self) -> Architecture:
+        """The network's architecture.
+
+        Raises: NasError for a network of timm's own, which has none; `needs_architecture` keeps an objective from it.
+        """
+        return self.network.architecture
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,12 +55,26 @@ class Objective:
     needs_training: bool
     """Whether `measure` needs the trained model or its report; one that does not can be a limit."""
     measure: Callable[[Candidate], float]
+    learning_curve: bool = False
+    """Whether its value is the top-1 on the search validation part, which is also known after each epoch."""
+    needs_architecture: bool = True
+    """Whether `measure` reads the architecture; networks of timm's own are measured by the objectives that do not."""
+    needs_latency: bool = False
+    """Whether `measure` reads a latency, by the latency table or measured on this machine."""
+    has_table_error: bool = False
+    """Whether its values err by as many percent as the latency table does."""
+    bounds: tuple[float, float] | None = None
+    """The least and the greatest value that there can be."""
 
     def __post_init__(self) -> None:
         if self.direction not in DIRECTIONS:
             raise NasError(f"objective {self.name}: direction {self.direction!r} is not one of {', '.join(DIRECTIONS)}")
         if not re.fullmatch(r"[a-z][a-z0-9_]*", self.name):
             raise NasError(f"objective {self.name!r}: a name is lower-case letters, digits and _, as it names a column")
+
+    def loss(self, value: float) -> float:
+        """The value with the sign by which lower is better."""
+        return value if self.direction == "minimize" else -value
 
 
 def objective(name: str, own: Iterable[Objective] = ()) -> Objective:

@@ -18,4 +18,6 @@ def measure(candidate: Candidate) -> float:
     return measure_here(candidate.architecture, candidate.num_classes).median_ms
 
 
-OBJECTIVE: Final = Objective(name="latency_ms", direction="minimize", needs_training=False, measure=measure)
+OBJECTIVE: Final = Objective(
+    name="latency_ms", direction="minimize", needs_training=False, measure=measure, needs_latency=True, has_table_error=True
+)

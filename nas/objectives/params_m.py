@@ -2,12 +2,13 @@
 
 from typing import Final
 
-from nas.costs import cost
 from nas.objectives import Candidate, Objective
 
 
 def measure(candidate: Candidate) -> float:
-    return cost(candidate.architecture, candidate.num_classes).params / 1e6
+    return candidate.network.costs(candidate.num_classes)["params"] / 1e6
 
 
-OBJECTIVE: Final = Objective(name="params_m", direction="minimize", needs_training=False, measure=measure)
+OBJECTIVE: Final = Objective(
+    name="params_m", direction="minimize", needs_training=False, measure=measure, needs_architecture=False
+)

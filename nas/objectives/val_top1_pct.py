@@ -10,4 +10,12 @@ def measure(candidate: Candidate) -> float:
     return candidate.report.val_top1_pct
 
 
-OBJECTIVE: Final = Objective(name="val_top1_pct", direction="maximize", needs_training=True, measure=measure)
+OBJECTIVE: Final = Objective(
+    name="val_top1_pct",
+    direction="maximize",
+    needs_training=True,
+    measure=measure,
+    learning_curve=True,
+    needs_architecture=False,
+    bounds=(0.0, 100.0),
+)

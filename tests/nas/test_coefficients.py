@@ -10,10 +10,11 @@ from nas.coefficients import fit_scaling
 from nas.datasets.digits import Digits
 from nas.driver import begin_run
 from nas.errors import SpaceError
+from nas.files import append_line
 from nas.objectives import objective
 from nas.plugins import load_plugin
 from nas.recipe import TrainSettings
-from nas.runs import HISTORY_FILE, TRIALS_FILE, append
+from nas.runs import HISTORY_FILE, TRIALS_FILE
 from nas.triples import GRID, TripleSpace, trained_network, triple_space
 
 B0 = nas.reference("efficientnet_b0")
@@ -40,12 +41,12 @@ def log(run, trial, architecture, top1, *, params, status="done", **fields):
     text = architecture if isinstance(architecture, str) else architecture.to_json()
     macs = {} if isinstance(architecture, str) else {"macs_m": nas.cost(architecture, 10).macs / 1e6}
     known = {"trial": trial, "id": f"id{trial}", "params": params, "source": "search", "architecture": text}
-    append(run / TRIALS_FILE, {"event": "start", "values": macs} | known | fields)
+    append_line(run / TRIALS_FILE, {"event": "start", "values": macs} | known | fields)
     values = macs | ({"val_top1_pct": top1} if status == "done" else {})
     failed = {"reason": "nan", "error": "the loss is not finite"} if status == "failed" else {}
-    append(run / TRIALS_FILE, {"event": "end", "trial": trial, "status": status, "values": values, "seconds": 1.0} | failed)
+    append_line(run / TRIALS_FILE, {"event": "end", "trial": trial, "status": status, "values": values, "seconds": 1.0} | failed)
     epoch = {"trial": trial, "epoch": 1, "train_loss": 1.0, "val_top1_pct": top1, "val_images": 359, "seconds": 1.0}
-    append(run / HISTORY_FILE, epoch)
+    append_line(run / HISTORY_FILE, epoch)
 
 
 def run_of_tiny(parent):

@@ -14,7 +14,7 @@ PACKAGE = Path(nas.__file__).parent
 # From the lowest layer up; a module imports only what stands before it.
 LAYERS = (
     "errors",
-    "folders",
+    "files",
     "architecture",
     "published",
     "costs",
@@ -24,9 +24,10 @@ LAYERS = (
     "scaling",
     "family",
     "networks",
+    "recipe",
+    "trial",
     "plugins",
     "spaces",
-    "recipe",
     "devices",
     "latency",
     "objectives",
@@ -42,6 +43,7 @@ LAYERS = (
     "experiment",
     "description",
     "runs",
+    "trial_log",
     "columns",
     "pareto",
     "table",

@@ -16,10 +16,11 @@ from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.support.wait import WebDriverWait
 
 import nas
+from nas.files import append_line
 from nas.pareto import hypervolume
 from nas.plugins import load_plugin
 from nas.report import convergence, gather, write_report
-from nas.runs import CARD_FILE, FULL, HISTORY_FILE, TRIALS_FILE, append, create_run, locked
+from nas.runs import CARD_FILE, FULL, HISTORY_FILE, TRIALS_FILE, create_run, locked
 from nas.spaces import sample
 
 needs_browser = [
@@ -90,7 +91,8 @@ def run(tmp_path_factory):
     ]
     folder = made_up(tmp_path_factory.mktemp("report"), trials)
     for event in ("infeasible", "repeated", "repeated"):
-        append(folder / TRIALS_FILE, {"event": event, "time": "2026-01-01T02:00:00+00:00", "id": "x", "values": {"macs_m": 9.0}})
+        skipped = {"event": event, "time": "2026-01-01T02:00:00+00:00", "id": "x", "values": {"macs_m": 9.0}}
+        append_line(folder / TRIALS_FILE, skipped | {"params": {}, "source": "search"})
     best = nas.front(nas.results(folder))["trial"].iloc[:2]
     for place, trial in enumerate(best):
         for seed in range(3):

@@ -18,9 +18,10 @@ from nas.cli import run as command
 from nas.columns import HISTORY_TYPES, TYPES, documentation
 from nas.comparison import compare, of_difference
 from nas.conditions import where
+from nas.files import append_line
 from nas.pareto import hypervolume
 from nas.plugins import load_plugin
-from nas.runs import CARD_FILE, FULL, HISTORY_FILE, TRIALS_FILE, append, create_run
+from nas.runs import CARD_FILE, FULL, HISTORY_FILE, TRIALS_FILE, create_run
 from nas.table import results
 from nas.trust import agreement, trust
 
@@ -36,10 +37,10 @@ def made(folder, points, name="trial", objectives=("val_top1_pct", "macs_m")):
     for trial, point in enumerate(points):
         values = dict(zip(objectives, point, strict=True))
         start = {"id": f"id{trial}", "params": {"depth": trial}, "source": "search", "architecture": TEXT, "values": values}
-        append(run / TRIALS_FILE, {"event": "start", "time": f"2026-01-01T00:00:{trial:02}+00:00", "trial": trial} | start)
+        append_line(run / TRIALS_FILE, {"event": "start", "time": f"2026-01-01T00:00:{trial:02}+00:00", "trial": trial} | start)
         end = {"status": "done", "epochs": 1, "seconds": 2.5, "device": "cpu, 1 thread(s)", "values": values}
-        append(run / TRIALS_FILE, {"event": "end", "time": f"2026-01-01T00:01:{trial:02}+00:00", "trial": trial} | end)
-        append(
+        append_line(run / TRIALS_FILE, {"event": "end", "time": f"2026-01-01T00:01:{trial:02}+00:00", "trial": trial} | end)
+        append_line(
             run / HISTORY_FILE,
             {"trial": trial, "epoch": 1, "train_loss": 1.0, "val_top1_pct": 50.0, "val_images": 9, "seconds": 2},
         )
@@ -226,16 +227,16 @@ def test_the_order_of_objectives_and_baselines_change_no_comparison(run, tmp_pat
     with_baseline = made(tmp_path / "c", points[:2], "c")
     start = {"id": "best", "params": {"depth": 9}, "source": "reference", "architecture": TEXT, "baseline": True}
     values = {"values": {"val_top1_pct": 99.0, "macs_m": 1.0}}
-    append(with_baseline / TRIALS_FILE, {"event": "start", "trial": 9} | start | values)
-    append(with_baseline / TRIALS_FILE, {"event": "end", "trial": 9, "status": "done"} | values)
+    append_line(with_baseline / TRIALS_FILE, {"event": "start", "trial": 9} | start | values)
+    append_line(with_baseline / TRIALS_FILE, {"event": "end", "trial": 9, "status": "done"} | values)
     assert nas.results(with_baseline)["is_baseline"].tolist() == [False, False, True]
     assert compare(run, with_baseline).other.hypervolumes == before.other.hypervolumes
 
 
 def test_what_lacks_an_objective_is_on_no_front(run):
     start = {"id": "known in part", "params": {"depth": 9}, "source": "reference", "architecture": TEXT, "baseline": True}
-    append(run / TRIALS_FILE, {"event": "start", "trial": 9, "values": {"val_top1_pct": 30.0}} | start)
-    append(run / TRIALS_FILE, {"event": "end", "trial": 9, "status": "done", "values": {"val_top1_pct": 30.0}})
+    append_line(run / TRIALS_FILE, {"event": "start", "trial": 9, "values": {"val_top1_pct": 30.0}} | start)
+    append_line(run / TRIALS_FILE, {"event": "end", "trial": 9, "status": "done", "values": {"val_top1_pct": 30.0}})
     df = nas.results(run)
     assert not df["is_front"].iloc[-1]
     assert nas.best(df, "macs_m")["trial"] == 0
@@ -245,7 +246,7 @@ def test_parameters_keep_their_types_where_a_baseline_has_none(tmp_path):
     run = made(tmp_path, [(80.0, 10.0), (85.0, 20.0)])
     for trial, params in {5: {"squeeze": True, "depth": 3}, 6: {"squeeze": False, "depth": 4}, 7: {}}.items():
         start = {"id": f"p{trial}", "params": params, "source": "search", "architecture": TEXT, "values": {"macs_m": 50.0}}
-        append(run / TRIALS_FILE, {"event": "start", "trial": trial} | start)
+        append_line(run / TRIALS_FILE, {"event": "start", "trial": trial} | start)
     df = nas.results(run)
     assert where(df, "params.squeeze=true")["trial"].tolist() == [5]
     assert where(df, "params.squeeze!=true")["trial"].tolist() == [6]
@@ -266,10 +267,10 @@ def test_the_best_of_several_runs_is_within_the_limits_of_its_own(tmp_path):
 
 
 def test_brackets_in_a_cell_are_no_markup(run, monkeypatch, capsys):
-    append(
+    append_line(
         run / TRIALS_FILE, {"event": "start", "trial": 9, "id": "x", "params": {"depth": 9}, "architecture": TEXT, "values": {}}
     )
-    append(
+    append_line(
         run / TRIALS_FILE, {"event": "end", "trial": 9, "status": "failed", "reason": "crash", "error": "[/data/x.png] is gone"}
     )
     monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)

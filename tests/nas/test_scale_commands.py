@@ -16,7 +16,8 @@ from nas.cli import run
 from nas.datasets.digits import Digits
 from nas.description import experiment_of
 from nas.family import MAX_PHI
-from nas.runs import TRIALS_FILE, read_experiment, read_log
+from nas.files import read_lines
+from nas.runs import TRIALS_FILE, read_experiment
 from nas.triples import triple_space
 from tests.nas.test_coefficients import RECIPE, TINY, run_of_tiny
 from tests.nas.test_family import B0, SMALL
@@ -106,7 +107,7 @@ def test_a_mistake_about_a_run_is_one_sentence(searched, capsys, monkeypatch, ar
 
 
 def starts(run):
-    return [event["trial"] for event in read_log(run / TRIALS_FILE) if event["event"] == "start"]
+    return [event["trial"] for event in read_lines(run / TRIALS_FILE) if event["event"] == "start"]
 
 
 @pytest.mark.slow

@@ -22,13 +22,14 @@ from scipy.stats import ks_2samp
 import nas
 from nas.earlier import outcomes, starts
 from nas.feasibility import Feasibility, check_limits, examine
+from nas.files import read_lines
 from nas.housekeeping import removable
 from nas.keeper import Keeper
 from nas.objectives import Objective, objective, parse_limit
 from nas.pareto import dominates
 from nas.plugins import load_plugin
 from nas.recipe import Epoch, Outcome
-from nas.runs import HISTORY_FILE, TRIALS_FILE, create_run, locked, mend_logs, read_log
+from nas.runs import HISTORY_FILE, TRIALS_FILE, create_run, locked, mend_logs
 from nas.searcher import ArchitectureSearcher
 from nas.spaces import first_choices, sample
 from nas.storage import TrialFolder
@@ -66,7 +67,7 @@ def searcher(tmp_path, *, run=None, workers=8, session=0, **fields):
     """A searcher of a new run, or of one more session of a run that is there."""
     experiment = replace(EXPERIMENT, runs=str(tmp_path), **fields)
     past = () if run is None else rows(run)
-    history = () if run is None else list(read_log(run / HISTORY_FILE))
+    history = () if run is None else list(read_lines(run / HISTORY_FILE))
     run = run or create_run(experiment, "test")
     sampler = make_sampler(experiment, session=session)
     found = ArchitectureSearcher(
@@ -289,7 +290,7 @@ def test_any_optuna_sampler_can_be_given(tmp_path):
 def test_the_log_has_a_line_for_every_ask_but_repeats(tmp_path):
     found, run = searcher(tmp_path, limits=(parse_limit("macs_m<0.7"),), sampler="random")
     play(found, 6)
-    events = Counter(event["event"] for event in read_log(run / TRIALS_FILE))
+    events = Counter(event["event"] for event in read_lines(run / TRIALS_FILE))
     assert events == {"start": 6, "end": 6, "infeasible": found.tally.infeasible}
     assert found.tally.infeasible > 0
 
@@ -620,7 +621,7 @@ def test_epochs_told_before_a_kill_are_not_logged_twice(tmp_path):
     history = tuple(Epoch(epoch=i, train_loss=1.0, val_top1_pct=20.0 * i, val_images=5, seconds=1.0) for i in (1, 2, 3, 4))
     done = Outcome(status="done", values={"val_top1_pct": 80.0}, history=history, seconds=4.0)
     found.record("b", {"outcome": json.dumps(done.to_record())})
-    assert [line["epoch"] for line in read_log(run / HISTORY_FILE)] == [1, 2, 3, 4]
+    assert [line["epoch"] for line in read_lines(run / HISTORY_FILE)] == [1, 2, 3, 4]
     assert nas.results(run)["epochs"].tolist() == [4]
 
 

@@ -14,10 +14,11 @@ from hypothesis import strategies as st
 import nas
 from nas.columns import TYPES
 from nas.description import dataset_of
+from nas.files import append_line, read_lines
 from nas.pareto import non_dominated
 from nas.plugins import load_plugin
 from nas.printing import print_front
-from nas.runs import HISTORY_FILE, TRIALS_FILE, append, create_run, read_experiment, read_log
+from nas.runs import HISTORY_FILE, TRIALS_FILE, create_run, read_experiment
 from nas.table import best
 
 TEXT = nas.reference("mobilenetv3_small_100").to_json()
@@ -57,7 +58,7 @@ def run(tmp_path):
     events += [start(2, 20), end(2, 20, 85.0), end(1, 20, 85.0), start(3, 30), end(3, 30, 84.0)]
     events += [start(4, 5), end(4, 5, 0, "failed", "oom"), start("y", 91, "infeasible"), start(5, 7)]
     for event in events:
-        append(folder / TRIALS_FILE, event)
+        append_line(folder / TRIALS_FILE, event)
     return folder
 
 
@@ -95,8 +96,8 @@ def test_latencies_within_the_tables_error_are_not_ranked_unless_one_is_told_to(
     file = run / "experiment.json"
     for trial, (ms, top1) in enumerate([(4.0, 70.0), (4.1, 72.0), (5.0, 80.0)]):
         event = end(trial, 0, top1)
-        append(run / TRIALS_FILE, start(trial, 0) | {"values": {"latency_ms": ms}})
-        append(run / TRIALS_FILE, event | {"values": {"latency_ms": ms, "val_top1_pct": top1}})
+        append_line(run / TRIALS_FILE, start(trial, 0) | {"values": {"latency_ms": ms}})
+        append_line(run / TRIALS_FILE, event | {"values": {"latency_ms": ms, "val_top1_pct": top1}})
     assert best(nas.results(run), "latency_ms")["trial"] == 0  # of a table that nobody checked
     file.write_text(file.read_text().replace('"latency_error_pct": null', '"latency_error_pct": 3.0'))
     df = nas.results(run)
@@ -178,7 +179,7 @@ def test_a_run_says_what_it_was_and_where(run):
     assert described["sessions"][0]["machine"]["cpus"] > 0
     assert described["sessions"][0]["machine"]["processor"]
     assert dataset_of(described) == nas.dataset("digits")
-    assert list(read_log(run / HISTORY_FILE)) == []
+    assert list(read_lines(run / HISTORY_FILE)) == []
 
 
 def test_a_datasets_fields_come_back_as_they_were(tmp_path, monkeypatch):
@@ -210,14 +211,14 @@ from nas.runs import append
 log = Path({str(run / TRIALS_FILE)!r})
 resource.setrlimit(resource.RLIMIT_FSIZE, (log.stat().st_size + 20, resource.RLIM_INFINITY))
 try:
-    append(log, {{"event": "a line of more than twenty characters"}})
+    append_line(log, {{"event": "a line of more than twenty characters"}})
 except nas.NasError as error:
     print(error)
 """
     answer = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert "trials.jsonl cannot be written: " in answer.stdout
     assert (run / TRIALS_FILE).read_bytes().endswith(b"}\n")
-    append(run / TRIALS_FILE, start(7, 1))
+    append_line(run / TRIALS_FILE, start(7, 1))
     assert len(nas.results(run)) == 9
 
 

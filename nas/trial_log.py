@@ -1,0 +1,82 @@
+"""The trial log of a run, `trials.jsonl`: its events, read as trials. Read `table.py` next."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from nas.errors import NasError
+from nas.files import read_lines
+from nas.runs import TRIALS_FILE, is_running
+from nas.trial import Outcome, Status, Trial
+
+
+class Event(StrEnum):
+    """What a line of the log tells."""
+
+    START = "start"
+    RETRY = "retry"
+    RESUME = "resume"
+    MEASURED = "measured"
+    """Costs that a limit of a later session asks for."""
+    INTERRUPT = "interrupt"
+    END = "end"
+    INFEASIBLE = "infeasible"
+    REPEATED = "repeated"
+
+
+def read_trials(run: Path) -> list[Trial]:
+    """Every proposal of a run in order, of all that its events say; also while the search runs.
+
+    Raises: NasError for a damaged log.
+    """
+    found: dict[Any, Trial] = {}
+    costs: dict[Any, dict[str, float]] = {}  # values known before training
+    file = run / TRIALS_FILE
+    try:
+        for line, event in enumerate(read_lines(file)):
+            key, kind = event.get("trial", f"line {line}"), Event(event["event"])
+            known = costs.setdefault(key, {})
+            if kind in (Event.START, Event.MEASURED, Event.INFEASIBLE, Event.REPEATED):
+                known |= event["values"]
+            found[key] = _proposed(event, kind) if key not in found else _changed(found[key], event, kind)
+            found[key] = replace(found[key], values=known | event.get("values", {}))
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise NasError(f"{file} is damaged: an event lacks a field or has a wrong one ({error})") from None
+    trials = list(found.values())
+    if is_running(run):
+        return trials
+    lost = {Status.RUNNING: Status.INTERRUPTED}  # a driver that was killed wrote no end
+    return [replace(trial, status=lost.get(trial.status, trial.status)) for trial in trials]
+
+
+def _proposed(event: Mapping[str, Any], kind: Event) -> Trial:
+    """The trial that an event begins, or the proposal that it skips."""
+    return Trial(
+        number=event.get("trial"),
+        id=event["id"],
+        status=Status.RUNNING if kind is Event.START else Status(kind.value),
+        params=event["params"],
+        values={},
+        architecture=event["architecture"] if kind is Event.START else None,
+        source=event["source"],
+        name=event.get("name"),
+        is_baseline=event.get("baseline", False),
+        started=event["time"],
+    )
+
+
+def _changed(trial: Trial, event: Mapping[str, Any], kind: Event) -> Trial:
+    match kind:
+        case Event.RETRY:
+            return replace(trial, status=Status.RUNNING, retries=event["retries"], crashes=event["crashes"])
+        case Event.RESUME:
+            return replace(trial, status=Status.RUNNING)
+        case Event.INTERRUPT:
+            so_far = Outcome(status=Status.INTERRUPTED, epochs=event["epochs"])
+            return replace(trial, status=Status.INTERRUPTED, outcome=so_far)
+        case Event.END:
+            outcome = Outcome.from_record(event)
+            return replace(trial, status=outcome.status, outcome=outcome, ended=event["time"], reused=event.get("reused", False))
+    return trial
