@@ -1,7 +1,4 @@
-"""Networks to hold a search against, trained under its recipe: those published that its space has, and any others by name.
-
-Read `searcher.py` next.
-"""
+"""Networks to hold a search against, trained under its settings: published ones, exports, and timm's. Read `plan.py` next."""
 
 import random
 from collections.abc import Iterable, Mapping
@@ -10,11 +7,9 @@ from typing import Final
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution
 
-from nas.errors import NasError, SpaceError
-from nas.experiment import Experiment
-from nas.feasibility import appraise
-from nas.networks import Network, OwnNetwork, TimmNetwork, find_network
-from nas.published import reference, references
+from nas.errors import SpaceError
+from nas.networks import Network, OwnNetwork, find_network
+from nas.problem import Point, Problem
 from nas.spaces import Params, sample
 
 PROBE: Final = 100  # random points that tell the largest resolution of a space
@@ -25,40 +20,41 @@ class Baseline:
     """A network that is trained beside a search."""
 
     name: str
-    """As published, or as the user gave it."""
-    text: str
-    """Of the architecture, or the name and resolution of timm's own network."""
-    id: str
-    params: Params
-    """Of the space; empty for a network that is no point of it."""
-    values: Mapping[str, float]
-    """Objective or limit name → value, of those that need no training, as far as they are known."""
-    admitted: bool
-    """Whether it is a point of the space that meets the limits."""
+    """As the user gave it."""
+    point: Point
 
 
-def baselines(experiment: Experiment, names: Iterable[str], *, resolution: int | None = None) -> list[Baseline]:
-    """The references of the space, and the networks of these names.
+def baselines(problem: Problem, names: Iterable[str]) -> list[Baseline]:
+    """The networks of these names, each once, at their own resolution, but no larger than the largest of the space.
 
-    `resolution` is of the latter, by default their own, but no larger than the largest of the space.
     Raises: NasError for a name that is not known, or a network that cannot read such images.
     """
-    space, classes = experiment.space, len(experiment.dataset.classes)
-    found = []
-    for name, params in space.references.items():
-        architecture = space.decode(params)
-        exact = name in references() and architecture == reference(name)
-        found.append(of_network(experiment, name if exact else f"like {name}", OwnNetwork(architecture=architecture)))
-    generator = random.Random(experiment.seed)
-    points = [*space.references.values(), *(sample(space.parameters, generator) for _ in range(PROBE))]
-    largest = max(space.decode(point | _largest(space.parameters)).resolution for point in points)
+    found: dict[str, Baseline] = {}
     for name in names:
-        network = find_network(name, resolution=resolution)
-        if resolution is None and network.resolution > largest:
-            network = find_network(name, resolution=largest)
-        network.check(classes, [network.resolution])
-        found.append(of_network(experiment, name, network))
-    return found
+        network = find_network(name)
+        largest = _largest_resolution(problem)
+        network = network.at(largest) if network.resolution > largest else network
+        network.check(problem.num_classes, [network.resolution])
+        point = point_of(problem, network)
+        found.setdefault(point.id, Baseline(name=name, point=point))
+    return list(found.values())
+
+
+def point_of(problem: Problem, network: Network) -> Point:
+    """A network held against the space and its limits."""
+    if not isinstance(network, OwnNetwork):
+        return problem.appraise(network)
+    try:
+        return problem.appraise(network, problem.space.encode(network.architecture))
+    except SpaceError:
+        return problem.appraise(network)
+
+
+def _largest_resolution(problem: Problem) -> int:
+    """Pixels, by the references and some random points."""
+    space, generator = problem.space, random.Random(0)
+    points = [*space.references.values(), *(sample(space.parameters, generator) for _ in range(PROBE))]
+    return max(space.decode(point | _largest(space.parameters)).resolution for point in points)
 
 
 def _largest(parameters: Mapping[str, BaseDistribution]) -> Params:
@@ -67,35 +63,3 @@ def _largest(parameters: Mapping[str, BaseDistribution]) -> Params:
     if isinstance(found, CategoricalDistribution):
         return {"resolution": max(found.choices, key=float)}  # type: ignore[arg-type]
     return {} if found is None else {"resolution": found.high}  # type: ignore[attr-defined]
-
-
-def of_network(experiment: Experiment, name: str, network: Network) -> Baseline:
-    """What is known of a network before training."""
-    if isinstance(network, TimmNetwork):
-        costs = network.costs(len(experiment.dataset.classes))
-        known = {"params_m": costs["params"] / 1e6, "macs_m": costs["macs"] / 1e6}
-        asked = {one.name for one in (*experiment.objectives, *(limit.objective for limit in experiment.limits))}
-        values = {name: value for name, value in known.items() if name in asked}
-        own = f"{network.id}@{network.resolution}"
-        return Baseline(name=name, text=network.to_json(), id=own, params={}, values=values, admitted=False)
-    try:
-        params = experiment.space.encode(network.architecture)
-    except SpaceError:
-        params = {}
-    point = appraise(experiment, network.architecture, params)
-    admitted = bool(params) and point.admitted
-    return Baseline(name=name, text=point.text, id=point.id, params=params, values=point.values, admitted=admitted)
-
-
-def check_new(given: Iterable[Baseline], seen: Iterable[str], *, waiting: bool) -> list[Baseline]:
-    """Those that have no row yet, each once.
-
-    Raises: NasError if there is none, and none is `waiting` to be gone on with.
-    """
-    there, found = set(seen), dict[str, Baseline]()
-    for baseline in given:
-        if baseline.id not in there:
-            found.setdefault(baseline.id, baseline)
-    if not found and not waiting:
-        raise NasError("every baseline has a row already; name others, such as timm:mobilenetv2_100, or see `nas table`")
-    return list(found.values())

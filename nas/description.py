@@ -29,7 +29,7 @@ from nas.spaces import SearchSpace
 SCHEMA: Final = 4
 PACKAGES: Final = ("frontier-nas", "torch", "torchvision", "timm", "onnxruntime", "optuna", "ray", "numpy")
 PLAIN: Final = (  # fields of an Experiment that are plain values already
-    *("latency", "trials", "start", "reuse", "early_stopping", "trial_timeout", "keep_all"),
+    *("latency", "trials", "start", "reuse", "baselines", "early_stopping", "trial_timeout", "keep_all"),
     *("workers", "gpus_per_trial", "address", "storage", "seed"),
 )
 
@@ -101,6 +101,8 @@ def _describe_objective(objective: Objective) -> dict[str, Any]:
         "name": objective.name,
         "direction": objective.direction,
         "needs_training": objective.needs_training,
+        "learning_curve": objective.learning_curve,
+        "has_table_error": objective.has_table_error,
         "module": module,
         "file": _own_file(module),
     }

@@ -1,24 +1,22 @@
-"""What a search need not find out again: networks to start from, and outcomes of other runs. Read `searcher.py` next."""
+"""Warm starts: networks to try first, and results reused from other runs. Read `plan.py` next."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
-import pandas as pd
-
-from nas.architecture import Architecture, is_text
+from nas.architecture import Architecture
 from nas.description import as_json, describe
-from nas.errors import NasError, SpaceError
+from nas.errors import ArchitectureError, NasError, SpaceError
 from nas.experiment import Experiment
 from nas.networks import find_network
 from nas.published import reference, references
 from nas.runs import EXPERIMENT_FILE, WEIGHTS, read_experiment
-from nas.spaces import Params
+from nas.spaces import Params, SearchSpace
 from nas.table import front, results
-
-MEASURED: Final = ("epochs", "seconds", "fingerprint", "device", "precision", "micro_batch", "peak_memory_mb")
+from nas.trial import Outcome, Status
+from nas.trial_log import read_trials
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,79 +27,74 @@ class Start:
     source: str
     """reference, start or reuse."""
     name: str
-    """As published, or as the user gave it; the id of an architecture that was given as its text; a run and its trial."""
+    """As published, or as the user gave it; a run and its trial."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Known:
+class Reused:
     """What became of a network in another run."""
 
     name: str
     """The run and its trial."""
-    values: Mapping[str, float]
-    """Objective name → value, of those that need training."""
-    measured: Mapping[str, Any]
-    """The row's other columns."""
+    outcome: Outcome
+    """With the values of the objectives that need training alone."""
     weights: Path
     """Where they are, if they were kept."""
     architecture: str
     """As text."""
 
 
-def starts(experiment: Experiment) -> list[Start]:
+def starts(space: SearchSpace, names: Iterable[str]) -> list[Start]:
     """The space's references, then the networks that the user names.
 
     Raises: NasError for one that does not exist, or is not a point of the space.
     """
-    space = experiment.space
     found = []
     for name, params in space.references.items():
         exact = name in references() and space.decode(params) == reference(name)
         found.append(Start(params=dict(params), source="reference", name=name if exact else f"like {name}"))
-    for name in experiment.start:
+    for name in names:
         for architecture in named(name):
             try:
-                shown = architecture.id if is_text(name) else name
-                found.append(Start(params=space.encode(architecture), source="start", name=shown))
+                found.append(Start(params=space.encode(architecture), source="start", name=name))
             except SpaceError as error:
                 raise NasError(f"start {name}: {error}; give one of this space, or the space that it is from") from None
     return found
 
 
-def reused(experiment: Experiment, known: Iterable[Known]) -> Iterator[Start]:
+def reused_starts(space: SearchSpace, reused: Iterable[Reused]) -> Iterator[Start]:
     """The networks of other runs that are of the space."""
-    for network in known:
-        with suppress(SpaceError):
-            params = experiment.space.encode(Architecture.from_json(network.architecture))
+    for network in reused:
+        with suppress(SpaceError, ArchitectureError):  # of timm's networks too
+            params = space.encode(Architecture.from_json(network.architecture))
             yield Start(params=params, source="reuse", name=network.name)
 
 
 def named(name: str) -> list[Architecture]:
-    """The architecture of a name, file or export; those on the front of a run."""
-    if not is_text(name) and (Path(name) / EXPERIMENT_FILE).is_file():
+    """The architecture of a name, file or export; those on the front of a run.
+
+    Raises: NasError for one that does not exist, or is timm's own.
+    """
+    if (Path(name) / EXPERIMENT_FILE).is_file():
         return [Architecture.from_json(text) for text in front(results(name))["architecture"]]
-    architecture = find_network(name).architecture
-    if architecture is None:
-        raise NasError(f"start {name}: it is timm's own network and has no architecture of a space")
-    return [architecture]
+    return [find_network(name).architecture]
 
 
-def outcomes(experiment: Experiment) -> dict[str, Known]:
-    """Architecture id → what became of it in the runs that may be reused.
+def outcomes(experiment: Experiment) -> dict[str, Reused]:
+    """Network id → what became of it in the runs that may be reused.
 
     Raises: NasError for a run whose networks were trained on other images, or otherwise.
     """
-    known: dict[str, Known] = {}
+    found: dict[str, Reused] = {}
     for name in experiment.reuse:
         run = Path(name).resolve()
-        described = read_experiment(run)
-        _check_alike(experiment, name, described)
-        known |= dict(_done(experiment, run))
-    return known
+        _check_alike(experiment, name, read_experiment(run))
+        found |= dict(_done(experiment, run))
+    return found
 
 
 def _check_alike(experiment: Experiment, name: str, described: Mapping[str, Any]) -> None:
-    """Raises: NasError if a run's recipe, dataset or objectives are not the experiment's."""
+    """Raises: NasError if a run's settings, dataset or objectives are not the experiment's."""
     here = as_json(describe(experiment, ""))
     for field, before, now in (
         *((f"train.{key}", described["train"].get(key), value) for key, value in here["train"].items()),
@@ -112,30 +105,31 @@ def _check_alike(experiment: Experiment, name: str, described: Mapping[str, Any]
                 f"reuse {name}: its {field} is {before!r}, and here it is {now!r}; its outcomes are of other trainings"
             )
     there = {objective["name"]: objective for objective in described["objectives"]}
-    for objective in here["objectives"]:
-        before = there.get(objective["name"], objective)
-        if objective["needs_training"] and before.get("fields") != objective.get("fields"):
-            raise NasError(
-                f"reuse {name}: its objective {objective['name']} is of {before.get('fields')}, not {objective['fields']}"
-            )
-        if objective["name"] == "mnasnet_reward" and described["latency_table"] != here["latency_table"]:
-            raise NasError(f"reuse {name}: its mnasnet_reward is of latencies by another table")
-    missing = [objective.name for objective in experiment.objectives if objective.needs_training and objective.name not in there]
-    if missing:
-        raise NasError(f"reuse {name}: objective {missing[0]} was not measured there; it has {', '.join(sorted(there))}")
+    for objective, now in zip(experiment.objectives, here["objectives"], strict=True):
+        if not objective.needs_training:
+            continue
+        before = there.get(objective.name)
+        if before is None:
+            raise NasError(f"reuse {name}: objective {objective.name} was not measured there; it has {', '.join(sorted(there))}")
+        if before.get("fields") != now.get("fields"):
+            raise NasError(f"reuse {name}: its objective {objective.name} is of {before.get('fields')}, not {now['fields']}")
+        if objective.needs_latency and described["latency_table"] != here["latency_table"]:
+            raise NasError(f"reuse {name}: its {objective.name} is of latencies by another table")
 
 
-def _done(experiment: Experiment, run: Path) -> Iterator[tuple[str, Known]]:
+def _done(experiment: Experiment, run: Path) -> Iterator[tuple[str, Reused]]:
     trained = [objective.name for objective in experiment.objectives if objective.needs_training]
-    df = results(run)
-    for row in df[df["status"] == "done"].to_dict("records"):
-        yield (
-            str(row["id"]),
-            Known(
-                name=f"{run.name} trial {row['trial']}",
-                values={name: float(row[name]) for name in trained},
-                measured={name: row[name] for name in MEASURED if pd.notna(row[name])},
-                weights=run / WEIGHTS / f"{row['trial']}.safetensors",
-                architecture=str(row["architecture"]),
-            ),
-        )
+    for trial in read_trials(run):
+        if trial.status is not Status.DONE or trial.outcome is None or trial.architecture is None:
+            continue
+        if trial.values.keys() >= set(trained):
+            values = {name: trial.values[name] for name in trained}
+            yield (
+                trial.id,
+                Reused(
+                    name=f"{run.name} trial {trial.number}",
+                    outcome=replace(trial.outcome, values=values),
+                    weights=run / WEIGHTS / f"{trial.number}.safetensors",
+                    architecture=trial.architecture,
+                ),
+            )

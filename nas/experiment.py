@@ -4,8 +4,9 @@ Read `driver.py` next for how an Experiment becomes a run folder.
 """
 
 import math
-from dataclasses import dataclass, field
-from typing import Annotated
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Annotated, Self
 
 import tyro
 from optuna.samplers import BaseSampler
@@ -15,6 +16,7 @@ from nas.errors import NasError
 from nas.latency.table import LatencyTable, read_table
 from nas.objectives import Limit, Objective
 from nas.plugins import check_kind
+from nas.published import references
 from nas.recipe import TrainSettings
 from nas.spaces import SearchSpace
 
@@ -43,8 +45,10 @@ class Experiment:
     """Networks to try first, after the space's references: files, exports, run folders (their fronts), published names."""
     reuse: tuple[str, ...] = ()
     """Run folders whose outcomes are taken over first, as far as they are of this space and meet the limits; none is trained."""
+    baselines: tuple[str, ...] = ()
+    """Networks to train beside the search, whatever they cost: published names, exports, architecture files, timm:NAME."""
     early_stopping: bool | None = None
-    """Whether a network that falls behind its peers is stopped early; by default where val_top1_pct alone needs training."""
+    """Whether a network that falls behind its peers is stopped early; by default where top-1 alone needs training."""
     trial_timeout: float = math.inf
     """Seconds after which a trial has failed."""
     keep_all: bool = False
@@ -84,10 +88,10 @@ class Experiment:
             raise NasError(f"seed: {self.seed} is not from 0 to {2**32 - 1}")
         if not self.trial_timeout > 0:
             raise NasError(f"trial-timeout: {self.trial_timeout} is not more than 0 seconds")
-        if self.early_stopping and not self.judged_early:
+        if self.early_stopping and not self._has_curve:
             raise NasError(
-                "early-stopping: networks are judged by val_top1_pct and by what is known before training, so it must be the one "
-                f"objective that needs training; given: {', '.join(names)}"
+                "early-stopping: networks are judged by their top-1 after each epoch and by costs known before training, so one "
+                f"objective alone may need training, and it must be that top-1; given: {', '.join(names)}"
             )
         if not self.runs:
             raise NasError("runs: an empty name; give a folder, such as runs")
@@ -104,42 +108,32 @@ class Experiment:
         return None if self.latency is None else read_table(self.latency)
 
     @property
-    def judged_early(self) -> bool:
-        """Whether what is known after some epochs tells how a network will compare."""
-        trained = [objective.name for objective in self.objectives if objective.needs_training]
-        return trained == ["val_top1_pct"]
+    def stops_early(self) -> bool:
+        """Whether networks that fall behind are stopped: as asked for, else where one objective needs training and has a curve."""
+        return self._has_curve if self.early_stopping is None else self.early_stopping
 
     @property
-    def stops_early(self) -> bool:
-        """Whether networks that fall behind are stopped."""
-        return self.judged_early if self.early_stopping is None else self.early_stopping
+    def _has_curve(self) -> bool:
+        return [objective.learning_curve for objective in self.objectives if objective.needs_training] == [True]
+
+    @property
+    def needs_latency(self) -> bool:
+        """Whether an objective or a limit reads a latency."""
+        return any(objective.needs_latency for objective in (*self.objectives, *(limit.objective for limit in self.limits)))
+
+    def resolved(self) -> Self:
+        """The same with absolute paths, so that the run can be resumed from any folder."""
+        storage = self.storage
+        if storage is not None and "://" not in storage and "::" not in storage:
+            storage = str(Path(storage).resolve())
+        return replace(
+            self,
+            storage=storage,
+            latency=None if self.latency is None else str(Path(self.latency).resolve()),
+            **{name: tuple(map(_absolute, getattr(self, name))) for name in ("start", "reuse", "baselines")},
+        )
 
 
-@dataclass(frozen=True, kw_only=True)
-class Changes:
-    """What another session of a run may change of its experiment; what is not given stays."""
-
-    trials: int | None = None
-    """Networks to train in all, those of earlier sessions included."""
-    sampler: str | BaseSampler | None = None
-    """What proposes networks from here on; it learns from what was found before."""
-    limits: Annotated[tuple[Limit, ...], tyro.conf.arg(name="limit"), tyro.conf.UseAppendAction] = ()
-    """A limit, in the place of the one on the same objective; give it once for each."""
-    start: tuple[str, ...] | None = None
-    """Networks to try next: files, exports, run folders (their fronts), published names."""
-    reuse: tuple[str, ...] | None = None
-    """Run folders whose outcomes are taken over first, as far as they are of this space and meet the limits; none is trained."""
-    early_stopping: bool | None = None
-    """Whether a network that falls behind its peers is stopped early."""
-    trial_timeout: float | None = None
-    """Seconds after which a trial has failed."""
-    keep_all: bool | None = None
-    """Whether the weights of every network are kept from here on."""
-    workers: int | None = None
-    """Trials at a time."""
-    gpus_per_trial: float | None = None
-    """GPUs of one trial, a fraction to share them."""
-    address: str | None = None
-    """Of a Ray cluster that runs already: auto or HOST:PORT."""
-    verbose: bool | None = None
-    """Whether Ray's own messages are shown."""
+def _absolute(name: str) -> str:
+    """The absolute path of what exists; anything else is a network's name."""
+    return str(Path(name).resolve()) if Path(name).exists() and name not in references() else name

@@ -2,25 +2,18 @@
 
 import logging
 import math
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from nas.errors import NasError
 from nas.files import copy_whole
-from nas.objectives import Objective
 from nas.pareto import dominates, hypervolume
+from nas.problem import Losses, Problem
 from nas.runs import WEIGHTS
 from nas.storage import TrialFolder
 
 logger = logging.getLogger(__name__)
-
-Losses = tuple[float, ...]  # of a network on every objective, each the lower the better
-
-
-def losses_of(objectives: Iterable[Objective], values: Mapping[str, float]) -> Losses:
-    """The values of objectives, each the lower the better."""
-    return tuple((1.0 if objective.direction == "minimize" else -1.0) * values[objective.name] for objective in objectives)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -73,21 +66,23 @@ class Keeper:
                 self._take(trial, None)
             self.ended(trial)
 
-    def hypervolume(self, objectives: Sequence[Objective], worst: Mapping[str, float]) -> float:
-        """Of the front, as a share of all there could be: top-1 from 0 to 100 %, costs from 0 to the `worst` of random networks.
+    def hypervolume(self, problem: Problem, worst: Mapping[str, float]) -> float:
+        """The share that the front dominates of all there could be: the bounds of an objective, costs from 0 to the `worst` given.
 
         Other objectives that need training reach from the worst value found to 0 or to the best found.
         """
         front = list(self.front.values())
         reference, scale = [], []
-        for i, objective in enumerate(objectives):
+        for i, objective in enumerate(problem.objectives):
             known = worst.get(objective.name)
-            if known is not None:
-                bound = known if objective.direction == "minimize" else -known
+            if objective.bounds is not None:
+                low, high = objective.bounds
+                reference.append(max(objective.loss(low), objective.loss(high)))
+                scale.append(high - low)
             else:
-                bound = 0.0 if objective.name == "val_top1_pct" else max(losses[i] for losses in front)
-            reference.append(float(bound))
-            scale.append(100.0 if objective.name == "val_top1_pct" else abs(bound) or 1.0)
+                bound = max(losses[i] for losses in front) if known is None else objective.loss(known)
+                reference.append(float(bound))
+                scale.append(abs(bound) or 1.0)
         return hypervolume(front, tuple(reference)) / math.prod(scale)
 
     def _take(self, trial: int, weights: Path | None) -> None:

@@ -1,10 +1,11 @@
 """Early stopping for several objectives: asynchronous successive halving by non-dominated rank.
 
-Read `searcher.py` next, which asks it, and `driver.py` for how Ray Tune runs both.
+Read `driver.py` for how Ray Tune asks it.
 """
 
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from threading import Event
 from typing import Any, Final
 
 from ray.tune.execution.tune_controller import TuneController
@@ -81,11 +82,13 @@ class Halving:
 
 
 class EarlyStopping(FIFOScheduler):
-    """Stops trials as `goes_on(trial_id, result)` says, which is asked with every result."""
+    """Stops a trial after an epoch when it falls behind, or when the search is interrupted; baselines train to their end."""
 
-    def __init__(self, goes_on: Callable[[str, dict[str, Any]], bool]) -> None:
+    def __init__(self, halving: Halving, *, enabled: bool, interrupted: Event) -> None:
         super().__init__()
-        self.goes_on = goes_on
+        self.halving = halving
+        self.enabled = enabled
+        self.interrupted = interrupted
 
     def on_trial_result(
         self,
@@ -94,5 +97,15 @@ class EarlyStopping(FIFOScheduler):
         result: dict[str, Any],
     ) -> str:
         """What Ray is to do with the trial."""
-        decision: str = TrialScheduler.CONTINUE if self.goes_on(trial.trial_id, result) else TrialScheduler.STOP
+        decision: str = TrialScheduler.CONTINUE if self._goes_on(trial.config, result) else TrialScheduler.STOP
         return decision
+
+    def _goes_on(self, config: Mapping[str, Any], result: Mapping[str, Any]) -> bool:
+        if "epoch" not in result:
+            return True
+        if self.interrupted.is_set():
+            return False
+        if config["costs"] is None:  # a baseline
+            return True
+        standing = Standing.of(result["val_top1_pct"], result["val_images"], tuple(config["costs"]))
+        return self.halving.goes_on(config["trial"], result["epoch"], standing) or not self.enabled

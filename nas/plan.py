@@ -1,0 +1,134 @@
+"""What a session of a run is going to do, found before Ray starts, so that every mistake shows before anything is trained.
+
+Read `proposer.py` next.
+"""
+
+import logging
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from nas.baselines import Baseline, baselines
+from nas.columns import TYPES
+from nas.datasets import load_part
+from nas.earlier import Reused, Start, outcomes, starts
+from nas.errors import NasError, users_code
+from nas.experiment import Experiment
+from nas.feasibility import Feasibility, check_limits
+from nas.latency.table import newest_table
+from nas.problem import Problem
+from nas.recipe import TrainSettings
+from nas.runs import LATENCY_FILE
+from nas.spaces import sample
+from nas.storage import check_storage
+from nas.study import check_sampler
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What a session is going to try."""
+
+    problem: Problem
+    feasibility: Feasibility
+    starts: list[Start]
+    reused: Mapping[str, Reused]
+    """Network id → what became of it in another run."""
+    baselines: list[Baseline]
+
+
+def make_plan(experiment: Experiment) -> Plan:
+    """Find every mistake that can be found without Ray.
+
+    Raises: NasError for limits that no network meets, an unknown sampler, optimizer, start or baseline, a run to reuse whose
+    trainings were others, or images that cannot be read.
+    """
+    check_sampler(experiment.sampler)
+    if experiment.train.optimizer != TrainSettings().optimizer:  # the default is known to work, and this imports torch and timm
+        from nas.train import check_settings
+
+        check_settings(experiment.train)
+    for objective in (*experiment.objectives, *(limit.objective for limit in experiment.limits)):
+        if objective.name in TYPES:
+            raise NasError(
+                f"objective {objective.name}: the table has a column of this name; choose another than {', '.join(TYPES)}"
+            )
+    problem = problem_of(experiment)
+    feasibility = check_limits(problem, experiment.seed)
+    if problem.limits:
+        logger.info("%s of space %s fits %s", feasibility, problem.space.name, " and ".join(map(str, problem.limits)))
+    plan = Plan(
+        problem=problem,
+        feasibility=feasibility,
+        starts=starts(problem.space, experiment.start),
+        reused=outcomes(experiment),
+        baselines=baselines(problem, experiment.baselines),
+    )
+    if experiment.storage is not None:
+        check_storage(experiment.storage)
+    if experiment.address is None and problem.trained:
+        for part in ("train", "val"):  # decoded here, where a mistake is seen at once and every core is free
+            load_part(experiment.dataset, part)
+    return plan
+
+
+def problem_of(experiment: Experiment) -> Problem:
+    """The part of an experiment that proposals need."""
+    with users_code(f"dataset {experiment.dataset.name}: classes"):
+        num_classes = len(experiment.dataset.classes)
+    return Problem(
+        space=experiment.space,
+        objectives=experiment.objectives,
+        limits=experiment.limits,
+        num_classes=num_classes,
+        latency_table=experiment.latency_table,
+    )
+
+
+def with_latency(experiment: Experiment, *, look: bool = True) -> Experiment:
+    """The same with the latency table that it is to use, if it needs a latency; where there is none, trials measure it.
+
+    With `look`, the newest table that was built here serves where none is given.
+    Raises: NasError without a table for a limit on a latency, or a search that trains nothing.
+    """
+    if not experiment.needs_latency:
+        return replace(experiment, latency=None)
+    problem = problem_of(experiment)
+    if experiment.latency is None and look:
+        generator = random.Random(experiment.seed)
+        some = [problem.space.decode(sample(problem.space.parameters, generator)) for _ in range(100)]
+        table = newest_table(problem.space.name, some, problem.num_classes)
+        experiment = replace(experiment, latency=None if table is None else str(table))
+    if experiment.latency is not None:
+        logger.info("latencies by %s: %s", experiment.latency, experiment.latency_table)
+        return experiment
+    none = f"no latency table was built here for space {problem.space.name}, its resolution and {problem.num_classes} classes"
+    how = "`nas latency build` makes one; or give another device's with --latency"
+    limited = next((limit.objective.name for limit in experiment.limits if limit.objective.needs_latency), None)
+    if limited is not None:
+        raise NasError(f"limit on {limited}: {none}, and a limit must be known before the training: {how}")
+    if not problem.trained:
+        asked = next(objective.name for objective in problem.objectives if objective.needs_latency)
+        raise NasError(f"objective {asked}: {none}, and trials that do not train do not measure either: {how}")
+    logger.info("%s: each trial measures its own, which takes seconds and an idle CPU; %s", none, how)
+    return measuring(experiment)
+
+
+def measuring(experiment: Experiment) -> Experiment:
+    """The same with latencies that trials measure, where there is no table."""
+    if experiment.latency is not None:
+        return experiment
+    measured = (replace(one, needs_training=True) if one.needs_latency else one for one in experiment.objectives)
+    return replace(experiment, objectives=tuple(measured))
+
+
+def with_own_table(experiment: Experiment, run: Path) -> Experiment:
+    """The same with the run's copy of its latency table, so that all its latencies are by one table."""
+    table = experiment.latency_table
+    if table is None:
+        return experiment
+    if not (run / LATENCY_FILE).is_file():
+        table.write(run / LATENCY_FILE)
+    return replace(experiment, latency=str(run / LATENCY_FILE))

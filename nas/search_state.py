@@ -1,0 +1,166 @@
+"""What a session of a search works with, and how a trial begins and ends in it. Read `searcher.py` next."""
+
+import logging
+import time
+from collections import deque
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from threading import Event
+from typing import Final
+
+import optuna
+
+from nas.earlier import Reused
+from nas.keeper import Keeper
+from nas.problem import Point
+from nas.proposer import Proposer
+from nas.recipe import Epoch
+from nas.record import CURVE
+from nas.scheduler import Halving
+from nas.session import Session
+from nas.trial import Outcome, Reason, Status, Trial
+from nas.trial_log import TrialLog
+
+logger = logging.getLogger(__name__)
+
+CRASHES: Final = 2  # of the worker process, after which a network is given up
+NODE_LOSSES: Final = 4  # after which a trial is given up
+
+
+@dataclass(slots=True, kw_only=True)
+class Pending:
+    """A trial under way, or to be continued."""
+
+    number: int
+    """In the order of proposal, from 0."""
+    point: Point
+    asked: optuna.Trial | None = None
+    """Optuna's; None for a baseline, which nobody proposed."""
+    name: str | None = None
+    """Of a baseline."""
+    epochs: dict[int, float] = field(default_factory=dict)
+    """Epoch → top-1 after it."""
+    lost_on: list[str | None] = field(default_factory=list)
+    """The machine on which each of its worker processes died, where it is known."""
+    started: float = 0.0
+    """When Ray was last given it, by the monotonic clock."""
+
+    def crashes(self, alive: Collection[str]) -> int:
+        """How often its process was lost and not its machine, which may show later: those `alive` are."""
+        return sum(where is None or where in alive for where in self.lost_on)
+
+    def failure(self, alive: Collection[str], reason: Reason, *, timeout: float) -> Outcome | None:
+        """The failure as which it ends now that its process was lost again; None if it begins again.
+
+        A worker ends itself after `timeout` seconds, which this clock, being set earlier, has passed by then.
+        """
+        crashes = self.crashes(alive)
+        if time.monotonic() - self.started >= timeout:
+            return Outcome(status=Status.FAILED, reason=Reason.TIMEOUT, error=f"not done after {timeout:g} s")
+        if len(self.lost_on) - crashes == NODE_LOSSES:
+            return Outcome(status=Status.FAILED, reason=Reason.NODE, error=f"its machine was lost, {NODE_LOSSES} times")
+        if crashes == CRASHES:
+            why = " for lack of memory" if reason is Reason.OOM else ""
+            return Outcome(status=Status.FAILED, reason=reason, error=f"the worker process died{why}")
+        return None
+
+
+@dataclass(slots=True, kw_only=True)
+class SearchState:
+    """What the searcher and the replay of earlier sessions share."""
+
+    session: Session
+    proposer: Proposer
+    log: TrialLog
+    keeper: Keeper
+    halving: Halving
+    interrupted: Event = field(default_factory=Event)
+    """Set by Ctrl-C: no more trials, and those under way stop after their epoch."""
+    next_number: int = 0
+    waiting: deque[Pending] = field(default_factory=deque)
+    """Trials to be continued, before anything new begins."""
+
+    def begin(self, point: Point, *, source: str, name: str | None, asked: optuna.Trial | None = None) -> Pending:
+        """A new trial, written to the log."""
+        pending = Pending(number=self.next_number, point=point, asked=asked, name=name if asked is None else None)
+        self.log.start(
+            Trial(
+                number=pending.number,
+                id=point.id,
+                status=Status.RUNNING,
+                params=point.params,
+                values=point.values,
+                architecture=point.text,
+                source=source,
+                name=name,
+                is_baseline=asked is None,
+            )
+        )
+        self.next_number += 1
+        self.proposer.seen[point.id] = pending.number
+        if asked is None and point.in_space:
+            self.keeper.pinned.add(pending.number)
+        return pending
+
+    def reuse(self, pending: Pending, reused: Reused) -> None:
+        """End a trial with the outcome that another run had."""
+        self.end(pending, reused.outcome, weights=reused.weights, reused=True)
+
+    def epoch(self, pending: Pending, epoch: Epoch) -> None:
+        """Log an epoch of a trial, once."""
+        if epoch.epoch not in pending.epochs:
+            pending.epochs[epoch.epoch] = epoch.val_top1_pct
+            self.log.epoch(pending.number, epoch)
+
+    def values_so_far(self, pending: Pending) -> dict[str, float]:
+        """What is known of a trial before its end."""
+        values = dict(pending.point.values)
+        curve = self.curve(pending.epochs)
+        return values | ({self.session.plan.problem.trained[0].name: curve[-1][1]} if curve else {})
+
+    def curve(self, epochs: Mapping[int, float]) -> list[tuple[int, float]]:
+        """Epochs and the values after them of the objective that needs training, if that is what epochs tell."""
+        return sorted(epochs.items()) if self.session.plan.problem.has_learning_curve else []
+
+    def end(self, pending: Pending, outcome: Outcome, *, weights: Path | None = None, reused: bool = False) -> None:
+        """Write the outcome of a trial to the log, keep its weights (from `weights` if they are there), and tell Optuna."""
+        for epoch in outcome.history:  # trained, but not reported before the worker died
+            self.epoch(pending, epoch)
+        failed = outcome.status is Status.FAILED
+        values = dict(pending.point.values) if failed else self.values_so_far(pending) | dict(outcome.values)
+        outcome = replace(outcome, values=values, history=(), epochs=outcome.epochs or len(pending.epochs))
+        self.log.end(pending.number, outcome, reused=reused)
+        if outcome.status is Status.DONE:
+            losses = self.session.plan.problem.losses(values) if pending.point.feasible else None
+            self.keeper.done(pending.number, losses, weights=weights)
+        else:
+            self.keeper.ended(pending.number)
+        if pending.asked is not None:
+            self._tell(pending, pending.asked, outcome)
+            self.log.tally.count(outcome.status, reason=outcome.reason, reused=reused)
+        logger.info("%s", self._summary(pending, outcome, reused=reused))
+
+    def _tell(self, pending: Pending, asked: optuna.Trial, outcome: Outcome) -> None:
+        if curve := self.curve(pending.epochs):
+            asked.set_user_attr(CURVE, curve)
+        objectives = self.session.plan.problem.objectives
+        done = outcome.status is Status.DONE
+        self.proposer.tell(asked, outcome.status, [outcome.values[one.name] for one in objectives] if done else None)
+
+    def _summary(self, pending: Pending, outcome: Outcome, *, reused: bool) -> str:
+        """The log line of a trial that has ended."""
+        experiment, tally = self.session.experiment, self.log.tally
+        names = [objective.name for objective in experiment.objectives if objective.name in outcome.values]
+        result = ", ".join(f"{name} {outcome.values[name]:.4g}" for name in names)
+        if outcome.status is Status.FAILED:
+            result = f"{outcome.reason}, {outcome.error}"
+        after = ""
+        if outcome.status is Status.STOPPED:
+            by_limit = outcome.reason is Reason.LIMIT
+            after = " by a limit" if by_limit else f" after epoch {len(pending.epochs)} of {experiment.train.epochs}"
+        if pending.asked is None:
+            return f"baseline {pending.name} {outcome.status}: {result}"
+        if reused:
+            return f"trial {pending.number} reused: {result}"
+        return f"{tally.ended}/{experiment.trials} trial {pending.number} {outcome.status}{after}: {result}"
