@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 
 from nas.errors import NasError
 from nas.files import write_whole
+from nas.storage import LAST_FILE
 
 
 class CheckpointError(NasError):
@@ -38,7 +39,6 @@ class Checkpoints:
         return self.max_share >= 1 or save_seconds <= self.max_share * unsaved_seconds
 
 
-LAST_FILE: Final = "last.pt"
 DIGEST_BYTES: Final = 32  # of SHA-256, before what torch.save wrote
 
 

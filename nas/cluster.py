@@ -21,49 +21,76 @@ from nas.storage import is_local
 
 logger = logging.getLogger(__name__)
 
-# What Ray reads from the environment: no log files that the run folder already has in another form; workers that stay in the
-# folder the search was started in, so that a dataset's relative path means the same there; no GPU for a trial of no GPUs; Ctrl-C
-# is ours.
-RAY_ENVIRONMENT: Final = {
+# What Ray Tune reads from the driver's environment: no log files that the run folder already has in another form, workers that
+# stay in one folder, no table of Tune's own, and Ctrl-C is ours. Tune passes what matters to a worker on to it.
+TUNE_ENVIRONMENT: Final = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",
-    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
 }
+
+# The environment that Tune gives its workers. A process is used again for a task of the same environment only, so the tasks that
+# warm workers up have it too.
+WORKER_ENVIRONMENT: Final = {"PL_DISABLE_FORK": "1", "RAY_CHDIR_TO_TRIAL_DIR": "0"}
 
 
 @contextmanager
 def ray_session(workers: int | None, *, address: str | None = None, verbose: bool = False) -> Iterator[None]:
-    """Ray on this machine alone, or on the cluster at an address, quiet; one that runs in this process already is left running.
+    """Ray on this machine alone, or on the cluster at an address, quiet.
+
+    One that runs in this process already is used and left running, whatever `workers` and `address` say.
 
     Raises: NasError if there is no cluster at the address.
     """
-    if ray.is_initialized():
-        yield
-        return
-    before = {name: os.environ.get(name) for name in RAY_ENVIRONMENT}
-    os.environ.update(RAY_ENVIRONMENT)
+    with _environment(TUNE_ENVIRONMENT), nullcontext() if verbose else _quiet():
+        if ray.is_initialized():
+            yield
+            return
+        try:
+            _start(workers, address, verbose=verbose)
+            yield
+        finally:
+            ray.shutdown()
+
+
+def _start(workers: int | None, address: str | None, *, verbose: bool) -> None:
     where: dict[str, Any] = {"address": "local", "num_cpus": workers, "include_dashboard": False, "_node_ip_address": "127.0.0.1"}
     if address is not None:
-        where = {"address": address, "runtime_env": {"env_vars": RAY_ENVIRONMENT}}
+        where = {"address": address}
+    level = logging.INFO if verbose else logging.CRITICAL
     try:
-        with nullcontext() if verbose else _quiet():
-            try:
-                _check_answers(address)
-                ray.init(log_to_driver=verbose, logging_level=logging.INFO if verbose else logging.CRITICAL, **where)
-            except (OSError, ValueError, RuntimeError) as error:
-                if address is None:
-                    raise
-                raise NasError(
-                    f"address {address!r}: no Ray cluster answers there ({describe_error(error)}); `ray start --head` starts one"
-                ) from None
-            yield
+        _check_answers(address)
+        ray.init(log_to_driver=verbose, logging_level=level, runtime_env={"env_vars": WORKER_ENVIRONMENT}, **where)
+    except (OSError, ValueError, RuntimeError) as error:
+        if address is None:
+            raise
+        raise NasError(
+            f"address {address!r}: no Ray cluster answers there ({describe_error(error)}); `ray start --head` starts one"
+        ) from None
+
+
+def warm_up(workers: int) -> None:
+    """Let so many worker processes import what a trial needs, while the driver goes on; the first trials then start at once."""
+    task = ray.remote(num_cpus=1, max_retries=0)(_import_training)
+    for _ in range(workers):
+        task.remote()
+
+
+def _import_training() -> None:
+    import nas.evaluate  # noqa: F401 - torch and timm
+
+
+@contextmanager
+def _environment(variables: Mapping[str, str]) -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
     finally:
-        ray.shutdown()
-        for variable, value in before.items():
-            os.environ.pop(variable) if value is None else os.environ.update({variable: value})
+        for name, value in before.items():
+            os.environ.pop(name) if value is None else os.environ.update({name: value})
 
 
 def _check_answers(address: str | None) -> None:
@@ -88,7 +115,7 @@ def _quiet() -> Iterator[None]:
 
 
 def resources(experiment: Experiment) -> tuple[int, float]:
-    """(trials at a time, GPUs of each).
+    """(trials at a time, GPUs of each); where Ray has no room for the workers that are asked for, as many as it has room for.
 
     Raises: NasError if a trial asks for more GPUs than a machine has.
     """
@@ -105,7 +132,8 @@ def resources(experiment: Experiment) -> tuple[int, float]:
             len(nodes),
             Path(experiment.storage or experiment.runs).resolve(),
         )
-    return experiment.workers or max(1, sum(_fitting(node, wanted) for node in nodes)), wanted
+    most = max(1, sum(_fitting(node, wanted) for node in nodes))
+    return min(experiment.workers or most, most), wanted
 
 
 def _fitting(node: Mapping[str, float], gpus: float) -> int:

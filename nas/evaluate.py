@@ -7,77 +7,55 @@ import math
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
 import torch
-from filelock import FileLock
 
 from nas.checkpoints import CheckpointError, Checkpoints, save_weights
-from nas.datasets import Dataset
 from nas.devices import is_out_of_memory, keep_freed_memory, pick_device
 from nas.errors import MachineBusyError, describe_error
-from nas.latency.table import LatencyTable
+from nas.files import locked
 from nas.networks import Network, TimmNetwork, parse_network
-from nas.objectives import Candidate, Objective, latency_ms
-from nas.recipe import Epoch, Outcome, TrainReport, TrainSettings
+from nas.objectives import Candidate, latency_ms
+from nas.recipe import Epoch, TrainReport
+from nas.storage import WEIGHTS_FILE
+from nas.task import Task
 from nas.train import DivergedError, train
+from nas.trial import Outcome, Reason, Status
 
-WEIGHTS_FILE: Final = "weights.safetensors"
 MEASURING: Final = "frontier-nas-measuring.lock"
 CHECKPOINT_SHARE: Final = 0.05  # of a trial's time that writing checkpoints may take
 
 
-class TrialTimeoutError(Exception):
-    """A trial took longer than it may."""
-
-
-def evaluate(
-    text: str,
-    *,
-    dataset: Dataset,
-    objectives: Sequence[Objective],
-    settings: TrainSettings,
-    seed: int,
-    folder: Path,
-    latency: LatencyTable | None = None,
-    timeout: float = math.inf,
-    on_epoch: Callable[[Epoch], None] | None = None,
-) -> Outcome:
+def evaluate(text: str, task: Task, *, folder: Path, on_epoch: Callable[[Epoch], None] | None = None) -> Outcome:
     """Build, train and measure the network of a text, ours or timm's own; its checkpoints and weights go into `folder`.
 
-    Goes on from a checkpoint that is there. Without an objective that needs training, nothing is trained. One thread on a CPU.
-    Never raises: a failure is an Outcome with its reason.
+    Goes on from a checkpoint that is there. One thread on a CPU. Never raises: a failure is an Outcome with its reason.
     """
     started = time.monotonic()
-
-    def within(done: int, total: int) -> None:
-        if time.monotonic() - started > timeout:
-            raise TrialTimeoutError(f"not done after {timeout:g} s: {done:,} of {total:,} images trained on")
-
     try:
-        if not objectives:
-            return Outcome(status="done")
         network = parse_network(text)
+        objectives = task.objectives
         if isinstance(network, TimmNetwork):  # timm's own, of which no cost of a layer is known
-            objectives = [objective for objective in objectives if not objective.needs_architecture]
-        known = Candidate(network=network, num_classes=len(dataset.classes), latency=latency)
-        if latency is None and any(objective.needs_latency for objective in objectives):
-            with FileLock(
-                Path(tempfile.gettempdir(), MEASURING)
-            ):  # one at a time; first, as a busy machine would cost the training
+            objectives = tuple(objective for objective in objectives if not objective.needs_architecture)
+        known = Candidate(network=network, num_classes=len(task.dataset.classes), latency=task.latency)
+        if task.latency is None and any(objective.needs_latency for objective in objectives):
+            lock = Path(tempfile.gettempdir(), MEASURING)  # one at a time; first, as a busy machine would cost the training
+            with locked(lock, busy="another trial measures", wait_seconds=math.inf):
                 known = replace(known, latency_ms=latency_ms.measure(known))
-        model, report = _trained(network, dataset, settings, seed=seed, folder=folder, on_epoch=on_epoch, on_step=within)
+        model, report = _trained(network, task, folder=folder, on_epoch=on_epoch)
         candidate = replace(known, model=model, report=report)
         values = {objective.name: float(objective.measure(candidate)) for objective in objectives}
         _check_finite(values)
         save_weights(model, folder / WEIGHTS_FILE)
         return Outcome(
-            status="done",
+            status=Status.DONE,
             values=values,
             history=report.history,
+            epochs=len(report.history),
             seconds=report.seconds,
             fingerprint=report.fingerprint,
             device=report.device,
@@ -87,10 +65,7 @@ def evaluate(
         )
     except Exception as error:  # noqa: BLE001 - the worker's border: whatever went wrong is the trial's row, not the run's end
         return Outcome(
-            status="failed",
-            reason=_reason(error),
-            error=describe_error(error),
-            seconds=time.monotonic() - started,
+            status=Status.FAILED, reason=_reason(error), error=describe_error(error), seconds=time.monotonic() - started
         )
     finally:
         if torch.cuda.is_available():  # the process goes on to another network, and others share the GPU and the memory
@@ -100,14 +75,7 @@ def evaluate(
 
 
 def _trained(
-    network: Network,
-    dataset: Dataset,
-    settings: TrainSettings,
-    *,
-    seed: int,
-    folder: Path,
-    on_epoch: Callable[[Epoch], None] | None,
-    on_step: Callable[[int, int], None],
+    network: Network, task: Task, *, folder: Path, on_epoch: Callable[[Epoch], None] | None
 ) -> tuple[torch.nn.Module, TrainReport]:
     """The trained network; a checkpoint that it cannot go on from is removed, and it begins anew."""
     device = pick_device()
@@ -115,21 +83,21 @@ def _trained(
         torch.set_num_threads(1)  # trials run side by side, and two threads on a busy machine are slower than one
     else:
         torch.cuda.reset_peak_memory_stats(device)
+    settings = task.settings
     while True:
-        torch.manual_seed(seed)
-        num_classes = len(dataset.classes)
+        torch.manual_seed(task.seed)
+        num_classes = len(task.dataset.classes)
         model = network.build(num_classes, drop_rate=settings.drop_rate, drop_path_rate=settings.drop_path_rate)
         try:
             report = train(
                 model,
-                dataset,
+                task.dataset,
                 settings,
                 resolution=network.resolution,
                 device=device,
-                seed=seed,
+                seed=task.seed,
                 checkpoints=Checkpoints(folder=folder, keep_best=False, max_share=CHECKPOINT_SHARE),
                 on_epoch=on_epoch,
-                on_step=on_step,
             )
         except CheckpointError:
             shutil.rmtree(folder)
@@ -143,11 +111,9 @@ def _check_finite(values: Mapping[str, float]) -> None:
             raise DivergedError(f"objective {name} is {value}")
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: Exception) -> Reason:
     if is_out_of_memory(error):
-        return "oom"
-    if isinstance(error, TrialTimeoutError):
-        return "timeout"
+        return Reason.OOM
     if isinstance(error, MachineBusyError):
-        return "busy"
-    return "nan" if isinstance(error, DivergedError) else "crash"
+        return Reason.BUSY
+    return Reason.NAN if isinstance(error, DivergedError) else Reason.CRASH

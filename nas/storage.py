@@ -15,12 +15,13 @@ from typing import Any, Final
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
-from nas.checkpoints import LAST_FILE
 from nas.errors import NasError, users_code
-from nas.evaluate import WEIGHTS_FILE
 
 logger = logging.getLogger(__name__)
 
+LAST_FILE: Final = "last.pt"
+"""The latest checkpoint."""
+WEIGHTS_FILE: Final = "weights.safetensors"
 FILES: Final = (LAST_FILE, WEIGHTS_FILE)
 
 

@@ -1,6 +1,6 @@
 """What Ray runs in a worker process: one trial after another, each reporting its epochs and in the end its outcome.
 
-Read `driver.py` next.
+Imports torch with the first trial, so that the driver does not. Read `evaluate.py` next.
 """
 
 import faulthandler
@@ -9,72 +9,74 @@ import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, Final
 
 import ray
 from ray import tune
 
-from nas.datasets import Dataset
-from nas.evaluate import evaluate
-from nas.latency.table import LatencyTable
-from nas.objectives import Objective
-from nas.recipe import Epoch, TrainSettings
+from nas.recipe import Epoch
 from nas.storage import TrialFolder
+from nas.task import Task
+from nas.trial import Outcome, Reason, Status
 
-GRACE_SECONDS: Final = 10.0  # after its timeout, in which a trial may still end by itself
-
-LONGEST_SECONDS: Final = 1e8  # that it can wait: three years
+LONGEST_SECONDS: Final = 1e8  # that faulthandler waits on every system: three years
 
 
 class RetiredError(RuntimeError):
     """Ends a worker process in which something broke, so that no further trial runs in it; its own trial has been told."""
 
 
-def run_trial(
-    config: dict[str, Any],
-    *,
-    dataset: Dataset,
-    objectives: tuple[Objective, ...],
-    settings: TrainSettings,
-    seed: int,
-    storage: str,
-    latency: LatencyTable | None,
-    timeout: float,
-) -> None:
-    """One trial: a report after every epoch, and one of the outcome, whatever happened."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Site:
+    """Where the trials of a session run, and how long."""
+
+    storage: str
+    """Folder or URI of the trials' checkpoints."""
+    folder: str
+    """The driver's working folder, which relative paths of a dataset start from."""
+    timeout: float = math.inf
+    """Seconds of one trial."""
+
+
+def run_trial(config: dict[str, Any], *, task: Task, site: Site) -> None:
+    """One trial: a report after every epoch, and one of the outcome, whatever happened; what takes too long ends the process."""
+    settle(site.folder)
     node = ray.get_runtime_context().get_node_id()
-    with TrialFolder.of(storage, config["trial"]).opened() as folder, _watched(timeout):
+    with TrialFolder.of(site.storage, config["trial"]).opened() as folder, _ended_after(site.timeout):
 
         def on_epoch(epoch: Epoch) -> None:
             folder.push()
             tune.report(asdict(epoch) | {"node": node})
 
-        outcome = evaluate(
-            config["architecture"],
-            dataset=dataset,
-            objectives=objectives,
-            settings=settings,
-            seed=seed,
-            folder=folder.path,
-            latency=latency,
-            timeout=timeout,
-            on_epoch=on_epoch,
-        )
-        folder.push()
+        outcome = Outcome(status=Status.DONE)
+        if task.objectives:
+            from nas.evaluate import evaluate
+
+            outcome = evaluate(config["architecture"], task, folder=folder.path, on_epoch=on_epoch)
+            folder.push()
     tune.report({"outcome": json.dumps(outcome.to_record())})  # as a text, since Ray flattens what is nested
-    if outcome.reason == "crash":
+    if outcome.reason is Reason.CRASH:
         raise RetiredError  # an error of the GPU's may stick to the process
 
 
+def settle(folder: str) -> None:
+    """Make a worker process of any Ray one of ours: it works in the driver's folder if that is there, and on its own GPUs alone."""
+    if Path(folder).is_dir():
+        os.chdir(folder)
+    if not ray.get_runtime_context().get_accelerator_ids()["GPU"]:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+
 @contextmanager
-def _watched(timeout: float) -> Iterator[None]:
-    """End the process where a trial does not heed its timeout; a thread of C's does it, as Python may be stuck."""
-    if timeout == math.inf:
+def _ended_after(seconds: float) -> Iterator[None]:
+    """End the process if it takes longer; a thread of C's does it, as Python may be stuck. The driver sees to the rest."""
+    if seconds == math.inf:
         yield
         return
     with open(os.devnull, "w", encoding="utf-8") as nowhere:  # noqa: PTH123 - a device
-        faulthandler.dump_traceback_later(min(timeout + GRACE_SECONDS, LONGEST_SECONDS), exit=True, file=nowhere)
+        faulthandler.dump_traceback_later(min(seconds, LONGEST_SECONDS), exit=True, file=nowhere)
         try:
             yield
         finally:

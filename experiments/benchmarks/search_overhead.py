@@ -224,7 +224,7 @@ def resident_mb() -> float:
 
 def ask_and_record(space: str, sampler: str) -> Round:
     """Milliseconds a trial, over all and over the last, asks a trial, and how much the process grew."""
-    from nas.evaluate import WEIGHTS_FILE
+    from nas.storage import WEIGHTS_FILE
 
     experiments: dict[str, Experiment] = {"mobilenetv3": EXPERIMENT, "macro": MACRO}
     generator, times = random.Random(0), []

@@ -15,6 +15,7 @@ PACKAGE = Path(nas.__file__).parent
 LAYERS = (
     "errors",
     "files",
+    "storage",
     "architecture",
     "published",
     "costs",
@@ -38,8 +39,8 @@ LAYERS = (
     "augment",
     "checkpoints",
     "train",
+    "task",
     "evaluate",
-    "storage",
     "experiment",
     "description",
     "runs",
