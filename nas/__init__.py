@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from nas.conditions import where
     from nas.costs import Cost, cost
     from nas.datasets import ImageData, dataset
-    from nas.driver import resume, search, train_baselines
+    from nas.driver import resume, search
     from nas.errors import NasError
     from nas.experiment import Experiment
     from nas.exports import export, export_front, load
@@ -73,7 +73,6 @@ _HOMES = {
     "scale_to_macs": "family",
     "search": "driver",
     "space": "spaces",
-    "train_baselines": "driver",
     "train_network": "trainer",
     "verify": "verification",
     "where": "conditions",
@@ -120,7 +119,6 @@ __all__ = [
     "scale_to_macs",
     "search",
     "space",
-    "train_baselines",
     "train_network",
     "verify",
     "where",

@@ -13,7 +13,7 @@ from nas.latency_commands import latency, measure
 from nas.parsing import USER_ERROR, constructors, named_plugins, parsed
 from nas.plugins import load_plugin, plugin_names, summary
 from nas.printing import log_to_stdout, print_front, print_table, shown_path
-from nas.results_commands import baselines, compare, dashboard, report, table, verify
+from nas.results_commands import compare, dashboard, report, table, verify
 from nas.scale_commands import scale
 
 if TYPE_CHECKING:
@@ -107,20 +107,25 @@ def resume(arguments: list[str]) -> None:
     if arguments[0].startswith("-"):
         raise NasError(f"nas resume takes the run folder first, and then options; given: {arguments[0]}")
     from nas.description import experiment_of
-    from nas.experiment import Changes
+    from nas.experiment import Experiment
     from nas.runs import check_free, read_experiment
 
     run, *options = arguments
     folder = Path(run).resolve()
-    check_free(folder)  # at once, not after torch and Ray
-    experiment = experiment_of(read_experiment(folder), folder.parent)
-    changes = parsed(Changes, args=options, prog=f"nas resume {run}", registry=constructors(experiment.objectives))
-    given = {field.name: value for field in fields(changes) if (value := getattr(changes, field.name)) not in (None, ())}
+    check_free(folder)  # at once, not after Ray
+    before = experiment_of(read_experiment(folder), folder.parent)
+    registry = constructors(before.objectives)
+    after = parsed(Experiment, default=before, args=options, prog=f"nas resume {run}", registry=registry)
+    changes = {
+        field.name: getattr(after, field.name)
+        for field in fields(Experiment)
+        if getattr(after, field.name) != getattr(before, field.name)
+    }
     from nas.driver import resume as resume_run
     from nas.progress import shown_search
 
     log_to_stdout()
-    _print_found(resume_run(folder, watch=shown_search, **given), experiment)
+    _print_found(resume_run(folder, watch=shown_search, **changes), after)
 
 
 def _refuse_if_none_done(df: "pd.DataFrame") -> None:
@@ -263,7 +268,6 @@ COMMANDS: Final[dict[str, Callable[[list[str]], None]]] = {
     "clean": clean,
     "table": table,
     "report": report,
-    "baselines": baselines,
     "compare": compare,
     "verify": verify,
     "dashboard": dashboard,

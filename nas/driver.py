@@ -36,9 +36,10 @@ from nas.searcher import ArchitectureSearcher
 from nas.session import Session
 from nas.storage import TrialFolder
 from nas.study import create_study, make_sampler
+from nas.task import Task
 from nas.trial import Reason
 from nas.trial_log import TrialLog, read_history, read_trials
-from nas.worker import RetiredError, run_trial
+from nas.worker import RetiredError, Site, run_trial
 
 logger = logging.getLogger(__name__)
 
@@ -154,16 +155,15 @@ def _new_state(session: Session) -> SearchState:
 
 def _tuner(session: Session, searcher: ArchitectureSearcher, gpus: float) -> tune.Tuner:
     experiment, problem, state = session.experiment, session.plan.problem, searcher.state
-    trainable = tune.with_parameters(
-        run_trial,
+    task = Task(
         dataset=experiment.dataset,
         objectives=problem.trained,
         settings=experiment.train,
         seed=experiment.seed,
-        storage=session.storage,
         latency=problem.latency_table,
-        timeout=experiment.trial_timeout,
     )
+    site = Site(storage=session.storage, folder=str(Path.cwd()), timeout=experiment.trial_timeout)
+    trainable = tune.with_parameters(run_trial, task=task, site=site)
     storage = session.run / RAY / f"session{session.number}"
     return tune.Tuner(
         tune.with_resources(trainable, {"cpu": 1, "gpu": gpus}),

@@ -109,7 +109,7 @@ class Experiment:
 
     @property
     def stops_early(self) -> bool:
-        """Whether networks that fall behind are stopped: as asked for, else where one objective needs training and has a curve."""
+        """Whether networks that fall behind are stopped; by default where the one objective that needs training has a curve."""
         return self._has_curve if self.early_stopping is None else self.early_stopping
 
     @property
@@ -130,7 +130,9 @@ class Experiment:
             self,
             storage=storage,
             latency=None if self.latency is None else str(Path(self.latency).resolve()),
-            **{name: tuple(map(_absolute, getattr(self, name))) for name in ("start", "reuse", "baselines")},
+            start=tuple(map(_absolute, self.start)),
+            reuse=tuple(map(_absolute, self.reuse)),
+            baselines=tuple(map(_absolute, self.baselines)),
         )
 
 

@@ -67,7 +67,7 @@ class Keeper:
             self.ended(trial)
 
     def hypervolume(self, problem: Problem, worst: Mapping[str, float]) -> float:
-        """The share that the front dominates of all there could be: the bounds of an objective, costs from 0 to the `worst` given.
+        """The share that the front dominates of all there could be: an objective's bounds, costs from 0 to the `worst`.
 
         Other objectives that need training reach from the worst value found to 0 or to the best found.
         """

@@ -72,7 +72,7 @@ class Problem:
 
     @property
     def has_learning_curve(self) -> bool:
-        """Whether a value after each epoch tells how a network will compare: one objective needs training, and has such values."""
+        """Whether epochs tell how a network will compare: one objective needs training, and it is known after each epoch."""
         return [objective.learning_curve for objective in self.trained] == [True]
 
     def examine(self, params: Params) -> Point:

@@ -27,8 +27,8 @@ class _Shown:
     """Trials that had ended when this session began."""
 
     def __rich__(self) -> RenderableType:
-        searcher, tally = self.searcher, self.searcher.tally
-        trials = searcher.experiment.trials
+        searcher, tally = self.searcher, self.searcher.state.log.tally
+        trials = searcher.state.session.experiment.trials
         bar = Table.grid(padding=(0, 1))
         bar.add_row(ProgressBar(total=trials, completed=tally.ended, width=40), f"{tally.ended}/{trials}", self._left())
         counts = [
@@ -36,34 +36,36 @@ class _Shown:
             f"{len(searcher.pending)} running",
             f"{tally.stopped} stopped early",
             f"[red]{tally.failed} failed[/]" if tally.failed else "0 failed",
-            f"{tally.infeasible} asks beyond a limit",
+            f"{tally.infeasible} infeasible",
         ]
         return Group(bar, Text.from_markup(" · ".join(counts)), Text(self._best()))
 
     def _left(self) -> str:
         """Time that is left, from the trials of this session."""
-        ended = self.searcher.tally.ended - self.ended_before
-        if self.searcher.stopping:
+        state = self.searcher.state
+        ended = state.log.tally.ended - self.ended_before
+        if state.interrupted.is_set():
             return "stopping when the epochs under way have ended"
         if not ended:
             return ""
         rate = (time.monotonic() - self.started) / ended
-        return f"{timedelta(seconds=round(rate * max(0, self.searcher.experiment.trials - self.searcher.tally.ended)))} left"
+        missing = max(0, state.session.experiment.trials - state.log.tally.ended)
+        return f"{timedelta(seconds=round(rate * missing))} left"
 
     def _best(self) -> str:
         """The best value of each objective, and the hypervolume."""
-        front = list(self.searcher.keeper.front.values())
+        front = list(self.searcher.state.keeper.front.values())
         if not front:
             return "no network yet"
-        objectives = self.searcher.experiment.objectives
-        signs = [1 if objective.direction == "minimize" else -1 for objective in objectives]
-        best = [sign * min(losses) for sign, losses in zip(signs, zip(*front, strict=True), strict=True)]
-        parts = [f"{objective.name} {value:.4g}" for objective, value in zip(objectives, best, strict=True)]
+        problem = self.searcher.state.session.plan.problem
+        columns = zip(problem.objectives, zip(*front, strict=True), strict=True)
+        best = [objective.loss(min(losses)) for objective, losses in columns]
+        parts = [f"{objective.name} {value:.4g}" for objective, value in zip(problem.objectives, best, strict=True)]
         return f"best {', '.join(parts)}; front {len(front)}, hypervolume {self._hypervolume():.3f}"
 
     def _hypervolume(self) -> float:
-        searcher = self.searcher
-        return searcher.keeper.hypervolume(searcher.experiment.objectives, searcher.feasible.worst)
+        state = self.searcher.state
+        return state.keeper.hypervolume(state.session.plan.problem, state.session.plan.feasibility.worst)
 
 
 @contextmanager
@@ -73,7 +75,7 @@ def shown_search(searcher: ArchitectureSearcher) -> Iterator[None]:
     if not console.is_terminal:  # the log has a line per trial
         yield
         return
-    shown = _Shown(searcher=searcher, started=time.monotonic(), ended_before=searcher.tally.ended)
+    shown = _Shown(searcher=searcher, started=time.monotonic(), ended_before=searcher.state.log.tally.ended)
     before = sys.stdout
     handlers = [
         handler

@@ -2,7 +2,7 @@
 
 import math
 import random
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from typing import Any, Final
 
@@ -55,12 +55,12 @@ class Proposer:
             self.study.enqueue_trial(feasibility.example)
 
     def ask(self) -> tuple[Trial, Point] | None:
-        """A trial of a feasible and new network: the sampler's own, else one near its wish, else a random one; None if none is left."""
+        """A trial of a feasible and new network: the sampler's own, one near its wish, or a random one; None if none is left."""
         uniform = isinstance(self.study.sampler, RandomSampler)  # and is to stay so
         skipped = self._of_sampler(math.inf if uniform else REPEATED_ASKS)
         if isinstance(skipped, tuple):
             return skipped
-        ways = [partial(self._near, skipped), self._by_chance]
+        ways: list[Callable[[], Params | None]] = [partial(self._near, skipped), self._by_chance]
         for way in reversed(ways) if uniform else ways:
             params = None if self.exhausted else way()
             if params is not None:

@@ -1,4 +1,4 @@
-"""The earlier sessions of a run, put back into a new one: what they found, and the trials that they left. Read `searcher.py` next."""
+"""What earlier sessions of a run found, and the trials that they left, put into a new session. Read `searcher.py` next."""
 
 from collections.abc import Mapping
 

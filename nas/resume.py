@@ -105,7 +105,7 @@ def check_unfinished(run: Path, experiment: Experiment, plan: Plan, past: Sequen
     new = [baseline for baseline in plan.baselines if baseline.point.id not in seen]
     if ended >= experiment.trials and not waiting and not new:
         raise NasError(
-            f"{run} is finished: {ended} of {experiment.trials} trials have ended; give --trials more to extend it, or --baselines"
+            f"{run} is finished: {ended} of {experiment.trials} trials have ended; extend it with more --trials, or --baselines"
         )
     logger.info("%d trials have ended, %d continue", ended, waiting)
 

@@ -90,6 +90,10 @@ class EarlyStopping(FIFOScheduler):
         self.enabled = enabled
         self.interrupted = interrupted
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Nothing: Ray pickles schedulers to resume from, and here the run folder holds the state."""
+        return {}
+
     def on_trial_result(
         self,
         tune_controller: TuneController,  # noqa: ARG002 - the signature is Ray's

@@ -54,7 +54,7 @@ def run_trial(config: dict[str, Any], *, task: Task, site: Site) -> None:
         if task.objectives:
             from nas.evaluate import evaluate
 
-            outcome = evaluate(config["architecture"], task, folder=folder.path, on_epoch=on_epoch)
+            outcome = evaluate(config["network"], task, folder=folder.path, on_epoch=on_epoch)
             folder.push()
     tune.report({"outcome": json.dumps(outcome.to_record())})  # as a text, since Ray flattens what is nested
     if outcome.reason is Reason.CRASH:
@@ -62,7 +62,7 @@ def run_trial(config: dict[str, Any], *, task: Task, site: Site) -> None:
 
 
 def settle(folder: str) -> None:
-    """Make a worker process of any Ray one of ours: it works in the driver's folder if that is there, and on its own GPUs alone."""
+    """Make a process of any Ray one of ours: it works in the driver's folder if that is there, and on its own GPUs alone."""
     if Path(folder).is_dir():
         os.chdir(folder)
     if not ray.get_runtime_context().get_accelerator_ids()["GPU"]:
