@@ -11,7 +11,6 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from functools import partial
 from os import PathLike
 from pathlib import Path
 from types import FrameType
@@ -22,23 +21,19 @@ from ray import tune
 from ray.exceptions import OutOfMemoryError, RayError, RayTaskError
 from ray.tune.experiment import Trial
 
-from nas.cluster import ray_session, resources, sent_by_value
+from nas.cluster import ray_session, resources, sent_by_value, warm_up
 from nas.errors import NasError, describe_error
 from nas.experiment import Experiment
-from nas.keeper import Keeper
-from nas.plan import make_plan, with_latency, with_own_table
-from nas.proposer import Proposer
+from nas.plan import check_images, make_plan, with_latency, with_own_table
 from nas.resume import check_unfinished, next_experiment, record_session
 from nas.runs import RAY, create_run, locked, mend_logs, read_experiment, write_experiment
-from nas.scheduler import EarlyStopping, Halving
-from nas.search_state import SearchState
+from nas.scheduler import EarlyStopping
+from nas.search_state import make_state
 from nas.searcher import ArchitectureSearcher
 from nas.session import Session
-from nas.storage import TrialFolder
-from nas.study import create_study, make_sampler
 from nas.task import Task
 from nas.trial import Reason
-from nas.trial_log import TrialLog, read_history, read_trials
+from nas.trial_log import read_history, read_trials
 from nas.worker import RetiredError, Site, run_trial
 
 logger = logging.getLogger(__name__)
@@ -63,8 +58,7 @@ def search(experiment: Experiment, *, name: str | None = None, watch: Watch = un
     """
     experiment = with_latency(experiment.resolved())
     plan = make_plan(experiment)
-    with ray_session(experiment.workers, address=experiment.address, verbose=experiment.verbose):
-        resources(experiment)  # raises before anything is written
+    with _ray(experiment, experiment.trials):
         run = create_run(experiment, name or experiment.space.name)
         with locked(run):
             run_session(Session(experiment=with_own_table(experiment, run), run=run, plan=plan), watch)
@@ -88,9 +82,7 @@ def resume(run: str | PathLike[str], *, experiment: Experiment | None = None, wa
         mend_logs(folder)
         past = read_trials(folder)
         plan = make_plan(after)
-        check_unfinished(folder, after, plan, past)
-        with ray_session(after.workers, address=after.address, verbose=after.verbose):
-            resources(after)
+        with _ray(after, check_unfinished(folder, after, plan, past)):
             record_session(folder, described, after)
             session = Session(
                 experiment=with_own_table(after, folder),
@@ -104,6 +96,20 @@ def resume(run: str | PathLike[str], *, experiment: Experiment | None = None, wa
     return folder
 
 
+@contextmanager
+def _ray(experiment: Experiment, trials: int) -> Iterator[None]:
+    """Ray, with the images read and worker processes that are ready for so many trials.
+
+    Raises: NasError for resources that no machine has, or images that cannot be read.
+    """
+    with ray_session(experiment.workers, address=experiment.address, verbose=experiment.verbose):
+        workers, _ = resources(experiment)
+        if any(objective.needs_training for objective in experiment.objectives):
+            warm_up(min(workers, trials))  # which takes a while, beside what follows here
+        check_images(experiment)
+        yield
+
+
 def run_session(session: Session, watch: Watch) -> None:
     """One session of a run, from the first proposal to what it says at the end, in the Ray that runs.
 
@@ -113,7 +119,7 @@ def run_session(session: Session, watch: Watch) -> None:
     logger.info("run folder %s", run)
     workers, gpus = resources(experiment)
     with _one_sentence(run):
-        searcher = ArchitectureSearcher(_new_state(session), workers=workers)
+        searcher = ArchitectureSearcher(make_state(session), workers=workers)
         own = [experiment.dataset, *(objective.measure for objective in experiment.objectives)]
         try:
             with sent_by_value(own), _interruptible(searcher), watch(searcher):
@@ -132,25 +138,6 @@ def run_session(session: Session, watch: Watch) -> None:
         write_experiment(run, read_experiment(run) | {"exhausted": True})
     if searcher.state.interrupted.is_set() and early:
         raise KeyboardInterrupt
-
-
-def _new_state(session: Session) -> SearchState:
-    experiment, problem = session.experiment, session.plan.problem
-    sampler = make_sampler(experiment.sampler, problem, seed=experiment.seed, session=session.number)
-    log = TrialLog(run=session.run)
-    study = create_study(problem.objectives, sampler, session.run.name)
-    return SearchState(
-        session=session,
-        proposer=Proposer(problem, study, log, seed=experiment.seed),
-        log=log,
-        keeper=Keeper(
-            run=session.run,
-            folder=partial(TrialFolder.of, session.storage),
-            keep_all=experiment.keep_all,
-            trained=bool(problem.trained),
-        ),
-        halving=Halving(epochs=experiment.train.epochs),
-    )
 
 
 def _tuner(session: Session, searcher: ArchitectureSearcher, gpus: float) -> tune.Tuner:

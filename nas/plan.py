@@ -42,8 +42,8 @@ class Plan:
 def make_plan(experiment: Experiment) -> Plan:
     """Find every mistake that can be found without Ray.
 
-    Raises: NasError for limits that no network meets, an unknown sampler, optimizer, start or baseline, a run to reuse whose
-    trainings were others, or images that cannot be read.
+    Raises: NasError for limits that no network meets, an unknown sampler, optimizer, start or baseline, or a run to reuse whose
+    trainings were others.
     """
     check_sampler(experiment.sampler)
     if experiment.train.optimizer != TrainSettings().optimizer:  # the default is known to work, and this imports torch and timm
@@ -68,10 +68,17 @@ def make_plan(experiment: Experiment) -> Plan:
     )
     if experiment.storage is not None:
         check_storage(experiment.storage)
-    if experiment.address is None and problem.trained:
-        for part in ("train", "val"):  # decoded here, where a mistake is seen at once and every core is free
-            load_part(experiment.dataset, part)
     return plan
+
+
+def check_images(experiment: Experiment) -> None:
+    """Decode the images here, where a mistake is seen at once, every core is free, and workers find them in the cache.
+
+    On a cluster every machine decodes its own. Raises: NasError for images that cannot be read.
+    """
+    if experiment.address is None and any(objective.needs_training for objective in experiment.objectives):
+        for part in ("train", "val"):
+            load_part(experiment.dataset, part)
 
 
 def problem_of(experiment: Experiment) -> Problem:

@@ -94,10 +94,10 @@ def _merged(limits: Sequence[Limit]) -> tuple[Limit, ...]:
     return tuple(merged.values())
 
 
-def check_unfinished(run: Path, experiment: Experiment, plan: Plan, past: Sequence[Trial]) -> None:
-    """Refuse a run in which nothing is left to do.
+def check_unfinished(run: Path, experiment: Experiment, plan: Plan, past: Sequence[Trial]) -> int:
+    """How many trials are left to train.
 
-    Raises: NasError.
+    Raises: NasError if there are none.
     """
     ended = sum(trial.counts for trial in past)
     waiting = sum(trial.status in UNDER_WAY for trial in past)
@@ -108,6 +108,7 @@ def check_unfinished(run: Path, experiment: Experiment, plan: Plan, past: Sequen
             f"{run} is finished: {ended} of {experiment.trials} trials have ended; extend it with more --trials, or --baselines"
         )
     logger.info("%d trials have ended, %d continue", ended, waiting)
+    return max(0, experiment.trials - ended) + len(new)
 
 
 def record_session(run: Path, described: Mapping[str, Any], after: Experiment) -> None:

@@ -5,6 +5,7 @@ import time
 from collections import deque
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from threading import Event
 from typing import Final
@@ -19,6 +20,8 @@ from nas.recipe import Epoch
 from nas.record import CURVE
 from nas.scheduler import Halving
 from nas.session import Session
+from nas.storage import TrialFolder
+from nas.study import create_study, make_sampler
 from nas.trial import Outcome, Reason, Status, Trial
 from nas.trial_log import TrialLog
 
@@ -164,3 +167,23 @@ class SearchState:
         if reused:
             return f"trial {pending.number} reused: {result}"
         return f"{tally.ended}/{experiment.trials} trial {pending.number} {outcome.status}{after}: {result}"
+
+
+def make_state(session: Session) -> SearchState:
+    """The state of a session before anything is replayed or proposed."""
+    experiment, problem = session.experiment, session.plan.problem
+    sampler = make_sampler(experiment.sampler, problem, seed=experiment.seed, session=session.number)
+    log = TrialLog(run=session.run)
+    study = create_study(problem.objectives, sampler, session.run.name)
+    return SearchState(
+        session=session,
+        proposer=Proposer(problem, study, log, seed=experiment.seed),
+        log=log,
+        keeper=Keeper(
+            run=session.run,
+            folder=partial(TrialFolder.of, session.storage),
+            keep_all=experiment.keep_all,
+            trained=bool(problem.trained),
+        ),
+        halving=Halving(epochs=experiment.train.epochs),
+    )

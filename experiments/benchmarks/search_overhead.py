@@ -27,7 +27,6 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
@@ -37,12 +36,12 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution
 from experiments.digits_mobilenetv3 import EXPERIMENT
 from nas import Architecture, Experiment, cost, objective, results
 from nas.architecture import Head, Row, Stem, make_stages
-from nas.feasibility import check_limits, examine
 from nas.pareto import hypervolume, non_dominated
-from nas.recipe import Outcome
 from nas.runs import TRIALS_FILE, WEIGHTS, create_run
-from nas.spaces import Params, checked, sample, some_values
-from nas.study import SAMPLERS, Journal, create_study, make_sampler
+from nas.spaces import Params, SearchSpace, checked, sample, some_values
+from nas.study import SAMPLERS
+from nas.trial import Outcome, Status, Trial
+from nas.trial_log import TrialLog
 
 if TYPE_CHECKING:
     from nas.searcher import ArchitectureSearcher
@@ -72,7 +71,7 @@ MACRO_CHOICES: Final = (
 
 
 @dataclass(frozen=True)
-class MacroSpace:
+class MacroSpace(SearchSpace):
     """NAS-Bench-Macro's 6,561 parameter sets, of fewer networks: where an identity stands in a stage changes nothing."""
 
     name: ClassVar[str] = "nas_bench_macro"
@@ -183,35 +182,32 @@ def whole_search(repeats: int, trials: int) -> dict[str, Any]:
     return figures | row("ratio", [{"ratio": plain["seconds"] / ours["seconds"]} for ours, plain in pairs])
 
 
-def make_searcher(experiment: Experiment, *, trained: bool) -> "ArchitectureSearcher":
-    """A searcher on a run folder of its own, as a search makes it; one whose trials are not `trained` keeps no weights."""
-    from nas.earlier import starts
-    from nas.keeper import Keeper
+def make_searcher(experiment: Experiment) -> "ArchitectureSearcher":
+    """A searcher on a run folder of its own, as a search makes it."""
+    from nas.plan import make_plan
+    from nas.search_state import make_state
     from nas.searcher import ArchitectureSearcher
-    from nas.storage import TrialFolder
+    from nas.session import Session
 
-    run = create_run(experiment, experiment.space.name)
-    return ArchitectureSearcher(
-        experiment,
-        create_study(experiment.objectives, make_sampler(experiment), run.name),
-        Journal(run, experiment.objectives),
-        run,
-        feasible=check_limits(experiment),
-        keeper=Keeper(run=run, folder=partial(TrialFolder.of, str(run / WEIGHTS)), keep_all=False, trained=trained),
-        workers=1,
-        starts=starts(experiment),
+    session = Session(experiment=experiment, run=create_run(experiment, experiment.space.name), plan=make_plan(experiment))
+    return ArchitectureSearcher(make_state(session), workers=1)
+
+
+def made_up(top1_pct: float) -> Outcome:
+    """What a trial ends as."""
+    return Outcome(
+        status=Status.DONE,
+        values={"val_top1_pct": top1_pct},
+        seconds=12.3456789,
+        fingerprint="0123456789abcdef",
+        device="cpu",
+        precision="float32",
     )
-
-
-def made_up(top1_pct: float) -> dict[str, Any]:
-    """What a trial ends as, in plain values."""
-    measured = {"seconds": 12.3456789, "fingerprint": "0123456789abcdef", "device": "cpu", "precision": "float32"}
-    return Outcome(status="done", values={"val_top1_pct": top1_pct}, micro_batch=64, **measured).to_record()  # type: ignore[arg-type]
 
 
 def record(searcher: "ArchitectureSearcher", trial_id: str, top1_pct: float) -> None:
     """Tell a searcher that a trial is done."""
-    searcher.record(trial_id, {"outcome": json.dumps(made_up(top1_pct))})
+    searcher.record(trial_id, {"outcome": json.dumps(made_up(top1_pct).to_record())})
     if searcher.failure is not None:
         raise searcher.failure
 
@@ -229,13 +225,15 @@ def ask_and_record(space: str, sampler: str) -> Round:
     experiments: dict[str, Experiment] = {"mobilenetv3": EXPERIMENT, "macro": MACRO}
     generator, times = random.Random(0), []
     with tempfile.TemporaryDirectory() as folder:
-        searcher = make_searcher(replace(experiments[space], sampler=sampler, trials=ASKED, runs=folder), trained=True)
+        searcher = make_searcher(replace(experiments[space], sampler=sampler, trials=ASKED, runs=folder))
         before = resident_mb()
         for i in range(ASKED):
             started = time.perf_counter()
             trial = searcher.suggest(f"t{i}")["trial"]
             asked = time.perf_counter() - started
-            weights = searcher.run / WEIGHTS / f"trial{trial}" / WEIGHTS_FILE  # a worker's to write, so this is not timed
+            weights = (
+                searcher.state.session.run / WEIGHTS / f"trial{trial}" / WEIGHTS_FILE
+            )  # a worker's to write, so this is not timed
             weights.parent.mkdir()
             weights.touch()
             top1_pct, started = generator.gauss(90.0, 3.0), time.perf_counter()
@@ -247,7 +245,7 @@ def ask_and_record(space: str, sampler: str) -> Round:
         "last_ms": statistics.fmean(times[-LAST:]),
         "mb_a_1000_trials": 1000 * grown / ASKED,
     }
-    return figures | {"asks_a_trial": 1 + searcher.tally.repeated / ASKED}
+    return figures | {"asks_a_trial": 1 + searcher.state.log.tally.repeated / ASKED}
 
 
 def searcher_alone(repeats: int) -> dict[str, Any]:
@@ -265,18 +263,15 @@ def searcher_alone(repeats: int) -> dict[str, Any]:
 def made_up_run(folder: str) -> Path:
     """A run folder of finished trials of random networks, with everything that a search writes of them."""
     experiment, generator = replace(EXPERIMENT, runs=folder), random.Random(0)
-    run = create_run(experiment, "made_up")
-    with (run / TRIALS_FILE).open("w", encoding="utf-8") as log:
-        for trial in range(LISTED):
-            params = sample(experiment.space.parameters, generator)
-            network = examine(experiment, params)
-            start = {"event": "start", "trial": trial, "id": network.id, "values": dict(network.values)}
-            start |= {"params": params, "source": "search", "architecture": network.text}
-            outcome = made_up(generator.gauss(90.0, 3.0))
-            del outcome["history"]
-            end = {"event": "end", "trial": trial, "epochs": 10, **outcome, "values": dict(network.values) | outcome["values"]}
-            log.writelines(json.dumps(event, separators=(",", ":")) + "\n" for event in (start, end))
-    return run
+    problem, log = problem_of(experiment), TrialLog(run=create_run(experiment, "made_up"))
+    for number in range(LISTED):
+        params = sample(experiment.space.parameters, generator)
+        point = problem.examine(params)
+        known = {"id": point.id, "params": params, "values": point.values, "architecture": point.text}
+        log.start(Trial(number=number, status=Status.RUNNING, **known))
+        outcome = made_up(generator.gauss(90.0, 3.0))
+        log.end(number, replace(outcome, values={**point.values, **outcome.values}, epochs=10))
+    return log.run
 
 
 def table(repeats: int) -> dict[str, Any]:
@@ -327,12 +322,12 @@ def replay_ours(bench: Bench, sampler: str, seed: int) -> tuple[list[Losses], in
     """The losses of the networks that a search of ours tries, in order, and how often its sampler was asked."""
     found = []
     with tempfile.TemporaryDirectory() as folder:
-        searcher = make_searcher(replace(MACRO, sampler=sampler, seed=seed, trials=BUDGETS[-1], runs=folder), trained=False)
+        searcher = make_searcher(replace(MACRO, sampler=sampler, seed=seed, trials=BUDGETS[-1], runs=folder))
         for i in range(BUDGETS[-1]):
-            losses = bench.losses[searcher.suggest(f"t{i}")["architecture"]]
+            losses = bench.losses[searcher.suggest(f"t{i}")["network"]]
             record(searcher, f"t{i}", -losses[0])
             found.append(losses)
-    return found, len(found) + searcher.tally.repeated
+    return found, len(found) + searcher.state.log.tally.repeated
 
 
 def replay_plain(bench: Bench, sampler: str, seed: int) -> tuple[list[Losses], int]:
