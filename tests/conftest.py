@@ -1,21 +1,29 @@
-"""What several tests share: architectures of any kind, and a count of a built network that knows nothing of our formulas."""
+"""What several tests share: commands typed in this process, one Ray, one finished run; any architecture, and its built cost."""
 
+import contextlib
+import io
+import logging
 import os
+import shutil
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # as tests run side by side, and torch's threads would wait for each other
 
 import pytest
 import torch
+from filelock import FileLock
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from timm.layers import SelectAdaptivePool2d
 from timm.models._efficientnet_blocks import SqueezeExcite
 from torch import nn
 
+import nas
 from nas.architecture import (
     ACTIVATIONS,
     CONVENTIONS,
@@ -32,6 +40,8 @@ from nas.cli import run
 settings.register_profile("default", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("default")
 
+DATA = Path(__file__).parent / "data"  # programs and files of users
+
 
 @pytest.fixture(scope="session", autouse=True)
 def image_caches(tmp_path_factory):
@@ -41,21 +51,84 @@ def image_caches(tmp_path_factory):
         yield
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """What a command left: its exit code, and what it wrote to the standard output and to the standard error."""
+
+    code: int
+    printed: str
+    errors: str
+
+
+def type_command(*arguments: object, cwd: Path) -> Answer:
+    """Type `nas` with some arguments in a folder, in this very process, which is as it was afterwards.
+
+    A search runs in the Ray of this process where the fixture `running_ray` has started one, else in its own.
+    """
+    printed, errors = io.StringIO(), io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, _fresh_logging(), _fresh_modules(cwd):
+        patch.chdir(cwd)
+        patch.setattr(sys, "path", sys.path.copy())  # where the files are imported from that are named
+        patch.setenv("COLUMNS", "200")
+        with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(errors):
+            try:
+                code = run([str(argument) for argument in arguments])
+            except SystemExit as stop:  # of --help
+                code = int(stop.code or 0)
+    return Answer(code=code, printed=printed.getvalue(), errors=errors.getvalue())
+
+
+@contextmanager
+def _fresh_logging() -> Iterator[None]:
+    """A command sets up logging as the first in its process does."""
+    names = (None, "nas", "timm")
+    before = {name: (logging.getLogger(name).handlers.copy(), logging.getLogger(name).level) for name in names}
+    logging.getLogger().handlers.clear()
+    try:
+        yield
+    finally:
+        for name, (handlers, level) in before.items():
+            logging.getLogger(name).handlers[:] = handlers
+            logging.getLogger(name).setLevel(level)
+
+
+@contextmanager
+def _fresh_modules(folder: Path) -> Iterator[None]:
+    """A user's own files are imported anew by every command."""
+    try:
+        yield
+    finally:
+        for name, module in list(sys.modules.items()):
+            file = getattr(module, "__file__", None)
+            if name.partition(".")[0] != "tests" and file and {folder.resolve(), DATA} & set(Path(file).resolve().parents):
+                del sys.modules[name]
+
+
 @pytest.fixture
-def mistaken(monkeypatch, capsys):
+def typed():
+    """Types a command that must succeed, and gives what it printed: `typed("table", run, cwd=folder)`."""
+
+    def printed(*arguments, cwd):
+        answer = type_command(*arguments, cwd=cwd)
+        assert answer.code == 0, answer.printed + answer.errors
+        return answer.printed
+
+    return printed
+
+
+@pytest.fixture
+def mistaken():
     """Types a wrong command: gives the sentence that it ends with, once it is one sentence and exit code 2 and nothing else."""
 
     def sentence(*arguments, cwd):
-        monkeypatch.chdir(cwd)
-        monkeypatch.setattr(sys, "path", sys.path.copy())  # where the files are imported from that are named
         before = files(cwd)
-        code = run([str(argument) for argument in arguments])
-        printed, errors = capsys.readouterr()
-        assert code == 2, printed + errors
-        assert errors.startswith("nas: ")
-        assert errors.count("\n") == 1
+        answer = type_command(*arguments, cwd=cwd)
+        assert answer.code == 2, answer.printed + answer.errors
+        assert answer.errors.startswith("nas: ")
+        assert answer.errors.count("\n") == 1
+        assert "Traceback" not in answer.printed
         assert files(cwd) == before
-        return errors
+        return answer.errors
 
     return sentence
 
@@ -63,6 +136,60 @@ def mistaken(monkeypatch, capsys):
 def files(folder):
     """Everything below a folder but compiled modules."""
     return sorted(path for path in folder.rglob("*") if "__pycache__" not in path.parts)
+
+
+@pytest.fixture(scope="session")
+def running_ray():
+    """A Ray that runs in this process before any search, as in a notebook, started in another folder than those of the tests."""
+    import ray
+
+    folder = Path(tempfile.mkdtemp(prefix="r"))  # a short name: the paths of Ray's sockets have at most 107 characters
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        ray.init(
+            address="local",
+            num_cpus=2,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.CRITICAL,
+            object_store_memory=100_000_000,
+            _node_ip_address="127.0.0.1",
+            _temp_dir=str(folder),
+        )
+    yield
+    ray.shutdown()
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory, request):
+    """A folder with one finished search of digits over four networks, for every test that only reads it: see `digits_run`."""
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base  # by every process of these tests
+    folder = shared / "finished"
+    with FileLock(f"{folder}.lock"):
+        if not (folder / "printed").is_file():
+            request.getfixturevalue("running_ray")
+            shutil.rmtree(folder, ignore_errors=True)  # of a process whose attempt failed
+            folder.mkdir()
+            options = ["--trials", 4, "--train.epochs", 2, "--seed", 1]
+            answer = type_command("search", "digits_mobilenetv3", *options, cwd=folder)
+            assert answer.code == 0, answer.printed + answer.errors
+            nas.export(next((folder / "runs").iterdir()), best="val_top1_pct", output=folder / "net")
+            (folder / "printed").write_text(answer.printed)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def digits_run(finished):
+    """The run of `finished`, of four trials of two epochs, all done. Tests read it; one that writes copies it first."""
+    return next((finished / "runs").iterdir())
+
+
+@pytest.fixture(scope="session")
+def digits_export(finished):
+    """The export of the most accurate network of `digits_run`. Tests read it; one that writes copies it first."""
+    return finished / "net"
 
 
 WIDTHS = st.integers(1, 8).map(lambda eighth: 8 * eighth)

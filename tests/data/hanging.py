@@ -1,0 +1,23 @@
+"""An objective that never ends for narrow networks: it sits in one call of C's that holds Python's lock."""
+
+import ctypes
+from dataclasses import replace
+from typing import Final
+
+import widths
+
+from nas import Objective
+from nas.objectives import Candidate
+
+sleep = ctypes.PyDLL(None).sleep  # as PyDLL keeps the lock, no thread of Python's can run
+
+
+def measure(candidate: Candidate) -> float:
+    """Sleep for an hour."""
+    if candidate.architecture.stages[0][0].width <= 128:
+        sleep(3600)
+    return 0.0
+
+
+HANG: Final = Objective(name="hang_s", direction="minimize", needs_training=True, measure=measure)
+EXPERIMENT: Final = replace(widths.EXPERIMENT, objectives=(HANG,))
