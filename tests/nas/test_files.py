@@ -5,12 +5,13 @@ import os
 import resource
 import signal
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from nas.errors import NasError
-from nas.files import whole_folder, write_whole
+from nas.files import append_line, is_locked, locked, mend_lines, read_lines, whole_folder, write_whole
 
 
 def only_mine(target):
@@ -93,14 +94,54 @@ def test_a_place_that_cannot_be_written_is_one_sentence(tmp_path):
         write(Path("/proc/sys/my_net"))
 
 
-def test_a_full_disk_keeps_the_checkpoint_that_was_there(tmp_path):
-    write_whole(tmp_path / "file", b"before")
+@contextmanager
+def full_disk(size):
+    """No file can grow beyond so many bytes."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
     try:
-        with pytest.raises(NasError, match="cannot be written: File too large; what was there before is kept"):
-            write_whole(tmp_path / "file", bytes(5000))
+        yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_full_disk_keeps_the_file_that_was_there(tmp_path):
+    write_whole(tmp_path / "file", b"before")
+    with (
+        full_disk(1000),
+        pytest.raises(NasError, match="cannot be written: File too large; what was there before is kept"),
+    ):
+        write_whole(tmp_path / "file", bytes(5000))
     assert (tmp_path / "file").read_bytes() == b"before"
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_log_takes_a_line_whole_or_not_at_all(tmp_path):
+    log = tmp_path / "log"
+    append_line(log, {"a": 1})
+    with full_disk(20), pytest.raises(NasError, match="cannot be written"):
+        append_line(log, {"a": "x" * 50})
+    append_line(log, {"a": 2})
+    assert list(read_lines(log)) == [{"a": 1}, {"a": 2}]
+
+
+def test_a_torn_last_line_is_left_out_and_any_other_is_refused(tmp_path):
+    log = tmp_path / "log"
+    log.write_text('{"a": 1}\n{"a": 2')
+    assert list(read_lines(log)) == [{"a": 1}]
+    mend_lines(log)
+    append_line(log, {"a": 3})
+    assert list(read_lines(log)) == [{"a": 1}, {"a": 3}]
+    log.write_text('{"a": 1}\n{"a": 2\n{"a": 3}\n')
+    with pytest.raises(NasError, match="line 2 is damaged"):
+        list(read_lines(log))
+
+
+def test_a_lock_is_seen_and_refused_with_the_sentence_given(tmp_path):
+    file = tmp_path / "lock"
+    assert not is_locked(file)
+    with locked(file, busy="mine"):
+        assert is_locked(file)
+        with pytest.raises(NasError, match=r"^mine$"), locked(file, busy="mine"):
+            pass
+    assert not is_locked(file)

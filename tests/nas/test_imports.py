@@ -131,30 +131,30 @@ def test_only_standalone_py_touches_timms_private_modules():
         assert not private or path.name == "standalone.py"
 
 
-def loaded(code):
-    """The heavy packages that a fresh process has loaded after some code."""
-    check = "import sys; print(*[m for m in ('torch', 'timm', 'ray', 'optuna', 'pandas', 'sklearn', 'tyro') if m in sys.modules])"
-    answer = subprocess.run([sys.executable, "-c", f"{code}\n{check}"], capture_output=True, text=True, check=True)
-    return set(answer.stdout.split())
+def loaded_after(*statements):
+    """The heavy packages that a fresh process has loaded after each statement."""
+    program = Path(__file__).parents[1] / "data" / "loads.py"
+    answer = subprocess.run([sys.executable, program, *statements], capture_output=True, text=True, check=True)
+    return [set(line.split()) for line in answer.stdout.splitlines()]
 
 
-@pytest.mark.parametrize(
-    ("code", "without"),
-    [
-        ("import nas", {"torch", "timm", "ray", "optuna", "pandas", "sklearn", "tyro"}),
-        (
-            "import nas; nas.cost(nas.reference('efficientnet_b0'))",
-            {"torch", "timm", "ray", "optuna", "pandas", "sklearn", "tyro"},
-        ),
-        ("import nas; nas.space('mobilenetv3')", {"torch", "timm", "ray", "pandas", "sklearn"}),
-        ("import nas; nas.results; nas.front", {"torch", "timm", "ray", "sklearn"}),
-        ("import nas; nas.build(nas.reference('mobilenetv2_035'))", {"ray", "optuna", "pandas", "sklearn", "tyro"}),
-        ("import nas.train, nas.evaluate", {"ray", "optuna", "pandas", "tyro"}),
-        ("import nas.cli", {"torch", "timm", "ray", "optuna", "pandas", "sklearn", "tyro"}),
-    ],
-)
-def test_what_a_process_does_not_need_is_not_loaded(code, without):
-    assert not loaded(code) & without
+def test_commands_costs_tables_and_a_searchs_driver_load_no_torch():
+    light, space, table, driver = loaded_after(
+        "import nas, nas.cli; nas.cost(nas.reference('efficientnet_b0'))",
+        "nas.space('mobilenetv3')",
+        "nas.results; nas.front",
+        "import nas.driver, experiments.digits_mobilenetv3",
+    )
+    assert light == set()
+    assert space <= {"optuna"}
+    assert table <= {"optuna", "pandas"}
+    assert not driver & {"torch", "timm", "torchvision", "sklearn"}
+
+
+def test_building_and_training_load_no_ray():
+    built, trained = loaded_after("import nas; nas.build(nas.reference('mobilenetv2_035'))", "import nas.train, nas.evaluate")
+    assert built <= {"torch", "timm", "torchvision"}
+    assert trained <= {"torch", "timm", "torchvision", "sklearn"}
 
 
 def test_every_public_name_is_there_and_is_no_module():

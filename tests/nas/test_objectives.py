@@ -5,10 +5,12 @@ import math
 import pytest
 
 import nas
+from nas.networks import OwnNetwork
 from nas.objectives import Candidate, Limit, Objective, objective, parse_limit
 from nas.plugins import plugin_names
 from nas.recipe import Epoch, TrainReport
 
+NETWORK = OwnNetwork(architecture=nas.reference("mobilenetv3_small_100"))
 REPORT = TrainReport(
     history=(Epoch(epoch=1, train_loss=1.0, val_top1_pct=75.0, val_images=4, seconds=1.0),),
     val_correct=3,
@@ -23,29 +25,32 @@ REPORT = TrainReport(
 
 @pytest.mark.parametrize("name", plugin_names("objective"))
 def test_every_objective_is_one_finite_number_under_its_files_name(name, monkeypatch):
+    monkeypatch.setattr("nas.latency.timing.SECONDS", 0.05)
+    monkeypatch.setattr("nas.latency.timing.REFERENCE_SECONDS", 0.05)
     monkeypatch.setattr("nas.latency.timing.MAX_DRIFT", 10.0)  # other tests run meanwhile
     monkeypatch.setattr("nas.latency.timing.MIN_CPU_SHARE", 0.0)
     found = objective(name)
     assert found.name == name
     assert name.rsplit("_", 1)[1] in ("m", "mb", "pct", "ms", "reward")  # its unit
-    candidate = Candidate(
-        architecture=nas.reference("mobilenetv3_small_100"),
-        num_classes=10,
-        report=REPORT if found.needs_training else None,
-    )
+    candidate = Candidate(network=NETWORK.at(32), num_classes=10, report=REPORT if found.needs_training else None)
     assert math.isfinite(found.measure(candidate))
 
 
 def test_costs_are_in_millions_with_the_datasets_number_of_classes():
-    candidate = Candidate(architecture=nas.reference("mobilenetv3_small_100"), num_classes=1000)
+    candidate = Candidate(network=NETWORK, num_classes=1000)
     assert objective("params_m").measure(candidate) == pytest.approx(2.542856)
     assert objective("macs_m").measure(candidate) == pytest.approx(56.5104)
-    ten = Candidate(architecture=candidate.architecture, num_classes=10)
+    ten = Candidate(network=NETWORK, num_classes=10)
     assert objective("params_m").measure(ten) == pytest.approx(2.542856 - 990 * 1025 / 1e6)
 
 
+def test_the_lower_a_loss_the_better_whatever_the_direction():
+    assert objective("val_top1_pct").loss(75.0) < objective("val_top1_pct").loss(70.0)
+    assert objective("macs_m").loss(3.0) < objective("macs_m").loss(4.0)
+
+
 def test_top1_is_the_share_of_validation_images():
-    candidate = Candidate(architecture=nas.reference("mobilenetv3_small_100"), num_classes=10, report=REPORT)
+    candidate = Candidate(network=NETWORK, num_classes=10, report=REPORT)
     assert objective("val_top1_pct").measure(candidate) == 75.0
 
 

@@ -44,7 +44,7 @@ def play(networks, goes_on, *, workers=4, seed=0):
 
 
 def test_what_ends_on_the_true_front_is_never_stopped_and_half_the_epochs_are_saved():
-    runs, clean, saved, sizes = 60, 0, [], []
+    runs, clean, saved, sizes = 20, 0, [], []
     for seed in range(runs):
         networks = planted(seed)
         front = {i for i, kept in enumerate(non_dominated([(-top1, cost) for cost, top1 in networks])) if kept}
@@ -71,7 +71,7 @@ class RaysTrial:
 
 def test_with_one_objective_it_stops_what_rays_asha_stops():
     alike, judged = 0, 0
-    for seed in range(20):
+    for seed in range(8):
         networks = planted(seed)
         rays = ASHAScheduler(metric="top1", mode="max", time_attr="epoch", max_t=EPOCHS, grace_period=3, reduction_factor=3)
         halving, trials, decisions = Halving(epochs=EPOCHS), {}, []
@@ -89,7 +89,7 @@ def test_with_one_objective_it_stops_what_rays_asha_stops():
         play(networks, goes_on, seed=seed)
         alike += sum(ours == theirs for ours, theirs in decisions)
         judged += len(decisions)
-    assert judged > 2_000
+    assert judged > 800
     assert alike / judged > 0.97  # Ray judges the second trial already, and interpolates between two values
 
 

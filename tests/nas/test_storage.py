@@ -4,10 +4,8 @@ import fsspec
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
-from nas.checkpoints import LAST_FILE
 from nas.errors import NasError
-from nas.evaluate import WEIGHTS_FILE
-from nas.storage import TrialFolder
+from nas.storage import LAST_FILE, WEIGHTS_FILE, TrialFolder
 
 
 class Failing(MemoryFileSystem):
