@@ -93,7 +93,7 @@ class Played:
         folder = Path(self.state.keeper.folder(number).uri)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "weights.safetensors").write_text(str(number))
-        self.end(trial_id, Outcome(status=Status.DONE, values={"val_top1_pct": top1}, seconds=1.0, device="cpu"))
+        self.end(trial_id, Outcome(status=Status.DONE, values={"val_top1_pct": float(top1)}, seconds=1.0, device="cpu"))
 
     def epoch(self, trial_id, epoch, top1, images=10**12):
         """An epoch of a trial, as Ray passes it on; whether the trial goes on."""
@@ -132,7 +132,5 @@ def next_session(run, *, workers=8, **fields) -> Played:
     """Another session of a run, whose experiment is that of `new_run` with other fields."""
     experiment = with_latency(replace(EXPERIMENT, runs=str(run.parent), **fields))
     plan = make_plan(experiment)
-    session = Session(
-        experiment=experiment, run=run, plan=plan, number=1, past=read_trials(run), history=read_history(run)
-    )
+    session = Session(experiment=experiment, run=run, plan=plan, number=1, past=read_trials(run), history=read_history(run))
     return Played(session, workers=workers)
