@@ -84,26 +84,6 @@ class SearchState:
     waiting: deque[Pending] = field(default_factory=deque)
     """Trials to be continued, before anything new begins."""
 
-    @staticmethod
-    def of(session: Session) -> "SearchState":
-        """What a session begins with, before its earlier ones are replayed."""
-        experiment, problem = session.experiment, session.plan.problem
-        sampler = make_sampler(experiment.sampler, problem, seed=experiment.seed, session=session.number)
-        log = TrialLog(run=session.run)
-        study = create_study(problem.objectives, sampler, session.run.name)
-        return SearchState(
-            session=session,
-            proposer=Proposer(problem, study, log, seed=experiment.seed),
-            log=log,
-            keeper=Keeper(
-                run=session.run,
-                folder=partial(TrialFolder.of, session.storage),
-                keep_all=experiment.keep_all,
-                trained=bool(problem.trained),
-            ),
-            halving=Halving(epochs=experiment.train.epochs),
-        )
-
     def begin(self, point: Point, *, source: str, name: str | None, asked: optuna.Trial | None = None) -> Pending:
         """A new trial, written to the log."""
         pending = Pending(number=self.next_number, point=point, asked=asked, name=name if asked is None else None)

@@ -16,7 +16,7 @@ from nas.plugins import load_plugin
 from nas.recipe import Epoch
 from nas.runs import create_run
 from nas.scheduler import EarlyStopping
-from nas.search_state import SearchState
+from nas.search_state import make_state
 from nas.searcher import ArchitectureSearcher
 from nas.session import Session
 from nas.trial import Outcome, Status
@@ -57,7 +57,7 @@ class Played:
 
     def __init__(self, session: Session, *, workers: int) -> None:
         self.run = session.run
-        self.state = SearchState.of(session)
+        self.state = make_state(session)
         self.searcher = ArchitectureSearcher(self.state, workers=workers)
         stops = session.experiment.stops_early
         self.scheduler = EarlyStopping(self.state.halving, enabled=stops, interrupted=self.state.interrupted)
