@@ -43,8 +43,11 @@ def read_trials(run: Path) -> list[Trial]:
             known = costs.setdefault(key, {})
             if kind in (Event.START, Event.MEASURED, Event.INFEASIBLE, Event.REPEATED):
                 known |= event["values"]
+            values = known | event.get("values", {})
+            if kind is Event.MEASURED:  # also of a trial that has ended, whose other values stay
+                values = {**found[key].values, **values}
             found[key] = _proposed(event, kind) if key not in found else _changed(found[key], event, kind)
-            found[key] = replace(found[key], values=known | event.get("values", {}))
+            found[key] = replace(found[key], values=values)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise NasError(f"{file} is damaged: an event lacks a field or has a wrong one ({error})") from None
     trials = list(found.values())
