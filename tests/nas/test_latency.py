@@ -339,9 +339,10 @@ def test_a_sum_is_fitted_where_there_is_one_and_refused_where_there_is_not(tmp_p
 
 def test_a_search_predicts_latencies_and_says_how_good_the_table_is(tmp_path, monkeypatch, caplog):
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
+    from nas.places import with_latency
+
     from experiments.digits_mobilenetv3 import EXPERIMENT
     from nas.driver import _prepare
-    from nas.places import with_latency
 
     experiment = replace(EXPERIMENT, objectives=(objective("val_top1_pct"), objective("latency_ms")), runs=str(tmp_path))
     none = r"no latency table was built here for space .*`nas latency build"

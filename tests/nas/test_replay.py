@@ -48,7 +48,9 @@ def test_a_run_killed_at_any_moment_goes_on_without_losing_or_repeating_a_finish
         mend_logs(copy)
         before = nas.results(copy)
         again = next_session(copy, **common)
-        for name in [f"u{i}" for i in range(2) if isinstance(again.ask(f"u{i}"), str)]:
+        for name in ("u0", "u1"):
+            again.ask(name)
+        for name in again.configs:
             again.finish(name, 70.0)
         again.play(4)
         after = again.results
