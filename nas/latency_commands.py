@@ -3,14 +3,13 @@
 import shlex
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
 from nas.errors import NasError, unknown
 from nas.latency.setups import Setup
 from nas.parsing import constructors, parsed
-from nas.printing import print_table, shown_path
+from nas.printing import shown_path
 
 if TYPE_CHECKING:
     from nas.architecture import Architecture
@@ -51,7 +50,7 @@ def measure(arguments: list[str]) -> None:
 
 
 def latency(arguments: list[str]) -> None:
-    """Make a table of what a space's layers take on a device, and say how good it is: build, check, import, fit."""
+    """Make a table of what a space's layers take on a device, and say how good it is: build, check."""
     if not arguments or arguments[0] in ("-h", "--help"):
         print("nas latency COMMAND [--help | options]\n")
         for name, command in LATENCY_COMMANDS.items():
@@ -157,91 +156,9 @@ def _check(arguments: list[str]) -> None:
     parsed(run, args=arguments, prog="nas latency check", registry=constructors(()))
 
 
-def _import(arguments: list[str]) -> None:
-    """Read a table of another device, and say whether it has all that a space needs."""
-    import tyro
-
-    from nas.objectives import Limit
-
-    def run(
-        table: Annotated[Path, tyro.conf.Positional],
-        *,
-        space: str,
-        resolution: int | None = None,
-        classes: int = 1000,
-        limits: Annotated[tuple[Limit, ...], tyro.conf.arg(name="limit"), tyro.conf.UseAppendAction] = (),
-    ) -> None:
-        """Read a table of another device, and put it where searches look for it, if it has all that a space needs.
-
-        Args:
-            table: The table's file, in the format that `nas latency build` writes.
-            space: The space's name.
-            resolution: Side of the input in pixels; by default all that the space has.
-            classes: Of the classifier.
-            limits: Only what networks within them have, such as 'macs_m<200'.
-        """
-        from nas.latency.build import reachable
-        from nas.latency.table import check_covers, default_file, read_table
-
-        wanted = _space_of(space)
-        found = replace(read_table(table), space=wanted.name)
-        check_covers(found, reachable(wanted, resolution=resolution, admits=_admits(limits, _num(classes))), classes)
-        names = list(map(str, limits))
-        file = default_file(
-            wanted.name, found.setup, device=found.device, num_classes=classes, resolution=resolution, limits=names
-        )
-        found.write(file)
-        print(f"{found}\n{shown_path(file)}")
-
-    parsed(run, args=arguments, prog="nas latency import", registry=constructors(()))
-
-
-def _fit(arguments: list[str]) -> None:
-    """Fit a sum over the choices at each place to measurements of whole networks, and say for which devices it holds."""
-    import tyro
-
-    def run(
-        measurements: Annotated[Path, tyro.conf.Positional],
-        *,
-        device: str | None = None,
-        fitted: int | None = None,
-        output: Path | None = None,
-        seed: int = 0,
-    ) -> None:
-        """Fit a sum over the choices at each place to measurements of whole networks, and say for which devices it holds.
-
-        Args:
-            measurements: A CSV file: a network as one digit for each place, then its milliseconds on each device.
-            device: The name of one column; by default each.
-            fitted: How many networks are fitted, by default four in five; the others tell how good it is.
-            output: A JSON file for the milliseconds of each choice at each place; with --device.
-            seed: Of the choice of these.
-        """
-        from nas.latency.fit import fit_additive, read_measurements
-
-        if output is not None and device is None:
-            raise NasError("output: it takes the sum of one device; give --device too")
-        read = read_measurements(measurements)
-        number = fitted if fitted is not None else len(read.choices) * 4 // 5
-        cells = []
-        for name in [device] if device else list(read.latencies):
-            fit = fit_additive(read, name, fitted=number, seed=seed)
-            how = "yes" if fit.additive else "no"
-            if output is not None:
-                fit.write(output)
-            cells.append([name, f"{fit.within:.3f}", f"{fit.mape_pct:.2f}", f"{fit.spearman:.4f}", how])
-        print(f"{number:,} networks fitted, {len(read.choices) - number:,} held out")
-        columns = ["device", "within 5 %", "MAPE %", "Spearman", "additive"]
-        print_table(columns, cells, right=columns[1:4])
-
-    parsed(run, args=arguments, prog="nas latency fit")
-
-
 LATENCY_COMMANDS: Final[dict[str, Callable[[list[str]], None]]] = {
     "build": _build,
     "check": _check,
-    "import": _import,
-    "fit": _fit,
 }
 
 

@@ -145,13 +145,17 @@ def newest_table(space: str, networks: Sequence[Architecture], num_classes: int)
 
 
 def check_covers(table: LatencyTable, networks: Iterable[Architecture], num_classes: int) -> None:
-    """Refuse a table that lacks what some of the networks have.
+    """Refuse a table that lacks layers of some of the networks.
 
-    Raises: NasError naming the layers.
+    Raises: NasError naming five of the layers, and how many more are missing.
     """
     missing = list(dict.fromkeys(key for network in networks for key in table.missing(network, num_classes)))
     if missing:
-        raise NasError(f"the latency table of {table.device} lacks {len(missing)} layers of the space: {_listed(missing, 5)}")
+        raise NasError(
+            f"the latency table of {table.device}, which was made for space {table.space}, lacks {len(missing)} layers of these "
+            f"networks: {_listed(missing, 5)}; build one for this space, its resolution and number of classes with "
+            "`nas latency build`"
+        )
 
 
 def _listed(keys: Sequence[str], most: int) -> str:

@@ -17,12 +17,11 @@ from nas.cli import run
 from nas.description import _describe_objective, _objective_of, as_json, describe, experiment_of
 from nas.latency.build import build_table, reachable
 from nas.latency.check import check_table, compared
-from nas.latency.fit import fit_additive, read_measurements
 from nas.latency.onnx_graph import onnx_model
 from nas.latency.pieces import pieces
 from nas.latency.runtimes import profiler, runner
 from nas.latency.setups import Setup
-from nas.latency.table import LatencyTable, newest_table, read_table
+from nas.latency.table import LatencyTable, check_covers, newest_table, read_table, table_folder
 from nas.latency.timing import measure, timed
 from nas.objectives import Candidate, objective, parse_limit
 from nas.objectives.mnasnet_reward import HARD
@@ -151,7 +150,6 @@ def test_on_a_busy_core_nothing_is_claimed():
         (["latency", "build", "mobilenetv3", "--classes", "0"], "classes: 0 is not 1 or more"),
         (["measure", "mobilenetv3_small_100", "--batch", "100000000"], "batch: 100000000 images do not fit in the memory"),
         (["latency", "check", "nothing.json"], "latency table nothing.json is not there"),
-        (["latency", "fit", "nothing.csv"], "nothing.csv cannot be read"),
     ],
 )
 def test_a_users_mistake_is_one_sentence(arguments, sentence, capsys, tmp_path, monkeypatch):
@@ -267,22 +265,28 @@ def made_up(space, networks, num_classes):
     )
 
 
-def test_a_table_of_another_device_is_imported_once_it_has_all(tmp_path, monkeypatch, capsys):
-    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
-    table = made_up("compound", reachable(nas.space("compound"), points=100), 10)
-    small = replace(table, milliseconds=dict(list(table.milliseconds.items())[:50]))
-    small.write(tmp_path / "small.json")
-    assert run(["latency", "import", str(tmp_path / "small.json"), "--space", "compound", "--classes", "10"]) == 2
-    assert "the latency table of Phone lacks " in capsys.readouterr().err
-    networks = [nas.space("compound").decode(point) for point in nas.space("compound").references.values()]
-    assert newest_table("compound", networks, 10) is None
-    large, file = made_up("mobilenetv3", reachable(nas.space("mobilenetv3"), resolution=96), 10), tmp_path / "phone.json"
-    replace(large, space="other").write(file)
-    assert run(["latency", "import", str(file), "--space", "mobilenetv3", "--classes", "10", "--resolution", "96"]) == 0
-    known = reachable(nas.space("mobilenetv3"), resolution=96, points=100)
-    found = newest_table("mobilenetv3", known, 10)
-    assert read_table(found).milliseconds == large.milliseconds
-    assert newest_table("mobilenetv3", known, 1000) is None
+def test_a_table_that_does_not_cover_the_networks_names_what_it_lacks():
+    networks = reachable(nas.space("compound"), points=20)
+    table = made_up("compound", networks, 10)
+    check_covers(table, networks, 10)
+    small = replace(table, milliseconds=dict(list(table.milliseconds.items())[:-8]))
+    with pytest.raises(
+        nas.NasError, match=r"of Phone, .* lacks 8 layers .*: ('[^']+', ){4}'[^']+' and 3 more; .*`nas latency build`"
+    ):
+        check_covers(small, networks, 10)
+
+
+def test_the_newest_table_that_knows_the_networks_is_found(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    networks = reachable(nas.space("mobilenetv3"), resolution=96, points=20)
+    table = made_up("mobilenetv3", networks, 10)
+    assert newest_table("mobilenetv3", networks, 10) is None
+    table.write(table_folder() / "older.json")
+    replace(table, date="2026-01-02").write(table_folder() / "newer.json")
+    replace(table, date="2026-01-03", space="mnasnet").write(table_folder() / "other.json")
+    (table_folder() / "damaged.json").write_text("{")
+    assert newest_table("mobilenetv3", networks, 10) == table_folder() / "newer.json"
+    assert newest_table("mobilenetv3", networks, 1000) is None
 
 
 def test_the_objectives_say_what_the_paper_says():
@@ -305,36 +309,6 @@ def test_the_objectives_say_what_the_paper_says():
         nas.mnasnet_reward(0)
     with pytest.raises(nas.NasError, match="are not 0 or less"):
         nas.mnasnet_reward(8.0, (0.07, 0.07))
-
-
-def test_a_sum_is_fitted_where_there_is_one_and_refused_where_there_is_not(tmp_path, capsys):
-    generator = np.random.default_rng(0)
-    choices = generator.integers(0, 4, (600, 8))
-    parts = generator.uniform(0.5, 2, (8, 4))
-    additive = 3 + parts[np.arange(8), choices].sum(axis=1)
-    wild = additive * generator.lognormal(0, 0.3, 600)
-    lines = [f"{''.join(map(str, row))},{a:.4f},{w:.4f}" for row, a, w in zip(choices, additive, wild, strict=True)]
-    file = tmp_path / "measured.csv"
-    file.write_text("\n".join(["network,steady,wild", *lines]) + "\n")
-    read = read_measurements(file)
-    fit = fit_additive(read, "steady", fitted=400)
-    assert (fit.held_out, fit.within, fit.additive) == (200, 1.0, True)
-    assert fit.mape_pct < 0.1
-    assert np.ptp(fit.model.milliseconds[0] - parts[0]) < 0.05
-    assert not fit_additive(read, "wild", fitted=400).additive
-    assert run(["latency", "fit", str(file)]) == 0
-    printed = capsys.readouterr().out
-    assert "480 networks fitted, 120 held out" in printed
-    assert [line.split()[-1] for line in printed.splitlines()[2:]] == ["yes", "no"]
-    assert run(["latency", "fit", str(file), "--device", "steady", "--output", str(tmp_path / "sum.json")]) == 0
-    written = json.loads((tmp_path / "sum.json").read_text())
-    assert np.shape(written["milliseconds"]) == (8, 4)
-    assert run(["latency", "fit", str(file), "--output", str(tmp_path / "sum.json")]) == 2
-    with pytest.raises(nas.NasError, match="device 'phone' was not measured; there are steady, wild"):
-        fit_additive(read, "phone", fitted=400)
-    file.write_text("network,steady\n012,1\n01,2\n")
-    with pytest.raises(nas.NasError, match="line 3: '01,2' is not a network of 3 digits and 1 latencies"):
-        read_measurements(file)
 
 
 def test_a_search_predicts_latencies_and_says_how_good_the_table_is(tmp_path, monkeypatch, caplog):
