@@ -18,13 +18,14 @@ from pathlib import Path
 from typing import Final
 
 import nas
+from nas import Block
 from nas.errors import NasError
 from nas.latency.build import build_table, reachable
 from nas.latency.check import check_table
-from nas.latency.pieces import block_key, groups
 from nas.latency.setups import Setup
 from nas.latency.table import LatencyTable
 from nas.latency.timing import measure
+from nas.layers import parts
 
 NUM_CLASSES: Final = 1000
 SPNAS_MS: Final = 79.48  # arXiv:1904.02877, table 1
@@ -68,13 +69,15 @@ def of_pixel1(file: str) -> None:
     milliseconds: dict[str, float] = {}
     for name in ("spnasnet_100", "mnasnet_100"):
         architecture = nas.reference(name)
-        found = groups(architecture, NUM_CLASSES)
-        milliseconds |= dict.fromkeys((found[0][0], found[1][0], found[-1][0]), 0.0)
+        found = parts(architecture, NUM_CLASSES)
+        milliseconds |= dict.fromkeys((found[0].key, found[1].key, found[-1].key), 0.0)
         before = dict.fromkeys(first, 0)
-        for block, width, size in list(architecture.walk())[1:]:
+        for part in found[2:-1]:
+            block = part.value
+            assert isinstance(block, Block)
             layer = 1 + LAYERS_A_STAGE * (first[block.width] - 1) + before[block.width]
             before[block.width] += 1
-            milliseconds[block_key(block, width, size)] = times[str(layer)][COLUMNS[block.kernel, block.hidden // width]]
+            milliseconds[part.key] = times[str(layer)][COLUMNS[block.kernel, block.hidden // part.width]]
     table = LatencyTable(
         device="Pixel 1", runtime_version="tflite", setup=Setup(), date="2019-04-05", space="mnasnet", milliseconds=milliseconds
     )

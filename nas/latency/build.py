@@ -21,11 +21,11 @@ from scipy.sparse import csr_array
 
 from nas.architecture import Architecture
 from nas.errors import NasError
-from nas.latency.pieces import pieces
 from nas.latency.runtimes import check_device, device_model, profiler, runner, runtime_version
 from nas.latency.setups import Setup
 from nas.latency.table import LatencyTable
 from nas.latency.timing import MIN_CPU_SHARE, REFERENCE, timed
+from nas.layers import layers
 from nas.published import reference
 from nas.spaces import SearchSpace, is_choice, sample
 
@@ -105,7 +105,7 @@ def reachable(
         drawn, quiet = drawn + 1, quiet + 1
         if (resolution is None or network.resolution == resolution) and network not in found and admits(network):
             found[network] = None
-            keys = {piece.key for piece in pieces(network, 0)}
+            keys = {layer.key for layer in layers(network, 0)}
             quiet = quiet if keys <= seen else 0
             seen |= keys
     if not found:
@@ -121,7 +121,7 @@ def _layers_of(networks: Sequence[Architecture], num_classes: int) -> tuple[list
     rows: list[int] = []
     columns: list[int] = []
     for row, network in enumerate(networks):
-        for key in dict.fromkeys(piece.key for piece in pieces(network, num_classes)):
+        for key in dict.fromkeys(layer.key for layer in layers(network, num_classes)):
             rows.append(row)
             columns.append(places.setdefault(key, len(places)))
     return list(places), csr_array((np.ones(len(rows), dtype=np.int64), (rows, columns)), shape=(len(networks), len(places)))
@@ -132,19 +132,19 @@ def _run(network: Architecture, num_classes: int, setup: Setup, known: Callable[
 
     Raises: NasError where other processes took the CPU, or the reference drifted, each time.
     """
-    keys = [piece.key for piece in pieces(network, num_classes)]
+    keys = [layer.key for layer in layers(network, num_classes)]
     with runner(network, num_classes, setup) as whole:
         for attempt in range(ATTEMPTS):
             with profiler(network, num_classes, setup) as profiled:
                 before, share = timed(known, REFERENCE_SECONDS)
-                layers = profiled(RUNS)
+                times_ms = profiled(RUNS)
             times, whole_share = timed(whole, WHOLE_SECONDS)
             after, last_share = timed(known, REFERENCE_SECONDS)
             speeds = statistics.median(before), statistics.median(after)
             single = setup.device == "cpu" and setup.threads == 1
             held = not single or min(share, whole_share, last_share) >= MIN_CPU_SHARE
             if held and max(speeds) <= (1 + LARGEST_DRIFT) * min(speeds):
-                return {"keys": keys, "ms": layers, "whole_ms": statistics.median(times), "reference_ms": sum(speeds) / 2}
+                return {"keys": keys, "ms": times_ms, "whole_ms": statistics.median(times), "reference_ms": sum(speeds) / 2}
             time.sleep(attempt)
     raise NasError(f"the machine does not hold still, in {ATTEMPTS} attempts; end what else runs, and the same command goes on")
 

@@ -12,8 +12,9 @@ from typing import Any, Final
 
 from nas.architecture import Architecture
 from nas.errors import NasError
-from nas.latency.pieces import group_keys
+from nas.files import write_whole
 from nas.latency.setups import Setup
+from nas.layers import part_keys, parts
 
 FORMAT: Final = 1  # of the file
 logger = logging.getLogger(__name__)
@@ -35,7 +36,7 @@ class Check:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LatencyTable:
-    """Milliseconds of layers, by `Piece.key`, or of whole blocks, by `block_key`, on one device in one runtime."""
+    """Milliseconds of layers, by `Layer.key`, or of whole parts, by `Part.key`, on one device in one runtime."""
 
     device: str
     """Its model."""
@@ -70,7 +71,7 @@ class LatencyTable:
         return list(dict.fromkeys(key for key in self._keys(architecture, num_classes) if key not in self.milliseconds))
 
     def _keys(self, architecture: Architecture, num_classes: int) -> Iterator[str]:
-        for whole, layers in group_keys(architecture, num_classes):
+        for whole, layers in map(part_keys, parts(architecture, num_classes)):
             if whole in self.milliseconds:
                 yield whole
             else:
@@ -88,17 +89,11 @@ class LatencyTable:
         )
 
     def write(self, file: Path) -> None:
-        """Write it as JSON, in place at once or not at all.
+        """Write it as JSON, whole or not at all.
 
         Raises: NasError if the file cannot be written.
         """
-        partial = file.with_name(f".{file.name}.partial")
-        try:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            partial.write_text(json.dumps({"format": FORMAT} | asdict(self), indent=1) + "\n", encoding="utf-8")
-            partial.replace(file)
-        except OSError as error:
-            raise NasError(f"{file} cannot be written: {error.strerror}; give another with --output") from None
+        write_whole(file, json.dumps({"format": FORMAT} | asdict(self), indent=1) + "\n")
 
 
 def table_folder() -> Path:

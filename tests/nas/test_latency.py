@@ -1,6 +1,5 @@
 """Latency: the graph that is timed is the network, a busy machine is told of, and tables add up."""
 
-import json
 import random
 import signal
 import subprocess
@@ -18,11 +17,12 @@ from nas.description import _describe_objective, _objective_of, as_json, describ
 from nas.latency.build import build_table, reachable
 from nas.latency.check import check_table, compared
 from nas.latency.onnx_graph import onnx_model
-from nas.latency.pieces import pieces
 from nas.latency.runtimes import profiler, runner
 from nas.latency.setups import Setup
 from nas.latency.table import LatencyTable, check_covers, newest_table, read_table, table_folder
 from nas.latency.timing import measure, timed
+from nas.layers import layers
+from nas.networks import OwnNetwork
 from nas.objectives import Candidate, objective, parse_limit
 from nas.objectives.mnasnet_reward import HARD
 from nas.recipe import TrainReport
@@ -69,20 +69,6 @@ def test_the_graph_with_norms_folded_gives_the_networks_own_logits(network):
     assert np.abs(mine - theirs).max() < 1e-3 * np.abs(theirs).max()
 
 
-@pytest.mark.parametrize("network", some_networks()[:6], ids=lambda network: network.id)
-def test_the_layers_are_those_of_the_network(network):
-    model = nas.build(network, 10)
-    found = pieces(network, 10)
-    counted = {"conv": 0, "depthwise": 0, "squeeze": 2, "linear": 0}
-    convs = sum(isinstance(module, torch.nn.Conv2d) for module in model.modules())
-    assert sum(1 if piece.kind in ("conv", "depthwise") else counted.get(piece.kind, 0) for piece in found) == convs
-    for piece in found:
-        if piece.module and piece.kind in ("conv", "depthwise"):
-            conv = model.get_submodule(piece.module)
-            assert (conv.in_channels, conv.out_channels) == (piece.width_in, piece.width)
-            assert (conv.kernel_size[0], conv.stride[0]) == (piece.kernel, piece.stride)
-
-
 @pytest.mark.parametrize("runtime", ["onnxruntime", "torch"])
 def test_the_layers_take_about_as_long_as_the_whole(runtime):
     setup = Setup(runtime=runtime)
@@ -92,7 +78,7 @@ def test_the_layers_take_about_as_long_as_the_whole(runtime):
         with profiler(network, 10, setup) as profiled, runner(network, 10, setup) as whole:
             layers = profiled(20)
             times, _ = timed(whole, 0.2)
-        assert len(layers) == len(pieces(network, 10))
+        assert len(layers) == len(layers(network, 10))
         sums.append(sum(layers))
         wholes.append(min(times))
     assert 0.75 < min(sums) / min(wholes) < 1.5  # the least, as other tests run meanwhile
@@ -206,11 +192,11 @@ def built(tmp_path_factory):
 def test_a_table_that_was_built_predicts_its_networks(built):
     table, file, networks = built
     assert read_table(file) == table
-    assert set(table.milliseconds) == {piece.key for network in networks for piece in pieces(network, 10)}
+    assert set(table.milliseconds) == {layer.key for network in networks for layer in layers(network, 10)}
     for network in networks:
         with runner(network, 10, table.setup) as whole:
             times, _ = timed(whole, 0.3)
-        whole_ms = table.overhead_ms + sum(table.milliseconds[piece.key] for piece in pieces(network, 10))
+        whole_ms = table.overhead_ms + sum(table.milliseconds[layer.key] for layer in layers(network, 10))
         assert table.predict(network, 10) == pytest.approx(whole_ms)
         assert 0.2 < whole_ms / min(times) < 5  # other tests run meanwhile, on a machine that others may use too
 
@@ -258,8 +244,8 @@ def test_agreement_is_what_it_says():
 
 def made_up(space, networks, num_classes):
     """A table of another device, of every layer of some networks, with milliseconds that follow from widths."""
-    keys = {piece.key: piece for network in networks for piece in pieces(network, num_classes)}
-    milliseconds = {key: 1e-5 * piece.width * piece.size + 1e-3 for key, piece in keys.items()}
+    keys = {layer.key: layer for network in networks for layer in layers(network, num_classes)}
+    milliseconds = {key: 1e-5 * layer.width * layer.size + 1e-3 for key, layer in keys.items()}
     return LatencyTable(
         device="Phone", runtime_version="1", setup=Setup(), date="2026-01-01", space=space, milliseconds=milliseconds
     )
@@ -295,7 +281,7 @@ def test_the_objectives_say_what_the_paper_says():
     report = TrainReport(
         history=(), val_correct=80, val_images=100, seconds=1.0, fingerprint="", device="cpu", precision="float32", micro_batch=1
     )
-    candidate = Candidate(architecture=networks[0], num_classes=10, report=report, latency=table)
+    candidate = Candidate(network=OwnNetwork(architecture=networks[0]), num_classes=10, report=report, latency=table)
     ms = objective("latency_ms").measure(candidate)
     assert ms == table.predict(networks[0], 10)
     soft = nas.mnasnet_reward(ms / 2)
