@@ -67,6 +67,8 @@ def _check_choice(field: str, value: object, choices: tuple[object, ...]) -> Non
 class Convolution(NamedTuple):
     """A convolution, with the activation behind it."""
 
+    kind: str
+    """conv, or depthwise."""
     module: str
     """Its name in timm's network, or in timm's block."""
     width_in: int
@@ -77,12 +79,11 @@ class Convolution(NamedTuple):
     """None for none."""
     kernel: int = 1
     stride: int = 1
-    depthwise: bool = False
 
     @property
     def weights(self) -> int:
         """Learned numbers, without a bias and a norm."""
-        return self.kernel**2 * self.width * (1 if self.depthwise else self.width_in)
+        return self.kernel**2 * self.width * (self.width_in if self.kind == "conv" else 1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,15 +139,15 @@ class Block:
         """
         inner, act, how = self.hidden or width, self.activation, (self.kernel, self.stride)
         if self.op == "conv":
-            return [Convolution("conv", width, self.width, act, *how)]
+            return [Convolution("conv", "conv", width, self.width, act, *how)]
         if self.op == "fused":
-            found = [Convolution("conv_exp", width, inner, act, *how)]
+            found = [Convolution("conv", "conv_exp", width, inner, act, *how)]
         else:
-            found = [Convolution("conv_dw", inner, inner, act, *how, depthwise=True)]
+            found = [Convolution("depthwise", "conv_dw", inner, inner, act, *how)]
         if self.op == "mbconv":
-            found.insert(0, Convolution("conv_pw", width, inner, act))
+            found.insert(0, Convolution("conv", "conv_pw", width, inner, act))
         last = "conv_pw" if self.op == "sep" else "conv_pwl"
-        return [*found, Convolution(last, inner, self.width, None if self.linear else act)]
+        return [*found, Convolution("conv", last, inner, self.width, None if self.linear else act)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,7 +6,7 @@ Read `costs.py` next, which adds them up.
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from nas.architecture import Architecture, Block, Convolution, Head, Stem
 
@@ -142,32 +142,34 @@ class Part(NamedTuple):
         """Its layers in order; `place` leads to a block in timm's network, such as `blocks.2.0.`."""
         match self.value:
             case Stem(width=width, stride=stride):
-                conv = Convolution("conv_stem", self.width, width, self.activation, kernel=3, stride=stride)
-                return [self._convolution(conv, norm="bn1")]
+                return [
+                    self._convolution(Convolution("conv", "conv_stem", self.width, width, self.activation, 3, stride), norm="bn1")
+                ]
             case Block():
-                return self._block_layers(self.value, place)
+                found = self._block_layers(self.value)
+                return [_at(place, layer) for layer in found] if place else found
             case Head():
                 return self._head_layers(self.value)
 
-    def _block_layers(self, block: Block, place: str) -> list[Layer]:
+    def _block_layers(self, block: Block) -> list[Layer]:
         found: list[Layer] = []
         *_, last = convolutions = block.convolutions(self.width)
         for number, conv in enumerate(convolutions, start=1):
             reads, kept = (found[-1].writes, self.width * block.skip) if found else (BEFORE, 0)
             if block.squeeze and conv is last:
-                found.append(self._squeeze(block, reads, kept, place))
-            found.append(self._convolution(conv, reads, kept, place, norm=f"{place}bn{number}"))
+                found.append(self._squeeze(block, conv.width_in, reads, kept))
+            found.append(self._convolution(conv, reads, kept, norm=f"bn{number}"))
         if block.skip:
             found.append(Layer(kind="add", width_in=block.width, width=block.width, sides=self._sides, kept=block.width))
         return found
 
     def _head_layers(self, head: Head) -> list[Layer]:
-        features, num = head.width or self.width, self.num_classes
-        conv = Convolution("conv_head", self.width, features, self.activation)
-        if head.kind == "mobilenetv3":
-            found = [self._pool(self.width), self._convolution(conv, PIXEL)]
-        else:
-            found = [*([self._convolution(conv, norm="bn2")] if head.width else []), self._pool(features)]
+        features, num, late = head.width or self.width, self.num_classes, head.kind == "mobilenetv3"
+        pooled = self.width if late else features
+        found = [Layer(kind="pool", width_in=pooled, width=pooled, sides=self._sides, writes=PIXEL, module="global_pool")]
+        if head.width:
+            conv = Convolution("conv", "conv_head", self.width, features, self.activation)
+            found.insert(late, self._convolution(conv, PIXEL) if late else self._convolution(conv, norm="bn2"))
         if num:
             linear = Layer(kind="linear", width_in=features, width=num, sides=self._sides, reads=PIXEL, writes=PIXEL)
             found.append(replace(linear, weights=features * num, biases=num, module="classifier"))
@@ -177,45 +179,28 @@ class Part(NamedTuple):
     def _sides(self) -> tuple[int, int, int]:
         return self.size, self.size_out, 1
 
-    def _convolution(self, conv: Convolution, reads: int = BEFORE, kept: int = 0, place: str = "", *, norm: str = "") -> Layer:
-        return Layer(
-            kind="depthwise" if conv.depthwise else "conv",
-            width_in=conv.width_in,
-            width=conv.width,
-            sides=self._sides,
-            reads=reads,
-            writes=AFTER if conv.stride > 1 else reads,
-            kernel=conv.kernel,
-            stride=conv.stride,
-            activation=conv.activation,
-            same=self.tensorflow and conv.stride > 1,
-            weights=conv.weights,
-            biases=conv.width * (2 if norm else 1),
-            kept=kept,
-            module=f"{place}{conv.module}",
-            norm=norm,
-        )
+    def _convolution(self, conv: Convolution, reads: int = BEFORE, kept: int = 0, *, norm: str = "") -> Layer:
+        strided = conv.stride > 1
+        maps: dict[str, Any] = {
+            "sides": self._sides,
+            "reads": reads,
+            "writes": AFTER if strided else reads,
+            "same": self.tensorflow and strided,
+        }
+        biases = conv.width * (2 if norm else 1)
+        return Layer(**conv._asdict(), **maps, weights=conv.weights, biases=biases, kept=kept, norm=norm)
 
-    def _squeeze(self, block: Block, reads: int, kept: int, place: str) -> Layer:
-        width = block.hidden or self.width
-        return Layer(
-            kind="squeeze",
-            width_in=width,
-            width=width,
-            sides=self._sides,
-            reads=reads,
-            writes=reads,
-            activation="relu" if block.gate == "hard_sigmoid" else block.activation,
-            squeeze=block.squeeze,
-            gate=block.gate,
-            weights=2 * width * block.squeeze,
-            biases=width + block.squeeze,
-            kept=kept,
-            module=f"{place}se",
-        )
+    def _squeeze(self, block: Block, width: int, reads: int, kept: int) -> Layer:
+        inside, gate = block.squeeze, block.gate
+        act = "relu" if gate == "hard_sigmoid" else block.activation
+        maps: dict[str, Any] = {"sides": self._sides, "reads": reads, "writes": reads, "kept": kept}
+        numbers: dict[str, Any] = {"width_in": width, "width": width, "weights": 2 * width * inside, "biases": width + inside}
+        return Layer(kind="squeeze", squeeze=inside, gate=gate, activation=act, module="se", **maps, **numbers)
 
-    def _pool(self, width: int) -> Layer:
-        return Layer(kind="pool", width_in=width, width=width, sides=self._sides, writes=PIXEL, module="global_pool")
+
+def _at(place: str, layer: Layer) -> Layer:
+    """The layer with its paths behind `place`."""
+    return replace(layer, module=layer.module and place + layer.module, norm=layer.norm and place + layer.norm)
 
 
 def _block_key(block: Block, width: int, size: int) -> str:

@@ -38,7 +38,7 @@ def of_this_machine(space: str, resolution: int, file: Path) -> None:
     """Parts 1 and 2."""
     print(f"1. A table of space {space} at {resolution} px, one thread, onnxruntime", flush=True)
     started = time.perf_counter()
-    table = build_table(nas.space(space), output=file, resolution=resolution)
+    table = build_table(reachable(nas.space(space), resolution=resolution), space=space, output=file)
     print(f"{len(table.milliseconds):,} layers in {(time.perf_counter() - started) / 60:.1f} minutes: {file}", flush=True)
     networks = reachable(nas.space(space), resolution=resolution, points=1_000, seed=1)
     pairs: list[tuple[float, float]] = []

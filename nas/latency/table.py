@@ -33,6 +33,12 @@ class Check:
     kendall: float
     kendall_interval: tuple[float, float]
 
+    def __str__(self) -> str:
+        """A line for each figure."""
+        figures = [("MAPE %", self.mape_pct, self.mape_interval), ("Spearman", self.spearman, self.spearman_interval)]
+        figures.append(("Kendall", self.kendall, self.kendall_interval))
+        return "\n".join(f"{name} {value:.4g}, 95 % from {low:.4g} to {high:.4g}" for name, value, (low, high) in figures)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LatencyTable:
