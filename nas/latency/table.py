@@ -66,11 +66,8 @@ class LatencyTable:
         try:
             return self.overhead_ms + sum(map(self.milliseconds.__getitem__, self._keys(architecture, num_classes)))
         except KeyError:
-            missing = _listed(self.missing(architecture, num_classes), 3)
-            raise NasError(
-                f"the latency table of {self.device} has no {missing}; it was made for space {self.space}: build one for "
-                "this space, its resolution and number of classes with `nas latency build`"
-            ) from None
+            check_covers(self, [architecture], num_classes)
+            raise
 
     def missing(self, architecture: Architecture, num_classes: int) -> list[str]:
         """The layers of a network that the table does not have."""
@@ -152,16 +149,11 @@ def check_covers(table: LatencyTable, networks: Iterable[Architecture], num_clas
     """
     missing = list(dict.fromkeys(key for network in networks for key in table.missing(network, num_classes)))
     if missing:
+        more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
         raise NasError(
-            f"the latency table of {table.device}, which was made for space {table.space}, lacks {len(missing)} layers of these "
-            f"networks: {_listed(missing, 5)}; build one for this space, its resolution and number of classes with "
-            "`nas latency build`"
+            f"the latency table of {table.device} has no {', '.join(map(repr, missing[:5]))}{more}; it was made for space "
+            f"{table.space}: build one for this space, its resolution and number of classes with `nas latency build`"
         )
-
-
-def _listed(keys: Sequence[str], most: int) -> str:
-    """The first of them, and how many more there are."""
-    return ", ".join(map(repr, keys[:most])) + (f" and {len(keys) - most} more" if len(keys) > most else "")
 
 
 def read_table(file: str | Path) -> LatencyTable:
