@@ -9,6 +9,7 @@ import json
 import reprlib
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
+from functools import lru_cache
 from typing import Any, Final, NamedTuple, Self, TypeVar
 
 from nas.errors import ArchitectureError
@@ -63,6 +64,28 @@ def _check_choice(field: str, value: object, choices: tuple[object, ...]) -> Non
         raise _refusal(field, value, "one of " + ", ".join(map(str, choices)))
 
 
+class Convolution(NamedTuple):
+    """A convolution, with the activation behind it."""
+
+    kind: str
+    """conv, or depthwise."""
+    module: str
+    """Its name in timm's network, or in timm's block."""
+    width_in: int
+    """Channels in."""
+    width: int
+    """Channels out."""
+    activation: str | None
+    """None for none."""
+    kernel: int = 1
+    stride: int = 1
+
+    @property
+    def weights(self) -> int:
+        """Learned numbers, without a bias and a norm."""
+        return self.kernel**2 * self.width * (self.width_in if self.kind == "conv" else 1)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Block:
     """One block of a stage.
@@ -108,6 +131,23 @@ class Block:
         _check_choice("activation", self.activation, ACTIVATIONS)
         _check_choice("linear", self.linear, LINEAR[self.op])
         _check_choice("skip", self.skip, (False, True))
+
+    def convolutions(self, width: int) -> list[Convolution]:
+        """Its convolutions on a map of `width` channels, in order, without the two of squeeze-and-excite.
+
+        Those stand before the last convolution, on the channels that it reads.
+        """
+        inner, act, how = self.hidden or width, self.activation, (self.kernel, self.stride)
+        if self.op == "conv":
+            return [Convolution("conv", "conv", width, self.width, act, *how)]
+        if self.op == "fused":
+            found = [Convolution("conv", "conv_exp", width, inner, act, *how)]
+        else:
+            found = [Convolution("depthwise", "conv_dw", inner, inner, act, *how)]
+        if self.op == "mbconv":
+            found.insert(0, Convolution("conv", "conv_pw", width, inner, act))
+        last = "conv_pw" if self.op == "sep" else "conv_pwl"
+        return [*found, Convolution("conv", last, inner, self.width, None if self.linear else act)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -191,17 +231,17 @@ class Architecture:
             raise _refusal("stages", downsamplings, f"a number of stages with stride 2 up to {MAX_DOWNSAMPLINGS}")
 
     def _check_size(self) -> None:
-        """Refuse what would not fit into memory, by upper bounds that are quick to take (the exact costs: `costs.py`)."""
-        size = -(-self.resolution // self.stem.stride)
-        weights, features = 0, size * size * self.stem.width
+        """Refuse what would not fit into memory: by the weights of its convolutions, and by the largest map of channels.
+
+        `costs.py` has the exact costs, with norms and the classifier.
+        """
+        head = self.head.width
+        weights, features = self.stages[-1][-1].width * head, 0
         for block, width, size in self.walk():
-            inner = block.hidden or width
-            area = block.kernel**2 if block.op in ("conv", "fused") else 1
-            widest = max(block.width, inner)
-            weights += area * width * widest + inner * (block.width + 2 * block.squeeze + 49)
+            more, widest = _weights_and_width(block, width)
+            weights += more
             features = max(features, size * size * widest)
-        weights += self.stages[-1][-1].width * self.head.width
-        features = max(features, size * size * self.head.width)
+        features = max(features, -((-size // block.stride) ** 2) * head)
         if weights > MAX_WEIGHTS:
             raise _refusal("stages", weights, f"a bound on the weights within {MAX_WEIGHTS:,}")
         if features > MAX_FEATURES:
@@ -247,6 +287,14 @@ class Architecture:
     def id(self) -> str:
         """The first 16 hexadecimal digits of the SHA-256 of the canonical text."""
         return id_of(self.to_json())
+
+
+@lru_cache(maxsize=100_000)
+def _weights_and_width(block: Block, width: int) -> tuple[int, int]:
+    """(weights of the convolutions, channels of the widest map) of a block on `width` channels."""
+    found = block.convolutions(width)
+    gate = 2 * found[-1].width_in * block.squeeze
+    return sum(conv.weights for conv in found) + gate, max(width, *(conv.width for conv in found))
 
 
 def id_of(text: str) -> str:
@@ -323,6 +371,7 @@ class Row(NamedTuple):
     """A skip wherever the shapes allow one."""
 
 
+@lru_cache(maxsize=100_000)  # a search makes the same blocks again and again
 def make_block(row: Row, width_in: int, width: int, stride: int) -> Block:
     """One block by a row's ratios, from `width_in` to `width` channels."""
     hidden = round_width(width_in * row.expansion) if row.op in EXPANDING else 0

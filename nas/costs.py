@@ -1,13 +1,16 @@
 """Exact parameters, multiply-adds and activation memory of an Architecture, by arithmetic alone.
 
-Each kind of layer has one formula, here. Read `modules.py` next for the same network in torch.
+They are sums over the network's layers. Read `modules.py` next for the same network in torch.
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
+from operator import le
 from typing import Final
 
-from nas.architecture import Architecture, Block
+from nas.architecture import Architecture, Block, Head, Stem
 from nas.errors import NasError
+from nas.layers import Part, Terms, shapes
 
 FLOAT32_BYTES: Final = 4
 
@@ -32,61 +35,26 @@ def cost(architecture: Architecture, num_classes: int = 1000) -> Cost:
     """
     if num_classes < 0:
         raise NasError(f"num_classes: {num_classes} is not 0 or more")
-    resolution, width = architecture.resolution, architecture.stem.width
-    size = -(-resolution // architecture.stem.stride)
-    area = size * size
-    params, macs = (27 + 2) * width, 27 * width * area
-    peak = 3 * resolution * resolution + width * area
-    for stage in architecture.stages:
-        size = -(-size // stage[0].stride)  # only the first block of a stage may downsample
-        area_out = size * size
-        for block in stage:
-            more_params, more_macs, block_peak = _block(block, width, area, area_out)
-            params += more_params
-            macs += more_macs
-            peak = max(peak, block_peak)
-            width, area = block.width, area_out
-    more_params, more_macs, head_peak = _head(architecture, width, area, num_classes)
-    return Cost(params=params + more_params, macs=macs + more_macs, activation_bytes=FLOAT32_BYTES * max(peak, head_peak))
+    params = macs = peak = 0
+    for value, width, size, size_out in shapes(architecture):
+        learned, (before, after, once), alive = _sums(value, width, num_classes if type(value) is Head else 0)
+        area, area_out = size * size, size_out * size_out
+        params += learned
+        macs += before * area + after * area_out + once
+        for before, after, once in alive:
+            numbers = before * area + after * area_out + once
+            peak = max(peak, numbers)
+    return Cost(params=params, macs=macs, activation_bytes=FLOAT32_BYTES * peak)
 
 
-def _block(block: Block, width: int, area: int, area_out: int) -> tuple[int, int, int]:
-    """(params, macs, peak live numbers) of a block from `width` channels on `area` pixels to `area_out` pixels."""
-    op, out, taps = block.op, block.width, block.kernel * block.kernel
-    if op == "conv":
-        weights = taps * width * out
-        return weights + 2 * out, weights * area_out, width * area + out * area_out
+@lru_cache(maxsize=100_000)
+def _sums(value: Stem | Block | Head, width: int, num_classes: int) -> tuple[int, Terms, tuple[Terms, ...]]:
+    """(params, macs, what is alive while each layer runs) of a part on maps of any size.
 
-    inner = block.hidden or width
-    skipped = width * area if block.skip else 0  # kept until the sum
-    project = inner * out
-    if op == "mbconv":
-        expand, spatial = width * inner, taps * inner
-        params = expand + spatial + project + 4 * inner + 2 * out  # a norm after each convolution
-        macs = expand * area + (spatial + project) * area_out
-        peak = max((width + inner) * area, skipped + inner * (area + area_out), skipped + (inner + out) * area_out)
-    else:  # the spatial convolution comes first, so that its input is itself what a skip keeps
-        spatial = taps * inner * (width if op == "fused" else 1)
-        params = spatial + project + 2 * inner + 2 * out
-        macs = (spatial + project) * area_out
-        peak = max(width * area + inner * area_out, skipped + (inner + out) * area_out)
-    squeeze = block.squeeze
-    if squeeze:
-        gate = 2 * inner * squeeze
-        return params + gate + squeeze + inner, macs + gate, max(peak, skipped + inner * area_out + inner + squeeze)
-    return params, macs, peak
-
-
-def _head(architecture: Architecture, width: int, area: int, num_classes: int) -> tuple[int, int, int]:
-    """(params, macs, peak live numbers) of the head on a map of `width` channels and `area` pixels."""
-    head = architecture.head
-    features = head.width or width
-    classifier = features * num_classes
-    params, macs, peak = classifier + num_classes, classifier, features + num_classes
-    if head.kind == "mobilenetv3":
-        weights = width * features
-        return params + weights + features, macs + weights, max(peak, width * area + width, width + features)
-    if head.width:
-        weights = width * features
-        params, macs, peak = params + weights + 2 * features, macs + weights * area, max(peak, (width + features) * area)
-    return params, macs, max(peak, features * area + features)
+    A search asks for the same ones often, at several sizes. Layers that never need the most are left out.
+    """
+    found = Part(value, width, num_classes=num_classes).layers()
+    macs = tuple(map(sum, zip(*(layer.macs_terms for layer in found), strict=True)))
+    alive = {layer.alive_terms for layer in found}
+    most = [one for one in alive if not any(one != other and all(map(le, one, other)) for other in alive)]
+    return sum(layer.params for layer in found), (macs[0], macs[1], macs[2]), tuple(most)

@@ -1,281 +1,173 @@
 """`nas measure` and `nas latency`: parse, call one function, print. Read `cli.py` next."""
 
 import shlex
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from nas.errors import NasError, unknown
 from nas.latency.setups import Setup
-from nas.parsing import constructors, parsed
-from nas.printing import print_table, shown_path
+from nas.parsing import parsed
+from nas.printing import shown_path
 
 if TYPE_CHECKING:
     from nas.architecture import Architecture
-    from nas.latency.table import LatencyTable
     from nas.objectives import Limit
-    from nas.spaces import SearchSpace
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeasureOptions:
+    """Measure a network: warmed up, repeated, and refused where the machine is busy."""
+
+    network: str
+    """A published network's name, an export's folder, or the file of an architecture."""
+    setup: Setup = field(default_factory=Setup)
+    """What it is run in."""
+    resolution: int | None = None
+    """Side of the input in pixels, by default its own."""
+    classes: int = 1000
+    """Of the classifier."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworksOptions:
+    """Which networks of a space a table is for."""
+
+    resolution: int | None = None
+    """Side of the input in pixels; by default all that the space has."""
+    classes: int = 1000
+    """Of the classifier."""
+    limit: tuple[str, ...] = ()
+    """Only networks within it, such as 'macs_m<200'; may be given several times."""
+
+    def limits(self) -> "list[Limit]":
+        """The limits; raises NasError for one that is none."""
+        from nas.objectives import parse_limit
+
+        return list(map(parse_limit, self.limit))
+
+    def reachable(self, space: str, **how: int) -> "list[Architecture]":
+        """The networks; `how` are points and seed. Raises: NasError if there is none."""
+        from nas.latency.build import reachable
+        from nas.networks import OwnNetwork
+        from nas.objectives import Candidate
+        from nas.spaces import space as find_space
+
+        limits = self.limits()
+
+        def admits(network: "Architecture") -> bool:
+            candidate = Candidate(network=OwnNetwork(architecture=network), num_classes=self.classes)
+            return all(limit.excess(limit.objective.measure(candidate)) <= 0 for limit in limits)
+
+        return reachable(find_space(space), resolution=self.resolution, admits=admits, **how)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildOptions(NetworksOptions):
+    """Time every layer of a space on this machine; the same call goes on where one that was ended had stopped."""
+
+    space: str
+    """The space's name."""
+    setup: Setup = field(default_factory=Setup)
+    """What its networks are run in."""
+    output: Path | None = None
+    """The table's file, by default where searches look for it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckOptions(NetworksOptions):
+    """Measure whole networks of a table's space on this machine, and write into the table how good it is."""
+
+    table: Path
+    """The table's file."""
+    networks: int = 30
+    """How many are measured, drawn at random."""
+    space: str | None = None
+    """Their space, by default the one that the table was built for."""
 
 
 def measure(arguments: list[str]) -> None:
     """Measure how long a network takes on this machine."""
-    import tyro
+    options = _parse(MeasureOptions, arguments, "nas measure")
+    from nas.latency.timing import measure as measure_latency
+    from nas.networks import find_network
 
-    def run(
-        network: Annotated[str, tyro.conf.Positional],
-        setup: Annotated[Setup, tyro.conf.arg(name="")],
-        *,
-        resolution: int | None = None,
-        classes: int = 1000,
-    ) -> None:
-        """Measure how long a network takes on this machine: warmed up, repeated, and refused where the machine is busy.
-
-        Args:
-            network: A published network's name, an export's folder, or the file or text of an architecture.
-            setup: What it is run in.
-            resolution: Side of the input in pixels, by default its own.
-            classes: Of the classifier.
-        """
-        from nas.latency.timing import measure as measure_latency
-
-        found = measure_latency(_architecture(network, resolution), _num(classes), setup)
-        print(f"{found.median_ms:.4g} ms, the middle half of {found.runs} runs from {found.q25_ms:.4g} to {found.q75_ms:.4g}")
-        print(
-            f"{found.device}, {setup.runtime} {found.runtime_version}, {setup.threads} thread(s), batch {setup.batch}, "
-            f"{setup.dtype}; a reference network beside it drifted by {found.drift_pct:+.1f} %"
-        )
-
-    parsed(run, args=arguments, prog="nas measure", config=(tyro.conf.OmitArgPrefixes,))
+    setup, network = options.setup, find_network(options.network, resolution=options.resolution)
+    found = measure_latency(network.architecture, options.classes, setup)
+    print(f"{found.median_ms:.4g} ms, the middle half of {found.runs} runs from {found.q25_ms:.4g} to {found.q75_ms:.4g}")
+    print(
+        f"{found.device}, {setup.runtime} {found.runtime_version}, {setup.threads} thread(s), batch {setup.batch}, "
+        f"{setup.dtype}; a reference network beside it drifted by {found.drift_pct:+.1f} %"
+    )
 
 
 def latency(arguments: list[str]) -> None:
-    """Make a table of what a space's layers take on a device, and say how good it is: build, check, import, fit."""
+    """Make a table of what a space's layers take on a device, and say how good it is: build, check."""
     if not arguments or arguments[0] in ("-h", "--help"):
         print("nas latency COMMAND [--help | options]\n")
-        for name, command in LATENCY_COMMANDS.items():
-            print(f"  {name:<7} {(command.__doc__ or '').splitlines()[0]}")
+        for name, (kind, _) in LATENCY_COMMANDS.items():
+            print(f"  {name:<7} {kind.__doc__}")
         return
     if arguments[0] not in LATENCY_COMMANDS:
         raise unknown("nas latency command", arguments[0], LATENCY_COMMANDS)
-    LATENCY_COMMANDS[arguments[0]](arguments[1:])
+    options, command = LATENCY_COMMANDS[arguments[0]]
+    command(_parse(options, arguments[1:], f"nas latency {arguments[0]}"))
 
 
-def _build(arguments: list[str]) -> None:
-    """Time every layer of a space on this machine; a call that was ended goes on."""
+def _parse(kind: type[T], arguments: list[str], prog: str) -> T:
     import tyro
 
-    from nas.objectives import Limit
-
-    def run(
-        space: Annotated[str, tyro.conf.Positional],
-        setup: Annotated[Setup, tyro.conf.arg(name="")],
-        *,
-        resolution: int | None = None,
-        classes: int = 1000,
-        limits: Annotated[tuple[Limit, ...], tyro.conf.arg(name="limit"), tyro.conf.UseAppendAction] = (),
-        output: Path | None = None,
-    ) -> None:
-        """Time every layer of a space on this machine; the same call goes on where one that was ended had stopped.
-
-        Args:
-            space: The space's name.
-            setup: What its networks are run in.
-            resolution: Side of the input in pixels; by default all that the space has.
-            classes: Of the classifier.
-            limits: Only what networks within them have, such as 'macs_m<200'.
-            output: The table's file, by default where searches look for it.
-        """
-        from nas.latency.build import build_table
-        from nas.latency.runtimes import device_model
-        from nas.latency.table import default_file
-
-        found = _space_of(space)
-        names = list(map(str, limits))
-        file = output or default_file(
-            found.name, setup, device=device_model(setup), num_classes=_num(classes), resolution=resolution, limits=names
-        )
-        with _progress("layers timed") as told:
-            table = build_table(
-                found,
-                output=file,
-                resolution=resolution,
-                num_classes=classes,
-                admits=_admits(limits, classes),
-                setup=setup,
-                on_progress=told,
-            )
-        print(f"{len(table.milliseconds):,} layers: {shown_path(file)}")
-        options = [f"--resolution {resolution}"] * bool(resolution) + [f"--classes {classes}"] * (classes != 1000)
-        options += [f"--space {shlex.quote(space)}"] * (space != found.name) + [f"--limit {shlex.quote(name)}" for name in names]
-        print("\n" + " ".join(["nas latency check", shown_path(file), *options]))
-
-    parsed(run, args=arguments, prog="nas latency build", config=(tyro.conf.OmitArgPrefixes,), registry=constructors(()))
-
-
-def _check(arguments: list[str]) -> None:
-    """Measure whole networks of a table's space, and write into the table how good it is."""
-    import tyro
-
-    from nas.objectives import Limit
-
-    def run(
-        table: Annotated[Path, tyro.conf.Positional],
-        *,
-        resolution: int | None = None,
-        classes: int = 1000,
-        networks: int = 30,
-        space: str | None = None,
-        limits: Annotated[tuple[Limit, ...], tyro.conf.arg(name="limit"), tyro.conf.UseAppendAction] = (),
-    ) -> None:
-        """Measure whole networks of a table's space on this machine, and write into the table how good it is.
-
-        Args:
-            table: The table's file.
-            resolution: Side of the input in pixels; by default all that the space has.
-            classes: Of the classifier.
-            networks: How many, drawn at random.
-            space: Their space, by default the one that the table was built for.
-            limits: Only networks within them, such as 'macs_m<200'.
-        """
-        from nas.latency.build import reachable
-        from nas.latency.check import check_table
-        from nas.latency.table import read_table
-
-        found = read_table(table)
-        admits = _admits(limits, _num(classes))
-        drawn = reachable(_space_of(space or found.space), resolution=resolution, admits=admits, points=50 * networks, seed=1)
-
-        def told(network: "Architecture", measured: float, predicted: float) -> None:
-            print(f"{network.id}: measured {measured:.4g} ms, predicted {predicted:.4g} ms", flush=True)
-
-        checked = check_table(found, drawn, classes, number=networks, on_network=told)
-        checked.write(table)
-        _print_check(checked)
-
-    parsed(run, args=arguments, prog="nas latency check", registry=constructors(()))
-
-
-def _import(arguments: list[str]) -> None:
-    """Read a table of another device, and say whether it has all that a space needs."""
-    import tyro
-
-    from nas.objectives import Limit
-
-    def run(
-        table: Annotated[Path, tyro.conf.Positional],
-        *,
-        space: str,
-        resolution: int | None = None,
-        classes: int = 1000,
-        limits: Annotated[tuple[Limit, ...], tyro.conf.arg(name="limit"), tyro.conf.UseAppendAction] = (),
-    ) -> None:
-        """Read a table of another device, and put it where searches look for it, if it has all that a space needs.
-
-        Args:
-            table: The table's file, in the format that `nas latency build` writes.
-            space: The space's name.
-            resolution: Side of the input in pixels; by default all that the space has.
-            classes: Of the classifier.
-            limits: Only what networks within them have, such as 'macs_m<200'.
-        """
-        from nas.latency.build import reachable
-        from nas.latency.table import check_covers, default_file, read_table
-
-        wanted = _space_of(space)
-        found = replace(read_table(table), space=wanted.name)
-        check_covers(found, reachable(wanted, resolution=resolution, admits=_admits(limits, _num(classes))), classes)
-        names = list(map(str, limits))
-        file = default_file(
-            wanted.name, found.setup, device=found.device, num_classes=classes, resolution=resolution, limits=names
-        )
-        found.write(file)
-        print(f"{found}\n{shown_path(file)}")
-
-    parsed(run, args=arguments, prog="nas latency import", registry=constructors(()))
-
-
-def _fit(arguments: list[str]) -> None:
-    """Fit a sum over the choices at each place to measurements of whole networks, and say for which devices it holds."""
-    import tyro
-
-    def run(
-        measurements: Annotated[Path, tyro.conf.Positional],
-        *,
-        device: str | None = None,
-        fitted: int | None = None,
-        output: Path | None = None,
-        seed: int = 0,
-    ) -> None:
-        """Fit a sum over the choices at each place to measurements of whole networks, and say for which devices it holds.
-
-        Args:
-            measurements: A CSV file: a network as one digit for each place, then its milliseconds on each device.
-            device: The name of one column; by default each.
-            fitted: How many networks are fitted, by default four in five; the others tell how good it is.
-            output: A JSON file for the milliseconds of each choice at each place; with --device.
-            seed: Of the choice of these.
-        """
-        from nas.latency.fit import fit_additive, read_measurements
-
-        if output is not None and device is None:
-            raise NasError("output: it takes the sum of one device; give --device too")
-        read = read_measurements(measurements)
-        number = fitted if fitted is not None else len(read.choices) * 4 // 5
-        cells = []
-        for name in [device] if device else list(read.latencies):
-            fit = fit_additive(read, name, fitted=number, seed=seed)
-            how = "yes" if fit.additive else "no"
-            if output is not None:
-                fit.write(output)
-            cells.append([name, f"{fit.within:.3f}", f"{fit.mape_pct:.2f}", f"{fit.spearman:.4f}", how])
-        print(f"{number:,} networks fitted, {len(read.choices) - number:,} held out")
-        columns = ["device", "within 5 %", "MAPE %", "Spearman", "additive"]
-        print_table(columns, cells, right=columns[1:4])
-
-    parsed(run, args=arguments, prog="nas latency fit")
-
-
-LATENCY_COMMANDS: Final[dict[str, Callable[[list[str]], None]]] = {
-    "build": _build,
-    "check": _check,
-    "import": _import,
-    "fit": _fit,
-}
-
-
-def _architecture(name: str, resolution: int | None) -> "Architecture":
-    from nas.networks import find_network
-
-    found = find_network(name, resolution=resolution).architecture
-    if found is None:
-        raise NasError(f"network {name!r} is timm's own; give an architecture, of which the layers are known")
+    config = (tyro.conf.PositionalRequiredArgs, tyro.conf.OmitArgPrefixes, tyro.conf.UseAppendAction)
+    options: Any = parsed(kind, args=arguments, prog=prog, config=config)
+    if options.classes < 1:
+        raise NasError(f"classes: {options.classes} is not 1 or more")
+    found: T = options
     return found
 
 
-def _space_of(name: str) -> "SearchSpace":
-    from nas.spaces import space
+def _build(options: BuildOptions) -> None:
+    from nas.latency.build import build_table
+    from nas.latency.runtimes import device_model
+    from nas.latency.table import default_file
+    from nas.spaces import space as find_space
 
-    return space(name)
+    name, setup, classes, resolution = find_space(options.space).name, options.setup, options.classes, options.resolution
+    limits = list(map(str, options.limits()))
+    device = device_model(setup)
+    file = options.output or default_file(name, setup, device=device, num_classes=classes, resolution=resolution, limits=limits)
+    networks = options.reachable(options.space)
+    with _progress("layers timed") as told:
+        table = build_table(networks, space=name, output=file, num_classes=classes, setup=setup, on_progress=told)
+    print(f"{len(table.milliseconds):,} layers: {shown_path(file)}")
+    words = ["nas latency check", shown_path(file), f"--classes {classes}", f"--space {shlex.quote(options.space)}"]
+    words += [f"--resolution {resolution}"] * bool(resolution) + [f"--limit {shlex.quote(limit)}" for limit in limits]
+    print("\n" + " ".join(words))
 
 
-def _num(classes: int) -> int:
-    if classes < 1:
-        raise NasError(f"classes: {classes} is not 1 or more")
-    return classes
+def _check(options: CheckOptions) -> None:
+    from nas.latency.check import check_table
+    from nas.latency.table import read_table
+
+    table = read_table(options.table)
+    drawn = options.reachable(options.space or table.space, points=50 * options.networks, seed=1)
+
+    def told(network: "Architecture", measured: float, predicted: float) -> None:
+        print(f"{network.id}: measured {measured:.4g} ms, predicted {predicted:.4g} ms", flush=True)
+
+    checked = check_table(table, drawn, options.classes, number=options.networks, on_network=told)
+    checked.write(options.table)
+    print(checked.check)
+    print(checked)
 
 
-def _admits(limits: "Sequence[Limit]", classes: int) -> "Callable[[Architecture], bool]":
-    """Whether a network meets the limits."""
-    from nas.networks import OwnNetwork
-    from nas.objectives import Candidate
-
-    def admits(network: "Architecture") -> bool:
-        candidate = Candidate(network=OwnNetwork(architecture=network), num_classes=classes)
-        return all(limit.excess(limit.objective.measure(candidate)) <= 0 for limit in limits)
-
-    return admits
+LATENCY_COMMANDS: Final[dict[str, tuple[type[Any], Callable[[Any], None]]]] = {
+    "build": (BuildOptions, _build),
+    "check": (CheckOptions, _check),
+}
 
 
 @contextmanager
@@ -286,15 +178,3 @@ def _progress(what: str) -> Iterator[Callable[[int, int], None]]:
     with Progress(TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()) as bar:
         task = bar.add_task(what)
         yield lambda done, of: bar.update(task, completed=done, total=of)
-
-
-def _print_check(table: "LatencyTable") -> None:
-    check = table.check
-    assert check is not None
-    for name, value, interval in (
-        ("MAPE %", check.mape_pct, check.mape_interval),
-        ("Spearman", check.spearman, check.spearman_interval),
-        ("Kendall", check.kendall, check.kendall_interval),
-    ):
-        print(f"{name} {value:.4g}, 95 % from {interval[0]:.4g} to {interval[1]:.4g}")
-    print(table)

@@ -4,7 +4,6 @@ A layer is timed where it stands in a network: alone it would find its input in 
 layout. Read `check.py` next.
 """
 
-import json
 import random
 import re
 import statistics
@@ -17,15 +16,16 @@ from typing import Any, Final
 
 import numpy as np
 from scipy.optimize import lsq_linear
-from scipy.sparse import csr_array
+from sklearn.preprocessing import MultiLabelBinarizer
 
 from nas.architecture import Architecture
 from nas.errors import NasError
-from nas.latency.pieces import pieces
+from nas.files import append_line, locked, mend_lines, read_lines
 from nas.latency.runtimes import check_device, device_model, profiler, runner, runtime_version
 from nas.latency.setups import Setup
 from nas.latency.table import LatencyTable
 from nas.latency.timing import MIN_CPU_SHARE, REFERENCE, timed
+from nas.layers import layers
 from nas.published import reference
 from nas.spaces import SearchSpace, is_choice, sample
 
@@ -39,52 +39,54 @@ WHOLE_SECONDS: Final = 0.1
 PRIOR: Final = 2.0  # how many networks the belief weighs that watching takes no time
 SCALES: Final = (0.5, 2.0)  # by which the times of a kind of layer may be off while they are watched
 
-Admits = Callable[[Architecture], bool]
-
 
 def build_table(
-    space: SearchSpace,
+    networks: Sequence[Architecture],
     *,
+    space: str,
     output: Path,
-    resolution: int | None = None,
     num_classes: int = 1000,
-    admits: Admits = lambda _: True,
     setup: Setup | None = None,
     on_progress: Callable[[int, int], None] = lambda _done, _all: None,
-    points: int = POINTS,
-    seed: int = 0,
 ) -> LatencyTable:
-    """Time every layer of the networks of a space that `admits` lets through, and write the table to `output`.
+    """Time every layer of some networks of a space, such as the `reachable` ones, and write the table to `output`.
 
-    With `resolution`, of networks of that input size alone. `on_progress` is told (layers timed, layers in all). What was timed
-    is kept beside the output while it lasts, and the same call goes on from there.
+    `on_progress` is told (layers timed, layers in all). What was timed is kept beside the output while it lasts, and the same
+    call goes on from there.
 
-    Raises: NasError if no network is let through, or the file cannot be written.
+    Raises: NasError if the file cannot be written, or another process builds it.
     """
     setup = setup or Setup()
     check_device(setup)
-    networks = reachable(space, resolution=resolution, admits=admits, points=points, seed=seed)
-    keys, has = _layers_of(networks, num_classes)
+    binarizer = MultiLabelBinarizer(sparse_output=True)  # which network has which layer
+    has = binarizer.fit_transform([[layer.key for layer in layers(network, num_classes)] for network in networks])
+    keys = list(binarizer.classes_)
     timed_layers = _Timed(layers={key: [] for key in keys})
-    log = output.with_name(f".{output.name}.timed")
+    log, lock = (output.with_name(f".{output.name}.{what}") for what in ("timed", "lock"))
     identity = {"setup": repr(setup), "device": device_model(setup), "version": runtime_version(setup), "classes": num_classes}
-    for line in _timed_before(log, identity):
-        timed_layers.note(line)
-    with runner(reference(REFERENCE), 1000, setup) as known:
+    with locked(lock, busy=f"{output} is being built by another process"), runner(reference(REFERENCE), 1000, setup) as known:
+        for line in _timed_before(log, identity):
+            timed_layers.note(line)
         while (lacking := np.array([not found for found in timed_layers.layers.values()])).any():  # most are met several times
             on_progress(int((~lacking).sum()), len(keys))
             line = _run(networks[int(np.argmax(has @ lacking))], num_classes, setup, known)
             timed_layers.note(line)
-            _append(log, identity | line)
-    on_progress(len(keys), len(keys))
-    table = timed_layers.table(setup, space.name)
-    table.write(output)
-    log.unlink(missing_ok=True)
+            append_line(log, identity | line)
+        on_progress(len(keys), len(keys))
+        table = timed_layers.table(setup, space)
+        table.write(output)
+        log.unlink(missing_ok=True)
+        lock.unlink(missing_ok=True)
     return table
 
 
 def reachable(
-    space: SearchSpace, *, resolution: int | None = None, admits: Admits = lambda _: True, points: int = POINTS, seed: int = 0
+    space: SearchSpace,
+    *,
+    resolution: int | None = None,
+    admits: Callable[[Architecture], bool] = lambda _: True,
+    points: int = POINTS,
+    seed: int = 0,
 ) -> list[Architecture]:
     """Different random networks of a space that are let through, its references among them, until they bring nothing new.
 
@@ -105,7 +107,7 @@ def reachable(
         drawn, quiet = drawn + 1, quiet + 1
         if (resolution is None or network.resolution == resolution) and network not in found and admits(network):
             found[network] = None
-            keys = {piece.key for piece in pieces(network, 0)}
+            keys = {layer.key for layer in layers(network, 0)}
             quiet = quiet if keys <= seen else 0
             seen |= keys
     if not found:
@@ -115,36 +117,24 @@ def reachable(
     return list(found)
 
 
-def _layers_of(networks: Sequence[Architecture], num_classes: int) -> tuple[list[str], Any]:
-    """(the layers of all, which network has which: one row of zeros and ones for each)."""
-    places: dict[str, int] = {}
-    rows: list[int] = []
-    columns: list[int] = []
-    for row, network in enumerate(networks):
-        for key in dict.fromkeys(piece.key for piece in pieces(network, num_classes)):
-            rows.append(row)
-            columns.append(places.setdefault(key, len(places)))
-    return list(places), csr_array((np.ones(len(rows), dtype=np.int64), (rows, columns)), shape=(len(networks), len(places)))
-
-
 def _run(network: Architecture, num_classes: int, setup: Setup, known: Callable[[], object]) -> dict[str, Any]:
     """One network layer by layer and as a whole, between two looks at the reference, by which a slower machine is known.
 
     Raises: NasError where other processes took the CPU, or the reference drifted, each time.
     """
-    keys = [piece.key for piece in pieces(network, num_classes)]
+    keys = [layer.key for layer in layers(network, num_classes)]
     with runner(network, num_classes, setup) as whole:
         for attempt in range(ATTEMPTS):
             with profiler(network, num_classes, setup) as profiled:
                 before, share = timed(known, REFERENCE_SECONDS)
-                layers = profiled(RUNS)
+                times_ms = profiled(RUNS)
             times, whole_share = timed(whole, WHOLE_SECONDS)
             after, last_share = timed(known, REFERENCE_SECONDS)
             speeds = statistics.median(before), statistics.median(after)
             single = setup.device == "cpu" and setup.threads == 1
             held = not single or min(share, whole_share, last_share) >= MIN_CPU_SHARE
             if held and max(speeds) <= (1 + LARGEST_DRIFT) * min(speeds):
-                return {"keys": keys, "ms": layers, "whole_ms": statistics.median(times), "reference_ms": sum(speeds) / 2}
+                return {"keys": keys, "ms": times_ms, "whole_ms": statistics.median(times), "reference_ms": sum(speeds) / 2}
             time.sleep(attempt)
     raise NasError(f"the machine does not hold still, in {ATTEMPTS} attempts; end what else runs, and the same command goes on")
 
@@ -211,22 +201,7 @@ def _kind(key: str) -> str:
 
 
 def _timed_before(log: Path, identity: dict[str, Any]) -> Iterable[dict[str, Any]]:
-    """What an earlier call that was ended had timed on the same device; a torn last line is left out."""
-    if not log.is_file():
-        return
-    for text in log.read_text(encoding="utf-8").splitlines():
-        try:
-            line = json.loads(text)
-        except ValueError:
-            continue
-        if all(line.get(field) == value for field, value in identity.items()):
-            yield line
-
-
-def _append(log: Path, line: dict[str, Any]) -> None:
-    try:
-        log.parent.mkdir(parents=True, exist_ok=True)
-        with log.open("a", encoding="utf-8") as file:
-            file.write("\n" + json.dumps(line))  # first the end of the last line, which may be torn
-    except OSError as error:
-        raise NasError(f"{log} cannot be written: {error.strerror}; give another place with --output") from None
+    """What an earlier call that was ended had timed on the same device."""
+    if log.is_file():
+        mend_lines(log)
+        yield from (line for line in read_lines(log) if all(line.get(name) == value for name, value in identity.items()))

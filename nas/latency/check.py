@@ -1,4 +1,4 @@
-"""How good a latency table is: whole networks of a space, measured and predicted. Read `fit.py` next."""
+"""How good a latency table is: whole networks of a space, measured and predicted. Read `nas/objectives/` next."""
 
 import random
 from collections.abc import Callable, Sequence

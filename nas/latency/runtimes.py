@@ -1,4 +1,4 @@
-"""Networks in the runtimes that people deploy in, whole, and with the time of each piece in its place. Read `timing.py` next."""
+"""Networks in the runtimes that people deploy in, whole, and with the time of each layer in its place. Read `timing.py` next."""
 
 import json
 import statistics
@@ -21,8 +21,8 @@ from nas.architecture import Architecture
 from nas.devices import DTYPES, device_name
 from nas.errors import NasError
 from nas.latency.onnx_graph import onnx_model
-from nas.latency.pieces import Piece, pieces
 from nas.latency.setups import Setup
+from nas.layers import Layer, layers
 from nas.modules import build
 
 PROVIDERS: Final = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}  # of onnxruntime
@@ -61,17 +61,17 @@ def runner(architecture: Architecture, num_classes: int, setup: Setup) -> Iterat
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Opened:
     run: Callable[[], object]
-    pieces: Callable[[int], list[list[float]]] = lambda _: []
-    """Runs that many times: of each run, milliseconds of each piece."""
+    layers: Callable[[int], list[list[float]]] = lambda _: []
+    """Runs that many times: of each run, milliseconds of each layer."""
 
 
 @contextmanager
 def profiler(architecture: Architecture, num_classes: int, setup: Setup) -> Iterator[Callable[[int], list[float]]]:
-    """A call that runs the network so many times, and gives the median milliseconds of each of its pieces, in context."""
+    """A call that runs the network so many times, and gives the median milliseconds of each of its layers, in context."""
     with _opened(architecture, num_classes, setup, profiled=True) as opened:
 
         def medians(runs: int) -> list[float]:
-            return [statistics.median(column) for column in zip(*opened.pieces(runs), strict=True)]
+            return [statistics.median(column) for column in zip(*opened.layers(runs), strict=True)]
 
         yield medians
 
@@ -96,27 +96,27 @@ def _in_onnxruntime(architecture: Architecture, num_classes: int, setup: Setup, 
         session = onnxruntime.InferenceSession(model, options, providers=[PROVIDERS[setup.device]])
         run = partial(session.run, None, image)
 
-        def of_pieces(runs: int) -> list[list[float]]:
+        def of_layers(runs: int) -> list[list[float]]:
             for _ in range(runs):
                 run()
             events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
-            return _by_piece(events, len(pieces(architecture, num_classes)))
+            return _by_layer(events, len(layers(architecture, num_classes)))
 
-        yield _Opened(run=run, pieces=of_pieces)
+        yield _Opened(run=run, layers=of_layers)
 
 
-def _by_piece(events: list[dict[str, Any]], num_pieces: int) -> list[list[float]]:
-    """Of each run in onnxruntime's profile, milliseconds of each piece.
+def _by_layer(events: list[dict[str, Any]], num_layers: int) -> list[list[float]]:
+    """Of each run in onnxruntime's profile, milliseconds of each layer.
 
-    A node without a piece's number, such as a change of layout, belongs to the piece of the next one that has it.
+    A node without a layer's number, such as a change of layout, belongs to the layer of the next one that has it.
     """
     runs: list[list[float]] = []
-    times, waiting, last = [0.0] * num_pieces, 0.0, 0
+    times, waiting, last = [0.0] * num_layers, 0.0, 0
     for event in events:
         if event["name"] == "model_run":  # comes after its nodes
             times[last] += waiting
             runs.append(times)
-            times, waiting, last = [0.0] * num_pieces, 0.0, 0
+            times, waiting, last = [0.0] * num_layers, 0.0, 0
         elif event.get("cat") == "Node" and event["name"].endswith("_kernel_time"):
             number, slash, _ = event["name"].partition("/")
             waiting += event["dur"] / 1e3
@@ -142,8 +142,8 @@ def _in_torch(architecture: Architecture, num_classes: int, setup: Setup, *, pro
                 model(image)
             _synchronise(setup)
 
-        sequence = pieces(architecture, num_classes)
-        yield _Opened(run=run, pieces=partial(_hooked, model, image, sequence, setup) if profiled else lambda _: [])
+        sequence = layers(architecture, num_classes)
+        yield _Opened(run=run, layers=partial(_hooked, model, image, sequence, setup) if profiled else lambda _: [])
     finally:
         torch.set_num_threads(before)
 
@@ -153,8 +153,8 @@ def _synchronise(setup: Setup) -> None:
         torch.cuda.synchronize()
 
 
-def _hooked(model: nn.Module, image: Tensor, sequence: list[Piece], setup: Setup, runs: int) -> list[list[float]]:
-    """Of each run, milliseconds from the beginning of each piece to that of the next: a sum counts to the piece before it."""
+def _hooked(model: nn.Module, image: Tensor, sequence: list[Layer], setup: Setup, runs: int) -> list[list[float]]:
+    """Of each run, milliseconds from the beginning of each layer to that of the next: a sum counts to the layer before it."""
     begun: list[tuple[int, Any]] = []
 
     def mark(number: int) -> None:
@@ -166,9 +166,9 @@ def _hooked(model: nn.Module, image: Tensor, sequence: list[Piece], setup: Setup
             begun.append((number, time.perf_counter()))
 
     handles = [
-        model.get_submodule(piece.module).register_forward_pre_hook(lambda _module, _inputs, number=i: mark(number))
-        for i, piece in enumerate(sequence)
-        if piece.module
+        model.get_submodule(layer.module).register_forward_pre_hook(lambda _module, _inputs, number=i: mark(number))
+        for i, layer in enumerate(sequence)
+        if layer.module
     ]
     found = []
     for _ in range(runs):

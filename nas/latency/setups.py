@@ -1,4 +1,4 @@
-"""What a latency is of: a runtime, a device, threads, a batch and a precision. Read `pieces.py` next."""
+"""What a latency is of: a runtime, a device, threads, a batch and a precision. Read `runtimes.py` next."""
 
 from dataclasses import dataclass
 from typing import Final

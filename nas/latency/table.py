@@ -12,8 +12,9 @@ from typing import Any, Final
 
 from nas.architecture import Architecture
 from nas.errors import NasError
-from nas.latency.pieces import group_keys
+from nas.files import write_whole
 from nas.latency.setups import Setup
+from nas.layers import part_keys, parts
 
 FORMAT: Final = 1  # of the file
 logger = logging.getLogger(__name__)
@@ -32,10 +33,16 @@ class Check:
     kendall: float
     kendall_interval: tuple[float, float]
 
+    def __str__(self) -> str:
+        """A line for each figure."""
+        figures = [("MAPE %", self.mape_pct, self.mape_interval), ("Spearman", self.spearman, self.spearman_interval)]
+        figures.append(("Kendall", self.kendall, self.kendall_interval))
+        return "\n".join(f"{name} {value:.4g}, 95 % from {low:.4g} to {high:.4g}" for name, value, (low, high) in figures)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LatencyTable:
-    """Milliseconds of layers, by `Piece.key`, or of whole blocks, by `block_key`, on one device in one runtime."""
+    """Milliseconds of layers, by `Layer.key`, or of whole parts, by `Part.key`, on one device in one runtime."""
 
     device: str
     """Its model."""
@@ -59,18 +66,15 @@ class LatencyTable:
         try:
             return self.overhead_ms + sum(map(self.milliseconds.__getitem__, self._keys(architecture, num_classes)))
         except KeyError:
-            missing = _listed(self.missing(architecture, num_classes), 3)
-            raise NasError(
-                f"the latency table of {self.device} has no {missing}; it was made for space {self.space}: build one for "
-                "this space, its resolution and number of classes with `nas latency build`"
-            ) from None
+            check_covers(self, [architecture], num_classes)
+            raise
 
     def missing(self, architecture: Architecture, num_classes: int) -> list[str]:
         """The layers of a network that the table does not have."""
         return list(dict.fromkeys(key for key in self._keys(architecture, num_classes) if key not in self.milliseconds))
 
     def _keys(self, architecture: Architecture, num_classes: int) -> Iterator[str]:
-        for whole, layers in group_keys(architecture, num_classes):
+        for whole, layers in map(part_keys, parts(architecture, num_classes)):
             if whole in self.milliseconds:
                 yield whole
             else:
@@ -88,17 +92,11 @@ class LatencyTable:
         )
 
     def write(self, file: Path) -> None:
-        """Write it as JSON, in place at once or not at all.
+        """Write it as JSON, whole or not at all.
 
         Raises: NasError if the file cannot be written.
         """
-        partial = file.with_name(f".{file.name}.partial")
-        try:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            partial.write_text(json.dumps({"format": FORMAT} | asdict(self), indent=1) + "\n", encoding="utf-8")
-            partial.replace(file)
-        except OSError as error:
-            raise NasError(f"{file} cannot be written: {error.strerror}; give another with --output") from None
+        write_whole(file, json.dumps({"format": FORMAT} | asdict(self), indent=1) + "\n")
 
 
 def table_folder() -> Path:
@@ -145,18 +143,17 @@ def newest_table(space: str, networks: Sequence[Architecture], num_classes: int)
 
 
 def check_covers(table: LatencyTable, networks: Iterable[Architecture], num_classes: int) -> None:
-    """Refuse a table that lacks what some of the networks have.
+    """Refuse a table that lacks layers of some of the networks.
 
-    Raises: NasError naming the layers.
+    Raises: NasError naming five of the layers, and how many more are missing.
     """
     missing = list(dict.fromkeys(key for network in networks for key in table.missing(network, num_classes)))
     if missing:
-        raise NasError(f"the latency table of {table.device} lacks {len(missing)} layers of the space: {_listed(missing, 5)}")
-
-
-def _listed(keys: Sequence[str], most: int) -> str:
-    """The first of them, and how many more there are."""
-    return ", ".join(map(repr, keys[:most])) + (f" and {len(keys) - most} more" if len(keys) > most else "")
+        more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
+        raise NasError(
+            f"the latency table of {table.device} has no {', '.join(map(repr, missing[:5]))}{more}; it was made for space "
+            f"{table.space}: build one for this space, its resolution and number of classes with `nas latency build`"
+        )
 
 
 def read_table(file: str | Path) -> LatencyTable:

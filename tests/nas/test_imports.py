@@ -18,6 +18,7 @@ LAYERS = (
     "storage",
     "architecture",
     "published",
+    "layers",
     "costs",
     "standalone",
     "modules",
