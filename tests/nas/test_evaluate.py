@@ -10,7 +10,7 @@ from nas.evaluate import evaluate
 from nas.objectives import Objective, objective
 from nas.objectives.mnasnet_reward import mnasnet_reward
 from nas.recipe import TrainSettings
-from tests.nas.test_train import Stripes, architecture
+from tests.data.stripes import Stripes, architecture
 
 SETTINGS = TrainSettings(epochs=1, batch_size=16)
 

@@ -289,7 +289,7 @@ def test_the_objectives_say_what_the_paper_says():
     networks = reachable(nas.space("mobilenetv3"), resolution=96, points=4)
     table = made_up("mobilenetv3", networks, 10)
     report = TrainReport(
-        history=(), val_correct=80, val_images=100, seconds=1.0, fingerprint="", device="cpu", precision="float32", micro_batch=1
+        history=(), val_correct=80, val_images=100, seconds=1.0, fingerprint="", device="cpu", precision="float32"
     )
     candidate = Candidate(architecture=networks[0], num_classes=10, report=report, latency=table)
     ms = objective("latency_ms").measure(candidate)
@@ -339,9 +339,10 @@ def test_a_sum_is_fitted_where_there_is_one_and_refused_where_there_is_not(tmp_p
 
 def test_a_search_predicts_latencies_and_says_how_good_the_table_is(tmp_path, monkeypatch, caplog):
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
+    from nas.places import with_latency
+
     from experiments.digits_mobilenetv3 import EXPERIMENT
     from nas.driver import _prepare
-    from nas.places import with_latency
 
     experiment = replace(EXPERIMENT, objectives=(objective("val_top1_pct"), objective("latency_ms")), runs=str(tmp_path))
     none = r"no latency table was built here for space .*`nas latency build"

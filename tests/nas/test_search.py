@@ -167,7 +167,6 @@ def test_a_search_over_files_of_ones_own_ends_with_every_trial_a_row(searched):
     assert len(done) == 6
     assert done[["val_top1_pct", "confidence_nat", "kernel_px", "seconds"]].notna().all(axis=None)
     assert (done["epochs"] == 3).all()
-    assert (done["micro_batch"] == 16).all()  # whole batches: memory was not short
     assert set(done["device"]) == {next(iter(done["device"]))}
     lines = [json.loads(line) for line in (run / "history.jsonl").read_text().splitlines()]
     assert sorted((line["trial"], line["epoch"]) for line in lines) == [
