@@ -158,17 +158,14 @@ def data(arguments: list[str]) -> None:
         Args:
             clear: Keys of the caches to clear, or their beginnings; `all` clears every one.
         """
-        rows = list_caches()
+        caches = list_caches()
         if clear:
-            keys = [row["key"] for row in rows] if clear == ("all",) else clear
+            keys = [cache.key for cache in caches] if clear == ("all",) else clear
             print(f"{clear_caches(keys):,.1f} MB freed")
             return
-        for row in rows:
-            what = "unfinished, or damaged"
-            if row["root"]:
-                what = f"{row['images']:,} images, {row['side']} px, {row['damaged']} files unreadable, of {row['root']}"
-            print(f"{row['key']}  {row['size_mb']:9,.1f} MB  {what}")
-        print(f"{sum(row['size_mb'] for row in rows):,.1f} MB in {cache_folder()}")
+        for cache in caches:
+            print(f"{cache.key}  {cache.size_mb:9,.1f} MB  {cache.contents}")
+        print(f"{sum(cache.size_mb for cache in caches):,.1f} MB in {cache_folder()}")
 
     parsed(show, args=arguments, prog="nas data")
 

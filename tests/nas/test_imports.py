@@ -32,6 +32,7 @@ LAYERS = (
     "devices",
     "latency",
     "objectives",
+    "splits",
     "image_files",
     "image_cache",
     "datasets",

@@ -24,7 +24,7 @@ from nas.predict import Preprocess, fingerprint, predict
 from nas.runs import CARD_FILE
 from nas.weights import WEIGHTS_FILE
 from tests.conftest import files
-from tests.nas.test_image_files import save
+from tests.data.pictures import save
 from tests.nas.test_latency import made_up
 
 README = Path(__file__).parents[2] / "README.md"
