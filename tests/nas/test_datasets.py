@@ -2,8 +2,13 @@
 
 import hashlib
 import pickle
+import shutil
 import struct
 from dataclasses import replace
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
 
 import numpy as np
 import pytest
@@ -129,6 +134,39 @@ def test_imagenette_lies_in_the_root_or_in_its_archives_folder(tmp_path, layout)
     assert [len(here.load(part)) for part in PARTS] == [180, 20, 200]
     assert here.load("test").images.shape[1:] == (16, 16, 3)
     assert here.classes[:2] == ("tench", "English springer")
+
+
+@pytest.fixture
+def served(tmp_path, monkeypatch):
+    """The address at which this machine serves the files of `tmp_path`."""
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(SimpleHTTPRequestHandler, directory=tmp_path)) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+def test_imagenettes_archive_is_unpacked_whole_or_not_at_all(tmp_path, monkeypatch, served):
+    """The archive comes from this machine; what an earlier download left when it was killed does not count."""
+    for path in fill(tmp_path / "imagenette2-160", classes=tuple(CLASSES), num=2).rglob("*.png"):
+        path.rename(path.with_suffix(".JPEG"))
+    archive = Path(shutil.make_archive(str(tmp_path / "imagenette2-160"), "gztar", tmp_path, "imagenette2-160"))
+    archive = archive.rename(tmp_path / "imagenette2-160.tgz")
+    shutil.rmtree(tmp_path / "imagenette2-160")
+    there = {"160px": (f"{served}/{archive.name}", hashlib.md5(archive.read_bytes()).hexdigest())}
+    monkeypatch.setattr(torchvision.datasets.Imagenette, "_ARCHIVES", there)
+    root = tmp_path / "data"
+    (root / ".imagenette2-160.partial" / "imagenette2-160" / "train").mkdir(parents=True)
+    here = replace(nas.dataset("imagenette"), root=str(root), side=16)
+    assert [len(here.load(part)) for part in PARTS] == [10, 10, 20]
+    assert [path.name for path in root.iterdir() if path.is_dir()] == ["imagenette2-160"]
+    assert {path.name for path in (root / "imagenette2-160").iterdir()} == {"train", "val"}
+
+    (root / "imagenette2-160").rename(root / "elsewhere")
+    (root / "imagenette2-160" / "mine").mkdir(parents=True)
+    with pytest.raises(nas.NasError, match=r"imagenette2-160 is there, but without train/; remove it"):
+        load_part(here, "train")
+    assert (root / "imagenette2-160" / "mine").is_dir()
 
 
 def test_imagenettes_classes_are_torchvisions():
