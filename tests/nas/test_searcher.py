@@ -28,14 +28,13 @@ from nas.keeper import Keeper
 from nas.objectives import Objective, objective, parse_limit
 from nas.pareto import dominates
 from nas.plugins import load_plugin
-from nas.recipe import Epoch
+from nas.recipe import Epoch, Outcome
 from nas.runs import HISTORY_FILE, TRIALS_FILE, create_run, locked, mend_logs
 from nas.searcher import ArchitectureSearcher
 from nas.spaces import first_choices, sample
 from nas.storage import TrialFolder
 from nas.study import Journal, create_study, make_sampler
 from nas.table import best, rows
-from nas.trial import Outcome
 
 SAMPLERS = ("random", "tpe", "nsga2", "nsga3", "gp", "qmc")
 EXPERIMENT = replace(load_plugin("experiment", "digits_mobilenetv3"), trials=12)
