@@ -146,30 +146,6 @@ def _search_description(name: str) -> str:
     )
 
 
-def data(arguments: list[str]) -> None:
-    """List the caches of decoded images with their sizes, or clear some."""
-    import tyro
-
-    from nas.image_cache import cache_folder, clear_caches, list_caches
-
-    def show(*, clear: Annotated[tuple[str, ...], tyro.conf.arg(metavar="KEY")] = ()) -> None:
-        """List the caches of decoded images. Images are decoded once; a cache that is cleared is made anew when it is needed.
-
-        Args:
-            clear: Keys of the caches to clear, or their beginnings; `all` clears every one.
-        """
-        caches = list_caches()
-        if clear:
-            keys = [cache.key for cache in caches] if clear == ("all",) else clear
-            print(f"{clear_caches(keys):,.1f} MB freed")
-            return
-        for cache in caches:
-            print(f"{cache.key}  {cache.size_mb:9,.1f} MB  {cache.contents}")
-        print(f"{sum(cache.size_mb for cache in caches):,.1f} MB in {cache_folder()}")
-
-    parsed(show, args=arguments, prog="nas data")
-
-
 def space(arguments: list[str]) -> None:
     """Describe a search space: its size, what its networks cost, its published networks; without a name, list the spaces."""
     if not arguments or {"-h", "--help"} & set(arguments):
@@ -272,7 +248,6 @@ COMMANDS: Final[dict[str, Callable[[list[str]], None]]] = {
     "scale": scale,
     "train": train,
     "space": space,
-    "data": data,
     "measure": measure,
     "latency": latency,
 }

@@ -1,7 +1,8 @@
 """Images decoded once, into an array on disk that every process of a machine maps into its memory.
 
-A cache is a folder: `images.u8` holds the pixels of train, val and test, and `cache.json` says which files could not be read. Its
-name is a hash of the files' paths, sizes and times, so files that change are decoded anew. Read `nas/datasets/` next.
+A cache is a folder, which may be removed at any time: `images.u8` holds the pixels of train, val and test, and `cache.json` says
+which files could not be read. Its name ends with a hash of the files' paths, sizes and times, so files that change are decoded
+anew. Read `nas/datasets/` next.
 """
 
 import errno
@@ -10,13 +11,12 @@ import json
 import logging
 import math
 import os
+import re
 import shutil
 import sys
 import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
-from dataclasses import dataclass
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -56,7 +56,7 @@ def cached_images(listing: Listing, *, side: int) -> dict[str, Part]:
     Raises: NasError if more than one file in a hundred cannot be read (fewer are named, counted and left out), or if the cache
     cannot be written, when nothing is left behind.
     """
-    folder = cache_folder() / _key(listing, side)
+    folder = cache_folder() / _name(listing, side)
     cached = _opened(folder, listing, side)
     if cached is None:
         try:
@@ -73,9 +73,10 @@ def cached_images(listing: Listing, *, side: int) -> dict[str, Part]:
     return cached
 
 
-def _key(listing: Listing, side: int) -> str:
-    """A hash of the files' places, sizes and times: while it stays, so do their contents, without reading them."""
-    digest = hashlib.sha256(os.fsencode(f"{SCHEMA} {side} {listing.root.resolve()}"))
+def _name(listing: Listing, side: int) -> str:
+    """A name with a hash of the files' places, sizes and times: while they stay, so do the contents, without reading them."""
+    root = listing.root.resolve()
+    digest = hashlib.sha256(os.fsencode(f"{SCHEMA} {side} {root}"))
     for part in PARTS:
         for file in listing.parts[part]:
             try:
@@ -84,7 +85,7 @@ def _key(listing: Listing, side: int) -> str:
             except OSError:
                 stamp = "unreadable"
             digest.update(os.fsencode(f"\n{part} {file.label} {file.path} {stamp}"))
-    return digest.hexdigest()[:32]
+    return f"{re.sub(r'[^A-Za-z0-9]', '_', root.name)}-{side}px-{digest.hexdigest()[:16]}"
 
 
 def _opened(folder: Path, listing: Listing, side: int) -> dict[str, Part] | None:
@@ -115,9 +116,7 @@ def _make(folder: Path, listing: Listing, side: int) -> None:
     try:
         with whole_file(folder / PIXELS_FILE) as file:
             damaged = _write_pixels(file, listing, side)
-        num_images, root = len(listing.files) - len(damaged), listing.root.resolve()
-        contents = f"{num_images:,} images, {side} px, {len(damaged)} files unreadable, of {shown(root)}"
-        write_whole(folder / ABOUT_FILE, json.dumps({"contents": contents, "damaged": damaged}, indent=2) + "\n")
+        write_whole(folder / ABOUT_FILE, json.dumps({"root": str(listing.root.resolve()), "damaged": damaged}, indent=2) + "\n")
     except NasError:
         for name in (PIXELS_FILE, ABOUT_FILE):
             (folder / name).unlink(missing_ok=True)
@@ -190,45 +189,3 @@ def _check_damaged(listing: Listing, damaged: dict[str, str]) -> None:
             where = f"for the {part} part; add some to {shown(listing.root)}"
             raise NasError(f"no image of class {shown(name)} can be read {where}")
     logger.warning("%s and are left out: %s", counted, named)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Cache:
-    """What `nas data` shows of a cache."""
-
-    key: str
-    size_mb: float
-    """On the disk, 10^6 bytes."""
-    contents: str
-    """The images that are in it, in a few words."""
-
-
-def list_caches() -> list[Cache]:
-    """Every cache of this user that takes space, unfinished ones too."""
-    caches = []
-    for folder in sorted(entry for entry in cache_folder().glob("*") if entry.is_dir()):
-        contents = "unfinished, or damaged"
-        with suppress(OSError, ValueError, KeyError, TypeError):
-            contents = json.loads((folder / ABOUT_FILE).read_bytes())["contents"]
-        if size := sum(file.stat().st_size for file in folder.iterdir()):
-            caches.append(Cache(key=folder.name, size_mb=size / 1e6, contents=contents))
-    return caches
-
-
-def clear_caches(keys: Iterable[str]) -> float:
-    """Remove the caches of these keys, or beginnings of keys, and give the megabytes that were freed.
-
-    Raises: NasError for a key that no cache has, when nothing is removed.
-    """
-    caches, chosen = list_caches(), {}
-    for key in keys:
-        matching = [cache for cache in caches if key and cache.key.startswith(key)]
-        if len(matching) != 1:
-            known = ", ".join(cache.key for cache in caches) or "none"
-            raise NasError(f"cache {key!r} is {'not there' if not matching else 'not one but several'}; there are: {known}")
-        chosen[matching[0].key] = matching[0].size_mb
-    for key in chosen:
-        folder = cache_folder() / key
-        with locked(folder / LOCK_FILE, busy=f"cache {key} is being made by another process; wait for it, or stop it"):
-            shutil.rmtree(folder)
-    return sum(chosen.values())

@@ -466,13 +466,6 @@ def test_a_folder_of_photographs_is_searched_exported_and_trained_to_the_end(tmp
     assert answer.returncode == 0, answer.stderr
     final = json.loads((tmp_path / "exports" / "net-image_folder" / CARD_FILE).read_text(encoding="utf-8"))
     assert (final["id"], final["classes"]) == (card["id"], card["classes"])
-    listed = command("data", cwd=tmp_path).stdout
-    (key,) = re.findall(
-        rf"^([0-9a-f]{{32}}) .*100 images, 32 px, 0 files unreadable, of {tmp_path}/photos$", listed, re.MULTILINE
-    )
-    assert command("data", "--clear", key[:12], cwd=tmp_path).stdout == "1.1 MB freed\n"
-    assert f"{tmp_path}/photos" not in command("data", cwd=tmp_path).stdout
-    assert "cache 'zz' is not there; there are: " in command("data", "--clear", "zz", cwd=tmp_path).stderr
 
 
 def test_a_search_that_trains_nothing_reads_no_images(tmp_path):
