@@ -186,12 +186,8 @@ def _set_up(model: nn.Module, plan: TrainPlan) -> _Run:
 
 def _home(images: Tensor, device: torch.device) -> Tensor:
     """The images on the GPU, unless they would take more than half of its free memory."""
-    if device.type == "cuda" and images.nbytes < torch.cuda.mem_get_info(device)[0] / 2:
-        try:
-            return images.to(device)
-        except torch.OutOfMemoryError:  # another process was faster
-            return images
-    return images
+    fits = device.type == "cuda" and images.nbytes < torch.cuda.mem_get_info(device)[0] / 2
+    return images.to(device) if fits else images
 
 
 def _mix(settings: TrainSettings, num_classes: int) -> nn.Module | None:
