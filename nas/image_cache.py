@@ -20,7 +20,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import product
 from pathlib import Path
-from typing import Final
+from typing import BinaryIO, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,18 +57,17 @@ def cached_images(listing: Listing, *, side: int) -> dict[str, Part]:
     cannot be written, when nothing is left behind.
     """
     folder = cache_folder() / _name(listing, side)
-    cached = _opened(folder, listing, side)
-    if cached is None:
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            reason = error.strerror or error
-            raise NasError(f"the image cache {folder} cannot be used: {reason}; set XDG_CACHE_HOME to another folder") from None
-        with locked(folder / LOCK_FILE, busy=f"{folder} is being made by another process", wait_seconds=math.inf):
-            cached = _opened(folder, listing, side)
-            if cached is None:
-                _make(folder, listing, side)
-                cached = _opened(folder, listing, side)
+    if (cached := _opened(folder, listing, side)) is not None:
+        return cached
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        reason = error.strerror or error
+        raise NasError(f"the image cache {folder} cannot be used: {reason}; set XDG_CACHE_HOME to another folder") from None
+    with locked(folder / LOCK_FILE, busy=f"{folder} is being made by another process", wait_seconds=math.inf):
+        if _opened(folder, listing, side) is None:
+            _make(folder, listing, side)
+        cached = _opened(folder, listing, side)
     assert cached is not None, folder
     return cached
 
@@ -79,13 +78,16 @@ def _name(listing: Listing, side: int) -> str:
     digest = hashlib.sha256(os.fsencode(f"{SCHEMA} {side} {root}"))
     for part in PARTS:
         for file in listing.parts[part]:
-            try:
-                found = os.stat(f"{listing.root}/{file.path}")  # noqa: PTH116 - a Path of each of 10,000 files takes 0.1 s
-                stamp = f"{found.st_size} {found.st_mtime_ns} {found.st_ctime_ns}"
-            except OSError:
-                stamp = "unreadable"
-            digest.update(os.fsencode(f"\n{part} {file.label} {file.path} {stamp}"))
+            digest.update(os.fsencode(f"\n{part} {file.label} {file.path} {_stamp(f'{root}/{file.path}')}"))
     return f"{re.sub(r'[^A-Za-z0-9]', '_', root.name)}-{side}px-{digest.hexdigest()[:16]}"
+
+
+def _stamp(path: str) -> str:
+    try:
+        found = os.stat(path)  # noqa: PTH116 - a Path of each of 10,000 files takes 0.1 s
+    except OSError:
+        return "unreadable"
+    return f"{found.st_size} {found.st_mtime_ns} {found.st_ctime_ns}"
 
 
 def _opened(folder: Path, listing: Listing, side: int) -> dict[str, Part] | None:
@@ -126,25 +128,30 @@ def _make(folder: Path, listing: Listing, side: int) -> None:
 
 def _write_pixels(file: Path, listing: Listing, side: int) -> dict[str, str]:
     """Write the pixels of every image, and give the files that cannot be read, with what is wrong with each."""
-    damaged = {}
+    results, free = _shown_progress(_decoded(listing, side), len(listing.files)), shutil.disk_usage(file.parent).free / 1e6
     try:
         with file.open("wb") as pixels:
-            for found, image in zip(listing.files, _shown_progress(_decoded(listing, side), len(listing.files)), strict=True):
-                if isinstance(image, str):
-                    damaged[found.path] = image
-                else:
-                    pixels.write(image.tobytes())
+            errors = [_append(pixels, result) for result in results]
             pixels.flush()
             os.fsync(pixels.fileno())  # after a power cut, a file of the right size holds the pixels
     except OSError as error:
-        needed, free = len(listing.files) * side * side * 3 / 1e6, shutil.disk_usage(file.parent).free / 1e6
+        needed = len(listing.files) * side * side * 3 / 1e6
         raise NasError(
             f"the image cache {file.parent} cannot be written: {error.strerror}; it needs {needed:,.0f} MB, and {free:,.0f} MB "
             "are free: free some, or set XDG_CACHE_HOME to a folder on another disk"
         ) from None
+    damaged = {file.path: error for file, error in zip(listing.files, errors, strict=True) if error is not None}
     if damaged:
         _check_damaged(listing, damaged)
     return damaged
+
+
+def _append(pixels: BinaryIO, result: NDArray[np.uint8] | str) -> str | None:
+    """Write one image, or give what is wrong with its file."""
+    if isinstance(result, str):
+        return result
+    pixels.write(result.tobytes())
+    return None
 
 
 def _decoded(listing: Listing, side: int) -> Iterator[NDArray[np.uint8] | str]:
@@ -177,7 +184,7 @@ def _shown_progress(results: Iterable[NDArray[np.uint8] | str], total: int) -> I
 
 
 def _check_damaged(listing: Listing, damaged: dict[str, str]) -> None:
-    """Tell of files that cannot be read, or refuse them if they are too many, or leave a class without an image."""
+    """Name the files that cannot be read, or refuse them if they are too many, or leave a class without an image."""
     named = "; ".join(f"{shown(path)} ({error})" for path, error in list(damaged.items())[:5])
     named += "; ..." if len(damaged) > 5 else ""
     counted = f"{len(damaged):,} of {len(listing.files):,} image files under {shown(listing.root)} cannot be read"

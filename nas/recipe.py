@@ -35,7 +35,7 @@ class TrainSettings:
     lr: float = 2e-3
     """Learning rate at the end of the warm-up; it then falls to 0 along a cosine."""
     weight_decay: float = 0.02
-    """Of weights; norms and biases have none."""
+    """Decay of the weights a step; norms and biases have none."""
     warmup_share: float = 0.1
     """Share of the training in which the learning rate grows linearly from 0."""
     label_smoothing: float = 0.1
@@ -82,7 +82,7 @@ class TrainSettings:
 
 
 def standard_error_pct(top1_pct: float, images: float) -> float:
-    """Of a top-1 over so many images, percent points: binomial, so without what another seed would change."""
+    """Standard error of a top-1 over so many images, percent points: binomial, so without what another seed would change."""
     share = min(max(top1_pct / 100, 0.0), 1.0)
     return 100 * math.sqrt(share * (1 - share) / images)
 
@@ -96,11 +96,11 @@ class Epoch:
     train_loss: float
     """Mean cross-entropy of the epoch's steps over all processes, label smoothing and mixing included."""
     val_top1_pct: float
-    """Of the search validation part, after the epoch."""
+    """Top-1 on the search validation part after the epoch, percent."""
     val_images: int
     """Images of that part."""
     seconds: float
-    """Of training and validation."""
+    """Time of training and validation."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,7 +113,7 @@ class TrainReport:
     val_images: int
     seconds: float
     fingerprint: str
-    """Of the classes that the last epoch's network predicts for every image of the search validation part."""
+    """Tells whether every image of the search validation part keeps the class that the last epoch's network predicts."""
     device: str
     precision: str
 
