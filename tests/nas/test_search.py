@@ -452,7 +452,7 @@ def test_a_folder_of_photographs_is_searched_exported_and_trained_to_the_end(tmp
             for i in range(number):
                 save(tmp_path / "photos" / part / name / f"{i}.png", (150 * label + 2 * i, 40, 60), (30, 20))
     options = ["--dataset", "image_folder", "--dataset.root", "./photos", "--dataset.side", 32]
-    recipe = ["--train.epochs", 6, "--train.batch-size", 16]
+    recipe = ["--train.epochs", 1, "--train.batch-size", 16]
     answer = command("search", "digits_mobilenetv3", *options, *recipe, "--space.resolutions", 32, "--trials", 1, cwd=tmp_path)
     assert "1 done, 0 failed" in answer.stdout, answer.stdout + answer.stderr
     assert "decoding 100 images of photos to 32 px, once" in answer.stdout
