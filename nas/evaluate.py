@@ -23,7 +23,7 @@ from nas.objectives import Candidate, latency_ms
 from nas.recipe import Epoch, TrainReport
 from nas.storage import WEIGHTS_FILE
 from nas.task import Task
-from nas.train import DivergedError, TrainPlan, train
+from nas.train import DivergedError, TrainSetup, train
 from nas.trial import Outcome, Reason, Status
 
 MEASURING: Final = "frontier-nas-measuring.lock"
@@ -87,11 +87,11 @@ def _trained(
         torch.manual_seed(task.seed)
         num_classes = len(task.dataset.classes)
         model = network.build(num_classes, drop_rate=settings.drop_rate, drop_path_rate=settings.drop_path_rate)
-        plan = TrainPlan(dataset=task.dataset, settings=settings, resolution=network.resolution, seed=task.seed)
+        setup = TrainSetup(dataset=task.dataset, settings=settings, resolution=network.resolution, seed=task.seed)
         try:
             report = train(
                 model.to(device),
-                plan,
+                setup,
                 checkpoints=Checkpoints(folder=folder, keep_best=False, max_share=CHECKPOINT_SHARE),
                 on_epoch=on_epoch,
             )

@@ -52,7 +52,7 @@ def check_settings(settings: TrainSettings) -> None:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TrainPlan:
+class TrainSetup:
     """What one training is, besides its network: the images, the settings, the size that the network reads, and chance."""
 
     dataset: Dataset
@@ -71,7 +71,7 @@ class TrainPlan:
 class _Run:
     """What stays the same through a training."""
 
-    plan: TrainPlan
+    setup: TrainSetup
     images: Tensor
     """uint8 (N, height, width, 3): on the GPU if they fit there."""
     labels: Tensor
@@ -99,7 +99,7 @@ class _Run:
 
 def train(
     model: nn.Module,
-    plan: TrainPlan,
+    setup: TrainSetup,
     *,
     checkpoints: Checkpoints | None = None,
     on_epoch: Callable[[Epoch], None] | None = None,
@@ -116,11 +116,11 @@ def train(
     checkpoint of another training or a damaged one; NasError for a disk that is full.
     """
     started = time.perf_counter()
-    run = _set_up(model, plan)
+    run = _prepare(model, setup)
     history = _resumed(run, checkpoints)
     started -= sum(epoch.seconds for epoch in history)  # trained before it was killed
     logits, unsaved, save_seconds = None, 0.0, 0.0
-    for epoch in range(len(history) + 1, plan.settings.epochs + 1):
+    for epoch in range(len(history) + 1, setup.settings.epochs + 1):
         epoch_started = time.perf_counter()
         loss = _train_epoch(run, epoch, on_step)
         logits = _validate(run)
@@ -150,13 +150,13 @@ def train(
     )
 
 
-def _set_up(model: nn.Module, plan: TrainPlan) -> _Run:
+def _prepare(model: nn.Module, setup: TrainSetup) -> _Run:
     """Everything that the loop needs."""
-    settings, device = plan.settings, next(model.parameters()).device
+    settings, device = setup.settings, next(model.parameters()).device
     if device.type == "cpu":
         keep_freed_memory()
     rank, world = (distributed.get_rank(), distributed.get_world_size()) if distributed.is_initialized() else (0, 1)
-    part, held_out = load_part(plan.dataset, "train"), load_part(plan.dataset, "val")
+    part, held_out = load_part(setup.dataset, "train"), load_part(setup.dataset, "val")
     batch_size = min(settings.batch_size, len(part))
     if batch_size % world:
         raise NasError(f"train.batch_size: {batch_size} images cannot be shared evenly by {world} processes")
@@ -164,7 +164,7 @@ def _set_up(model: nn.Module, plan: TrainPlan) -> _Run:
     model.to(memory_format=torch.channels_last)
     optimizer = create_optimizer_v2(model, opt=settings.optimizer, lr=settings.lr, weight_decay=settings.weight_decay)
     return _Run(
-        plan=plan,
+        setup=setup,
         images=_home(torch.from_numpy(part.images), device),
         labels=torch.from_numpy(part.labels).to(device),
         held_out=held_out,
@@ -175,7 +175,7 @@ def _set_up(model: nn.Module, plan: TrainPlan) -> _Run:
             scaler=torch.amp.GradScaler(device.type, enabled=precision == "float16"),  # float16 gradients underflow unscaled
         ),
         network=DistributedDataParallel(model, broadcast_buffers=False) if world > 1 else model,
-        mix=_mix(settings, len(plan.dataset.classes)),
+        mix=_mix(settings, len(setup.dataset.classes)),
         schedule=_schedule(optimizer, settings, len(part) // batch_size),
         precision=precision,
         batch_size=batch_size,
@@ -216,11 +216,11 @@ def _schedule(optimizer: torch.optim.Optimizer, settings: TrainSettings, steps: 
 
 def _train_epoch(run: _Run, epoch: int, on_step: Callable[[int, int], None] | None) -> float:
     """One pass over the training part, and its mean loss."""
-    plan, settings = run.plan, run.plan.settings
-    _seed(plan.seed, epoch, run.rank + 1)  # so an epoch depends on nothing but the state that it began with
-    generator = torch.Generator().manual_seed(_mixed(plan.seed, epoch))  # the same in every process
-    preprocess = plan.preprocess(resolution_at(epoch, plan.resolution, settings))
-    augment = Augment(preprocess=preprocess, settings=settings, mirrors=plan.dataset.mirrors)
+    setup, settings = run.setup, run.setup.settings
+    _seed(setup.seed, epoch, run.rank + 1)  # so an epoch depends on nothing but the state that it began with
+    generator = torch.Generator().manual_seed(_mixed(setup.seed, epoch))  # the same in every process
+    preprocess = setup.preprocess(resolution_at(epoch, setup.resolution, settings))
+    augment = Augment(preprocess=preprocess, settings=settings, mirrors=setup.dataset.mirrors)
     mine = slice(run.rank * run.batch_size // run.world, (run.rank + 1) * run.batch_size // run.world)
     run.network.train()
     losses = torch.empty(run.steps, device=run.device)
@@ -247,7 +247,7 @@ def _train_epoch(run: _Run, epoch: int, on_step: Callable[[int, int], None] | No
 
 def _step(run: _Run, augment: Augment, chosen: Tensor, draws: Draws) -> Tensor:
     """Change the weights by the gradients of one batch, and give its mean loss."""
-    state, settings = run.state, run.plan.settings
+    state, settings = run.state, run.setup.settings
     state.optimizer.zero_grad(set_to_none=True)
     x = augment(run.images, chosen, draws).to(run.device, non_blocking=True)
     y = run.labels[chosen.to(run.device, non_blocking=True)]
@@ -279,12 +279,12 @@ def _check_finite(losses: Tensor, epoch: int, run: _Run) -> None:
     step = int((~torch.isfinite(losses)).nonzero()[0])
     raise DivergedError(
         f"the loss was {losses[step]:g} in epoch {epoch}, step {step + 1} of {run.steps}; "
-        f"a lower learning rate than {run.plan.settings.lr:g} may help"
+        f"a lower learning rate than {run.setup.settings.lr:g} may help"
     )
 
 
 def _validate(run: _Run) -> Tensor:
-    return predict(run.state.evaluated, run.held_out, run.plan.preprocess(run.plan.resolution))
+    return predict(run.state.evaluated, run.held_out, run.setup.preprocess(run.setup.resolution))
 
 
 def resolution_at(epoch: int, resolution: int, settings: TrainSettings) -> int:
@@ -314,13 +314,13 @@ def best_epoch(history: Sequence[Epoch]) -> Epoch:
 
 def _identity(run: _Run, checkpoints: Checkpoints) -> dict[str, Any]:
     """What a checkpoint must share with a training that goes on from it."""
-    plan, labels = run.plan, run.labels.cpu().numpy().tobytes()
-    return {f"train.{name}": value for name, value in asdict(plan.settings).items()} | {
-        "seed": plan.seed,
+    setup, labels = run.setup, run.labels.cpu().numpy().tobytes()
+    return {f"train.{name}": value for name, value in asdict(setup.settings).items()} | {
+        "seed": setup.seed,
         "first weights": checkpoints.first_weights,
-        "resolution": plan.resolution,
+        "resolution": setup.resolution,
         "precision": run.precision,
-        "dataset": repr(plan.dataset) if is_dataclass(plan.dataset) else plan.dataset.name,
+        "dataset": repr(setup.dataset) if is_dataclass(setup.dataset) else setup.dataset.name,
         "list of training labels": hashlib.sha256(labels).hexdigest()[:16],
         "stored image size": list(run.images.shape[1:]),
         "network": hashlib.sha256(repr(run.state.model).encode()).hexdigest()[:16],
@@ -334,7 +334,7 @@ def _resumed(run: _Run, checkpoints: Checkpoints | None) -> list[Epoch]:
     if progress is None:
         return []
     history = [Epoch(**epoch) for epoch in progress["history"]]
-    logger.info("going on after epoch %d of %d", len(history), run.plan.settings.epochs)
+    logger.info("going on after epoch %d of %d", len(history), run.setup.settings.epochs)
     return history
 
 

@@ -28,7 +28,7 @@ from nas.networks import Network, export_folder, find_network
 from nas.plugins import check_kind
 from nas.pretrained import load_first, pretrained
 from nas.recipe import Epoch, TrainReport, TrainSettings
-from nas.train import DivergedError, TrainPlan, best_epoch, check_settings, resolution_at, train
+from nas.train import DivergedError, TrainSetup, best_epoch, check_settings, resolution_at, train
 from nas.weights import WEIGHTS_FILE, sha256, with_weights
 
 RECIPE = TrainSettings(epochs=80, augment="trivial", erasing=0.1, drop_rate=0.2, ema_decay=0.999, weight_decay=0.05)
@@ -227,7 +227,7 @@ def run_training(
         load_first(model, first.state, classifier=first.classifier)
     return train(
         model.to(pick_device()),
-        TrainPlan(dataset=training.dataset, settings=settings, resolution=network.resolution, seed=training.seed),
+        TrainSetup(dataset=training.dataset, settings=settings, resolution=network.resolution, seed=training.seed),
         checkpoints=Checkpoints(folder=training.checkpoints, first_weights=first.what),
         on_epoch=on_epoch,
         on_step=on_step,

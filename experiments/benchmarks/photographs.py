@@ -16,7 +16,7 @@ from nas import build, cost
 from nas.datasets import load_part
 from nas.datasets.imagenette import Imagenette
 from nas.exports import measure_accuracy
-from nas.train import TrainPlan, train
+from nas.train import TrainSetup, train
 
 
 def main() -> None:
@@ -37,8 +37,8 @@ def main() -> None:
     for seed in range(options.seeds):
         torch.manual_seed(seed)
         model = build(architecture, num_classes)
-        plan = TrainPlan(dataset=dataset, settings=EXPERIMENT.train, resolution=architecture.resolution, seed=seed)
-        report = train(model, plan)
+        setup = TrainSetup(dataset=dataset, settings=EXPERIMENT.train, resolution=architecture.resolution, seed=seed)
+        report = train(model, setup)
         parts = {part: load_part(dataset, part) for part in ("val", "test")}
         accuracy, _ = measure_accuracy(model, architecture.resolution, dataset, parts, device)
         found.append({"seed": seed, "seconds": round(report.seconds, 1), **accuracy})

@@ -28,7 +28,7 @@ from nas import TrainSettings, build, reference
 from nas.augment import Augment, Draws
 from nas.datasets import Dataset, ImageData
 from nas.datasets.image_folder import IMAGENET_MEAN, IMAGENET_STD, ImageFolder
-from nas.train import TrainPlan, train
+from nas.train import TrainSetup, train
 
 SETTINGS = TrainSettings(epochs=1, batch_size=128, min_crop=0.35)
 CPU = torch.device("cpu")
@@ -62,7 +62,7 @@ def ours(dataset: Part, network: str, resolution: int) -> float:
     model = build(reference(network), len(dataset.classes))
     train(
         model,
-        TrainPlan(dataset=dataset, settings=SETTINGS, resolution=resolution, seed=0),
+        TrainSetup(dataset=dataset, settings=SETTINGS, resolution=resolution, seed=0),
         on_step=lambda done, total: marks.append((time.perf_counter(), done)),  # noqa: ARG005
     )
     (began, before), (ended, done) = marks[0], marks[-1]

@@ -19,7 +19,7 @@ from nas.devices import is_out_of_memory, pick_precision
 from nas.errors import NasError
 from nas.predict import Preprocess, fingerprint, num_correct, predict
 from nas.recipe import TrainSettings
-from nas.train import DivergedError, TrainPlan, best_epoch, check_settings, train
+from nas.train import DivergedError, TrainSetup, best_epoch, check_settings, train
 from tests.data.stripes import Stripes, TwoLayers, architecture, weights
 
 SETTINGS = TrainSettings(epochs=3, batch_size=16, lr=3e-2, min_crop=0.8)
@@ -36,15 +36,15 @@ FULL = replace(
 PREPROCESS = Preprocess(resolution=16, mean=(0.5,) * 3, std=(0.5,) * 3)
 
 
-def plan(settings=SETTINGS, seed=0, resolution=16, dataset=None):
-    return TrainPlan(dataset=dataset or Stripes(), settings=settings, resolution=resolution, seed=seed)
+def setup(settings=SETTINGS, seed=0, resolution=16, dataset=None):
+    return TrainSetup(dataset=dataset or Stripes(), settings=settings, resolution=resolution, seed=seed)
 
 
 def trained(seed=0, settings=SETTINGS, **options):
     torch.set_num_threads(1)
     torch.manual_seed(seed)
     model = TwoLayers()
-    return model, train(model, plan(settings, seed), **options)
+    return model, train(model, setup(settings, seed), **options)
 
 
 def test_it_learns_and_reports_every_epoch():
@@ -93,7 +93,7 @@ def test_a_loss_that_is_not_finite_stops_the_training_at_its_step():
 def test_a_precision_is_what_the_convolutions_compute_in_while_training(precision, dtype):
     model, seen = TwoLayers(), set()
     model[0].register_forward_hook(lambda module, inputs, output: seen.add((module.training, output.dtype)))
-    train(model, plan(replace(SETTINGS, epochs=1, precision=precision)))
+    train(model, setup(replace(SETTINGS, epochs=1, precision=precision)))
     assert seen == {(True, dtype), (False, torch.float32)}
 
 
@@ -207,7 +207,7 @@ def test_a_training_that_was_stopped_goes_on_to_the_same_weights(tmp_path, build
         torch.set_num_threads(1)
         torch.manual_seed(0)
         model = build()
-        return model, train(model, plan(settings), **options)
+        return model, train(model, setup(settings), **options)
 
     whole, expected = begun()
     for image in (50, 150, 250):  # in the first, second and third epoch of 96 images
@@ -237,10 +237,10 @@ def test_a_checkpoint_of_another_training_is_refused(tmp_path):
     settings = replace(SETTINGS, epochs=1)
     trained(settings=settings, checkpoints=Checkpoints(folder=tmp_path))
     others = {
-        r"train\.lr was 0\.03, and now it is 0\.1; give another --output": plan(replace(settings, lr=0.1)),
-        "seed was 0, and now it is 1": plan(settings, seed=1),
-        "resolution was 16, and now it is 24": plan(settings, resolution=24),
-        r"dataset was Stripes\(shift=0\), and now it is Stripes\(shift=1\)": plan(settings, dataset=Stripes(shift=1)),
+        r"train\.lr was 0\.03, and now it is 0\.1; give another --output": setup(replace(settings, lr=0.1)),
+        "seed was 0, and now it is 1": setup(settings, seed=1),
+        "resolution was 16, and now it is 24": setup(settings, resolution=24),
+        r"dataset was Stripes\(shift=0\), and now it is Stripes\(shift=1\)": setup(settings, dataset=Stripes(shift=1)),
     }
     for sentence, other in others.items():
         with pytest.raises(NasError, match=f"another training: its {sentence}"):
@@ -248,7 +248,7 @@ def test_a_checkpoint_of_another_training_is_refused(tmp_path):
     model = TwoLayers()
     model[0].stride = (1, 1)  # with weights of the same shapes
     with pytest.raises(NasError, match="another training: its network was"):
-        train(model, plan(settings), checkpoints=Checkpoints(folder=tmp_path))
+        train(model, setup(settings), checkpoints=Checkpoints(folder=tmp_path))
 
 
 def test_a_damaged_checkpoint_is_refused(tmp_path):
@@ -276,7 +276,7 @@ def test_a_kill_between_the_best_and_the_last_epochs_files_loses_neither(tmp_pat
 def test_a_batch_that_batchnorm_cannot_take_is_one_sentence():
     model = torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(1), torch.nn.BatchNorm2d(3), torch.nn.Flatten(), torch.nn.Linear(3, 2))
     with pytest.raises(NasError, match=r"train\.batch_size: 1 is too small for this network's BatchNorm; give 2 or more"):
-        train(model, plan(replace(SETTINGS, batch_size=1)))
+        train(model, setup(replace(SETTINGS, batch_size=1)))
 
 
 def test_nothing_in_a_checkpoint_is_executed(tmp_path):
@@ -306,7 +306,7 @@ def test_progressive_resizing_grows_to_the_networks_resolution():
     sizes = []
     model = TwoLayers()
     model[0].register_forward_hook(lambda module, inputs, output: sizes.append((module.training, inputs[0].shape[-1])))
-    train(model, plan(replace(SETTINGS, start_resolution=0.5), resolution=48))
+    train(model, setup(replace(SETTINGS, start_resolution=0.5), resolution=48))
     seen = [size for training, size in sizes if training]
     assert seen == [24] * 6 + [32] * 6 + [48] * 6
     assert {size for training, size in sizes if not training} == {48}
@@ -323,7 +323,7 @@ def test_mixed_images_have_mixed_classes(mixing):
 @pytest.mark.parametrize("megabytes", [16, 400])  # not even for the images of a step, and for the images alone
 def test_a_batch_that_does_not_fit_is_told_from_other_errors(megabytes):
     settings = replace(SETTINGS, epochs=1)
-    train(nas.build(architecture(), num_classes=2), plan(settings))  # whatever is loaded once
+    train(nas.build(architecture(), num_classes=2), setup(settings))  # whatever is loaded once
     model = nas.build(architecture(), num_classes=2)
     status = Path("/proc/self/status").read_text().splitlines()
     used = next(int(line.split()[1]) for line in status if line.startswith("VmSize"))
@@ -331,7 +331,7 @@ def test_a_batch_that_does_not_fit_is_told_from_other_errors(megabytes):
     resource.setrlimit(resource.RLIMIT_AS, (used * 1024 + megabytes * 2**20, hard))
     try:
         with pytest.raises((RuntimeError, MemoryError)) as caught:
-            train(model, plan(settings, resolution=1024))
+            train(model, setup(settings, resolution=1024))
     finally:
         resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
     assert is_out_of_memory(caught.value)
