@@ -285,11 +285,6 @@ def _contrast(x: Tensor, factor: Tensor) -> Tensor:
     return _blend(_grey(x).mean((2, 3), keepdim=True), x, factor)
 
 
-def _by_factor(change: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Tensor, Tensor, Strength], Tensor]:
-    """An operation whose factor is 1 and the magnitude's share of the strength."""
-    return lambda x, magnitude, strength: change(x, 1 + magnitude * strength.blend)
-
-
 def _sharpen(x: Tensor, factor: Tensor) -> Tensor:
     if min(x.shape[-2:]) < 3:
         return x
@@ -300,32 +295,13 @@ def _sharpen(x: Tensor, factor: Tensor) -> Tensor:
     return _blend(smooth, x, factor)
 
 
-def _posterize(x: Tensor, magnitude: Tensor, strength: Strength) -> Tensor:
-    step = 2.0 ** (magnitude.abs() * strength.bits).round()
-    return torch.floor(x / step) * step
-
-
-def _solarize(x: Tensor, magnitude: Tensor, strength: Strength) -> Tensor:  # noqa: ARG001 - all from half to none
-    return torch.where(x >= 255 * (1 - magnitude.abs()), 255 - x, x)
-
-
-def _autocontrast(x: Tensor, magnitude: Tensor, strength: Strength) -> Tensor:  # noqa: ARG001 - has no magnitude
-    stretched: Tensor = tv.autocontrast(x / 255) * 255
-    return stretched
-
-
-def _equalize(x: Tensor, magnitude: Tensor, strength: Strength) -> Tensor:  # noqa: ARG001 - has no magnitude
-    equal: Tensor = tv.equalize(x.round().to(torch.uint8))
-    return equal.float()
-
-
-COLOR_OPERATIONS: Final[dict[str, Callable[[Tensor, Tensor, Strength], Tensor]]] = {
-    "brightness": _by_factor(_brighten),
-    "color": _by_factor(_saturate),
-    "contrast": _by_factor(_contrast),
-    "sharpness": _by_factor(_sharpen),
-    "posterize": _posterize,
-    "solarize": _solarize,
-    "autocontrast": _autocontrast,
-    "equalize": _equalize,
+COLOR_OPERATIONS: Final[dict[str, Callable[[Tensor, Tensor, Strength], Tensor]]] = {  # x, magnitude, strength
+    "brightness": lambda x, m, s: _brighten(x, 1 + m * s.blend),
+    "color": lambda x, m, s: _saturate(x, 1 + m * s.blend),
+    "contrast": lambda x, m, s: _contrast(x, 1 + m * s.blend),
+    "sharpness": lambda x, m, s: _sharpen(x, 1 + m * s.blend),
+    "posterize": lambda x, m, s: x - x % 2.0 ** (m.abs() * s.bits).round(),
+    "solarize": lambda x, m, _: torch.where(x >= 255 * (1 - m.abs()), 255 - x, x),
+    "autocontrast": lambda x, _m, _s: tv.autocontrast(x / 255) * 255,
+    "equalize": lambda x, _m, _s: tv.equalize(x.round().to(torch.uint8)).float(),
 }

@@ -30,7 +30,7 @@ class Checkpoints:
     keep_best: bool = True
     """Whether the weights of the best epoch so far are kept beside the last epoch's state."""
     max_share: float = 1.0
-    """Of the time, that writing may take; with 1 the state is written after every epoch, however long that takes."""
+    """Share of the time that writing may take; with 1 the state is written after every epoch, however long that takes."""
     first_weights: str = "new"
     """What the training began with, which a checkpoint to go on from must share."""
 

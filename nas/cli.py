@@ -146,33 +146,6 @@ def _search_description(name: str) -> str:
     )
 
 
-def data(arguments: list[str]) -> None:
-    """List the caches of decoded images with their sizes, or clear some."""
-    import tyro
-
-    from nas.image_cache import cache_folder, clear_caches, list_caches
-
-    def show(*, clear: Annotated[tuple[str, ...], tyro.conf.arg(metavar="KEY")] = ()) -> None:
-        """List the caches of decoded images. Images are decoded once; a cache that is cleared is made anew when it is needed.
-
-        Args:
-            clear: Keys of the caches to clear, or their beginnings; `all` clears every one.
-        """
-        rows = list_caches()
-        if clear:
-            keys = [row["key"] for row in rows] if clear == ("all",) else clear
-            print(f"{clear_caches(keys):,.1f} MB freed")
-            return
-        for row in rows:
-            what = "unfinished, or damaged"
-            if row["root"]:
-                what = f"{row['images']:,} images, {row['side']} px, {row['damaged']} files unreadable, of {row['root']}"
-            print(f"{row['key']}  {row['size_mb']:9,.1f} MB  {what}")
-        print(f"{sum(row['size_mb'] for row in rows):,.1f} MB in {cache_folder()}")
-
-    parsed(show, args=arguments, prog="nas data")
-
-
 def space(arguments: list[str]) -> None:
     """Describe a search space: its size, what its networks cost, its published networks; without a name, list the spaces."""
     if not arguments or {"-h", "--help"} & set(arguments):
@@ -275,7 +248,6 @@ COMMANDS: Final[dict[str, Callable[[list[str]], None]]] = {
     "scale": scale,
     "train": train,
     "space": space,
-    "data": data,
     "measure": measure,
     "latency": latency,
 }

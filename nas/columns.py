@@ -67,7 +67,6 @@ TRIALS: Final = (
     _column("fingerprint", "str", "Of the classes predicted for every validation image."),
     _column("device", "str", "What it was trained on, with the number of threads of a CPU."),
     _column("precision", "str", "float32, bfloat16 or float16."),
-    _column("micro_batch", "Int64", "Images that went through the network at once; fewer than a step's where memory was short."),
     _column("peak_memory_mb", "float64", "Of the GPU.", "10^6 bytes"),
     _column("retries", "Int64", "How often it was begun again after its worker process or machine was lost."),
     _column("crashes", "Int64", "Of those, when only the process was lost."),

@@ -1,4 +1,4 @@
-"""What this process computes on: the device, its precision, and what to do where memory is short. Read `predict.py` next."""
+"""What this process computes on: the device, its precision and its memory. Read `predict.py` next."""
 
 import ctypes
 from typing import Final
@@ -43,19 +43,18 @@ def is_out_of_memory(error: BaseException) -> bool:
     )
 
 
-def keep_freed_memory(*, keep: bool) -> None:
-    """Whether the C library keeps freed memory, or gives it back to the kernel and asks for it anew at every step.
+def keep_freed_memory() -> None:
+    """Have the C library keep freed memory, instead of giving it back to the kernel and asking for it anew at every step.
 
     It gives back blocks beyond 32 MB, which the maps of one batch are; to have the kernel zero them again and again cost a
     seventh of the time of training MobileNetV3-Small at 128 px. Does nothing where the C library is not glibc.
     """
     library = ctypes.CDLL(None)
-    if not hasattr(library, "mallopt"):
-        return
-    if keep and not library.mallopt(M_MMAP_THRESHOLD, 2**30):
-        return  # an older glibc, which takes no more than 32 MB, adjusts itself as long as nothing is set
-    if not keep:
-        library.mallopt(M_MMAP_THRESHOLD, 2**17)
-    library.mallopt(M_TRIM_THRESHOLD, 2**31 - 1 if keep else 2**17)
-    if not keep:
+    if hasattr(library, "mallopt") and library.mallopt(M_MMAP_THRESHOLD, 2**30):  # an older glibc refuses, and adjusts itself
+        library.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+
+
+def release_freed_memory() -> None:
+    """Give back what was kept, once a network is trained: the process goes on to another, and others share the memory."""
+    if hasattr(library := ctypes.CDLL(None), "malloc_trim"):
         library.malloc_trim(0)

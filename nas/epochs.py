@@ -4,7 +4,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Any, Protocol
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
@@ -12,27 +12,19 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 from nas.recipe import Epoch
 
 
-class Shown(Protocol):
-    """What a training tells of itself."""
-
-    def on_epoch(self, epoch: Epoch) -> None:
-        """An epoch has ended."""
-
-    def on_step(self, done: int, total: int) -> None:
-        """Images of the training that have been trained on, and all that will be."""
-
-
-class _Lines:
-    """A line per epoch."""
+class EpochLines:
+    """What a training tells of itself, as a line per epoch."""
 
     def __init__(self, epochs: int, console: Console) -> None:
         self.epochs, self.console = epochs, console
         self.steps: list[tuple[float, int]] = []  # of this epoch: (when, images done)
 
-    def on_step(self, done: int, total: int) -> None:  # noqa: ARG002 - the epoch's line says it
+    def on_step(self, done: int, total: int) -> None:  # noqa: ARG002 - the bar shows it
+        """So many images of the training have been trained on."""
         self.steps = [*self.steps[:1], (time.perf_counter(), done)]
 
     def on_epoch(self, epoch: Epoch) -> None:
+        """An epoch has ended."""
         left = timedelta(seconds=round((self.epochs - epoch.epoch) * epoch.seconds))
         rate = f"{self.rate():,.0f} images/s, " if self.rate() else ""
         self.console.print(
@@ -51,7 +43,7 @@ class _Lines:
         return (done - before) / (now - began)
 
 
-class _Bar(_Lines):
+class _Bar(EpochLines):
     """A bar over the whole training, and a line per epoch above it."""
 
     def __init__(self, epochs: int, console: Console, progress: Progress, task: TaskID) -> None:
@@ -71,11 +63,11 @@ class _Bar(_Lines):
 
 
 @contextmanager
-def shown_epochs(epochs: int) -> Iterator[Shown]:
+def shown_epochs(epochs: int) -> Iterator[EpochLines]:
     """Where a training is shown on the standard output while it lasts."""
     console = Console()
     if not console.is_terminal:
-        yield _Lines(epochs, console)
+        yield EpochLines(epochs, console)
         return
     columns: list[Any] = [
         TextColumn("epoch {task.fields[epoch]}/" + str(epochs)),

@@ -15,7 +15,7 @@ from typing import Final
 import torch
 
 from nas.checkpoints import CheckpointError, Checkpoints, save_weights
-from nas.devices import is_out_of_memory, keep_freed_memory, pick_device
+from nas.devices import is_out_of_memory, pick_device, release_freed_memory
 from nas.errors import MachineBusyError, describe_error
 from nas.files import locked
 from nas.networks import Network, TimmNetwork, parse_network
@@ -23,7 +23,7 @@ from nas.objectives import Candidate, latency_ms
 from nas.recipe import Epoch, TrainReport
 from nas.storage import WEIGHTS_FILE
 from nas.task import Task
-from nas.train import DivergedError, train
+from nas.train import DivergedError, TrainSetup, train
 from nas.trial import Outcome, Reason, Status
 
 MEASURING: Final = "frontier-nas-measuring.lock"
@@ -60,7 +60,6 @@ def evaluate(text: str, task: Task, *, folder: Path, on_epoch: Callable[[Epoch],
             fingerprint=report.fingerprint,
             device=report.device,
             precision=report.precision,
-            micro_batch=report.micro_batch,
             peak_memory_mb=torch.cuda.max_memory_allocated() / 1e6 if torch.cuda.is_available() else None,
         )
     except Exception as error:  # noqa: BLE001 - the worker's border: whatever went wrong is the trial's row, not the run's end
@@ -71,7 +70,7 @@ def evaluate(text: str, task: Task, *, folder: Path, on_epoch: Callable[[Epoch],
         if torch.cuda.is_available():  # the process goes on to another network, and others share the GPU and the memory
             torch.cuda.empty_cache()
         else:
-            keep_freed_memory(keep=False)
+            release_freed_memory()
 
 
 def _trained(
@@ -88,14 +87,11 @@ def _trained(
         torch.manual_seed(task.seed)
         num_classes = len(task.dataset.classes)
         model = network.build(num_classes, drop_rate=settings.drop_rate, drop_path_rate=settings.drop_path_rate)
+        setup = TrainSetup(dataset=task.dataset, settings=settings, resolution=network.resolution, seed=task.seed)
         try:
             report = train(
-                model,
-                task.dataset,
-                settings,
-                resolution=network.resolution,
-                device=device,
-                seed=task.seed,
+                model.to(device),
+                setup,
                 checkpoints=Checkpoints(folder=folder, keep_best=False, max_share=CHECKPOINT_SHARE),
                 on_epoch=on_epoch,
             )

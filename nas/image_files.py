@@ -1,8 +1,6 @@
 """Images in folders: which there are, the part each belongs to, and a file as pixels. Read `image_cache.py` next."""
 
-import hashlib
 import os
-import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,9 +11,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from nas.errors import NasError
+from nas.splits import PARTS, hold_out, in_hash_order
 
-PARTS: Final = ("train", "val", "test")
-HELD_OUT: Final = 0.1  # share of the images that becomes a part which the dataset does not bring
 OTHER_PARTS: Final = ("train", "training", "val", "valid", "validation", "test", "testing")  # folders that are no classes
 SUFFIXES: Final = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
 
@@ -45,12 +42,12 @@ class Listing:
 
 
 def class_names(root: Path) -> tuple[str, ...]:
-    """The folders of classes, sorted, in Unicode's composed form so that the order is the same on every system.
+    """The folders of classes, sorted.
 
     Raises: NasError if `root` is not a folder, or has fewer than two of them.
     """
     folder = _layout(root)["train"]
-    classes = tuple(_class_folders(folder))
+    classes = _class_folders(folder)
     if len(classes) < 2:
         found = f"the one class {shown(classes[0])}" if classes else "no folder of images"
         raise NasError(f"{shown(folder)} has {found}; a classifier needs a folder of images for each of two classes or more")
@@ -73,7 +70,7 @@ def list_images(root: Path, *, share: float = 1.0) -> Listing:
         num_strays += strays
     parts = _in_three(found)
     if share < 1:
-        parts["train"] = [files[: max(1, round(share * len(files)))] for files in map(_in_hash_order, parts["train"])]
+        parts["train"] = [files[: max(1, round(share * len(files)))] for files in map(in_hash_order, parts["train"])]
     return Listing(
         root=root,
         classes=classes,
@@ -109,29 +106,24 @@ def _check_no_part(root: Path) -> None:
             raise NasError(f"{shown(root)} has the folder {shown(entry.name)}; the names of the parts are train/, val/ and test/")
 
 
-def _class_folders(folder: Path) -> dict[str, str]:
-    """Class → the name of its folder."""
-    names = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith((".", "__MACOSX")))
-    composed = {unicodedata.normalize("NFC", name): name for name in names}
-    return dict(sorted(composed.items()))
+def _class_folders(folder: Path) -> tuple[str, ...]:
+    folders = (entry.name for entry in os.scandir(folder) if entry.is_dir())
+    return tuple(sorted(name for name in folders if not name.startswith((".", "__MACOSX"))))
 
 
 def _files_by_class(root: Path, folder: Path, classes: Sequence[str]) -> tuple[list[list[str]], int]:
     """(paths under `root` of each class, how many files are no images)."""
     folders = _class_folders(folder)
-    unknown = sorted(set(folders) - set(classes))
-    if unknown:
-        raise NasError(f"{shown(folder / folders[unknown[0]])} is a class that the training part does not have")
+    if unknown := sorted(set(folders) - set(classes)):
+        raise NasError(f"{shown(folder / unknown[0])} is a class that the training part does not have")
     by_class, strays = [], 0
     for name in classes:
         if name not in folders:
             raise NasError(f"{shown(folder)} has no folder {shown(name)}, a class of the training part")
-        paths = list(_walk(root, folder / folders[name]))
+        paths = list(_walk(root, folder / name))
         images = [path for path in paths if path.lower().endswith(SUFFIXES)]
         if not images:
-            raise NasError(
-                f"{shown(folder / folders[name])} has no images ({', '.join(SUFFIXES)}); put some in, or remove the folder"
-            )
+            raise NasError(f"{shown(folder / name)} has no images ({', '.join(SUFFIXES)}); put some in, or remove the folder")
         by_class.append(images)
         strays += len(paths) - len(images)
     return by_class, strays
@@ -147,46 +139,15 @@ def _walk(root: Path, folder: Path) -> Iterator[str]:
 
 def _in_three(found: dict[str, list[list[str]]]) -> dict[str, list[list[str]]]:
     """The three parts, out of those that the dataset brings; each is a list of paths per class."""
-    if len(found) == 3:
-        return dict(found)
-    if len(found) == 1:
-        val, test, train = _held_out(found["train"], 2)
-        return {"train": train, "val": val, "test": test}
-    (test,) = (files for part, files in found.items() if part != "train")
-    val, train = _held_out(found["train"], 1)
-    return {"train": train, "val": val, "test": test}
-
-
-def _held_out(by_class: list[list[str]], num_parts: int) -> list[list[list[str]]]:
-    """`num_parts` parts of a tenth of every class each, then the rest."""
-    parts: list[list[list[str]]] = [[] for _ in range(num_parts + 1)]
-    for files in by_class:
-        if len(files) <= num_parts:
+    missing = len(PARTS) - len(found)
+    for files in found["train"]:
+        if missing and len(files) <= missing:
             what = f"the class of {shown(files[0])} has too few images, {len(files)}"
-            raise NasError(f"{what}; it needs {num_parts + 1} or more, since a tenth of it is held out for each missing part")
-        ordered, size = _in_hash_order(files), max(1, round(HELD_OUT * len(files)))
-        for i in range(num_parts):
-            parts[i].append(ordered[i * size : (i + 1) * size])
-        parts[num_parts].append(ordered[num_parts * size :])
-    return parts
-
-
-def _in_hash_order(names: Sequence[str]) -> list[str]:
-    """An order like a drawn one that every machine finds again."""
-    return sorted(names, key=lambda name: hashlib.sha256(name_bytes(name)).digest())
-
-
-def hold_out(labels: NDArray[np.int64], num_parts: int) -> list[NDArray[np.int64]]:
-    """Positions of `num_parts` parts of a tenth of every class each, then of the rest; always the same, each sorted."""
-    by_class = [[str(i) for i in np.flatnonzero(labels == label)] for label in np.unique(labels)]
-    return [
-        np.sort(np.array([int(i) for files in part for i in files], dtype=np.int64)) for part in _held_out(by_class, num_parts)
-    ]
-
-
-def name_bytes(name: str) -> bytes:
-    """A path as bytes that are the same on every system, whatever its script and whether or not it is valid Unicode."""
-    return unicodedata.normalize("NFC", name).encode("utf-8", "surrogateescape")
+            raise NasError(f"{what}; it needs {missing + 1} or more, since a tenth of it is held out for each missing part")
+    *held_out, train = hold_out(found["train"], missing)
+    brought = [files for part, files in found.items() if part != "train"]  # one alone is the test part, whatever its name
+    val, test = [*held_out, *brought]
+    return {"train": train, "val": val, "test": test}
 
 
 def shown(path: Path | str) -> str:

@@ -1,15 +1,15 @@
-"""How a network is trained, and what a trial ends as, in plain values; the loop itself is in `train.py`."""
+"""How a network is trained, and what came of it, in plain values; the loop itself is in `train.py`."""
 
 import math
-from dataclasses import asdict, dataclass, field
-from typing import Any, Final
+from dataclasses import dataclass
+from typing import Final
 
 from nas.errors import NasError
 
 # What the settings may be: a bracket takes the bound in, a parenthesis leaves it out.
 INTERVALS: Final = (
     (("epochs", "batch_size", "lr"), 0, math.inf, "()"),
-    (("weight_decay", "mixup", "cutmix", "clip_norm"), 0, math.inf, "[)"),
+    (("weight_decay", "mixup", "cutmix"), 0, math.inf, "[)"),
     (("warmup_share", "label_smoothing", "drop_rate", "drop_path_rate", "ema_decay"), 0, 1, "[)"),
     (("min_crop", "start_resolution"), 0, 1, "(]"),
     (("color_jitter", "erasing"), 0, 1, "[]"),
@@ -17,7 +17,6 @@ INTERVALS: Final = (
     (("randaugment_magnitude",), 0, 30, "[]"),
 )
 CHOICES: Final = {
-    "schedule": ("cosine", "linear"),
     "augment": ("none", "randaugment", "trivial"),
     "precision": ("auto", "float32", "bfloat16", "float16"),
 }
@@ -34,11 +33,9 @@ class TrainSettings:
     optimizer: str = "nadamw"
     """One of timm's optimizers (timm.optim.list_optimizers())."""
     lr: float = 2e-3
-    """Learning rate at the end of the warm-up; it then falls to 0."""
-    schedule: str = "cosine"
-    """How it falls: cosine or linear."""
+    """Learning rate at the end of the warm-up; it then falls to 0 along a cosine."""
     weight_decay: float = 0.02
-    """Of weights; norms and biases have none."""
+    """Decay of the weights a step; norms and biases have none."""
     warmup_share: float = 0.1
     """Share of the training in which the learning rate grows linearly from 0."""
     label_smoothing: float = 0.1
@@ -65,8 +62,6 @@ class TrainSettings:
     """Alpha of CutMix: a rectangle comes from another image; with both, each batch has one of them."""
     ema_decay: float = 0.0
     """Decay of the exponential moving average of the weights, which is then what is validated and kept; 0 is without."""
-    clip_norm: float = 0.0
-    """Largest norm of a step's gradient; 0 does not clip."""
     start_resolution: float = 1.0
     """Resolution of the first epoch, as a share of the network's; it grows to it linearly, by the last epoch."""
     precision: str = "auto"
@@ -87,7 +82,7 @@ class TrainSettings:
 
 
 def standard_error_pct(top1_pct: float, images: float) -> float:
-    """Of a top-1 over so many images, percent points: binomial, so without what another seed would change."""
+    """Standard error of a top-1 over so many images, percent points: binomial, so without what another seed would change."""
     share = min(max(top1_pct / 100, 0.0), 1.0)
     return 100 * math.sqrt(share * (1 - share) / images)
 
@@ -101,11 +96,11 @@ class Epoch:
     train_loss: float
     """Mean cross-entropy of the epoch's steps over all processes, label smoothing and mixing included."""
     val_top1_pct: float
-    """Of the search validation part, after the epoch."""
+    """Top-1 on the search validation part after the epoch, percent."""
     val_images: int
     """Images of that part."""
     seconds: float
-    """Of training and validation."""
+    """Time of training and validation."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,41 +113,11 @@ class TrainReport:
     val_images: int
     seconds: float
     fingerprint: str
-    """Of the classes that the last epoch's network predicts for every image of the search validation part."""
+    """Tells whether every image of the search validation part keeps the class that the last epoch's network predicts."""
     device: str
     precision: str
-    micro_batch: int
-    """Images that went through the network at once; fewer than a step's where memory was short."""
 
     @property
     def val_top1_pct(self) -> float:
         """Top-1 of the last epoch's network on the search validation part, percent."""
         return 100.0 * self.val_correct / self.val_images
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
-    """What a trained, or failed, trial ended as."""
-
-    status: str
-    """done or failed."""
-    reason: str | None = None
-    """Of a failure: oom, nan, busy, crash, timeout or node."""
-    error: str | None = None
-    """The failure in one sentence."""
-    values: dict[str, float] = field(default_factory=dict)
-    """Objective name → value, of those that need training."""
-    history: tuple[Epoch, ...] = ()
-    seconds: float = 0.0
-    fingerprint: str | None = None
-    """Of the classes predicted for every image of the search validation part."""
-    device: str = ""
-    precision: str = ""
-    micro_batch: int | None = None
-    """Images that went through the network at once; fewer than train.batch_size where memory was short."""
-    peak_memory_mb: float | None = None
-    """Of the GPU's memory, where there is one; 10^6 bytes."""
-
-    def to_record(self) -> dict[str, Any]:
-        """Plain values, as they cross a process and stand in the trial log."""
-        return asdict(self)

@@ -40,7 +40,7 @@ SHOWN: Final = 15  # parameters of the greatest importance
 
 TEXTS: Final = ("id", "status", "reason", "source", "name", "device", "precision", "error")
 TRAINING: Final = (
-    *("epochs", "seconds", "micro_batch", "peak_memory_mb", "retries"),
+    *("epochs", "seconds", "peak_memory_mb", "retries"),
     *("full_val_top1_pct", "full_test_top1_pct", "full_test_sd_pct", "full_seeds", "full_epochs"),
 )
 

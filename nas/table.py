@@ -23,9 +23,7 @@ logger = logging.getLogger(__name__)
 LATENCY: Final = "latency_ms"
 
 # Columns that are fields of a trial's outcome.
-OF_OUTCOME: Final = (
-    *("reason", "error", "epochs", "seconds", "fingerprint", "device", "precision", "micro_batch", "peak_memory_mb"),
-)
+OF_OUTCOME: Final = (*("reason", "error", "epochs", "seconds", "fingerprint", "device", "precision", "peak_memory_mb"),)
 
 
 def results(*runs: str | PathLike[str]) -> pd.DataFrame:

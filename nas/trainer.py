@@ -28,7 +28,7 @@ from nas.networks import Network, export_folder, find_network
 from nas.plugins import check_kind
 from nas.pretrained import load_first, pretrained
 from nas.recipe import Epoch, TrainReport, TrainSettings
-from nas.train import DivergedError, best_epoch, check_settings, resolution_at, train
+from nas.train import DivergedError, TrainSetup, best_epoch, check_settings, resolution_at, train
 from nas.weights import WEIGHTS_FILE, sha256, with_weights
 
 RECIPE = TrainSettings(epochs=80, augment="trivial", erasing=0.1, drop_rate=0.2, ema_decay=0.999, weight_decay=0.05)
@@ -91,7 +91,7 @@ def train_network(
     again, and only then is the test part read, once.
 
     Raises: NasError for a network, setting or resolution that is not possible, a folder that is in use, a loss that is not
-    finite, and a network of which not one image fits in the memory.
+    finite, and a batch that does not fit in the memory.
     """
     check_settings(training.train)
     network = find_network(training.network, resolution=training.resolution)
@@ -178,7 +178,8 @@ def _room_for(training: Training) -> Iterator[None]:
         if not is_out_of_memory(error):
             raise
         raise NasError(
-            f"not one image fits in the memory: {describe_error(error)}; give a smaller --resolution or network"
+            f"a batch does not fit in the memory: {describe_error(error)}; "
+            "give a smaller --train.batch-size, --resolution or network"
         ) from None
     finally:
         if folder.is_dir() and {entry.name for entry in folder.iterdir()} <= {"lock"} and not lock.is_locked:
@@ -203,7 +204,7 @@ def _export(training: Training, network: Network, first: "FirstWeights", report:
             "trained_val_top1_pct": best.val_top1_pct,
         },
         train=asdict(training.train)
-        | {"device": report.device, "precision": report.precision, "micro_batch": report.micro_batch}
+        | {"device": report.device, "precision": report.precision}
         | {"first_weights": first.what, "workers": training.workers, "seconds": sum(epoch.seconds for epoch in report.history)},
         versions=package_versions(),
     )
@@ -225,12 +226,8 @@ def run_training(
     if first.state is not None:
         load_first(model, first.state, classifier=first.classifier)
     return train(
-        model,
-        training.dataset,
-        settings,
-        resolution=network.resolution,
-        device=pick_device(),
-        seed=training.seed,
+        model.to(pick_device()),
+        TrainSetup(dataset=training.dataset, settings=settings, resolution=network.resolution, seed=training.seed),
         checkpoints=Checkpoints(folder=training.checkpoints, first_weights=first.what),
         on_epoch=on_epoch,
         on_step=on_step,

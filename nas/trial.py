@@ -57,8 +57,6 @@ class Outcome:
     """Of the classes predicted for every image of the search validation part."""
     device: str | None = None
     precision: str | None = None
-    micro_batch: int | None = None
-    """Images that went through the network at once; fewer than train.batch_size where memory was short."""
     peak_memory_mb: float | None = None
     """Of the GPU's memory, where there is one; 10^6 bytes."""
 

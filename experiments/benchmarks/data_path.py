@@ -72,7 +72,7 @@ class Ours:
     """Batches as the training loop makes them, of images that it has opened once."""
 
     def __init__(self, dataset: ImageFolder, resolution: int, batch_size: int) -> None:
-        keep_freed_memory(keep=True)  # as the loop does; the other sides have it too, as they run in this process
+        keep_freed_memory()  # as the loop does; the other sides have it too, as they run in this process
         preprocess = Preprocess(resolution=resolution, mean=dataset.mean, std=dataset.std)
         self.augment = Augment(preprocess=preprocess, settings=TrainSettings(min_crop=MIN_AREA), mirrors=True)
         self.images = torch.from_numpy(dataset.load("train").images)

@@ -14,8 +14,9 @@ import torch
 from experiments.imagenette_cpu import EXPERIMENT
 from nas import build, cost
 from nas.datasets import load_part
+from nas.datasets.imagenette import Imagenette
 from nas.exports import measure_accuracy
-from nas.train import train
+from nas.train import TrainSetup, train
 
 
 def main() -> None:
@@ -26,6 +27,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
 
+    assert isinstance(EXPERIMENT.dataset, Imagenette)
     dataset = replace(EXPERIMENT.dataset, root=options.root)
     architecture = EXPERIMENT.space.decode(EXPERIMENT.space.references["mobilenetv3_small_100"])
     num_images, num_classes, device = len(dataset.load("train")), len(dataset.classes), torch.device("cpu")
@@ -35,7 +37,8 @@ def main() -> None:
     for seed in range(options.seeds):
         torch.manual_seed(seed)
         model = build(architecture, num_classes)
-        report = train(model, dataset, EXPERIMENT.train, resolution=architecture.resolution, device=device, seed=seed)
+        setup = TrainSetup(dataset=dataset, settings=EXPERIMENT.train, resolution=architecture.resolution, seed=seed)
+        report = train(model, setup)
         parts = {part: load_part(dataset, part) for part in ("val", "test")}
         accuracy, _ = measure_accuracy(model, architecture.resolution, dataset, parts, device)
         found.append({"seed": seed, "seconds": round(report.seconds, 1), **accuracy})

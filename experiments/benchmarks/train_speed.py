@@ -26,40 +26,28 @@ from torch.nn import functional
 
 from nas import TrainSettings, build, reference
 from nas.augment import Augment, Draws
-from nas.datasets import ImageData
+from nas.datasets import Dataset, ImageData
 from nas.datasets.image_folder import IMAGENET_MEAN, IMAGENET_STD, ImageFolder
-from nas.train import train
+from nas.train import TrainSetup, train
 
 SETTINGS = TrainSettings(epochs=1, batch_size=128, min_crop=0.35)
 CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
-class Part:
+class Part(Dataset):
     """The first images of a dataset, to train on alone; two of them to validate on, which takes no time."""
 
     dataset: ImageFolder
     num: int
-
-    @property
-    def name(self) -> str:
-        return self.dataset.name
+    name = "part"
+    mean = IMAGENET_MEAN
+    std = IMAGENET_STD
+    mirrors = True
 
     @property
     def classes(self) -> tuple[str, ...]:
         return self.dataset.classes
-
-    @property
-    def mean(self) -> tuple[float, float, float]:
-        return self.dataset.mean
-
-    @property
-    def std(self) -> tuple[float, float, float]:
-        return self.dataset.std
-
-    @property
-    def mirrors(self) -> bool:
-        return True
 
     def load(self, part: str) -> ImageData:
         data = self.dataset.load(part)
@@ -74,11 +62,7 @@ def ours(dataset: Part, network: str, resolution: int) -> float:
     model = build(reference(network), len(dataset.classes))
     train(
         model,
-        dataset,
-        SETTINGS,
-        resolution=resolution,
-        device=CPU,
-        seed=0,
+        TrainSetup(dataset=dataset, settings=SETTINGS, resolution=resolution, seed=0),
         on_step=lambda done, total: marks.append((time.perf_counter(), done)),  # noqa: ARG005
     )
     (began, before), (ended, done) = marks[0], marks[-1]

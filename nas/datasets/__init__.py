@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nas.errors import NasError, describe_error, users_code
-from nas.image_files import hold_out
 from nas.plugins import check_kind, load_plugin
+from nas.splits import hold_out
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,8 +107,9 @@ def held_out_part(data: ImageData, part: str) -> ImageData:
     """`data` itself for the test part; for the others, its share of what is always the same tenth of every class, or the rest."""
     if part == "test":
         return data
-    val, train = hold_out(data.labels, 1)
-    chosen = val if part == "val" else train
+    by_class = [[str(i) for i in np.flatnonzero(data.labels == label)] for label in np.unique(data.labels)]
+    val, train = hold_out(by_class, 1)
+    chosen = sorted(int(i) for names in (val if part == "val" else train) for i in names)
     return ImageData(images=data.images[chosen], labels=data.labels[chosen])
 
 

@@ -9,7 +9,7 @@ from typing import Final
 import numpy as np
 
 from nas.datasets import Dataset, ImageData
-from nas.image_files import PARTS
+from nas.splits import PARTS
 
 SHARES: Final = {"val": 0.2, "test": 0.2}
 

@@ -52,7 +52,7 @@ def check_images(side: int, share: float) -> None:
 
 def load_images(root: Path, part: str, *, side: int, share: float) -> ImageData:
     """One part of a folder of images, decoded once and then mapped from the cache."""
-    images, labels = cached_images(list_images(root, share=share), side=side).part(part)
+    images, labels = cached_images(list_images(root, share=share), side=side)[part]
     return ImageData(images=images, labels=labels)
 
 

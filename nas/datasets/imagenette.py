@@ -3,16 +3,15 @@
 Source: https://github.com/fastai/imagenette, version 2, through torchvision.datasets.Imagenette.
 """
 
-import shutil
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from filelock import FileLock
-
 from nas.datasets import Dataset, ImageData, downloading
 from nas.datasets.image_folder import IMAGENET_MEAN, IMAGENET_STD, check_images, load_images
 from nas.errors import NasError
+from nas.files import locked, whole_folder
 
 SIZES: Final = {"160px": "imagenette2-160", "320px": "imagenette2-320", "full": "imagenette2"}  # size → its archive's folder
 # As the source names the folders, in their order.
@@ -66,21 +65,27 @@ class Imagenette(Dataset):
         for folder in (root, root / name):
             if (folder / "train").is_dir():
                 return folder
-        with downloading(f"{name}.tgz", root):
-            from torchvision import datasets  # takes seconds, which only a process that trains should pay
-
-            root.mkdir(parents=True, exist_ok=True)
-            arriving = root / f".{name}.partial"  # unpacked here first, so that what is in its place is always whole
-            with FileLock(root / f".{name}.lock"):  # others that want it wait
-                if (root / name).is_dir():
-                    return root / name
-                shutil.rmtree(arriving, ignore_errors=True)
-                try:
-                    datasets.Imagenette(arriving, size=self.size, download=True)
-                    (arriving / name).rename(root / name)
-                finally:
-                    shutil.rmtree(arriving, ignore_errors=True)
+        with locked(root / f".{name}.download", busy=f"{root / name} is being downloaded", wait_seconds=math.inf):
+            if not (root / name / "train").is_dir():  # else another process was faster
+                _download(root / name, self.size)
         return root / name
+
+
+def _download(folder: Path, size: str) -> None:
+    """The folder of an archive, whole or not at all."""
+    with whole_folder(folder, _refuse) as arriving, downloading(f"{folder.name}.tgz", folder.parent):
+        from torchvision import datasets  # takes seconds, which only a process that trains should pay
+
+        datasets.Imagenette(arriving, size=size, download=True)
+        for entry in (arriving / folder.name).iterdir():
+            entry.rename(arriving / entry.name)
+        (arriving / folder.name).rmdir()
+        (arriving / f"{folder.name}.tgz").unlink()
+
+
+def _refuse(folder: Path) -> None:
+    if folder.exists():
+        raise NasError(f"{folder} is there, but without train/; remove it, to have it downloaded")
 
 
 DATASET: Final = Imagenette()

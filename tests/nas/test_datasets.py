@@ -2,20 +2,25 @@
 
 import hashlib
 import pickle
+import shutil
 import struct
 from dataclasses import replace
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
 
 import numpy as np
 import pytest
 import torchvision
 
 import nas
-from nas.datasets import ImageData, load_part
+from nas.datasets import ImageData, held_out_part, load_part
 from nas.datasets.cifar10 import CIFAR10
 from nas.datasets.imagenette import CLASSES
-from nas.image_files import PARTS
 from nas.plugins import plugin_names
-from tests.nas.test_image_files import fill
+from nas.splits import PARTS
+from tests.data.pictures import fill
 
 
 def write_mnist(root):
@@ -80,6 +85,17 @@ def test_the_parts_never_overlap_and_never_change(dataset):
         assert seen[1].isdisjoint(seen[2])
 
 
+def test_the_split_is_the_one_that_was_published():
+    """Fixed for ever: a change here would let networks of earlier runs be ranked on images that they were trained on."""
+    labels = np.arange(40, dtype=np.int64) % 2
+    numbered = np.zeros((40, 1, 1, 3), np.uint8)
+    numbered[..., 0] = np.arange(40)[:, None, None]
+    data = ImageData(images=numbered, labels=labels)
+    val, train = (held_out_part(data, part).images[:, 0, 0, 0].tolist() for part in ("val", "train"))
+    assert val == [8, 9, 10, 39]
+    assert sorted([*val, *train]) == list(range(40))
+
+
 def test_a_dataset_travels_to_a_worker_without_its_images(dataset):
     dataset.load("train")
     assert len(pickle.dumps(dataset)) < 1000
@@ -118,6 +134,39 @@ def test_imagenette_lies_in_the_root_or_in_its_archives_folder(tmp_path, layout)
     assert [len(here.load(part)) for part in PARTS] == [180, 20, 200]
     assert here.load("test").images.shape[1:] == (16, 16, 3)
     assert here.classes[:2] == ("tench", "English springer")
+
+
+@pytest.fixture
+def served(tmp_path, monkeypatch):
+    """The address at which this machine serves the files of `tmp_path`."""
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(SimpleHTTPRequestHandler, directory=tmp_path)) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+def test_imagenettes_archive_is_unpacked_whole_or_not_at_all(tmp_path, monkeypatch, served):
+    """The archive comes from this machine; what an earlier download left when it was killed does not count."""
+    for path in fill(tmp_path / "imagenette2-160", classes=tuple(CLASSES), num=2).rglob("*.png"):
+        path.rename(path.with_suffix(".JPEG"))
+    archive = Path(shutil.make_archive(str(tmp_path / "imagenette2-160"), "gztar", tmp_path, "imagenette2-160"))
+    archive = archive.rename(tmp_path / "imagenette2-160.tgz")
+    shutil.rmtree(tmp_path / "imagenette2-160")
+    there = {"160px": (f"{served}/{archive.name}", hashlib.md5(archive.read_bytes()).hexdigest())}
+    monkeypatch.setattr(torchvision.datasets.Imagenette, "_ARCHIVES", there)
+    root = tmp_path / "data"
+    (root / ".imagenette2-160.partial" / "imagenette2-160" / "train").mkdir(parents=True)
+    here = replace(nas.dataset("imagenette"), root=str(root), side=16)
+    assert [len(here.load(part)) for part in PARTS] == [10, 10, 20]
+    assert [path.name for path in root.iterdir() if path.is_dir()] == ["imagenette2-160"]
+    assert {path.name for path in (root / "imagenette2-160").iterdir()} == {"train", "val"}
+
+    (root / "imagenette2-160").rename(root / "elsewhere")
+    (root / "imagenette2-160" / "mine").mkdir(parents=True)
+    with pytest.raises(nas.NasError, match=r"imagenette2-160 is there, but without train/; remove it"):
+        load_part(here, "train")
+    assert (root / "imagenette2-160" / "mine").is_dir()
 
 
 def test_imagenettes_classes_are_torchvisions():

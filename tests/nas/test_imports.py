@@ -33,6 +33,7 @@ LAYERS = (
     "devices",
     "latency",
     "objectives",
+    "splits",
     "image_files",
     "image_cache",
     "datasets",

@@ -282,7 +282,7 @@ def test_the_objectives_say_what_the_paper_says():
     networks = reachable(nas.space("mobilenetv3"), resolution=96, points=4)
     table = made_up("mobilenetv3", networks, 10)
     report = TrainReport(
-        history=(), val_correct=80, val_images=100, seconds=1.0, fingerprint="", device="cpu", precision="float32", micro_batch=1
+        history=(), val_correct=80, val_images=100, seconds=1.0, fingerprint="", device="cpu", precision="float32"
     )
     candidate = Candidate(network=OwnNetwork(architecture=networks[0]), num_classes=10, report=report, latency=table)
     ms = objective("latency_ms").measure(candidate)

@@ -19,7 +19,6 @@ REPORT = TrainReport(
     seconds=1.0,
     device="cpu",
     precision="float32",
-    micro_batch=4,
 )
 
 

@@ -26,7 +26,7 @@ from nas.predict import Preprocess, num_correct, predict
 from nas.recipe import TrainSettings
 from nas.train import _identity, _set_up, train
 from nas.trainer import Training, train_network
-from tests.nas.test_train import Stripes, architecture, weights
+from tests.data.stripes import Stripes, architecture, weights
 
 pytestmark = pytest.mark.slow
 SETTINGS = TrainSettings(epochs=3, batch_size=32, lr=3e-3, min_crop=0.8, ema_decay=0.9, augment="trivial")
