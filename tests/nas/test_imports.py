@@ -58,6 +58,7 @@ LAYERS = (
     "baselines",
     "scheduler",
     "keeper",
+    "sampler_settings",
     "surrogate",
     "gain",
     "encoding",

@@ -17,9 +17,10 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState, create_trial
 
 from nas import FrontierSampler
-from nas.candidates import Candidates
+from nas.candidates import Candidates, Functions
 from nas.encoding import Encoding
-from nas.record import CURVE, REST, read
+from nas.record import CURVE, read
+from nas.sampler_settings import SETTINGS
 
 SPACE = {f"x{i}": CategoricalDistribution((0, 1, 2)) for i in range(8)}
 SQUARE = {name: IntDistribution(0, 5) for name in "ab"}
@@ -85,7 +86,7 @@ def test_costs_are_features_by_their_logarithms_whatever_their_sign(sign):
     def costs(params):
         return None, 10.0 ** sum(params.values())
 
-    candidates = Candidates(SPACE, (1, sign), costs=costs, identity=None, admits=None, seed=0)
+    candidates = Candidates(SPACE, (1, sign), Functions(costs=costs), seed=0)
     exponents = np.arange(6.0, 11.0)
     shown = candidates.features(candidates.encoding.draw(np.random.default_rng(0), 5), sign * 10.0 ** exponents[:, None])[:, -1]
     assert np.allclose(np.diff(shown), sign * abs(shown[1] - shown[0]))
@@ -324,14 +325,14 @@ def test_of_trials_without_an_end_the_last_are_modelled_and_none_repeated():
     study = optuna.create_study(sampler=FrontierSampler(SPACE, seed=0))
     generator = np.random.default_rng(0)
     for state in (TrialState.RUNNING, TrialState.PRUNED, TrialState.FAIL):
-        for _ in range(REST + 50):
+        for _ in range(SETTINGS.max_unfinished + 50):
             params = {name: int(generator.integers(3)) for name in SPACE}
             study.add_trial(
                 create_trial(params=params, distributions=SPACE, state=state, intermediate_values={1: 0.5, 2: math.nan})
             )
-    candidates = Candidates(SPACE, (1,), costs=None, identity=None, admits=None, seed=0)
+    candidates = Candidates(SPACE, (1,), Functions(), seed=0)
     record = read(study, candidates, beside=-1)
-    assert len(record.pending) == len(record.stopped) == len(record.failed) == REST
+    assert len(record.pending) == len(record.stopped) == len(record.failed) == SETTINGS.max_unfinished
     assert len(record.seen) == len(set(networks(study)))
     assert record.stopped[0][2] == {1: 0.5}
 
@@ -384,7 +385,7 @@ def test_a_parameter_is_not_taken_to_depend_on_one_of_many_values_that_were_met_
     def identity(params):
         return params["width"], params["depth"], params["kernel"] if params["depth"] == 2 else None
 
-    candidates = Candidates(space, (1,), costs=None, identity=identity, admits=None, seed=seed)
+    candidates = Candidates(space, (1,), Functions(identity=identity), seed=seed)
     assert len(candidates.pool(candidates.free)) == 60 * 11
 
 

@@ -12,7 +12,7 @@ from optuna.trial import TrialState, create_trial
 from scipy.optimize import check_grad
 
 from nas import FrontierSampler, NasError
-from nas.candidates import Candidates
+from nas.candidates import Candidates, Functions
 from nas.encoding import Encoding
 from nas.gain import BelievedLoss, KnownLoss, expected_gain
 from nas.pareto import hypervolume
@@ -383,7 +383,7 @@ def test_the_gradient_of_the_fit_is_right():
 
 def test_the_surrogate_is_good_from_twenty_observations_and_knows_what_it_does_not_know():
     generator = np.random.default_rng(0)
-    candidates = Candidates(SPACE, (1,), costs=None, identity=None, admits=None, seed=0)
+    candidates = Candidates(SPACE, (1,), Functions(), seed=0)
     encoding, off, right = candidates.encoding, [], []
     for _ in range(10):
         points = encoding.draw(generator, 320)
