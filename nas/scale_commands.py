@@ -2,9 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final
-
-import tyro
+from typing import TYPE_CHECKING, Final
 
 from nas.errors import NasError
 from nas.parsing import parsed
@@ -21,7 +19,7 @@ CLASSES: Final = 1000  # ImageNet's, by which papers count
 class ScaleOptions:
     """Scale a network: depth by alpha^phi, width by beta^phi, resolution by gamma^phi (EfficientNet, arXiv:1905.11946)."""
 
-    network: Annotated[str, tyro.conf.Positional]
+    network: str
     """A published network's name, an export's folder or an architecture's file; or a run folder: its best trained network on the
     first objective, or of a fit's run the network and the rule of the fit."""
     phi: tuple[float, ...] = ()
@@ -59,10 +57,11 @@ class _Found:
 def scale(arguments: list[str]) -> None:
     """Make a network larger or smaller by EfficientNet's rule, at given phi or within multiply-adds, or fit the rule to a run."""
     import pandas as pd
+    import tyro
 
     from nas.family import ScalingRule, check_output, parse_macs, scale_family, scale_to_macs, write_family
 
-    options: ScaleOptions = parsed(ScaleOptions, args=arguments, prog="nas scale")
+    options: ScaleOptions = parsed(ScaleOptions, args=arguments, prog="nas scale", config=(tyro.conf.PositionalRequiredArgs,))
     given = {name: value for name in ("alpha", "beta", "gamma") if (value := getattr(options, name)) is not None}
     rule, budgets = ScalingRule(**given), [parse_macs(text) for text in options.macs]
     if options.phi and options.macs:
