@@ -100,7 +100,7 @@ def test_phi_0_is_the_network_and_below_it_shrinks():
         (lambda: nas.scale_to_macs(B0, 0), "macs: 0 is not a positive number"),
         (
             lambda: nas.scale_to_macs(SMALL, 1000),
-            "macs 0.001 M: no network of the family is so small; the smallest, at phi -10.1",
+            "macs 0.001 M: no network of the family is so small; the smallest, at phi -10.032",
         ),
         (lambda: nas.scale_to_macs(B0, 1e12), "macs 1000 B: no network of the family is so large; the largest, at phi 10.877"),
         (lambda: nas.scale_to_macs(SMALL, 1e7, nas.ScalingRule(alpha=1, beta=1, gamma=1)), "every phi means the same network"),

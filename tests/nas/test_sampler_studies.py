@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 import zlib
+from pathlib import Path
 
 import numpy as np
 import optuna
@@ -22,6 +23,7 @@ from nas.encoding import Encoding
 from nas.record import CURVE, read
 from nas.sampler_settings import SETTINGS
 
+SHARING = Path(__file__).parents[1] / "data" / "share_study.py"
 SPACE = {f"x{i}": CategoricalDistribution((0, 1, 2)) for i in range(8)}
 SQUARE = {name: IntDistribution(0, 5) for name in "ab"}
 
@@ -45,34 +47,16 @@ def networks(study):
     return [tuple(trial.params.values()) for trial in study.trials if trial.params]
 
 
-def both_best(answer, *, trials=40, seeds=5):
-    """The mean of the least loss by us, and by random search."""
-    return (
-        np.mean([asked(FrontierSampler(SPACE, seed=seed), trials, answer).best_value for seed in range(seeds)]),
-        np.mean([asked(optuna.samplers.RandomSampler(seed=seed), trials, answer).best_value for seed in range(seeds)]),
-    )
-
-
-def test_trainings_that_diverge_do_not_blind_it():
-    def few(params):
-        return 1e6 * (1 + params["x3"]) if params["x0"] == 1 and params["x1"] == 2 else loss(params)
-
-    def most(params):
-        return 1e6 * (1 + params["x3"]) if params["x0"] or params["x4"] == 2 else loss(params)
-
-    for answer in (few, most):
-        ours, others = both_best(answer)
-        assert ours < 0.5 * others
-
-
-def test_where_trainings_fail_it_does_not_ask_on():
+def test_where_trainings_fail_or_diverge_it_does_not_ask_on():
     def answer(params):
-        return None if params["x0"] == 0 and params["x1"] != 2 else loss(params)
+        if params["x0"] == 0 and params["x1"] != 2:
+            return None
+        return 1e6 * (1 + params["x3"]) if params["x4"] == 2 else loss(params)
 
-    for seed in range(3):
-        study = asked(FrontierSampler(SPACE, seed=seed), 40, answer)
-        assert sum(trial.state == TrialState.FAIL for trial in study.trials[20:]) < 8
-        assert study.best_value < 0.6
+    study = asked(FrontierSampler(SPACE, seed=0), 40, answer)
+    late = study.trials[20:]
+    assert sum(trial.state == TrialState.FAIL or trial.value >= 1e6 for trial in late) < 8
+    assert study.best_value < 0.6
 
 
 def test_trainings_that_all_fail_are_spread_over_the_space():
@@ -92,9 +76,9 @@ def test_costs_are_features_by_their_logarithms_whatever_their_sign(sign):
     assert np.allclose(np.diff(shown), sign * abs(shown[1] - shown[0]))
 
 
-def best_by_level(cost, seed):
+def best_by_level(cost):
     """The least loss at each value of a cost, after 40 networks of which those that cost more lose less."""
-    sampler = FrontierSampler(SPACE, costs=lambda params: (None, cost(params)), seed=seed)
+    sampler = FrontierSampler(SPACE, costs=lambda params: (None, cost(params)), seed=0)
     study = optuna.create_study(directions=["minimize", "minimize"], sampler=sampler)
     best = {}
     for _ in range(40):
@@ -105,43 +89,24 @@ def best_by_level(cost, seed):
     return best
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_where_a_cost_has_few_levels_the_dearest_is_searched_too(seed):
-    assert best_by_level(lambda params: params["x0"], seed) == {0: 0.0, 1: 0.25 - 2, 2: 1.0 - 4}
+def test_where_a_cost_has_few_levels_the_dearest_is_searched_too():
+    assert best_by_level(lambda params: params["x0"]) == {0: 0.0, 1: 0.25 - 2, 2: 1.0 - 4}
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_a_cost_that_is_the_same_for_all_networks_does_not_blind_it(seed):
-    assert best_by_level(lambda _: 5.0, seed) == {5.0: 0.0 - 10}
-
-
-SHARING = """
-import sys, optuna
-from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend
-from nas import FrontierSampler
-from optuna.distributions import IntDistribution
-optuna.logging.disable_default_handler()
-space = {name: IntDistribution(0, 5) for name in "ab"}
-study = optuna.load_study(study_name="s", storage=JournalStorage(JournalFileBackend(sys.argv[1])), sampler=FrontierSampler(space))
-input()
-for _ in range(11):
-    trial = study.ask()
-    a = trial.suggest_int("a", 0, 5)
-    study.tell(trial, (a - 3) ** 2 + (trial.suggest_int("b", 0, 5) - 2) ** 2)
-"""
+def test_a_cost_that_is_the_same_for_all_networks_does_not_blind_it():
+    assert best_by_level(lambda _: 5.0) == {5.0: 0.0 - 10}
 
 
 def test_processes_that_share_a_study_do_not_repeat_each_other(tmp_path):
     file = str(tmp_path / "journal")
     study = optuna.create_study(study_name="s", storage=JournalStorage(JournalFileBackend(file)))
-    command = [sys.executable, "-W", "ignore", "-c", SHARING, file]
-    shared = [subprocess.Popen(command, stdin=subprocess.PIPE, text=True) for _ in range(3)]
+    command = [sys.executable, "-W", "ignore", str(SHARING), file]
+    shared = [subprocess.Popen(command, stdin=subprocess.PIPE, text=True) for _ in range(2)]
     for process in shared:
         process.stdin.write("\n")
         process.stdin.flush()
-    assert [process.wait() for process in shared] == [0, 0, 0]
-    assert len(networks(study)) == len(set(networks(study))) == 33
+    assert [process.wait() for process in shared] == [0, 0]
+    assert len(networks(study)) == len(set(networks(study))) == 22
 
 
 def test_threads_that_share_a_sampler_do_not_repeat_each_other():
@@ -258,18 +223,18 @@ def test_the_last_network_of_a_large_space_ends_the_study(size):
 
 
 def test_the_few_that_are_inside_the_limits_are_all_found_before_the_study_ends(caplog):
-    """Of 16,384 points 49, which no random draws find all of."""
-    space = {f"width{i}": CategoricalDistribution((16, 24, 32, 48)) for i in range(7)}
+    """A few in a thousand of 4,096 points, which no random draws find all of."""
+    space = {f"width{i}": CategoricalDistribution((16, 24, 32, 48)) for i in range(6)}
 
     def admits(params):
-        return zlib.crc32(repr(tuple(params.values())).encode()) % 1000 < 3
+        return zlib.crc32(repr(tuple(params.values())).encode()) % 1000 < 6
 
     def objective(trial):
         return sum(trial.suggest_categorical(name, (16, 24, 32, 48)) for name in space)
 
     study = optuna.create_study(sampler=FrontierSampler(space, admits=admits, seed=0))
     study.optimize(objective, n_trials=200)
-    every = [dict(zip(space, widths, strict=True)) for widths in itertools.product((16, 24, 32, 48), repeat=7)]
+    every = [dict(zip(space, widths, strict=True)) for widths in itertools.product((16, 24, 32, 48), repeat=6)]
     assert sorted(networks(study)) == sorted(tuple(params.values()) for params in every if admits(params))
     assert "no network is left that is inside the limits and was not tried" in caplog.text
 
@@ -378,7 +343,7 @@ def test_many_choices_of_a_kind_take_no_more_than_each_alone():
     assert encoding.features(encoding.draw(np.random.default_rng(0), 2)).shape == (2, 4000)
 
 
-@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize("seed", range(4))
 def test_a_parameter_is_not_taken_to_depend_on_one_of_many_values_that_were_met_once(seed):
     space = {"width": IntDistribution(1, 60), "depth": IntDistribution(1, 2), "kernel": IntDistribution(0, 9)}
 
