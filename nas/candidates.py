@@ -69,7 +69,7 @@ class Facts:
     id: Hashable
     admitted: bool
     costs: tuple[float, ...]
-    """Of the objectives that need no training, each the lower the better; none if the limits do not admit it."""
+    """Losses on the objectives that need no training; empty if the limits do not admit it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,8 +24,8 @@ class Record:
 
     ended: set[int] = field(default_factory=set)  # numbers of trials
     seen: set[Hashable] = field(default_factory=set)
-    places: list[Position] = field(default_factory=list)  # of the same, also of what is outside the limits or did not end well
-    alive: set[Hashable] = field(default_factory=set)  # of these, what did not only fail
+    places: list[Position] = field(default_factory=list)  # the same networks, however they ended
+    alive: set[Hashable] = field(default_factory=set)  # those that had a trial which did not fail
     positions: list[Position] = field(default_factory=list)
     losses: list[list[float]] = field(default_factory=list)
     admitted: list[bool] = field(default_factory=list)
@@ -92,12 +92,12 @@ def _add(record: Record, trial: FrozenTrial, position: Position, facts: Facts, c
     failed = trial.state == TrialState.FAIL or not all(map(math.isfinite, trial.values or ()))
     if not failed:
         record.alive.add(facts.id)
-        if trial.state == TrialState.COMPLETE:
-            record.positions.append(position)
-            record.losses.append([sign * value for sign, value in zip(candidates.signs, trial.values, strict=True)])
-            record.admitted.append(facts.admitted and all(value <= 0 for value in trial.constraints.values()))
-            record.trained.append(trial)
-            return
+    if trial.state == TrialState.COMPLETE and not failed:
+        record.positions.append(position)
+        record.losses.append([sign * value for sign, value in zip(candidates.signs, trial.values, strict=True)])
+        record.admitted.append(facts.admitted and all(value <= 0 for value in trial.constraints.values()))
+        record.trained.append(trial)
+        return
     if len(facts.costs) < len(candidates.known):
         return  # its costs are not known, as it is outside the limits or lacks parameters
     if failed:

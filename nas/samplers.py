@@ -212,7 +212,7 @@ def _repeated(candidates: Candidates, tried: Positions, rng: np.random.Generator
 
 
 def _spread(candidates: Candidates, new: Batch, record: Record, rng: np.random.Generator, turn: int) -> NDArray[np.float64]:
-    """A network whose costs lie in the next gap, and whose choices are unlike those before."""
+    """Space-filling trial: fills the next gap in the costs with the network least like those before."""
     level, base, rest = 0.0, 0.5, turn + 1
     while rest:  # van der Corput's sequence: 1/2, 1/4, 3/4, 1/8, ...
         level, base, rest = level + base * (rest % 2), base / 2, rest // 2
@@ -302,7 +302,7 @@ class _Search:
         return fits[key]
 
     def _modelled(self, losses: Floats) -> NDArray[np.int64]:
-        """Which observations are modelled: all, or the half that fewest others dominate and some of the rest."""
+        """Indices of the observations that are modelled: all, or the least dominated and a random part of the rest."""
         half = SETTINGS.max_observations // 2
         if len(losses) <= 2 * half:
             return np.arange(len(losses))
@@ -310,7 +310,7 @@ class _Search:
         return np.sort(np.append(order[:half], self._rng.choice(order[half:], half, replace=False)))
 
     def _further(self, scale: Scale, objective: int, targets: Floats) -> Iterator[tuple[Floats, Floats, Floats]]:
-        """Features, expected u and its variance, of trials that were not trained to the end."""
+        """Features, expected u and its variance for trials that did not finish: stopped ones, and failed ones as if the worst."""
         if objective == self._trained[0] and self._record.stopped:
             yield self._stopped(scale, objective)
         if failed := self._record.failed:
@@ -318,7 +318,7 @@ class _Search:
             yield self._features(failed), np.full(len(failed), targets.max()), np.full(len(failed), doubt)
 
     def _features(self, found: Sequence[tuple[Any, ...]]) -> Floats:
-        """Of networks that are given by their positions, their costs, and what does not matter here."""
+        """Features of networks given as (position, costs, ...)."""
         positions, costs = [one[0] for one in found], [one[1] for one in found]
         return self._candidates.features(rows(positions, len(self._fixed)), rows(costs, len(self._known)))
 

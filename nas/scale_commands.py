@@ -36,7 +36,7 @@ class ScaleOptions:
     """Find alpha, beta and gamma for the network of a run first: train so many networks of about twice the multiply-adds by the
     run's recipe. `nas resume` continues one that was killed."""
     trial: int | None = None
-    """Of a run folder, the trial whose network is taken."""
+    """The trial of a run folder whose network is taken."""
     classes: int | None = None
     """Classes to count parameters and multiply-adds with, by default the run's or the export's, or 1000."""
     output: Path | None = None
@@ -51,7 +51,7 @@ class _Found:
     name: str
     num_classes: int
     rule: "ScalingRule | None" = None
-    """Of a fit."""
+    """What a fit found for it."""
 
 
 def scale(arguments: list[str]) -> None:

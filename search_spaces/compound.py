@@ -4,6 +4,7 @@ Depth grows by alpha^phi, width by beta^phi, resolution by gamma^phi, with alpha
 parameters, so that phi + 1 doubles the multiply-adds (EfficientNet, arXiv:1905.11946, equation 3).
 """
 
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -93,12 +94,10 @@ class CompoundSpace(SearchSpace):
         points: dict[int, list[Params]] = {}
         shares = [round(SHARE_STEP * i, 2) for i in range(int(num_choices(self.parameters["depth_share"])))]
         phis = [self.min_phi + PHI_STEP * i for i in range(int(num_choices(self.parameters["phi"])))]
-        for phi in phis:
-            for depth_share in shares:
-                for width_share in shares:
-                    params = {"depth_share": depth_share, "width_share": width_share, "phi": phi}
-                    resolution = round(self.architecture.resolution * multiples(params)[2])
-                    points.setdefault(resolution, []).append(params)
+        for phi, depth_share, width_share in itertools.product(phis, shares, shares):
+            params = {"depth_share": depth_share, "width_share": width_share, "phi": phi}
+            resolution = round(self.architecture.resolution * multiples(params)[2])
+            points.setdefault(resolution, []).append(params)
         return points
 
     def _depths(self, depth: float) -> tuple[int, ...]:
