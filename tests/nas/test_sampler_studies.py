@@ -151,9 +151,9 @@ def test_what_no_network_inside_the_limits_has_is_kept_nonetheless():
 @pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
 def test_parameters_that_another_sampler_fixes_count_for_limits_and_repeats():
     inner = FrontierSampler(SPACE, admits=light, costs=lambda params: [None], seed=0)
-    study = asked(optuna.samplers.PartialFixedSampler({"x0": 2, "x5": 1}, inner), 30, loss)
+    study = asked(optuna.samplers.PartialFixedSampler({"x0": 2, "x5": 1}, inner), 20, loss)
     assert all(trial.params["x0"] == 2 and trial.params["x5"] == 1 and light(trial.params) for trial in study.trials)
-    assert len(set(networks(study))) == 30
+    assert len(set(networks(study))) == 20
 
 
 def test_a_network_that_is_enqueued_is_not_proposed_before_its_turn():
@@ -313,8 +313,8 @@ def test_layers_that_a_trial_never_asked_for_do_not_make_it_another_network():
         return depth + sum((trial.suggest_int(f"kernel{i}", 0, 3) - 2) ** 2 for i in range(1, depth + 1))
 
     study = optuna.create_study(sampler=FrontierSampler(space, identity=identity, seed=0))
-    study.optimize(objective, n_trials=40)
-    assert len(networks(study)) == len(set(networks(study))) == 40
+    study.optimize(objective, n_trials=25)
+    assert len(networks(study)) == len(set(networks(study))) == 25
 
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
     study.enqueue_trial({"depth": 1, "kernel1": 3})
@@ -322,9 +322,9 @@ def test_layers_that_a_trial_never_asked_for_do_not_make_it_another_network():
     before = set(networks(study))
     study.sampler = FrontierSampler(space, identity=identity, seed=0)
     study.enqueue_trial({"depth": 1, "kernel1": 3})
-    study.optimize(objective, n_trials=40)
+    study.optimize(objective, n_trials=20)
     assert before.isdisjoint(networks(study)[21:])  # what another sampler tried, or somebody asked for
-    assert len(set(networks(study)[21:])) == 39
+    assert len(set(networks(study)[21:])) == 19
 
 
 def test_what_a_sampler_of_another_space_left_under_way_does_no_harm():
