@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from nas.architecture import Architecture, Block, Head, Stem
-    from nas.coefficients import fit_scaling
     from nas.comparison import compare
     from nas.conditions import where
     from nas.costs import Cost, cost
@@ -28,6 +27,7 @@ if TYPE_CHECKING:
     from nas.report import write_report
     from nas.samplers import FrontierSampler
     from nas.scaling import scale
+    from nas.scaling_search import fit_scaling, read_fit
     from nas.spaces import SearchSpace, space
     from nas.table import best, front, history, results
     from nas.trainer import Training, train_network
@@ -58,12 +58,13 @@ _HOMES = {
     "dataset": "datasets",
     "export": "exports",
     "export_front": "exports",
-    "fit_scaling": "coefficients",
+    "fit_scaling": "scaling_search",
     "front": "table",
     "history": "table",
     "load": "exports",
     "mnasnet_reward": "objectives.mnasnet_reward",
     "objective": "objectives",
+    "read_fit": "scaling_search",
     "reference": "published",
     "references": "published",
     "results": "table",
@@ -110,6 +111,7 @@ __all__ = [
     "load",
     "mnasnet_reward",
     "objective",
+    "read_fit",
     "reference",
     "references",
     "results",

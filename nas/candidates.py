@@ -3,46 +3,63 @@
 import math
 from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from numbers import Integral
-from typing import Any, Final, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 from optuna.distributions import BaseDistribution
 
-from nas.encoding import ABSENT, Encoding, Positions, key_of
+from nas.encoding import ABSENT, Encoding, Identity, Positions, key_of
 from nas.errors import NasError, users_code
+from nas.sampler_settings import SETTINGS
 
 Costs: TypeAlias = Callable[[dict[str, Any]], Sequence[float | None]]
-Identity: TypeAlias = Callable[[dict[str, Any]], Hashable]
 Admits: TypeAlias = Callable[[dict[str, Any]], bool]
 Position: TypeAlias = NDArray[np.float64]  # of one network
 
-WHOLE: Final = 2_048  # points of a space, up to which all are looked at for every proposal
-COUNTED: Final = 65_536  # points of a space, up to which all are looked at before it is said that none is left
-POOL: Final = 1_024  # points of a larger space, that some are taken from
-POOLS: Final = 4  # that are kept, of different fixed parameters
-DRAWS: Final = 5_000  # random points at most, to fill the pool with networks that the limits admit
-FARTHEST: Final = 10.0  # standard deviations of a cost as a feature, beyond which one outside the limits counts no farther
-AGAIN: Final = 2  # times that networks are changed anew, when less than half are inside the limits and new
-ENOUGH: Final = 256  # networks of the pool, below which those inside the limits are varied to find more
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Functions:
+    """What a user tells about networks; each function gets a dict of parameters of its own, which it may change.
 
-def check(distributions: object, functions: Mapping[str, object], seed: object) -> None:
-    """Refuse what a sampler cannot be made of.
-
-    Raises: NasError.
+    Raises: NasError if one is no function; from every method if one raises or answers wrongly.
     """
-    if not isinstance(distributions, Mapping):
-        raise NasError(f"distributions: {distributions!r} is not a mapping from names to distributions of Optuna's")
-    for name, of in distributions.items():
-        if not isinstance(of, BaseDistribution):
-            raise NasError(f"distributions[{name!r}]: {of!r} is none of Optuna's, such as CategoricalDistribution((1, 2))")
-    for name, function in functions.items():
-        if function is not None and not callable(function):
-            raise NasError(f"{name}: {function!r} is not a function of the parameters")
-    if seed is not None and (not isinstance(seed, Integral) or int(seed) < 0):
-        raise NasError(f"seed: {seed!r} is not a whole number of 0 or more, or None")
+
+    costs: Costs | None = None
+    identity: Identity | None = None
+    admits: Admits | None = None
+
+    def __post_init__(self) -> None:
+        for name, function in (("costs", self.costs), ("identity", self.identity), ("admits", self.admits)):
+            if function is not None and not callable(function):
+                raise NasError(f"{name}: {function!r} is not a function of the parameters")
+
+    def id(self, params: Mapping[str, Any]) -> Hashable:
+        """What tells the network apart."""
+        if self.identity is None:
+            return tuple(map(key_of, params.values()))
+        with users_code("identity"):
+            network = self.identity(dict(params))
+            hash(network)
+            return network
+
+    def admitted(self, params: Mapping[str, Any]) -> bool:
+        """Whether the network is inside the limits."""
+        with users_code("admits"):
+            return self.admits is None or bool(self.admits(dict(params)))
+
+    def answer(self, params: Mapping[str, Any], number: int) -> Sequence[float | None]:
+        """The cost of each of so many objectives, None for those that need training."""
+        assert self.costs is not None
+        with users_code("costs"):
+            answer = self.costs(dict(params))
+        if isinstance(answer, str) or not isinstance(answer, Iterable):
+            raise NasError(f"costs gave {answer!r}; it must give a sequence with an entry for each objective")
+        with users_code("costs"):
+            entries = [None if value is None else float(value) for value in answer]
+        if len(entries) != number:
+            raise NasError(f"costs gave {entries}; it must give an entry for each objective, of which there are {number}")
+        return entries
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +69,7 @@ class Facts:
     id: Hashable
     admitted: bool
     costs: tuple[float, ...]
-    """Of the objectives that need no training, each the lower the better; none if the limits do not admit it."""
+    """Losses on the objectives that need no training; empty if the limits do not admit it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,31 +97,50 @@ class Batch:
         return Batch(np.vstack([self.positions, new.positions]), self.ids + new.ids, np.vstack([self.costs, new.costs]))
 
 
+@dataclass(frozen=True, slots=True)
+class CostScale:
+    """Costs as features: logarithms, of their amounts where all are negative, unless some are positive and some are not."""
+
+    log_sign: NDArray[np.float64]
+    """cost → 1 or -1 if it is a logarithm, else 0."""
+    centre: NDArray[np.float64]
+    unit: NDArray[np.float64]
+
+    @staticmethod
+    def of(costs: NDArray[np.float64]) -> "CostScale":
+        """The scale on which these have a standard deviation of 1 / sqrt(2)."""
+        neutral, ones = np.zeros(costs.shape[1]), np.ones(costs.shape[1])
+        if not len(costs):
+            return CostScale(neutral, neutral, ones)
+        log_sign = (costs > 0).all(axis=0).astype(float) - (costs < 0).all(axis=0)
+        logs = CostScale(log_sign, neutral, ones).shown(costs)
+        deviation = logs.std(axis=0)
+        return CostScale(log_sign, logs.mean(axis=0), np.where(deviation > 0, np.sqrt(2) * deviation, 1.0))
+
+    def shown(self, costs: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Networks, features."""
+        sign = self.log_sign
+        logs = np.where(sign != 0, sign * np.log(np.maximum(sign * costs, 1e-300)), costs)
+        return np.asarray((logs - self.centre) / self.unit)
+
+
 class Candidates:
-    """Draws networks of a space, and asks the user's functions about them."""
+    """Draws networks of a space, and knows what the user's functions say of them."""
 
     def __init__(
-        self,
-        distributions: Mapping[str, BaseDistribution],
-        signs: Sequence[int],
-        *,
-        costs: Costs | None,
-        identity: Identity | None,
-        admits: Admits | None,
-        seed: int,
+        self, distributions: Mapping[str, BaseDistribution], signs: Sequence[int], functions: Functions, *, seed: int
     ) -> None:
         """`signs` has 1 for each objective that is minimized and -1 for one that is maximized."""
-        self._costs, self._identity, self._admits, self.signs = costs, identity, admits, signs
-        self.encoding = Encoding(distributions, identity and self._network, seed)
+        self._functions, self.signs, self._seed = functions, signs, seed
+        self.encoding = Encoding(distributions, functions.identity and functions.id, seed)
         self._of_trials: dict[int, tuple[Any, Position | None, Facts]] = {}
         self.fits: dict[Hashable, NDArray[np.float64]] = {}
-        self._seed = seed
-        self.complete = self.encoding.num_points <= WHOLE
+        self.complete = self.encoding.num_points <= SETTINGS.scored_points
         """Whether the pool is the whole space."""
-        self.known = [] if costs is None else self._known()
+        self.known = [] if functions.costs is None else self._known()
         """Indices of the objectives that need no training."""
         self._pools: dict[bytes, Batch] = {}
-        self._scale_costs(self.pool(self.free).costs)
+        self._scale = CostScale.of(self.pool(self.free).costs)
         groups = self.encoding.groups
         self.groups = np.append(groups, groups.max(initial=-1) + 1 + np.arange(len(self.known)))
         """Feature → its group: those of the parameters, and one for each cost."""
@@ -122,23 +158,23 @@ class Candidates:
         return self._pools[key]
 
     def _drawn(self, fixed: Position) -> Batch:
-        rng = np.random.default_rng((self._seed, 0))
+        rng, size = np.random.default_rng((self._seed, 0)), SETTINGS.pool_size
         if self.complete:
             return self._batch(self.encoding.every(), fixed)
-        pool, drawn = self._batch(self.encoding.draw(rng, POOL), fixed), POOL
-        while len(pool) < POOL / 2 and drawn < DRAWS:
-            pool += self._batch(self.encoding.draw(rng, POOL), fixed)
-            drawn += POOL
+        pool, drawn = self._batch(self.encoding.draw(rng, size), fixed), size
+        while len(pool) < size / 2 and drawn < SETTINGS.max_draws:
+            pool += self._batch(self.encoding.draw(rng, size), fixed)
+            drawn += size
         for _ in range(3):  # steps away from those that are known to be admitted
-            if 0 < len(pool) < ENOUGH:
-                pool += self._batch(self.encoding.change(rng, pool.positions, POOL), fixed)
+            if 0 < len(pool) < SETTINGS.sparse_pool:
+                pool += self._batch(self.encoding.change(rng, pool.positions, size), fixed)
         return pool
 
     def every(self, fixed: Position) -> Batch | None:
         """All networks with parameters fixed at positions that are not NaN; None of a space of very many."""
         if self.complete:
             return self.pool(fixed)
-        if self.encoding.num_points > COUNTED:
+        if self.encoding.num_points > SETTINGS.enumerated_points:
             return None
         key = b"every" + fixed.tobytes()
         if key not in self._pools:
@@ -146,7 +182,7 @@ class Candidates:
         return self._pools[key]
 
     def _keep(self, key: bytes, batch: Batch) -> None:
-        if len(self._pools) == POOLS:
+        if len(self._pools) == SETTINGS.cached_pools:
             self._pools.pop(next(reversed(self._pools)))  # the first is that of the whole space
         self._pools[key] = batch
 
@@ -154,63 +190,24 @@ class Candidates:
         """The same, with some parameters fixed."""
         return self.encoding.canonical(np.where(np.isnan(fixed), positions, fixed))
 
-    def _scale_costs(self, costs: NDArray[np.float64]) -> None:
-        """Costs as features are logarithms, of their amounts where all are negative, unless some are and some are not."""
-        self._log_sign, self._centre, self._unit = np.zeros(len(self.known)), np.zeros(len(self.known)), np.ones(len(self.known))
-        if len(costs):
-            self._log_sign = (costs > 0).all(axis=0).astype(float) - (costs < 0).all(axis=0)
-            logs = self._logs(costs)
-            deviation = logs.std(axis=0)
-            self._centre, self._unit = logs.mean(axis=0), np.where(deviation > 0, np.sqrt(2) * deviation, 1.0)
-
-    def _logs(self, costs: NDArray[np.float64]) -> NDArray[np.float64]:
-        sign = self._log_sign
-        return np.where(sign != 0, sign * np.log(np.maximum(sign * costs, 1e-300)), costs)
-
     def features(self, positions: Positions, costs: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Networks, features: those of the parameters, and the costs."""
-        shown = np.clip((self._logs(costs) - self._centre) / self._unit, -FARTHEST, FARTHEST)
-        return np.hstack([self.encoding.features(positions), shown])
-
-    def _network(self, params: dict[str, Any]) -> Hashable:
-        assert self._identity is not None
-        with users_code("identity"):
-            network = self._identity(params)
-            hash(network)
-            return network
-
-    def _admitted(self, params: dict[str, Any]) -> bool:
-        with users_code("admits"):
-            return self._admits is None or bool(self._admits(params))
+        """Networks, features: those of the parameters, and the costs, clipped as some outside the limits cost very much more."""
+        most = SETTINGS.max_cost_deviations
+        return np.hstack([self.encoding.features(positions), np.clip(self._scale.shown(costs), -most, most)])
 
     def _known(self) -> list[int]:
-        points = self.encoding.draw(np.random.default_rng(self._seed), POOL)
-        admitted = filter(self._admitted, map(self.encoding.params, points))
+        points = self.encoding.draw(np.random.default_rng(self._seed), SETTINGS.pool_size)
+        admitted = filter(self._functions.admitted, map(self.encoding.params, points))
         params = next(admitted, None) or self.encoding.params(points[0])  # if none is inside the limits, any tells as much
-        return [i for i, value in enumerate(self._answer(params)) if value is not None]
-
-    def _answer(self, params: dict[str, Any]) -> Sequence[float | None]:
-        assert self._costs is not None
-        with users_code("costs"):
-            answer = self._costs(params)
-        if isinstance(answer, str) or not isinstance(answer, Iterable):
-            raise NasError(f"costs gave {answer!r}; it must give a sequence with an entry for each objective")
-        with users_code("costs"):
-            entries = [None if value is None else float(value) for value in answer]
-        if len(entries) != len(self.signs):
-            raise NasError(
-                f"costs gave {entries}; it must give an entry for each objective, of which there are {len(self.signs)}"
-            )
-        return entries
+        return [i for i, value in enumerate(self._functions.answer(params, len(self.signs))) if value is not None]
 
     def facts(self, position: Position) -> Facts:
         """What the user's functions say of one network."""
         params = self.encoding.params(position)
-        network = tuple(map(key_of, params.values())) if self._identity is None else self._network(dict(params))
-        admitted = self._admitted(dict(params))  # which may change what they are given, as the others may
-        if not admitted or self._costs is None:
+        network, admitted = self._functions.id(params), self._functions.admitted(params)
+        if not admitted or self._functions.costs is None:
             return Facts(network, admitted, ())
-        answer = self._answer(dict(params))
+        answer = self._functions.answer(params, len(self.signs))
         costs = tuple(self.signs[i] * value for i in self.known if (value := answer[i]) is not None)
         if len(costs) != len(self.known) or not all(map(math.isfinite, costs)):
             raise NasError(
@@ -219,7 +216,7 @@ class Candidates:
         return Facts(network, admitted, costs)
 
     def of_trial(self, number: int, params: Mapping[str, Any]) -> tuple[Position | None, Facts]:
-        """Where a trial's network is, and the same of it; remembered. One that lacks parameters is nothing but itself."""
+        """Encoded position and facts of a trial (cached); an incomplete trial equals only itself."""
         before = self._of_trials.get(number)
         if before is not None and before[0] == params:
             return before[1:]
@@ -237,7 +234,7 @@ class Candidates:
     ) -> Batch:
         """About so many new networks like these; fewer, where most of what is like them is outside the limits."""
         found = self._batch(self.encoding.change(rng, parents, number), fixed).unlike(seen)
-        for _ in range(AGAIN):
+        for _ in range(SETTINGS.mutation_retries):
             if len(found) < number / 2:
                 found += self._batch(self.encoding.change(rng, parents, number), fixed).unlike(seen)
         return found

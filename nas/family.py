@@ -1,6 +1,6 @@
 """Compound scaling as a family: one network at several phi, or at the largest phi within a budget, and the folder of its files.
 
-Read `triples.py` next for how alpha, beta and gamma are chosen.
+Read `scaling_search.py` next for how alpha, beta and gamma are chosen.
 """
 
 import csv

@@ -3,16 +3,15 @@
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from nas.sampler_settings import SETTINGS
 from nas.surrogate import Scale
 
 Floats = NDArray[np.float64]
-
-CELLS: Final = 640  # at most, of the grid over all losses but one
 
 
 class Loss(Protocol):
@@ -60,7 +59,7 @@ def expected_gain(candidates: Sequence[Loss], front: Floats, lowest: Floats, ref
         along: the loss that is not cut.
     """
     others = [loss for loss in range(len(candidates)) if loss != along]
-    most = int(CELLS ** (1 / len(others))) if others else 1
+    most = int(SETTINGS.max_cells ** (1 / len(others))) if others else 1
     edges, parts = [], []
     for loss in others:
         inside = front[:, loss][(front[:, loss] > lowest[loss]) & (front[:, loss] < reference[loss])]

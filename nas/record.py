@@ -11,10 +11,10 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
 from nas.candidates import Candidates, Facts, Position
+from nas.sampler_settings import SETTINGS
 
 PROPOSED: Final = "frontier:proposed"  # system attribute of a trial: what it was given, by name as storages have it
 CURVE: Final = "learning_curve"  # user attribute of a trial: [step, value] pairs of its first objective that needs training
-REST: Final = 100  # stopped trials at most, those that failed, and those under way: the last
 UNDER_WAY: Final = (TrialState.RUNNING, TrialState.WAITING)
 
 
@@ -24,8 +24,8 @@ class Record:
 
     ended: set[int] = field(default_factory=set)  # numbers of trials
     seen: set[Hashable] = field(default_factory=set)
-    places: list[Position] = field(default_factory=list)  # of the same, also of what is outside the limits or did not end well
-    alive: set[Hashable] = field(default_factory=set)  # of these, what did not only fail
+    places: list[Position] = field(default_factory=list)  # the same networks, however they ended
+    alive: set[Hashable] = field(default_factory=set)  # those that had a trial which did not fail
     positions: list[Position] = field(default_factory=list)
     losses: list[list[float]] = field(default_factory=list)
     admitted: list[bool] = field(default_factory=list)
@@ -36,7 +36,7 @@ class Record:
 
 
 def propose(study: Study, trial: FrozenTrial, params: Mapping[str, Any], candidates: Candidates) -> None:
-    """Write what a trial is given, for others that propose before its parameters are written, and for those it never asks for."""
+    """Stores the proposed parameters on the trial at once, so that concurrent samplers see them."""
     given = {name: of.to_internal_repr(params[name]) for name, of in candidates.encoding.distributions.items()}
     study._storage.set_trial_system_attr(trial._trial_id, PROPOSED, given)  # noqa: SLF001 as Optuna's samplers do
 
@@ -72,8 +72,9 @@ def read(study: Study, candidates: Candidates, *, beside: int, after: Record | N
         record.seen.add(facts.id)
         record.places.append(position)
         _add(record, trial, position, facts, candidates)
-    record.failed = [one for one in record.failed if one[2] not in record.alive][-REST:]
-    record.stopped, record.pending = record.stopped[-REST:], record.pending[-REST:]
+    most = SETTINGS.max_unfinished
+    record.failed = [one for one in record.failed if one[2] not in record.alive][-most:]
+    record.stopped, record.pending = record.stopped[-most:], record.pending[-most:]
     return record
 
 
@@ -96,9 +97,10 @@ def _add(record: Record, trial: FrozenTrial, position: Position, facts: Facts, c
         record.losses.append([sign * value for sign, value in zip(candidates.signs, trial.values, strict=True)])
         record.admitted.append(facts.admitted and all(value <= 0 for value in trial.constraints.values()))
         record.trained.append(trial)
-    elif len(facts.costs) < len(candidates.known):
-        return  # what it costs is not known, as it is outside the limits or lacks parameters
-    elif failed:
+        return
+    if len(facts.costs) < len(candidates.known):
+        return  # its costs are not known, as it is outside the limits or lacks parameters
+    if failed:
         record.failed.append((position, facts.costs, facts.id))
     elif trial.state in UNDER_WAY:
         record.pending.append((position, facts.costs))

@@ -5,7 +5,8 @@ import threading
 import warnings
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Final
+from numbers import Integral
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,28 +15,17 @@ from optuna.samplers import BaseSampler
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from nas.candidates import Admits, Batch, Candidates, Costs, Identity, Position, check
-from nas.encoding import ABSENT, Encoding, Positions
+from nas.candidates import Admits, Batch, Candidates, Costs, Functions, Position
+from nas.encoding import ABSENT, Encoding, Identity, Positions
 from nas.errors import NasError
 from nas.gain import BelievedLoss, KnownLoss, expected_gain
 from nas.record import Record, learning_curve, propose, read, rows
+from nas.sampler_settings import SETTINGS
 from nas.surrogate import Scale, Surrogate, fit, fitted_on
 
 logger = logging.getLogger(__name__)
 
 Floats = NDArray[np.float64]
-
-SPREAD: Final = (6, 16)  # networks at first, that are spread over costs and choices: a third of the parameters, within this
-TAUGHT: Final = 3  # results at least, before a model is asked
-MODELLED: Final = 400  # observations at most
-EXPLORED: Final = 10_000  # values of random networks of the pool that are looked at: of fewer networks, the more parameters
-PARENTS: Final = 8  # networks at least that children come from
-CHILDREN: Final = (8_000, 384)  # values of networks that are changed from the best so far, and such networks at most
-CLIMBS: Final = 2  # rounds of changing the most promising candidates
-CLIMBERS: Final = 6  # candidates that are changed in a round
-STEPS: Final = 40  # changes of those in a round
-KEPT: Final = 8  # fits
-CURVES: Final = 3  # trained networks with a value at a step, from which that step tells of the end
 
 
 class FrontierSampler(BaseSampler):
@@ -77,9 +67,10 @@ class FrontierSampler(BaseSampler):
         admits: Admits | None = None,
         seed: int | None = None,
     ) -> None:
-        self._functions: dict[str, Any] = {"costs": costs, "identity": identity, "admits": admits}
-        check(distributions, self._functions, seed)
-        self._distributions = dict(distributions)
+        self._distributions = _checked(distributions)
+        self._functions = Functions(costs=costs, identity=identity, admits=admits)
+        if seed is not None and (not isinstance(seed, Integral) or int(seed) < 0):
+            raise NasError(f"seed: {seed!r} is not a whole number of 0 or more, or None")
         self._seed = int(np.random.SeedSequence(seed).generate_state(1)[0])
         self._spaces: dict[tuple[Any, ...], Candidates] = {}
         self._exhausted = False
@@ -160,13 +151,13 @@ class FrontierSampler(BaseSampler):
         free = bool(np.isnan(fixed).all())
         new = candidates.pool(fixed)
         if not candidates.complete:
-            some = rng.permutation(len(new))[: EXPLORED // new.positions.shape[1]]
+            some = rng.permutation(len(new))[: SETTINGS.pool_values // new.positions.shape[1]]
             new = new.where(np.isin(np.arange(len(new)), some))
         new = new.unlike(record.seen)
         self._exhausted = candidates.complete and len(new if free else candidates.pool(candidates.free).unlike(record.seen)) <= 1
         tried = len(record.losses) + len(record.stopped) + len(record.failed) + len(record.pending)
-        least, most = SPREAD
-        untaught = tried < max(least, min(most, len(fixed) // 3)) or len(record.losses) < TAUGHT
+        least, most = SETTINGS.initial_trials
+        untaught = tried < max(least, min(most, len(fixed) // 3)) or len(record.losses) < SETTINGS.min_observations
         if untaught and len(new):
             return _spread(candidates, new, record, rng, tried)
         search = _Search(candidates, new, record, rng, fixed)
@@ -184,12 +175,25 @@ class FrontierSampler(BaseSampler):
         signs = tuple(-1 if direction == StudyDirection.MAXIMIZE else 1 for direction in study.directions)
         key = (signs, *((name, repr(distribution)) for name, distribution in space.items()))
         if key not in self._spaces:
-            self._spaces[key] = Candidates(space, signs, seed=self._seed, **self._functions)
+            self._spaces[key] = Candidates(space, signs, self._functions, seed=self._seed)
         return self._spaces[key]
 
 
+def _checked(distributions: object) -> dict[str, BaseDistribution]:
+    """The parameters of a space.
+
+    Raises: NasError for what are none.
+    """
+    if not isinstance(distributions, Mapping):
+        raise NasError(f"distributions: {distributions!r} is not a mapping from names to distributions of Optuna's")
+    for name, of in distributions.items():
+        if not isinstance(of, BaseDistribution):
+            raise NasError(f"distributions[{name!r}]: {of!r} is none of Optuna's, such as CategoricalDistribution((1, 2))")
+    return dict(distributions)
+
+
 def _repeated(candidates: Candidates, tried: Positions, rng: np.random.Generator, fixed: Position) -> Position:
-    """A network where none is left to be chosen.
+    """Fallback when the space is exhausted: repeats a tried network, with a warning.
 
     Raises: NasError if none is known that is inside the limits, and no parameter is fixed.
     """
@@ -208,7 +212,7 @@ def _repeated(candidates: Candidates, tried: Positions, rng: np.random.Generator
 
 
 def _spread(candidates: Candidates, new: Batch, record: Record, rng: np.random.Generator, turn: int) -> NDArray[np.float64]:
-    """A network whose costs lie in the next gap, and whose choices are unlike those before."""
+    """Space-filling trial: fills the next gap in the costs with the network least like those before."""
     level, base, rest = 0.0, 0.5, turn + 1
     while rest:  # van der Corput's sequence: 1/2, 1/4, 3/4, 1/8, ...
         level, base, rest = level + base * (rest % 2), base / 2, rest // 2
@@ -276,9 +280,10 @@ class _Search:
             known, first = np.unique(np.vstack([believed[admitted], hoped]), axis=0, return_index=True)
             places = places[first]
             beaten = _beaten(known)
-            places = places[np.argsort(beaten, kind="stable")[: max(PARENTS, int((beaten == 0).sum()))]]
+            places = places[np.argsort(beaten, kind="stable")[: max(SETTINGS.min_parents, int((beaten == 0).sum()))]]
             self._front, self._worst = known[beaten == 0], np.vstack([believed, hoped]).max(axis=0)
-        pool, tried = self._candidates.pool(self._fixed).positions[:PARENTS], rows(record.places[-PARENTS:], width)
+        most = SETTINGS.min_parents
+        pool, tried = self._candidates.pool(self._fixed).positions[:most], rows(record.places[-most:], width)
         self.parents = next((found for found in (places, pool) if len(found)), tried)
         """Networks that others are made from: those that fewest dominate, as far as is believed."""
 
@@ -290,22 +295,22 @@ class _Search:
         key = (objective, positions.tobytes(), losses.tobytes())
         fits = self._candidates.fits
         if key not in fits:
-            if len(fits) == KEPT:
+            if len(fits) == SETTINGS.cached_fits:
                 fits.pop(next(iter(fits)))
             features = self._candidates.features(positions, losses[:, self._known])
             fits[key] = fit(features, self._candidates.groups, losses[:, objective])
         return fits[key]
 
     def _modelled(self, losses: Floats) -> NDArray[np.int64]:
-        """Which observations are modelled: all, or the half that fewest others dominate and some of the rest."""
-        if len(losses) <= MODELLED:
+        """Indices of the observations that are modelled: all, or the least dominated and a random part of the rest."""
+        half = SETTINGS.max_observations // 2
+        if len(losses) <= 2 * half:
             return np.arange(len(losses))
         order = np.argsort(_beaten(losses), kind="stable")
-        rest = self._rng.choice(order[MODELLED // 2 :], MODELLED // 2, replace=False)
-        return np.sort(np.append(order[: MODELLED // 2], rest))
+        return np.sort(np.append(order[:half], self._rng.choice(order[half:], half, replace=False)))
 
     def _further(self, scale: Scale, objective: int, targets: Floats) -> Iterator[tuple[Floats, Floats, Floats]]:
-        """Features, expected u and its variance, of trials that were not trained to the end."""
+        """Features, expected u and its variance for trials that did not finish: stopped ones, and failed ones as if the worst."""
         if objective == self._trained[0] and self._record.stopped:
             yield self._stopped(scale, objective)
         if failed := self._record.failed:
@@ -313,19 +318,20 @@ class _Search:
             yield self._features(failed), np.full(len(failed), targets.max()), np.full(len(failed), doubt)
 
     def _features(self, found: Sequence[tuple[Any, ...]]) -> Floats:
-        """Of networks that are given by their positions, their costs, and what does not matter here."""
+        """Features of networks given as (position, costs, ...)."""
         positions, costs = [one[0] for one in found], [one[1] for one in found]
         return self._candidates.features(rows(positions, len(self._fixed)), rows(costs, len(self._known)))
 
     def _stopped(self, scale: Scale, objective: int) -> tuple[Floats, Floats, Floats]:
         """Features, expected u and its variance, of trials that were stopped at a step that others have passed."""
         record, sign = self._record, self._candidates.signs[objective]
-        curves = list(map(learning_curve, record.trained[-MODELLED:]))
-        ends = np.array([losses[objective] for losses in record.losses[-MODELLED:]])
+        most = SETTINGS.max_observations
+        curves = list(map(learning_curve, record.trained[-most:]))
+        ends = np.array([losses[objective] for losses in record.losses[-most:]])
         told: dict[int, tuple[float, float]] = {}  # step → by how much losses change after it, and the variance of u then
         for last in {max(curve) for _, _, curve in record.stopped}:
             passed = [last in curve for curve in curves]
-            if sum(passed) >= CURVES:
+            if sum(passed) >= SETTINGS.min_curves:
                 then = np.array([sign * curve[last] for curve in curves if last in curve])
                 later = float(np.mean(ends[passed] - then))
                 error = scale.model(ends[passed]) - scale.model(then + later)
@@ -341,8 +347,7 @@ class _Search:
         """The candidate with the greatest expected gain; None if there is none."""
         rng, batch = self._rng, self._new
         if len(self.parents) and not self._candidates.complete:
-            values, most = CHILDREN
-            number = min(most, values // self.parents.shape[1])
+            number = min(SETTINGS.max_children, SETTINGS.child_values // self.parents.shape[1])
             batch += self._candidates.vary(rng, self.parents, number, self._record.seen, self._fixed)
         if not len(batch):
             return None
@@ -351,9 +356,10 @@ class _Search:
         losses = self._losses(batch)
         self._reference = self._beyond(losses)
         gains = self._gains(losses)
-        for _ in range(0 if self._candidates.complete else CLIMBS):
-            climbers = batch.positions[np.argsort(-gains)[:CLIMBERS]]
-            more = self._candidates.vary(rng, climbers, STEPS, self._record.seen | set(batch.ids), self._fixed)
+        for _ in range(0 if self._candidates.complete else SETTINGS.climb_rounds):
+            climbers = batch.positions[np.argsort(-gains)[: SETTINGS.climb_parents]]
+            seen = self._record.seen | set(batch.ids)
+            more = self._candidates.vary(rng, climbers, SETTINGS.climb_children, seen, self._fixed)
             if len(more):
                 batch, gains = batch + more, np.append(gains, self._gains(self._losses(more)))
         order = rng.permutation(len(gains))  # as several may promise as much

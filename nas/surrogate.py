@@ -11,20 +11,14 @@ from scipy.linalg.lapack import dtrtri
 from scipy.optimize import minimize
 from scipy.special import ndtr
 
+from nas.sampler_settings import SETTINGS
+
 Floats = NDArray[np.float64]
 
-EARLY: Final = 12  # observations, of which the median tells how far losses are apart: later ones gather at the best
-QUARTER: Final = 10.0  # times the gap of their first quartile, above which that tells instead: trainings diverged
-WORST: Final = 2.0  # u of what is more than six times as bad as the median: how bad does not matter
-FITTED: Final = 96  # observations that the scales are fitted to
-STEPS: Final = 20  # of that fit
-REFITTED: Final = 24  # observations, up to which each makes another fit; then each growth by a seventh does
-GROWTH: Final = 8 / 7
-RELEVANCE: Final = 2.0  # squared distance of two random points, before anything is known
-RAISED: Final = 7  # times that noise is raised tenfold
+NOISE_RAISES: Final = 7  # times that noise is raised tenfold
 JITTER: Final = 1e-5  # more than single precision leaves of a covariance's smallest eigenvalue
 PRIORS: Final = (  # of amplitudes as shares of the variance: logarithm's mean, and standard deviation
-    (np.log(0.5 / RELEVANCE), 1.0),  # of what adds up over parameters
+    (np.log(0.5 / SETTINGS.prior_relevance), 1.0),  # of what adds up over parameters
     (np.log(0.5), 1.0),  # of what does not
     (np.log(0.03), 1.2),  # noise
 )
@@ -41,17 +35,17 @@ class Scale:
     def of(cls, losses: Floats) -> "Scale":
         """The scale on which the better half of the losses take about one unit."""
         best = float(losses.min())
-        quarter, half, all_of_them = np.quantile(losses[:EARLY], (0.25, 0.5, 1.0)) - best
-        gaps = (min(half, QUARTER * quarter), half, all_of_them, float(losses.max()) - best, 1e-6 * abs(best))
+        quarter, half, all_of_them = np.quantile(losses[: SETTINGS.scale_observations], (0.25, 0.5, 1.0)) - best
+        gaps = (min(half, SETTINGS.max_quartile_gaps * quarter), half, all_of_them, float(losses.max()) - best, 1e-6 * abs(best))
         return cls(best=best, spread=next((float(gap) for gap in gaps if gap > 0), 1e-6))
 
     def model(self, losses: Floats) -> Floats:
         """Losses → u."""
-        return np.log(np.clip((losses - self.best) / self.spread + 1.0, 0.1, math.exp(WORST)))
+        return np.log(np.clip((losses - self.best) / self.spread + 1.0, 0.1, math.exp(SETTINGS.max_log_loss)))
 
     def losses(self, modelled: Floats) -> Floats:
         """Means of u → losses."""
-        return self.best + self.spread * (np.exp(np.minimum(modelled, WORST)) - 1.0)
+        return self.best + self.spread * (np.exp(np.minimum(modelled, SETTINGS.max_log_loss)) - 1.0)
 
     def improvement(self, levels: Floats, mean: Floats, deviation: Floats) -> Floats:
         """Expected amount by which a loss, u normal, lies below levels: the price of a put option (Black and Scholes, 1973)."""
@@ -63,9 +57,10 @@ class Scale:
 
 def fitted_on(number: int) -> NDArray[np.int64]:
     """Which of so many observations the relevances are fitted to: the same ones, as long as their number grows little."""
-    if number > REFITTED:
-        number = int(REFITTED * GROWTH ** math.floor(math.log(number / REFITTED, GROWTH)))
-    return np.unique(np.linspace(0, number - 1, min(FITTED, number)).astype(int))
+    least, growth = SETTINGS.refit_always, SETTINGS.refit_growth
+    if number > least:
+        number = int(least * growth ** math.floor(math.log(number / least, growth)))
+    return np.unique(np.linspace(0, number - 1, min(SETTINGS.fit_observations, number)).astype(int))
 
 
 def fit(features: Floats, groups: NDArray[np.int64], losses: Floats) -> Floats:
@@ -73,11 +68,11 @@ def fit(features: Floats, groups: NDArray[np.int64], losses: Floats) -> Floats:
     targets = Scale.of(losses).model(losses)
     targets = (targets - targets.mean()) / (targets.std() or 1.0)
     num_groups = int(groups.max()) + 1 if len(groups) else 0
-    prior = np.array([(np.log(RELEVANCE / max(1, num_groups)), 1.0)] * num_groups + list(PRIORS))
+    prior = np.array([(np.log(SETTINGS.prior_relevance / max(1, num_groups)), 1.0)] * num_groups + list(PRIORS))
     means, deviations = prior.T
     bounds = list(zip(means - 4 * deviations, means + 4 * deviations, strict=True))
-    arguments = (features, groups, targets, prior)
-    found: Any = minimize(_misfit, means, args=arguments, jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": STEPS})
+    arguments, options = (features, groups, targets, prior), {"maxiter": SETTINGS.fit_steps}
+    found: Any = minimize(_misfit, means, args=arguments, jac=True, method="L-BFGS-B", bounds=bounds, options=options)
     return np.asarray(found.x)
 
 
@@ -105,7 +100,7 @@ def _factor(covariance: Floats, noise: Floats | float) -> Floats:
     """The lower factor of a covariance with so much noise; with more, where rounding left it without one."""
     diagonal = np.diag_indices_from(covariance)
     covariance[diagonal] += noise
-    for more in JITTER * 10.0 ** np.arange(RAISED):
+    for more in JITTER * 10.0 ** np.arange(NOISE_RAISES):
         try:
             return np.asarray(cholesky(covariance, lower=True, check_finite=False))
         except LinAlgError:

@@ -4,14 +4,17 @@ Depth grows by alpha^phi, width by beta^phi, resolution by gamma^phi, with alpha
 parameters, so that phi + 1 doubles the multiply-adds (EfficientNet, arXiv:1905.11946, equation 3).
 """
 
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
 from optuna.distributions import BaseDistribution, FloatDistribution
+from tyro.conf import arg
 
 from nas.architecture import Architecture
+from nas.family import ScalingRule
 from nas.published import reference, references
 from nas.scaling import scale, scaled_depth
 from nas.spaces import Params, SearchSpace, check_multiple, check_range, checked, first_choices, num_choices
@@ -24,14 +27,16 @@ PHI_STEP: Final = 0.25
 class CompoundSpace(SearchSpace):
     """One network scaled by alpha, beta and gamma to the power phi."""
 
-    base: str = "efficientnet_b0"
-    """The network to scale: a reference's name, or an architecture's canonical text."""
+    base: Annotated[str | Architecture, arg(constructor=str)] = "efficientnet_b0"
+    """The network to scale: a reference's name, or in Python an Architecture, which is kept as its canonical text."""
     min_phi: float = -2.0
     """Smallest phi, a multiple of 0.25; at -1 the multiply-adds are halved."""
     max_phi: float = 3.0
     """Greatest phi, a multiple of 0.25; at 1 the multiply-adds are doubled."""
 
     def __post_init__(self) -> None:
+        if isinstance(self.base, Architecture):
+            object.__setattr__(self, "base", self.base.to_json())  # as a run folder holds it
         check_range("min_phi", self.min_phi, -6.0, self.max_phi)
         check_range("max_phi", self.max_phi, self.min_phi, 7.0)
         check_multiple("min_phi", self.min_phi, PHI_STEP)
@@ -61,7 +66,13 @@ class CompoundSpace(SearchSpace):
     @cached_property
     def architecture(self) -> Architecture:
         """The network at phi = 0."""
-        return Architecture.from_json(self.base) if self.base.startswith("{") else reference(self.base)
+        base = str(self.base)
+        return Architecture.from_json(base) if base.startswith("{") else reference(base)
+
+    def rule(self, params: Mapping[str, Any]) -> ScalingRule:
+        """The alpha, beta and gamma of a point: its multiples at phi = 1."""
+        alpha, beta, gamma = multiples({**params, "phi": 1.0})
+        return ScalingRule(alpha=alpha, beta=beta, gamma=gamma)
 
     def decode(self, params: Mapping[str, Any]) -> Architecture:
         depth, width, resolution = multiples(params)
@@ -83,12 +94,10 @@ class CompoundSpace(SearchSpace):
         points: dict[int, list[Params]] = {}
         shares = [round(SHARE_STEP * i, 2) for i in range(int(num_choices(self.parameters["depth_share"])))]
         phis = [self.min_phi + PHI_STEP * i for i in range(int(num_choices(self.parameters["phi"])))]
-        for phi in phis:
-            for depth_share in shares:
-                for width_share in shares:
-                    params = {"depth_share": depth_share, "width_share": width_share, "phi": phi}
-                    resolution = round(self.architecture.resolution * multiples(params)[2])
-                    points.setdefault(resolution, []).append(params)
+        for phi, depth_share, width_share in itertools.product(phis, shares, shares):
+            params = {"depth_share": depth_share, "width_share": width_share, "phi": phi}
+            resolution = round(self.architecture.resolution * multiples(params)[2])
+            points.setdefault(resolution, []).append(params)
         return points
 
     def _depths(self, depth: float) -> tuple[int, ...]:

@@ -98,7 +98,10 @@ def test_phi_0_is_the_network_and_below_it_shrinks():
             "phi 5: depth: 243.0 is not a positive number up to",
         ),
         (lambda: nas.scale_to_macs(B0, 0), "macs: 0 is not a positive number"),
-        (lambda: nas.scale_to_macs(B0, 1000), "macs 0.001 M: no network of the family is so small; the smallest, at phi -19.065"),
+        (
+            lambda: nas.scale_to_macs(SMALL, 1000),
+            "macs 0.001 M: no network of the family is so small; the smallest, at phi -10.032",
+        ),
         (lambda: nas.scale_to_macs(B0, 1e12), "macs 1000 B: no network of the family is so large; the largest, at phi 10.877"),
         (lambda: nas.scale_to_macs(SMALL, 1e7, nas.ScalingRule(alpha=1, beta=1, gamma=1)), "every phi means the same network"),
         (lambda: nas.write_family([], "nowhere"), "a family needs a network; give at least one phi"),
@@ -109,7 +112,7 @@ def test_a_mistake_raises_one_sentence(mistake, sentence):
         mistake()
 
 
-@settings(max_examples=60)
+@settings(max_examples=30)
 @given(architectures(), st.lists(st.floats(1, 1.6), min_size=3, max_size=3), st.lists(st.floats(0, 2), min_size=2, max_size=2))
 def test_upwards_nothing_gets_cheaper(architecture, coefficients, phis):
     """What a bisection between 0 and the largest phi stands on."""
@@ -121,12 +124,13 @@ def test_upwards_nothing_gets_cheaper(architecture, coefficients, phis):
 
 @pytest.fixture(scope="module")
 def every():
-    """phi in thousandths → multiply-adds, from -3 to 3."""
-    return {step: nas.scale_family(SMALL, [step / 1000])[0].cost.macs for step in range(-3000, 3001)}
+    """phi in thousandths → multiply-adds, from -1 to 1."""
+    return {step: nas.scale_family(SMALL, [step / 1000])[0].cost.macs for step in range(-1000, 1001)}
 
 
-@pytest.mark.parametrize("macs", [3e6, 3.2e6, 5_000_000, 5_010_000, 7.77e6, 12e6, 21e6])
+@pytest.mark.parametrize("macs", [5.2e6, 7_000_000, 7_010_000, 12e6])
 def test_the_largest_phi_within_a_budget_is_that_of_an_exhaustive_search(every, macs):
+    assert every[-1000] <= macs < every[1000]
     found = nas.scale_to_macs(SMALL, macs)
     assert round(found.phi * 1000) == max(step for step, cost in every.items() if cost <= macs)
     assert found.cost == nas.cost(found.architecture)
@@ -150,7 +154,7 @@ def narrowing():
 
 def test_a_budget_is_kept_where_a_smaller_phi_costs_more():
     rule = nas.ScalingRule(alpha=2, beta=1.2, gamma=1)
-    costs = {step: nas.scale_family(narrowing(), [step / 1000], rule)[0].cost.macs for step in range(-6000, 1)}
+    costs = {step: nas.scale_family(narrowing(), [step / 1000], rule)[0].cost.macs for step in range(-2500, 1)}
     assert costs[-1000] > costs[-999]  # the narrow block is dropped
     for macs in (9_900_000, 9_000_000, costs[-999]):
         found = nas.scale_to_macs(narrowing(), macs, rule)

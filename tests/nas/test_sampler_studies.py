@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 import zlib
+from pathlib import Path
 
 import numpy as np
 import optuna
@@ -17,10 +18,12 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState, create_trial
 
 from nas import FrontierSampler
-from nas.candidates import Candidates
+from nas.candidates import Candidates, Functions
 from nas.encoding import Encoding
-from nas.record import CURVE, REST, read
+from nas.record import CURVE, read
+from nas.sampler_settings import SETTINGS
 
+SHARING = Path(__file__).parents[1] / "data" / "share_study.py"
 SPACE = {f"x{i}": CategoricalDistribution((0, 1, 2)) for i in range(8)}
 SQUARE = {name: IntDistribution(0, 5) for name in "ab"}
 
@@ -44,34 +47,16 @@ def networks(study):
     return [tuple(trial.params.values()) for trial in study.trials if trial.params]
 
 
-def both_best(answer, *, trials=40, seeds=5):
-    """The mean of the least loss by us, and by random search."""
-    return (
-        np.mean([asked(FrontierSampler(SPACE, seed=seed), trials, answer).best_value for seed in range(seeds)]),
-        np.mean([asked(optuna.samplers.RandomSampler(seed=seed), trials, answer).best_value for seed in range(seeds)]),
-    )
-
-
-def test_trainings_that_diverge_do_not_blind_it():
-    def few(params):
-        return 1e6 * (1 + params["x3"]) if params["x0"] == 1 and params["x1"] == 2 else loss(params)
-
-    def most(params):
-        return 1e6 * (1 + params["x3"]) if params["x0"] or params["x4"] == 2 else loss(params)
-
-    for answer in (few, most):
-        ours, others = both_best(answer)
-        assert ours < 0.5 * others
-
-
-def test_where_trainings_fail_it_does_not_ask_on():
+def test_where_trainings_fail_or_diverge_it_does_not_ask_on():
     def answer(params):
-        return None if params["x0"] == 0 and params["x1"] != 2 else loss(params)
+        if params["x0"] == 0 and params["x1"] != 2:
+            return None
+        return 1e6 * (1 + params["x3"]) if params["x4"] == 2 else loss(params)
 
-    for seed in range(3):
-        study = asked(FrontierSampler(SPACE, seed=seed), 40, answer)
-        assert sum(trial.state == TrialState.FAIL for trial in study.trials[20:]) < 8
-        assert study.best_value < 0.6
+    study = asked(FrontierSampler(SPACE, seed=0), 40, answer)
+    late = study.trials[20:]
+    assert sum(trial.state == TrialState.FAIL or trial.value >= 1e6 for trial in late) < 8
+    assert study.best_value < 0.6
 
 
 def test_trainings_that_all_fail_are_spread_over_the_space():
@@ -85,15 +70,15 @@ def test_costs_are_features_by_their_logarithms_whatever_their_sign(sign):
     def costs(params):
         return None, 10.0 ** sum(params.values())
 
-    candidates = Candidates(SPACE, (1, sign), costs=costs, identity=None, admits=None, seed=0)
+    candidates = Candidates(SPACE, (1, sign), Functions(costs=costs), seed=0)
     exponents = np.arange(6.0, 11.0)
     shown = candidates.features(candidates.encoding.draw(np.random.default_rng(0), 5), sign * 10.0 ** exponents[:, None])[:, -1]
     assert np.allclose(np.diff(shown), sign * abs(shown[1] - shown[0]))
 
 
-def best_by_level(cost, seed):
+def best_by_level(cost):
     """The least loss at each value of a cost, after 40 networks of which those that cost more lose less."""
-    sampler = FrontierSampler(SPACE, costs=lambda params: (None, cost(params)), seed=seed)
+    sampler = FrontierSampler(SPACE, costs=lambda params: (None, cost(params)), seed=0)
     study = optuna.create_study(directions=["minimize", "minimize"], sampler=sampler)
     best = {}
     for _ in range(40):
@@ -104,43 +89,24 @@ def best_by_level(cost, seed):
     return best
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_where_a_cost_has_few_levels_the_dearest_is_searched_too(seed):
-    assert best_by_level(lambda params: params["x0"], seed) == {0: 0.0, 1: 0.25 - 2, 2: 1.0 - 4}
+def test_where_a_cost_has_few_levels_the_dearest_is_searched_too():
+    assert best_by_level(lambda params: params["x0"]) == {0: 0.0, 1: 0.25 - 2, 2: 1.0 - 4}
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_a_cost_that_is_the_same_for_all_networks_does_not_blind_it(seed):
-    assert best_by_level(lambda _: 5.0, seed) == {5.0: 0.0 - 10}
-
-
-SHARING = """
-import sys, optuna
-from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend
-from nas import FrontierSampler
-from optuna.distributions import IntDistribution
-optuna.logging.disable_default_handler()
-space = {name: IntDistribution(0, 5) for name in "ab"}
-study = optuna.load_study(study_name="s", storage=JournalStorage(JournalFileBackend(sys.argv[1])), sampler=FrontierSampler(space))
-input()
-for _ in range(11):
-    trial = study.ask()
-    a = trial.suggest_int("a", 0, 5)
-    study.tell(trial, (a - 3) ** 2 + (trial.suggest_int("b", 0, 5) - 2) ** 2)
-"""
+def test_a_cost_that_is_the_same_for_all_networks_does_not_blind_it():
+    assert best_by_level(lambda _: 5.0) == {5.0: 0.0 - 10}
 
 
 def test_processes_that_share_a_study_do_not_repeat_each_other(tmp_path):
     file = str(tmp_path / "journal")
     study = optuna.create_study(study_name="s", storage=JournalStorage(JournalFileBackend(file)))
-    command = [sys.executable, "-W", "ignore", "-c", SHARING, file]
-    shared = [subprocess.Popen(command, stdin=subprocess.PIPE, text=True) for _ in range(3)]
+    command = [sys.executable, "-W", "ignore", str(SHARING), file]
+    shared = [subprocess.Popen(command, stdin=subprocess.PIPE, text=True) for _ in range(2)]
     for process in shared:
         process.stdin.write("\n")
         process.stdin.flush()
-    assert [process.wait() for process in shared] == [0, 0, 0]
-    assert len(networks(study)) == len(set(networks(study))) == 33
+    assert [process.wait() for process in shared] == [0, 0]
+    assert len(networks(study)) == len(set(networks(study))) == 22
 
 
 def test_threads_that_share_a_sampler_do_not_repeat_each_other():
@@ -185,9 +151,9 @@ def test_what_no_network_inside_the_limits_has_is_kept_nonetheless():
 @pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
 def test_parameters_that_another_sampler_fixes_count_for_limits_and_repeats():
     inner = FrontierSampler(SPACE, admits=light, costs=lambda params: [None], seed=0)
-    study = asked(optuna.samplers.PartialFixedSampler({"x0": 2, "x5": 1}, inner), 30, loss)
+    study = asked(optuna.samplers.PartialFixedSampler({"x0": 2, "x5": 1}, inner), 20, loss)
     assert all(trial.params["x0"] == 2 and trial.params["x5"] == 1 and light(trial.params) for trial in study.trials)
-    assert len(set(networks(study))) == 30
+    assert len(set(networks(study))) == 20
 
 
 def test_a_network_that_is_enqueued_is_not_proposed_before_its_turn():
@@ -257,18 +223,18 @@ def test_the_last_network_of_a_large_space_ends_the_study(size):
 
 
 def test_the_few_that_are_inside_the_limits_are_all_found_before_the_study_ends(caplog):
-    """Of 16,384 points 49, which no random draws find all of."""
-    space = {f"width{i}": CategoricalDistribution((16, 24, 32, 48)) for i in range(7)}
+    """A few in a thousand of 4,096 points, which no random draws find all of."""
+    space = {f"width{i}": CategoricalDistribution((16, 24, 32, 48)) for i in range(6)}
 
     def admits(params):
-        return zlib.crc32(repr(tuple(params.values())).encode()) % 1000 < 3
+        return zlib.crc32(repr(tuple(params.values())).encode()) % 1000 < 6
 
     def objective(trial):
         return sum(trial.suggest_categorical(name, (16, 24, 32, 48)) for name in space)
 
     study = optuna.create_study(sampler=FrontierSampler(space, admits=admits, seed=0))
     study.optimize(objective, n_trials=200)
-    every = [dict(zip(space, widths, strict=True)) for widths in itertools.product((16, 24, 32, 48), repeat=7)]
+    every = [dict(zip(space, widths, strict=True)) for widths in itertools.product((16, 24, 32, 48), repeat=6)]
     assert sorted(networks(study)) == sorted(tuple(params.values()) for params in every if admits(params))
     assert "no network is left that is inside the limits and was not tried" in caplog.text
 
@@ -324,14 +290,14 @@ def test_of_trials_without_an_end_the_last_are_modelled_and_none_repeated():
     study = optuna.create_study(sampler=FrontierSampler(SPACE, seed=0))
     generator = np.random.default_rng(0)
     for state in (TrialState.RUNNING, TrialState.PRUNED, TrialState.FAIL):
-        for _ in range(REST + 50):
+        for _ in range(SETTINGS.max_unfinished + 50):
             params = {name: int(generator.integers(3)) for name in SPACE}
             study.add_trial(
                 create_trial(params=params, distributions=SPACE, state=state, intermediate_values={1: 0.5, 2: math.nan})
             )
-    candidates = Candidates(SPACE, (1,), costs=None, identity=None, admits=None, seed=0)
+    candidates = Candidates(SPACE, (1,), Functions(), seed=0)
     record = read(study, candidates, beside=-1)
-    assert len(record.pending) == len(record.stopped) == len(record.failed) == REST
+    assert len(record.pending) == len(record.stopped) == len(record.failed) == SETTINGS.max_unfinished
     assert len(record.seen) == len(set(networks(study)))
     assert record.stopped[0][2] == {1: 0.5}
 
@@ -347,8 +313,8 @@ def test_layers_that_a_trial_never_asked_for_do_not_make_it_another_network():
         return depth + sum((trial.suggest_int(f"kernel{i}", 0, 3) - 2) ** 2 for i in range(1, depth + 1))
 
     study = optuna.create_study(sampler=FrontierSampler(space, identity=identity, seed=0))
-    study.optimize(objective, n_trials=40)
-    assert len(networks(study)) == len(set(networks(study))) == 40
+    study.optimize(objective, n_trials=25)
+    assert len(networks(study)) == len(set(networks(study))) == 25
 
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
     study.enqueue_trial({"depth": 1, "kernel1": 3})
@@ -356,9 +322,9 @@ def test_layers_that_a_trial_never_asked_for_do_not_make_it_another_network():
     before = set(networks(study))
     study.sampler = FrontierSampler(space, identity=identity, seed=0)
     study.enqueue_trial({"depth": 1, "kernel1": 3})
-    study.optimize(objective, n_trials=40)
+    study.optimize(objective, n_trials=20)
     assert before.isdisjoint(networks(study)[21:])  # what another sampler tried, or somebody asked for
-    assert len(set(networks(study)[21:])) == 39
+    assert len(set(networks(study)[21:])) == 19
 
 
 def test_what_a_sampler_of_another_space_left_under_way_does_no_harm():
@@ -377,14 +343,14 @@ def test_many_choices_of_a_kind_take_no_more_than_each_alone():
     assert encoding.features(encoding.draw(np.random.default_rng(0), 2)).shape == (2, 4000)
 
 
-@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize("seed", range(4))
 def test_a_parameter_is_not_taken_to_depend_on_one_of_many_values_that_were_met_once(seed):
     space = {"width": IntDistribution(1, 60), "depth": IntDistribution(1, 2), "kernel": IntDistribution(0, 9)}
 
     def identity(params):
         return params["width"], params["depth"], params["kernel"] if params["depth"] == 2 else None
 
-    candidates = Candidates(space, (1,), costs=None, identity=identity, admits=None, seed=seed)
+    candidates = Candidates(space, (1,), Functions(identity=identity), seed=seed)
     assert len(candidates.pool(candidates.free)) == 60 * 11
 
 

@@ -7,12 +7,14 @@ import numpy as np
 import optuna
 import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
 from optuna.testing.pytest_samplers import BasicSamplerTestCase, MultiObjectiveSamplerTestCase, RelativeSamplerTestCase
 from optuna.trial import TrialState, create_trial
 from scipy.optimize import check_grad
 
 from nas import FrontierSampler, NasError
-from nas.candidates import Candidates
+from nas.candidates import Candidates, Functions
 from nas.encoding import Encoding
 from nas.gain import BelievedLoss, KnownLoss, expected_gain
 from nas.pareto import hypervolume
@@ -60,11 +62,9 @@ def volume(study):
     return hypervolume([(-trial.values[0], trial.values[1]) for trial in done], (-80.0, 48.0))
 
 
-@pytest.mark.parametrize("workers", [1, 8])
-def test_it_finds_in_30_trials_more_than_random_search_in_150(workers):
-    for seed in range(3):
-        ours = volume(searched(FrontierSampler(SPACE, costs=known, seed=seed), 30, workers=workers))
-        assert ours > volume(searched(optuna.samplers.RandomSampler(seed=seed), 150))
+def test_it_finds_in_30_trials_more_than_random_search_in_150():
+    ours = volume(searched(FrontierSampler(SPACE, costs=known, seed=0), 30, workers=8))
+    assert ours > volume(searched(optuna.samplers.RandomSampler(seed=0), 150))
 
 
 def test_no_network_is_proposed_twice_or_beyond_the_limits():
@@ -76,7 +76,7 @@ def test_no_network_is_proposed_twice_or_beyond_the_limits():
         return 20 <= price(params) <= 30
 
     sampler = FrontierSampler(SPACE, costs=known, identity=identity, admits=admits, seed=0)
-    study = searched(sampler, 25, workers=4)
+    study = searched(sampler, 16, workers=4)
     assert all(admits(trial.params) for trial in study.trials)
     assert len({identity(trial.params) for trial in study.trials}) == len(study.trials)
 
@@ -102,10 +102,10 @@ def test_values_that_are_rounded_on_their_way_through_a_study_are_not_repeated()
     space = {"a": FloatDistribution(1e-5, 3e-2, log=True), "b": FloatDistribution(2.0, 2.0), "c": IntDistribution(0, 10**9)}
     space |= {"d": CategoricalDistribution((None, math.nan, "x"))}
     study = optuna.create_study(sampler=FrontierSampler(space, seed=0))
-    for _ in range(25):
+    for _ in range(15):
         trial = study.ask(space)
         study.tell(trial, trial.params["a"])
-    assert len({tuple(map(str, trial.params.values())) for trial in study.trials}) == 25
+    assert len({tuple(map(str, trial.params.values())) for trial in study.trials}) == 15
 
 
 def test_a_space_of_which_every_network_was_tried_ends_the_study():
@@ -120,18 +120,18 @@ def test_the_same_seed_proposes_the_same_and_a_study_goes_on_from_its_storage(tm
     def sampler():
         return FrontierSampler(SPACE, costs=known, seed=3)
 
-    whole = searched(sampler(), 14)
-    storage = f"sqlite:///{tmp_path / 'study.db'}"
+    whole = searched(sampler(), 11)
+    storage = JournalStorage(JournalFileBackend(str(tmp_path / "journal")))
     first = optuna.create_study(storage=storage, study_name="s", directions=["maximize", "minimize"], sampler=sampler())
     searched(None, 8, study=first)
     again = optuna.load_study(storage=storage, study_name="s", sampler=sampler())
-    searched(None, 6, study=again)
+    searched(None, 3, study=again)
     assert [trial.params for trial in again.trials] == [trial.params for trial in whole.trials]
-    other = searched(FrontierSampler(SPACE, costs=known, seed=4), 14)
+    other = searched(FrontierSampler(SPACE, costs=known, seed=4), 11)
     assert [trial.params for trial in other.trials] != [trial.params for trial in whole.trials]
 
 
-@pytest.mark.parametrize("directions", [["minimize"], ["maximize"], ["minimize", "maximize", "minimize"], ["maximize"] * 4])
+@pytest.mark.parametrize("directions", [["maximize"], ["minimize", "maximize", "minimize"], ["maximize"] * 4])
 def test_any_number_of_objectives_in_any_directions(directions):
     """Of each kind of parameter, with the first and the last objective trained, and the others known."""
     space = {
@@ -158,7 +158,7 @@ def test_any_number_of_objectives_in_any_directions(directions):
         ("random", optuna.samplers.RandomSampler(seed=0)),
     ):
         study = optuna.create_study(directions=directions, sampler=sampler)
-        for _ in range(25):
+        for _ in range(16):
             trial = study.ask(space)
             study.tell(trial, losses(trial.params))
         points = [tuple(s * v for s, v in zip(signs, trial.values, strict=True)) for trial in study.trials]
@@ -228,7 +228,7 @@ def test_it_learns_from_stopped_trials_but_believes_them_less_than_trained_ones(
     def asked(*more):
         """How many of so many studies try the last choice next."""
         count = 0
-        for seed in range(12):
+        for seed in range(6):
             study = optuna.create_study(direction="maximize", sampler=FrontierSampler(space, seed=seed))
             generator = np.random.default_rng(seed)
             study.add_trials([trial(good, generator.random(), 50 + generator.random()) for good in "abcd" for _ in range(2)])
@@ -239,8 +239,8 @@ def test_it_learns_from_stopped_trials_but_believes_them_less_than_trained_ones(
     promising = asked(trial("f", 0.2, 60, last=1), trial("f", 0.7, 60, last=1))
     poor = asked(trial("f", 0.2, 30, last=1), trial("f", 0.7, 30, last=1))
     assert promising > poor
-    assert promising > 6
-    assert poor < 3
+    assert promising > 3
+    assert poor < 2
 
 
 @pytest.mark.parametrize(
@@ -383,9 +383,9 @@ def test_the_gradient_of_the_fit_is_right():
 
 def test_the_surrogate_is_good_from_twenty_observations_and_knows_what_it_does_not_know():
     generator = np.random.default_rng(0)
-    candidates = Candidates(SPACE, (1,), costs=None, identity=None, admits=None, seed=0)
+    candidates = Candidates(SPACE, (1,), Functions(), seed=0)
     encoding, off, right = candidates.encoding, [], []
-    for _ in range(10):
+    for _ in range(4):
         points = encoding.draw(generator, 320)
         losses = np.array([-3 * math.log(price(encoding.params(point))) + (point[0] - point[1]) ** 2 / 8 for point in points])
         features, seen = encoding.features(points), losses[:20] + 0.1 * generator.standard_normal(20)
@@ -398,3 +398,10 @@ def test_the_surrogate_is_good_from_twenty_observations_and_knows_what_it_does_n
         right.append(np.corrcoef(mean, losses[20:])[0, 1])
     assert np.mean(right) > 0.8
     assert 0.3 < np.mean(off) < 3
+
+
+@pytest.mark.parametrize("diverged", [2, 8])
+def test_trainings_that_diverge_do_not_set_the_scale_of_losses(diverged):
+    losses = np.append(np.linspace(1, 2, 12 - diverged), np.full(diverged, 1e6))
+    good = Scale.of(losses).model(losses)[: 12 - diverged]
+    assert np.ptp(good) > 0.05  # 1e-6 by the median of the eight

@@ -1,0 +1,56 @@
+"""The tunables of FrontierSampler in one place, with the values that its figures were measured with. Read `samplers.py` next."""
+
+from dataclasses import dataclass
+from typing import Final
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """How FrontierSampler spends its budgets; counts unless another unit is given."""
+
+    # Proposals
+    initial_trials: tuple[int, int] = (6, 16)  # space-filling ones: num_params / 3, clamped to this range
+    min_observations: int = 3  # finished trials before a model is fitted
+    max_observations: int = 400  # finished trials that are modelled: half of these the best, the rest at random
+    pool_values: int = 10_000  # budget per proposal: scores pool_values / num_params candidates of the pool
+    min_parents: int = 8  # non-dominated networks, filled up with the next best, that are mutated
+    child_values: int = 8_000  # budget per proposal: scores child_values / num_params mutated candidates
+    max_children: int = 384  # mutated candidates per proposal at most
+    climb_rounds: int = 2  # rounds of local search from the most promising candidates
+    climb_parents: int = 6  # candidates that a round starts from
+    climb_children: int = 40  # mutated candidates per round
+    cached_fits: int = 8  # hyperparameters kept for observations that come again
+    min_curves: int = 3  # finished curves needed before a step is used to extrapolate stopped trials
+    max_unfinished: int = 100  # most recent stopped trials that are modelled; also failed ones, and pending ones
+
+    # Candidates
+    scored_points: int = 2_048  # spaces of up to this size are scored whole for every proposal
+    enumerated_points: int = 65_536  # spaces of up to this size are searched whole before the study ends
+    pool_size: int = 1_024  # random candidates of a larger space
+    cached_pools: int = 4  # pools kept, one for each set of fixed parameters
+    max_draws: int = 5_000  # random points drawn to fill the pool, where the limits admit few
+    sparse_pool: int = 256  # pools of fewer networks are filled up with mutations of these
+    max_cost_deviations: float = 10.0  # cost features are clipped to this many standard deviations either way
+    mutation_retries: int = 2  # further rounds of mutations where less than half are new and inside the limits
+
+    # Encoding
+    max_listed_values: int = 64  # numeric parameters of up to this many values are encoded one by one
+    probe_points: int = 20  # random points that show which parameter depends on which
+    mutation_shares: tuple[float, ...] = (1.0, 0.4, 0.15)  # of children with one value changed, a second, a third
+    mutation_deviation: float = 0.15  # standard deviation of a numeric mutation, as a share of the range
+
+    # Surrogate
+    scale_observations: int = 12  # first losses, whose median sets the scale: later ones gather at the best
+    max_quartile_gaps: float = 10.0  # cap on the scale, in lower-quartile gaps, so that diverged trainings do not set it
+    max_log_loss: float = 2.0  # losses more than e^2 - 1 scales above the best all count as this
+    fit_observations: int = 96  # observations that the hyperparameters are fitted to at most
+    fit_steps: int = 20  # iterations of L-BFGS-B
+    refit_always: int = 24  # up to this many observations each new one makes another fit
+    refit_growth: float = 8 / 7  # beyond, every growth by this factor does
+    prior_relevance: float = 2.0  # prior mean of the squared distance of two random points
+
+    # Acquisition
+    max_cells: int = 640  # cells of the grid over all losses but one
+
+
+SETTINGS: Final = Settings()

@@ -1,0 +1,95 @@
+"""The alpha, beta and gamma that scale a trained network best: a search of the compound space at phi = 1.
+
+Read `scale_commands.py` next.
+"""
+
+import math
+from dataclasses import dataclass, replace
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from nas.architecture import Architecture
+from nas.costs import cost
+from nas.description import experiment_of, space_of
+from nas.errors import NasError
+from nas.family import ScalingRule
+from nas.networks import OwnNetwork, parse_network
+from nas.objectives import Limit
+from nas.objectives.macs_m import OBJECTIVE as MACS
+from nas.objectives.val_top1_pct import OBJECTIVE as TOP1
+from nas.recipe import standard_error_pct
+from nas.runs import read_experiment
+from nas.spaces import space
+from nas.table import best, history, results
+
+if TYPE_CHECKING:
+    from nas.driver import Watch
+
+TOLERANCE: Final = 0.05  # of twice the multiply-adds: depths round up, so by the rule alone they grow by 1.9 to 2.8 for B0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fit:
+    """What a fit has found."""
+
+    base: Architecture
+    rule: ScalingRule
+    """By which the most accurate network was made from `base`, at phi = 1."""
+    verdict: str
+    """How far it is ahead of the next, in one sentence."""
+
+
+def fit_scaling(run: str | PathLike[str], *, trial: int | None = None, trials: int = 20, watch: "Watch | None" = None) -> Path:
+    """Search for the rule by which a run's network scales best; gives the folder of that search, for `read_fit`.
+
+    The network is that of `trial`, by default of the run's best. So many networks at phi = 1, each within 5 % of twice its
+    multiply-adds, are trained by the run's recipe. `resume` continues a fit that was killed.
+    Source: EfficientNet, arXiv:1905.11946, section 3.3, step 1. Raises: NasError as `search` does.
+    """
+    from nas.driver import search, unwatched  # which loads Ray
+
+    described, (_, base) = read_experiment(Path(run)), trained_network(run, trial)
+    asked = experiment_of(described, Path(run).resolve().parent)
+    compound: Any = space("compound")
+    twice = 2 * cost(base, len(asked.dataset.classes)).macs / 1e6
+    limit = Limit(objective=MACS, low=(1 - TOLERANCE) * twice, high=(1 + TOLERANCE) * twice)
+    around = replace(compound, base=base, min_phi=1.0, max_phi=1.0)
+    alone = replace(asked, latency=None, start=(), reuse=(), baselines=(), early_stopping=False, keep_all=False)
+    fit = replace(alone, space=around, objectives=(TOP1,), limits=(limit,), sampler="frontier", trials=trials)
+    return search(fit, name=f"{described['name']}-scaling", watch=watch or unwatched)
+
+
+def read_fit(run: str | PathLike[str]) -> Fit | None:
+    """What a fit has found so far; None if the run is none."""
+    compound: Any = space_of(read_experiment(Path(run)))
+    if compound.name != "compound" or not compound.min_phi == compound.max_phi == 1:
+        return None
+    df, top1 = results(run), TOP1.name
+    best(df, top1)  # raises if none is done
+    done = df[df["status"] == "done"].sort_values([top1, "trial"], ascending=[False, True]).drop_duplicates("id").head(2)
+    rules = [compound.rule({name: row[f"params.{name}"] for name in compound.parameters}) for _, row in done.iterrows()]
+    images = int(history(run)["val_images"].max())
+    verdict = f"{rules[0]} is the best, {top1} {done[top1].iloc[0]:.2f} over {images:,} images"
+    if len(done) > 1:
+        ahead = done[top1].iloc[0] - done[top1].iloc[1]
+        error = math.hypot(*(standard_error_pct(top, images) for top in done[top1]))
+        verdict += f"; the next, {rules[1]}, is {ahead:.2f} points behind, {'' if ahead > error else 'no '}more than "
+        verdict += f"the standard error of the difference, {error:.2f} points (binomial; each was trained once)"
+    return Fit(base=compound.architecture, rule=rules[0], verdict=verdict)
+
+
+def trained_network(run: str | PathLike[str], trial: int | None = None) -> tuple[int, Architecture]:
+    """(its number, the network of) a trial of a run, by default of the best on the run's first objective.
+
+    Raises: NasError for a trial that is not there or not done, or one of timm's own networks.
+    """
+    df = results(run)
+    done = df[df["status"] == "done"].set_index("trial", drop=False)
+    if trial is not None and trial not in done.index:
+        raise NasError(f"trial {trial} is not a done one of {run}; done: {', '.join(map(str, done.index)) or 'none'}")
+    row: Any = best(df, next(iter(df.attrs["directions"])), within_error=True) if trial is None else done.loc[trial]
+    network = parse_network(row["architecture"])
+    if not isinstance(network, OwnNetwork):
+        raise NasError(f"trial {row['trial']}, {row['name']}, is timm's own network, which has no architecture to scale")
+    return int(row["trial"]), network.architecture
