@@ -21,8 +21,8 @@ from nas.errors import NasError
 from nas.experiment import Experiment
 from nas.family import ScalingRule
 from nas.objectives import objective
-from nas.recipe import standard_error_pct
 from nas.runs import EXPERIMENT_FILE, read_experiment
+from nas.statistics import standard_error_pct
 from nas.table import history, num_ended, results, rows
 from nas.triples import GRID, TOLERANCE, TripleSpace, trained_network, triple_space
 from nas.trust import TOP1
