@@ -12,7 +12,6 @@ if TYPE_CHECKING:
     from nas.architecture import Architecture, Block, Head, Stem
     from nas.coefficients import fit_scaling
     from nas.comparison import compare
-    from nas.conditions import where
     from nas.costs import Cost, cost
     from nas.datasets import ImageData, dataset
     from nas.driver import resume, search
@@ -75,7 +74,6 @@ _HOMES = {
     "space": "spaces",
     "train_network": "trainer",
     "verify": "verification",
-    "where": "conditions",
     "write_family": "family",
     "write_report": "report",
 }
@@ -121,7 +119,6 @@ __all__ = [
     "space",
     "train_network",
     "verify",
-    "where",
     "write_family",
     "write_report",
 ]
