@@ -27,13 +27,13 @@ def time_of(trial: int, hour: int) -> str:
     return f"2026-01-01T{hour:02}:{trial // 60 % 60:02}:{trial % 60:02}+00:00"
 
 
-def start(trial: int, values: Mapping[str, float], **more: Any) -> dict[str, Any]:
+def start(trial: int, values: Mapping[str, float], /, **more: Any) -> dict[str, Any]:
     """The line that tells of a trial's begin."""
     proposal = {"id": f"id{trial}", "params": {"depth": trial}, "source": "search", "architecture": TEXT, "values": dict(values)}
     return {"event": "start", "time": time_of(trial, 0), "trial": trial} | proposal | more
 
 
-def end(trial: int, values: Mapping[str, float], **more: Any) -> dict[str, Any]:
+def end(trial: int, values: Mapping[str, float], /, **more: Any) -> dict[str, Any]:
     """The line that tells of its end."""
     training = {"epochs": 2, "seconds": 1.5, "fingerprint": "f", "device": "cpu, 1 thread(s)", "precision": "float32"}
     return {"event": "end", "time": time_of(trial, 1), "trial": trial, "status": "done", "values": dict(values)} | training | more
