@@ -18,11 +18,11 @@ from typing import Any, Final
 import numpy as np
 import pandas as pd
 
+from nas.architecture import Architecture
 from nas.comparison import trust
 from nas.description import space_of
-from nas.errors import NasError, users_code
+from nas.errors import ArchitectureError, NasError, users_code
 from nas.housekeeping import summarize
-from nas.networks import TimmNetwork, parse_network
 from nas.pareto import Box
 from nas.runs import read_experiment
 from nas.spaces import is_choice, num_choices
@@ -203,11 +203,11 @@ def _networks(texts: Iterable[Any]) -> dict[str, Any]:
     places: dict[Any, int] = {}
     networks: list[Any] = []
     for text in texts:
-        found = parse_network(text)
-        if isinstance(found, TimmNetwork):
+        try:
+            network = Architecture.from_json(text)
+        except ArchitectureError:  # to ask what network it is would load timm and torch
             networks.append(None)
             continue
-        network = found.architecture
         stem, head = network.stem, network.head
         stages = [[places.setdefault(block, len(places)) for block in stage] for stage in network.stages]
         networks.append([network.resolution, stem.width, stem.stride, network.activation, head.kind, head.width, stages])
