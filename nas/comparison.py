@@ -12,6 +12,7 @@ from nas.errors import NasError
 from nas.pareto import Box, Losses, dominates, loss
 from nas.statistics import Agreement, Interval, agreement, difference_interval
 from nas.table import front, full_trainings, losses, results, run_folders
+from nas.trial import Status
 
 ENOUGH: Final = 2  # runs of a side, that tell something of the noise
 LEVELS: Final = 5  # costs at which attainment is told
@@ -122,7 +123,7 @@ def _found(df: pd.DataFrame) -> pd.DataFrame:
     Raises: NasError where that is nothing.
     """
     known = df[list(df.attrs["directions"])].notna().all(axis=1)
-    found = df[(df["status"] == "done") & df["within_limits"] & ~df["is_baseline"] & known]
+    found = df[(df["status"] == Status.DONE) & df["within_limits"] & ~df["is_baseline"] & known]
     if found.empty:
         raise NasError(f"{_name(df)} has found no network yet, so there is nothing to compare")
     return found

@@ -240,7 +240,7 @@ def _curves(run: Path) -> dict[str, Any]:
 def _importance(described: Mapping[str, Any], trials: pd.DataFrame) -> dict[str, Any]:
     """For each objective that needs training, the parameters of the greatest importance; or why there are none to tell."""
     trained = [one for one in described["objectives"] if one["needs_training"]]
-    done = trials[(trials["status"] == "done") & trials["id"].notna()]
+    done = trials[(trials["status"] == Status.DONE) & trials["id"].notna()]
     done = done.dropna(subset=[name for name in done.columns if name.startswith("params.")], how="all")
     if not trained:
         return {"why": "No objective of this run needs training, so every one follows from the parameters by a formula."}

@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING
 
 from nas.parsing import command
 from nas.printing import log_to_stdout, print_front, print_rows, print_table, shown_path
+from nas.trial import Status
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from nas.comparison import Comparison
 
 
@@ -46,22 +45,18 @@ def table(
     chosen = chosen.loc[[best_row(chosen, best, within_error=within_error).name]] if best else chosen
     if output is not None:
         output.write_text(chosen.to_csv(index=False), encoding="utf-8")  # in place: it may be a pipe or /dev/stdout
-    elif front and not (where or best) and df["run"].nunique() <= 1:
+        return
+    if front and not (where or best) and df["run"].nunique() <= 1:
         print_front(df)
-    else:
-        _print_trials(
-            df, chosen if where else chosen[chosen["trial"].notna()]
-        )  # else asks that were turned down are only counted
-        if len(chosen) == len(df):
-            counts = df["status"].value_counts()
-            statuses = dict.fromkeys(("done", "stopped", "failed", "running", *counts.index))
-            print(", ".join(f"{counts.get(status, 0)} {status}" for status in statuses))
-
-
-def _print_trials(df: "pd.DataFrame", chosen: "pd.DataFrame") -> None:
+        return
+    shown = chosen if where else chosen[chosen["trial"].notna()]  # what was turned down is only counted
     runs = ["run"] if df["run"].nunique() > 1 else []
-    failures = ["reason", "error"] if chosen["reason"].notna().any() else []
-    print_rows(chosen, [*runs, "trial", "id", "status", *df.attrs["directions"], "seconds", "source", "name", *failures])
+    failures = ["reason", "error"] if shown["reason"].notna().any() else []
+    print_rows(shown, [*runs, "trial", "id", "status", *df.attrs["directions"], "seconds", "source", "name", *failures])
+    if chosen is df:
+        counts = df["status"].value_counts()
+        statuses = dict.fromkeys((Status.DONE, Status.STOPPED, Status.FAILED, Status.RUNNING, *counts.index))
+        print(", ".join(f"{counts.get(status, 0)} {status}" for status in statuses))
 
 
 @command
