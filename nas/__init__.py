@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from nas.architecture import Architecture, Block, Head, Stem
     from nas.comparison import compare
-    from nas.conditions import where
     from nas.costs import Cost, cost
     from nas.datasets import ImageData, dataset
     from nas.driver import resume, search
@@ -76,7 +75,6 @@ _HOMES = {
     "space": "spaces",
     "train_network": "trainer",
     "verify": "verification",
-    "where": "conditions",
     "write_family": "family",
     "write_report": "report",
 }
@@ -123,7 +121,6 @@ __all__ = [
     "space",
     "train_network",
     "verify",
-    "where",
     "write_family",
     "write_report",
 ]

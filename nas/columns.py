@@ -41,7 +41,7 @@ TRIALS: Final = (
     _column(
         "source",
         "str",
-        "search; reference (a published network, tried first or trained by `nas baselines`); start (given with --start); reuse "
+        "search; reference (a published network, tried first or given with --baselines); start (given with --start); reuse "
         "(its outcome is another run's).",
     ),
     _column(
@@ -59,7 +59,7 @@ TRIALS: Final = (
     _column(
         "within_limits", "bool", "A point of the space that meets the limits of the run's last session, as far as they are known."
     ),
-    _column("is_baseline", "bool", "Trained by `nas baselines`, not found by the search."),
+    _column("is_baseline", "bool", "Given with --baselines, not found by the search."),
     _column("epochs", "Int64", "Passes over the training part."),
     _column("seconds", "float64", "Of building, training and validating.", "s"),
     _column("started", "datetime64[us, UTC]", "When it was proposed."),
@@ -106,8 +106,9 @@ def documentation() -> str:
         _listed(objectives),
         "\nEvery parameter of the space is a column `params.NAME`, with the space's own values, in one of pandas' types "
         "that may be missing; `nas space NAME` lists them.\n",
-        "\n`attrs` of the DataFrame: `directions` (objective → minimize or maximize), `limits` (objective → low and high) and "
-        "`latency_error_pct`, the mean error of the latency table, None where none was used or it was not checked.\n",
+        "\n`attrs` of the DataFrame: `directions` (objective → minimize or maximize), `limits` (objective → low and high), "
+        "`learning_curve` (the objective that is the top-1 after each epoch, None where none is) and `table_error_pct` (objective "
+        "→ the mean error of the latency table that it is predicted by, where that was checked).\n",
         "## `nas.history(run)`: a row for every trial and epoch\n",
         _listed(HISTORY),
     )

@@ -21,7 +21,6 @@ from torch import Tensor, nn
 
 from nas.artefacts import MODEL_FILE, ONNX_FILE, TORCH_FILE, prove, write_artefacts
 from nas.cards import CONFIG_FILE, README_FILE, latency_of, make_card, readme
-from nas.conditions import where
 from nas.datasets import Dataset, ImageData, load_part
 from nas.description import dataset_of, package_versions
 from nas.devices import device_name, pick_device
@@ -33,7 +32,7 @@ from nas.proof import INT8_FILE
 from nas.quantise import quantise
 from nas.runs import CARD_FILE, WEIGHTS, read_experiment
 from nas.table import best as best_row
-from nas.table import front, history, results
+from nas.table import front, history, results, select
 from nas.weights import WEIGHTS_FILE, built_empty, read_plain, sha256, with_weights
 
 BINARY_FILES: Final = (WEIGHTS_FILE, TORCH_FILE, ONNX_FILE, INT8_FILE)
@@ -87,7 +86,7 @@ def export_front(
     folder = Path(run).resolve()
     place = Path(output).resolve() if output is not None else folder / "exports"
     rows = front(results(folder))
-    rows = where(rows, conditions) if conditions else rows
+    rows = select(rows, conditions) if conditions else rows
     if rows.empty:
         raise NasError(f"{folder} has no network on its front{' that meets the conditions' if conditions else ' yet'}")
     folders, images = [], cache(partial(_images_of, folder, dataset, int8=int8))  # read once
@@ -162,7 +161,7 @@ def check_replaceable(target: Path) -> None:
 
 def _chosen(df: pd.DataFrame, trial: int | None, best: str | None, conditions: str, *, within_error: bool) -> "pd.Series[Any]":
     """The row to export."""
-    df = where(df, conditions) if conditions else df
+    df = select(df, conditions) if conditions else df
     if (trial is None) == (best is None):
         raise NasError("export takes either a trial's number or the objective to be best on; give --trial or --best")
     if best is not None:

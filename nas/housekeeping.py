@@ -9,6 +9,7 @@ from pathlib import Path
 from nas.errors import NasError
 from nas.runs import EXPERIMENT_FILE, WEIGHTS, is_running, locked, read_experiment
 from nas.table import best, results
+from nas.trial import UNDER_WAY
 from nas.trial_log import read_trials
 
 
@@ -66,7 +67,7 @@ def removable(run: Path) -> list[Path]:
     """
     df = results(run)
     front = {f"{trial}.safetensors" for trial in df["trial"][df["is_front"]]}
-    under_way = {f"trial{trial}" for trial in df["trial"][df["status"].isin(("running", "interrupted"))]}
+    under_way = {f"trial{trial}" for trial in df["trial"][df["status"].isin(UNDER_WAY)]}
     return [entry for entry in sorted((run / WEIGHTS).glob("*")) if entry.name not in front | under_way]
 
 

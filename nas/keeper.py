@@ -1,15 +1,13 @@
 """Which weights a run keeps: by default those of the networks on its front. Read `searcher.py` next."""
 
 import logging
-import math
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from nas.errors import NasError
 from nas.files import copy_whole
-from nas.pareto import dominates, hypervolume
-from nas.problem import Losses, Problem
+from nas.pareto import Box, Losses, dominates
 from nas.runs import WEIGHTS
 from nas.storage import TrialFolder
 
@@ -30,6 +28,8 @@ class Keeper:
     """Trials whose weights are kept whatever others do: baselines, which are not trained again when limits change."""
     front: dict[int, Losses] = field(default_factory=dict)
     """Trial → losses, of the finished trials that no other finished one dominates."""
+    found: list[Losses] = field(default_factory=list)
+    """Losses of all finished trials that could be on the front."""
 
     def weights(self, trial: int) -> Path:
         """Where the weights of a finished trial are kept."""
@@ -37,6 +37,7 @@ class Keeper:
 
     def note(self, trial: int, losses: Losses) -> bool:
         """Put a finished trial on the front, if it belongs there; those that it dominates leave it."""
+        self.found.append(losses)
         if any(dominates(other, losses) for other in self.front.values()):
             return False
         for number in [number for number, other in self.front.items() if dominates(losses, other)]:
@@ -66,24 +67,9 @@ class Keeper:
                 self._take(trial, None)
             self.ended(trial)
 
-    def hypervolume(self, problem: Problem, worst: Mapping[str, float]) -> float:
-        """The share that the front dominates of all there could be: an objective's bounds, costs from 0 to the `worst`.
-
-        Other objectives that need training reach from the worst value found to 0 or to the best found.
-        """
-        front = list(self.front.values())
-        reference, scale = [], []
-        for i, objective in enumerate(problem.objectives):
-            known = worst.get(objective.name)
-            if objective.bounds is not None:
-                low, high = objective.bounds
-                reference.append(max(objective.loss(low), objective.loss(high)))
-                scale.append(high - low)
-            else:
-                bound = max(losses[i] for losses in front) if known is None else objective.loss(known)
-                reference.append(float(bound))
-                scale.append(abs(bound) or 1.0)
-        return hypervolume(front, tuple(reference)) / math.prod(scale)
+    def hypervolume(self) -> float:
+        """The share that the front dominates of the box around all that was found, 0 to 1."""
+        return Box.around(self.found).share(self.front.values())
 
     def _take(self, trial: int, weights: Path | None) -> None:
         """A trial's row is worth more than its weights: what cannot be kept is told, and the search goes on."""

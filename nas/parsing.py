@@ -3,12 +3,23 @@
 import contextlib
 import io
 from collections.abc import Callable, Sequence
+from functools import wraps
 from typing import Any
 
 from nas.errors import NasError
 from nas.plugins import load_plugin, plugin_names
 
 USER_ERROR = 2
+
+
+def command(function: Callable[..., None]) -> Callable[[list[str]], None]:
+    """The command of a function: options are its arguments, and what stands before the slash is given without a name."""
+
+    @wraps(function)
+    def run(options: list[str]) -> None:
+        parsed(function, args=options, prog=f"nas {function.__name__}")
+
+    return run
 
 
 def parsed(target: Any, **arguments: Any) -> Any:

@@ -18,43 +18,39 @@ def log_to_stdout() -> None:
     logging.getLogger("timm").setLevel(logging.ERROR)  # it warns of a cosine of one step
 
 
-def print_front(df: "pd.DataFrame", chosen: "pd.DataFrame | None" = None) -> None:
-    """The rows of the front, in the order of `chosen` if it is given, and how many they are of how many."""
+def print_front(df: "pd.DataFrame") -> None:
+    """The rows of the front, the best first, and how many they are of how many."""
     from nas.table import close_pairs, front
 
-    chosen = front(df) if chosen is None else chosen
+    chosen = front(df)
     print_rows(chosen, ["trial", "id", *df.attrs["directions"], "seconds", "source", "name"])
     print(f"front: {len(chosen)} of {int((df['status'] == 'done').sum())} done")
-    if pairs := close_pairs(df):
+    for name, pairs in close_pairs(df).items():
         print(
-            f"the latency table errs by {df.attrs['latency_error_pct']:.1f} %, and does not tell apart, by latency_ms, trials "
+            f"the latency table errs by {df.attrs['table_error_pct'][name]:.1f} %, and does not tell apart, by {name}, trials "
             + ", ".join(f"{one} and {other}" for one, other in pairs)
         )
 
 
 def print_rows(df: "pd.DataFrame", columns: list[str]) -> None:
-    """The rows, drawn in a terminal and plain in a pipe."""
-    shown = df[columns]
-    if shown.empty:
-        print("no row")
-        return
-    if not sys.stdout.isatty():
-        print(shown.to_string(index=False, na_rep="", float_format=lambda value: f"{value:.4g}"))
-        return
+    """The rows as a table; numbers have four digits."""
     import pandas as pd
 
-    right = [column for column in columns if pd.api.types.is_numeric_dtype(shown[column])]
-    cells = [["" if pd.isna(value) else _cell(value) for value in row] for row in shown.itertuples(index=False)]
-    print_table(columns, cells, right=right)
+    if df.empty:
+        print("no row")
+        return
+    cells = [["" if pd.isna(value) else _cell(value) for value in row] for row in df[columns].itertuples(index=False)]
+    print_table(columns, cells, right=[column for column in columns if pd.api.types.is_numeric_dtype(df[column])])
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[Any]], *, right: Collection[str] = ()) -> None:
-    """A table, drawn in a terminal and of plain columns in a pipe."""
+    """A table, drawn in a terminal and of plain columns in a pipe; the columns in `right` end at their right edge."""
     texts = [[str(value) for value in row] for row in rows]
     if not sys.stdout.isatty():
         widths = [max(map(len, column)) for column in zip(columns, *texts, strict=True)]
         for row in (columns, *texts):
-            print("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip())
+            cells = zip(row, widths, columns, strict=True)
+            print("  ".join(text.rjust(width) if name in right else text.ljust(width) for text, width, name in cells).rstrip())
         return
     from rich.console import Console
     from rich.table import Table

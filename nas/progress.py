@@ -28,9 +28,8 @@ class _Shown:
 
     def __rich__(self) -> RenderableType:
         searcher, tally = self.searcher, self.searcher.state.log.tally
-        trials = searcher.state.session.experiment.trials
         bar = Table.grid(padding=(0, 1))
-        bar.add_row(ProgressBar(total=trials, completed=tally.ended, width=40), f"{tally.ended}/{trials}", self._left())
+        bar.add_row(ProgressBar(total=self.trials, completed=tally.ended, width=40), f"{tally.ended}/{self.trials}", self._left())
         counts = [
             f"[green]{tally.done} done[/]",
             f"{len(searcher.pending)} running",
@@ -39,6 +38,11 @@ class _Shown:
             f"{tally.infeasible} infeasible",
         ]
         return Group(bar, Text.from_markup(" · ".join(counts)), Text(self._best()))
+
+    @property
+    def trials(self) -> int:
+        """How many are asked for."""
+        return self.searcher.state.session.experiment.trials
 
     def _left(self) -> str:
         """Time that is left, from the trials of this session."""
@@ -49,23 +53,17 @@ class _Shown:
         if not ended:
             return ""
         rate = (time.monotonic() - self.started) / ended
-        missing = max(0, state.session.experiment.trials - state.log.tally.ended)
-        return f"{timedelta(seconds=round(rate * missing))} left"
+        return f"{timedelta(seconds=round(rate * max(0, self.trials - state.log.tally.ended)))} left"
 
     def _best(self) -> str:
         """The best value of each objective, and the hypervolume."""
-        front = list(self.searcher.state.keeper.front.values())
-        if not front:
+        keeper = self.searcher.state.keeper
+        if not keeper.front:
             return "no network yet"
-        problem = self.searcher.state.session.plan.problem
-        columns = zip(problem.objectives, zip(*front, strict=True), strict=True)
-        best = [objective.loss(min(losses)) for objective, losses in columns]
-        parts = [f"{objective.name} {value:.4g}" for objective, value in zip(problem.objectives, best, strict=True)]
-        return f"best {', '.join(parts)}; front {len(front)}, hypervolume {self._hypervolume():.3f}"
-
-    def _hypervolume(self) -> float:
-        state = self.searcher.state
-        return state.keeper.hypervolume(state.session.plan.problem, state.session.plan.feasibility.worst)
+        best = [min(losses) for losses in zip(*keeper.front.values(), strict=True)]
+        objectives = self.searcher.state.session.plan.problem.objectives
+        parts = [f"{one.name} {one.loss(loss):.4g}" for one, loss in zip(objectives, best, strict=True)]
+        return f"best {', '.join(parts)}; front {len(keeper.front)}, hypervolume {keeper.hypervolume():.3f}"
 
 
 @contextmanager

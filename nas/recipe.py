@@ -81,12 +81,6 @@ class TrainSettings:
                 raise NasError(f"train.{name}: {getattr(self, name)!r} is not one of {', '.join(known)}")
 
 
-def standard_error_pct(top1_pct: float, images: float) -> float:
-    """Standard error of a top-1 over so many images, percent points: binomial, so without what another seed would change."""
-    share = min(max(top1_pct / 100, 0.0), 1.0)
-    return 100 * math.sqrt(share * (1 - share) / images)
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Epoch:
     """One pass over the training part."""

@@ -3,8 +3,6 @@
 Here is what the page holds; what it looks like is in `nas/page/`, whose `report.js` is read next. Needs neither torch nor Ray.
 """
 
-import base64
-import hashlib
 import json
 import math
 import shlex
@@ -21,20 +19,20 @@ import numpy as np
 import pandas as pd
 
 from nas.architecture import Architecture
+from nas.comparison import trust
 from nas.description import space_of
 from nas.errors import ArchitectureError, NasError, users_code
 from nas.housekeeping import summarize
+from nas.pareto import Box
 from nas.runs import read_experiment
 from nas.spaces import is_choice, num_choices
-from nas.study import unchanging
-from nas.table import close_pairs, history, results
-from nas.trust import TOP1, trust
+from nas.table import close_pairs, history, losses, results
+from nas.trial import Status
 
 REPORT_FILE: Final = "report.html"
 SCRIPTS: Final = ("page.js", "network.js", "figures.js", "report.js")  # in the order in which they build on each other
 DIGITS: Final = 7  # of a number on the page
 CURVE_POINTS: Final = 20_000  # of all learning curves; more of them are thinned out
-BOX_POINTS: Final = 2**14  # by which a hypervolume is counted
 RANKED: Final = 8  # done trials that say something about parameters
 SHOWN: Final = 15  # parameters of the greatest importance
 
@@ -64,20 +62,12 @@ def _page(found: Mapping[str, Any]) -> str:
     from plotly.offline import get_plotlyjs
 
     parts = files("nas") / "page"
-    script = "\n".join((parts / name).read_text(encoding="utf-8") for name in SCRIPTS)
-    plotly = get_plotlyjs()
     return Template((parts / "report.html").read_text(encoding="utf-8")).substitute(
         style=(parts / "report.css").read_text(encoding="utf-8"),
         data=json.dumps(found, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c"),
-        plotly=plotly,
-        script=script,
-        hashes=" ".join(map(_hash, (plotly, script))),
+        plotly=get_plotlyjs(),
+        script="\n".join((parts / name).read_text(encoding="utf-8") for name in SCRIPTS),
     )
-
-
-def _hash(script: str) -> str:
-    """By which the browser knows a script as ours, and runs no other."""
-    return f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"
 
 
 def gather(run: Path) -> dict[str, Any]:
@@ -101,7 +91,8 @@ def gather(run: Path) -> dict[str, Any]:
         "details": _details(described, trials),
         "objectives": [[one["name"], one["direction"]] for one in described["objectives"]],
         "limits": {name: [_plain(low), _plain(high)] for name, (low, high) in df.attrs["limits"].items()},
-        "latency_error_pct": df.attrs["latency_error_pct"],
+        "learning_curve": df.attrs["learning_curve"],
+        "table_error_pct": df.attrs["table_error_pct"],
         "columns": columns,
         "groups": groups,
         "networks": _networks(trials["architecture"]),
@@ -110,7 +101,7 @@ def gather(run: Path) -> dict[str, Any]:
         "curves": _curves(run),
         "importance": _importance(described, trials),
         "time": _time(described, trials),
-        "trust": _trust(run, df),
+        "trust": None if (found := trust(run)) is None else str(found),
     }
 
 
@@ -208,13 +199,13 @@ def _milliseconds(times: "pd.Series[Any]") -> list[int | None]:
 
 
 def _networks(texts: Iterable[Any]) -> dict[str, Any]:
-    """Every distinct block once, and for each trial its network with the places of its blocks; None for a network of timm's."""
+    """Every distinct block once, and for each trial its network with the places of its blocks; None for one of timm's own."""
     places: dict[Any, int] = {}
     networks: list[Any] = []
     for text in texts:
         try:
             network = Architecture.from_json(text)
-        except ArchitectureError:
+        except ArchitectureError:  # to ask what network it is would load timm and torch
             networks.append(None)
             continue
         stem, head = network.stem, network.head
@@ -225,29 +216,16 @@ def _networks(texts: Iterable[Any]) -> dict[str, Any]:
 
 
 def convergence(df: pd.DataFrame) -> dict[str, list[Any]]:
-    """After each done trial, in the order of their ends, the share of a fixed box that those done so far dominate.
+    """After each done trial, in the order of their ends, the share that those done so far dominate of the box around them all.
 
-    The box reaches from 0 to 100 % of top-1, and from the worst to the best value that the run found of any other objective. Only
-    points of the space within the limits count, as for the front. Volumes are counted by quasi-random points.
+    Only points of the space within the limits count, as for the front.
     """
-    from scipy.stats import qmc
-
     directions: Mapping[str, str] = df.attrs["directions"]
-    done = df[(df["status"] == "done") & df["within_limits"]].dropna(subset=list(directions)).sort_values("ended", kind="stable")
-    if done.empty:
-        return {"trial": [], "ended": [], "share": []}
-    losses = done[list(directions)].to_numpy(dtype=float) * [1.0 if how == "minimize" else -1.0 for how in directions.values()]
-    low, high = losses.min(axis=0), losses.max(axis=0)
-    if TOP1 in directions:
-        low[list(directions).index(TOP1)], high[list(directions).index(TOP1)] = -100.0, 0.0
-    inside = (losses - low) / np.where(high > low, high - low, 1.0)
-    points = qmc.Sobol(len(directions), scramble=False).random_base2(BOX_POINTS.bit_length() - 1) + 0.5 / BOX_POINTS
-    beyond = np.ones(len(points), dtype=bool)
-    shares = []
-    for loss in inside:
-        beyond &= (points < loss).any(axis=1)
-        shares.append(_plain(1.0 - beyond.mean()))
-    return {"trial": _values(done["trial"]), "ended": _milliseconds(done["ended"]), "share": shares}
+    done = df[(df["status"] == Status.DONE) & df["within_limits"]].dropna(subset=list(directions))
+    done = done.sort_values("ended", kind="stable")
+    points = losses(done, directions)
+    shares = Box.around(points).shares(points) if points else []
+    return {"trial": _values(done["trial"]), "ended": _milliseconds(done["ended"]), "share": _values(shares)}
 
 
 def _curves(run: Path) -> dict[str, Any]:
@@ -262,7 +240,7 @@ def _curves(run: Path) -> dict[str, Any]:
 def _importance(described: Mapping[str, Any], trials: pd.DataFrame) -> dict[str, Any]:
     """For each objective that needs training, the parameters of the greatest importance; or why there are none to tell."""
     trained = [one for one in described["objectives"] if one["needs_training"]]
-    done = trials[(trials["status"] == "done") & trials["id"].notna()]
+    done = trials[(trials["status"] == Status.DONE) & trials["id"].notna()]
     done = done.dropna(subset=[name for name in done.columns if name.startswith("params.")], how="all")
     if not trained:
         return {"why": "No objective of this run needs training, so every one follows from the parameters by a formula."}
@@ -272,7 +250,7 @@ def _importance(described: Mapping[str, Any], trials: pd.DataFrame) -> dict[str,
             choices = space.parameters
     except (NasError, ImportError) as error:
         return {"why": f"Nothing can be told of the parameters, as the space cannot be rebuilt here: {error}."}
-    parameters = unchanging({name: one for name, one in choices.items() if num_choices(one) > 1 and f"params.{name}" in done})
+    parameters = {name: one for name, one in choices.items() if num_choices(one) > 1 and f"params.{name}" in done}
     rows = [
         ({name: row[f"params.{name}"] for name in parameters}, {one["name"]: row[one["name"]] for one in trained})
         for row in done.to_dict("records")
@@ -315,11 +293,3 @@ def _time(described: Mapping[str, Any], trials: pd.DataFrame) -> dict[str, Any]:
         of_session = logged[(logged >= begin) & (logged < begins[i + 1])] if i + 1 < len(begins) else logged[logged >= begin]
         wall += (of_session.max() - begin).total_seconds() if len(of_session) else 0.0
     return {"by_status": {str(name): _plain(total) for name, total in seconds.items() if total > 0}, "wall": _plain(wall)}
-
-
-def _trust(run: Path, df: pd.DataFrame) -> str | None:
-    """The agreement of rankings in one sentence; None where too few networks were trained in full."""
-    if TOP1 not in df.attrs["directions"]:
-        return None
-    found = trust(run)
-    return None if found is None else str(found)

@@ -18,9 +18,9 @@ from nas.networks import OwnNetwork, parse_network
 from nas.objectives import Limit
 from nas.objectives.macs_m import OBJECTIVE as MACS
 from nas.objectives.val_top1_pct import OBJECTIVE as TOP1
-from nas.recipe import standard_error_pct
 from nas.runs import read_experiment
 from nas.spaces import space
+from nas.statistics import standard_error_pct
 from nas.table import best, history, results
 
 if TYPE_CHECKING:

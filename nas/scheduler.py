@@ -12,7 +12,7 @@ from ray.tune.execution.tune_controller import TuneController
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
-from nas.recipe import standard_error_pct
+from nas.statistics import standard_error_pct
 
 REDUCTION: Final = 3  # of the trials at a rung, one in so many goes on (eta of Hyperband and of ASHA, arXiv:1810.05934)
 RUNGS: Final = 2  # at a ninth and at a third of the epochs

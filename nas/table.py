@@ -2,36 +2,36 @@
 
 import json
 import logging
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 from typing import Any, Final
 
 import pandas as pd
+from pandas.errors import UndefinedVariableError
 
 from nas.columns import HISTORY_TYPES, TYPES
-from nas.errors import NasError, unknown
+from nas.errors import NasError, unknown, users_code
 from nas.files import read_lines
-from nas.pareto import non_dominated
-from nas.runs import CARD_FILE, EXPERIMENT_FILE, FULL, HISTORY_FILE, TRIALS_FILE, read_experiment
-from nas.trial import Trial
+from nas.pareto import Losses, loss, non_dominated
+from nas.runs import CARD_FILE, EXPERIMENT_FILE, FULL, HISTORY_FILE, read_experiment
+from nas.trial import Status, Trial
 from nas.trial_log import read_trials
 
 logger = logging.getLogger(__name__)
 
-LATENCY: Final = "latency_ms"
-
-# Columns that are fields of a trial's outcome.
+# Columns that are fields of a trial, and of its outcome.
+OF_TRIAL: Final = ("id", "status", "source", "name", "started", "ended", "architecture", "is_baseline")
 OF_OUTCOME: Final = (*("reason", "error", "epochs", "seconds", "fingerprint", "device", "precision", "peak_memory_mb"),)
 
 
 def results(*runs: str | PathLike[str]) -> pd.DataFrame:
     """Every trial of the runs, and every ask that was turned down, in the order of proposal; `RESULTS.md` has every column.
 
-    Each of `runs` is a run folder, or a folder of them. `attrs["directions"]` maps each objective to its direction;
-    `attrs["latency_error_pct"]` is the mean error of the latency table, the largest of several, None where none was used or it
-    was not checked.
+    Each of `runs` is a run folder, or a folder of them. `attrs` tells what the run asked for: `directions`, `limits`,
+    `learning_curve` and `table_error_pct`, which `RESULTS.md` describes too; of several runs the largest error counts.
 
     Raises: NasError if one is not a run folder, or is damaged, or if they do not agree on an objective's direction.
     """
@@ -45,21 +45,25 @@ def results(*runs: str | PathLike[str]) -> pd.DataFrame:
             logger.warning("%s; it is left out", error)  # one of a folder of runs
     if not tables:
         raise NasError("no run is given that can be read; give run folders, or folders of them")
-    if len(tables) == 1:
-        return tables[0]
+    return tables[0] if len(tables) == 1 else _joined(tables)
+
+
+def _joined(tables: list[pd.DataFrame]) -> pd.DataFrame:
+    """The rows of several runs.
+
+    Raises: NasError if they do not agree on an objective's direction.
+    """
     directions: dict[str, str] = {}
+    errors: dict[str, float] = {}
     for table in tables:
         for name, direction in table.attrs["directions"].items():
             if directions.setdefault(name, direction) != direction:
                 raise NasError(f"objective {name} is minimized in one of these runs and maximized in another")
-    columns = dict.fromkeys(column for table in tables for column in table.columns if column not in TYPES)
-    params = [column for column in columns if column.startswith("params.")]
-    measured = [column for column in columns if column not in params]
-    df = pd.concat([table.astype(object) for table in tables], ignore_index=True)
-    errors = [table.attrs["latency_error_pct"] for table in tables if table.attrs["latency_error_pct"] is not None]
-    df = _ordered(df, list(dict.fromkeys([*directions, *measured])), params)
-    df[params] = _own_types(df[params])
-    df.attrs = {"directions": directions, "limits": {}, "latency_error_pct": max(errors, default=None)}
+        for name, error_pct in table.attrs["table_error_pct"].items():
+            errors[name] = max(error_pct, errors.get(name, 0.0))
+    df = _ordered(pd.concat([table.astype(object) for table in tables], ignore_index=True), directions)
+    curves = [table.attrs["learning_curve"] for table in tables if table.attrs["learning_curve"]]
+    df.attrs = {"directions": directions, "limits": {}, "learning_curve": next(iter(curves), None), "table_error_pct": errors}
     return df
 
 
@@ -82,42 +86,38 @@ def run_folders(*runs: str | PathLike[str]) -> list[Path]:
 
 def _results(folder: Path) -> pd.DataFrame:
     described = read_experiment(folder)
-    directions = {objective["name"]: objective["direction"] for objective in described["objectives"]}
+    objectives = described["objectives"]
     full = _full_columns(folder)
-    trials = read_trials(folder)
-    try:
-        df = pd.DataFrame([_row(trial) | full.get(trial.number, {}) for trial in trials])
-        own = {"seed": described["seed"], "run": folder.resolve().name, "is_front": False, "within_limits": False}
-        df = df.assign(**own)
-        params = [column for column in df.columns if column.startswith("params.")]
-        measured = [column for column in df.columns if column not in (*TYPES, *params)]
-        df = _ordered(df, list(dict.fromkeys([*directions, *measured])), params)
-        df[params] = _own_types(df[params])
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise NasError(f"{folder / TRIALS_FILE} is damaged: an event lacks a field or has a wrong one ({error})") from None
-    limits = described["limits"]
-    df.attrs["directions"] = directions
-    df.attrs["limits"] = {limit["objective"]["name"]: (float(limit["low"]), float(limit["high"])) for limit in limits}
-    df.attrs["latency_error_pct"] = described["latency_error_pct"]
+    df = pd.DataFrame([_row(trial) | full.get(trial.number, {}) for trial in read_trials(folder)])
+    df = df.assign(seed=described["seed"], run=folder.resolve().name, is_front=False, within_limits=False)
+    directions = {objective["name"]: objective["direction"] for objective in objectives}
+    df = _ordered(df, directions)
+    error_pct = described["latency_error_pct"]
+    df.attrs = {
+        "directions": directions,
+        "limits": {one["objective"]["name"]: (float(one["low"]), float(one["high"])) for one in described["limits"]},
+        "learning_curve": next((one["name"] for one in objectives if one["learning_curve"]), None),
+        "table_error_pct": {one["name"]: error_pct for one in objectives if one["has_table_error"] and error_pct is not None},
+    }
     df["within_limits"] = _within_limits(df)
     df["is_front"] = _on_front(df[df["within_limits"]], directions).reindex(df.index, fill_value=False)
     return df
 
 
-def _own_types(params: pd.DataFrame) -> pd.DataFrame:
-    """Parameters as the space has them, whole numbers and truths too where some are missing; as texts where runs differ."""
-    typed = params.convert_dtypes()
-    mixed = [name for name in typed.columns if typed[name].dtype == object]
-    return typed.astype(dict.fromkeys(mixed, "str"))
+def _ordered(df: pd.DataFrame, objectives: Iterable[str]) -> pd.DataFrame:
+    """The same rows with every column there, in order, of its own type: of parameters, the space's own.
 
-
-def _ordered(df: pd.DataFrame, measured: list[str], params: list[str]) -> pd.DataFrame:
-    """The same rows with every column there, in order, of its own type."""
+    Parameters that differ in type between runs become texts.
+    """
+    params = [column for column in df.columns if column.startswith("params.")]
+    measured = list(dict.fromkeys([*objectives, *(column for column in df.columns if column not in (*TYPES, *params))]))
     names = list(TYPES)
-    order = [*names[: names.index("is_front")], *measured, *names[names.index("is_front") :], *params]
-    df = df.reindex(columns=order)
+    front = names.index("is_front")
+    df = df.reindex(columns=[*names[:front], *measured, *names[front:], *params])
     for name in ("started", "ended"):
         df[name] = pd.to_datetime(df[name], utc=True)
+    typed = df[params].convert_dtypes()  # whole numbers and truths too, where some are missing
+    df[params] = typed.astype({name: "str" for name in params if typed[name].dtype == object})
     return df.astype(TYPES | dict.fromkeys(measured, "float64"))
 
 
@@ -135,12 +135,11 @@ def history(*runs: str | PathLike[str]) -> pd.DataFrame:
 
 def _row(trial: Trial) -> dict[str, Any]:
     """The columns of a trial."""
-    own = {name: getattr(trial, name) for name in ("id", "source", "name", "started", "ended", "architecture", "is_baseline")}
+    own = {name: getattr(trial, name) for name in OF_TRIAL}
     of_outcome = {name: getattr(trial.outcome, name, None) for name in OF_OUTCOME}
-    again = {"retries": trial.retries or None, "crashes": trial.crashes or None}
+    again = {"trial": trial.number, "retries": trial.retries or None, "crashes": trial.crashes or None}
     params = {f"params.{name}": value for name, value in trial.params.items()}
-    values = dict(trial.values)
-    return {"trial": trial.number, "status": trial.status.value} | own | of_outcome | again | values | params
+    return own | of_outcome | again | dict(trial.values) | params
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -170,23 +169,21 @@ def full_trainings(run: Path) -> list[FullTraining]:
                     test_top1_pct=float(card["accuracy"]["test_top1_pct"]),
                 )
             )
-        except (ValueError, KeyError, TypeError, RecursionError):
+        except (ValueError, KeyError, TypeError):
             raise NasError(f"{file} is damaged; remove its folder, and `nas verify` trains it again") from None
     return found
 
 
-def _full_columns(run: Path) -> dict[Any, dict[str, float]]:
+def _full_columns(run: Path) -> dict[int | None, dict[str, float]]:
     """Trial → its full trainings of the most epochs."""
-    of_trials: dict[int, list[FullTraining]] = {}
-    for training in full_trainings(run):
-        of_trials.setdefault(training.trial, []).append(training)
-    columns: dict[Any, dict[str, float]] = {}
-    for trial, trainings in of_trials.items():
-        epochs = max(training.epochs for training in trainings)
-        tests = pd.Series([training.test_top1_pct for training in trainings if training.epochs == epochs])
-        vals = pd.Series([training.val_top1_pct for training in trainings if training.epochs == epochs])
+    columns: dict[int | None, dict[str, float]] = {}
+    found = full_trainings(run)
+    for trial in {training.trial for training in found}:
+        epochs = max(training.epochs for training in found if training.trial == trial)
+        longest = [training for training in found if (training.trial, training.epochs) == (trial, epochs)]
+        tests = pd.Series([training.test_top1_pct for training in longest])
         columns[trial] = {
-            "full_val_top1_pct": float(vals.mean()),
+            "full_val_top1_pct": sum(training.val_top1_pct for training in longest) / len(longest),
             "full_test_top1_pct": float(tests.mean()),
             "full_test_sd_pct": float(tests.std()),
             "full_seeds": len(tests),
@@ -198,7 +195,7 @@ def _full_columns(run: Path) -> dict[Any, dict[str, float]]:
 def _within_limits(df: pd.DataFrame) -> "pd.Series[bool]":
     """Which rows are points of the space within the limits of the run's last session; earlier ones may have had wider limits."""
     params = [column for column in df.columns if column.startswith("params.")]
-    within = df[params].notna().any(axis=1) if params else pd.Series(data=True, index=df.index)
+    within = df[params].notna().any(axis=1)
     for name, (low, high) in df.attrs["limits"].items():
         if name in df:  # else it is new, and nothing has been measured yet
             within &= df[name].between(low, high) | df[name].isna()
@@ -221,51 +218,75 @@ def best(df: pd.DataFrame, objective: str, *, within_error: bool = False) -> "pd
     """The finished row within the limits best on one objective; of equals the best on the others in their order.
 
     Raises: NasError for an objective that the run has not, or a table without a finished trial; and, unless `within_error`, where
-    another network's latency is nearer than the latency table's error.
+    another network is nearer than the latency table's error.
     """
     directions: Mapping[str, str] = df.attrs["directions"]
     if objective not in directions:
         raise unknown("objective", objective, directions)
-    done = df[(df["status"] == "done") & df["within_limits"]].dropna(subset=list(directions))
+    done = df[(df["status"] == Status.DONE) & df["within_limits"]].dropna(subset=list(directions))
     if done.empty:
         raise NasError(f"no trial here is done, so none is best on {objective}; see `nas table`")
     order = [objective, *(name for name in directions if name != objective)]
     ranked = done.sort_values([*order, "trial"], ascending=[*(directions[name] == "minimize" for name in order), True])
     chosen, others = ranked.iloc[0], ranked[ranked["id"] != ranked.iloc[0]["id"]]
-    if (
-        objective == LATENCY
-        and not within_error
-        and not others.empty
-        and not _told_apart(df, chosen[LATENCY], others[LATENCY].min())
-    ):
-        two = " and ".join(f"trial {row['trial']} ({row[LATENCY]:.4g} ms)" for row in (chosen, others.iloc[0]))
+    if not within_error and not others.empty and not _told_apart(df, objective, chosen[objective], others.iloc[0][objective]):
+        two = " and ".join(f"trial {row['trial']} ({row[objective]:.4g})" for row in (chosen, others.iloc[0]))
         raise NasError(
-            f"{two} are nearer than the {df.attrs['latency_error_pct']:.1f} % by which the latency table errs; measure them with "
-            "`nas measure`, or rank them all the same with --within-error"
+            f"{two} are nearer on {objective} than the {df.attrs['table_error_pct'][objective]:.1f} % by which the latency table "
+            "errs; measure them with `nas measure`, or rank them all the same with --within-error"
         )
     return chosen
 
 
-def _told_apart(df: pd.DataFrame, faster: float, slower: float) -> bool:
-    error_pct = df.attrs.get("latency_error_pct")
-    return error_pct is None or slower > faster * (1 + error_pct / 100)
+def _told_apart(df: pd.DataFrame, objective: str, *values: float) -> bool:
+    """Whether two values differ by more than the latency table errs."""
+    error_pct = df.attrs["table_error_pct"].get(objective)
+    return error_pct is None or max(values) > min(values) * (1 + error_pct / 100)
 
 
-def close_pairs(df: pd.DataFrame) -> list[tuple[int, int]]:
-    """Trials of the front, next to each other by latency, that are nearer than the latency table's error."""
-    if LATENCY not in df.attrs["directions"]:
-        return []
-    chosen = front(df).drop_duplicates("id").sort_values(LATENCY)
-    trials, times = chosen["trial"].tolist(), chosen[LATENCY].tolist()
-    return [(trials[i], trials[i + 1]) for i in range(len(trials) - 1) if not _told_apart(df, times[i], times[i + 1])]
+def close_pairs(df: pd.DataFrame) -> dict[str, list[tuple[int, int]]]:
+    """Objective → trials of the front, next to each other on it, that are nearer than the latency table's error."""
+    found = {}
+    for name in df.attrs["table_error_pct"]:
+        chosen = front(df).drop_duplicates("id").sort_values(name)
+        trials, values = chosen["trial"].tolist(), chosen[name].tolist()
+        pairs = [i for i in range(len(trials) - 1) if not _told_apart(df, name, values[i], values[i + 1])]
+        found[name] = [(trials[i], trials[i + 1]) for i in pairs]
+    return {name: pairs for name, pairs in found.items() if pairs}
+
+
+def losses(df: pd.DataFrame, directions: Mapping[str, str]) -> list[Losses]:
+    """The values of objectives in each row, each the lower the better.
+
+    Raises: NasError for a direction that does not exist.
+    """
+    for name, direction in directions.items():
+        if direction not in ("minimize", "maximize"):
+            raise NasError(f"{name}: {direction!r} is not one of minimize, maximize")
+    columns = ([loss(float(value), direction) for value in df[name]] for name, direction in directions.items())
+    return list(zip(*columns, strict=True))
 
 
 def _on_front(df: pd.DataFrame, directions: Mapping[str, str]) -> "pd.Series[bool]":
     """Which rows are done and not dominated."""
-    for name, direction in directions.items():
-        if direction not in ("minimize", "maximize"):
-            raise NasError(f"{name}: {direction!r} is not one of minimize, maximize")
-    signs = {name: 1.0 if direction == "minimize" else -1.0 for name, direction in directions.items()}
-    done = df[df["status"] == "done"].dropna(subset=list(signs))  # of a baseline not everything may be known
-    losses = [tuple(row) for row in (done[list(signs)] * pd.Series(signs)).itertuples(index=False)]
-    return pd.Series(non_dominated(losses), index=done.index, dtype=bool).reindex(df.index, fill_value=False)
+    done = df[df["status"] == Status.DONE].dropna(subset=list(directions))  # of a baseline not everything may be known
+    kept = pd.Series(non_dominated(losses(done, directions)), index=done.index, dtype=bool)
+    return kept.reindex(df.index, fill_value=False)
+
+
+def select(df: pd.DataFrame, conditions: str) -> pd.DataFrame:
+    """The rows that meet conditions such as `macs_m < 60 and status == 'done'`, as `DataFrame.query` takes them.
+
+    `params.stage3.depth` and others with dots may be written as they are.
+    Raises: NasError for what is not a condition, or a column that is not there.
+    """
+    dotted = re.sub(r"(?<![\w`.'\"])params(\.\w+)+", r"`\g<0>`", conditions)
+    with users_code(f"where {conditions!r}"):
+        try:
+            meets = df.eval(dotted, engine="python")
+        except UndefinedVariableError as error:
+            name = str(error).split("'")[1].removeprefix("BACKTICK_QUOTED_STRING_").replace("_DOT_", ".")
+            raise unknown("column", name, df.columns) from None
+    if not isinstance(meets, pd.Series) or not pd.api.types.is_bool_dtype(meets):
+        raise NasError(f"where {conditions!r} is not true or false of a row; write such as \"macs_m < 60 and status == 'done'\"")
+    return df[meets.fillna(value=False).astype(bool)]

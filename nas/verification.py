@@ -1,28 +1,28 @@
 """How far a search's short trainings can be trusted: the best of its front, trained in full with several seeds.
 
-Read `trust.py` next.
+Read `comparison.py` next.
 """
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
 import ray
-from filelock import FileLock, Timeout
 from ray.exceptions import RayError
 
+from nas.architecture import Architecture
 from nas.cluster import ray_session, resources, sent_by_value
+from nas.comparison import Trust, trust
 from nas.description import experiment_of
 from nas.errors import NasError, describe_error
 from nas.experiment import Experiment
+from nas.files import locked
 from nas.runs import CARD_FILE, FULL, read_experiment
 from nas.table import results
 from nas.trainer import Training, train_network
-from nas.trust import TOP1, Trust, trust
 
 logger = logging.getLogger(__name__)
 
@@ -49,15 +49,16 @@ def verify(
     folder = Path(run).resolve()
     experiment = experiment_of(read_experiment(folder), folder.parent)
     df = results(folder)
-    if TOP1 not in df.attrs["directions"]:
-        raise NasError(f"{folder} was not searched for {TOP1}, so there is no ranking to verify")
-    chosen = df[df["is_front"]].sort_values(TOP1, ascending=False).head(top)
+    curve = df.attrs["learning_curve"]
+    if curve is None:
+        raise NasError(f"{folder} was not searched for the top-1 of its trainings, so there is no ranking to verify")
+    chosen = df[df["is_front"]].sort_values(curve, ascending=False).head(top)
     if chosen.empty:
         raise NasError(f"{folder} has no network on its front yet")
     settings = replace(experiment.train, epochs=epochs or 10 * experiment.train.epochs)
     trainings = [
         Training(
-            network=row["architecture"],
+            network=Architecture.from_json(row["architecture"]),  # a front has points of the space alone
             dataset=experiment.dataset,
             train=settings,
             seed=seed,
@@ -66,32 +67,11 @@ def verify(
         for _, row in chosen.iterrows()
         for seed in range(seeds)
     ]
-    with _alone(folder / FULL):
+    with locked(folder / FULL / ".lock", busy=f"{folder / FULL} is in use by another `nas verify`; wait for its end"):
         waiting = [training for training in trainings if not (training.target / CARD_FILE).is_file()]
-        _train(
-            replace(experiment, address=None), waiting, lambda done: on_done(len(trainings) - len(waiting) + done, len(trainings))
-        )
+        before = len(trainings) - len(waiting)
+        _train(replace(experiment, address=None), waiting, lambda done: on_done(before + done, len(trainings)))
     return trust(folder)
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """While it lasts no other process trains into the folder.
-
-    Raises: NasError if one does, or the folder cannot be written.
-    """
-    try:
-        folder.mkdir(exist_ok=True)
-        lock = FileLock(folder / ".lock", timeout=0)
-        lock.acquire()
-    except Timeout:
-        raise NasError(f"{folder} is in use by another `nas verify`; wait for its end") from None
-    except OSError as error:
-        raise NasError(f"{folder} cannot be written: {error.strerror}") from None
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def _train(experiment: Experiment, trainings: Sequence[Training], on_done: Callable[[int], None]) -> None:

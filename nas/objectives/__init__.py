@@ -14,6 +14,7 @@ from nas.architecture import Architecture
 from nas.errors import NasError, unknown
 from nas.latency.table import LatencyTable
 from nas.networks import Network
+from nas.pareto import loss
 from nas.plugins import load_plugin, plugin_names
 from nas.recipe import TrainReport
 
@@ -74,7 +75,7 @@ class Objective:
 
     def loss(self, value: float) -> float:
         """The value with the sign by which lower is better."""
-        return value if self.direction == "minimize" else -value
+        return loss(value, self.direction)
 
 
 def objective(name: str, own: Iterable[Objective] = ()) -> Objective:

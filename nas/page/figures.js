@@ -76,7 +76,7 @@ function baselineNames(rows, x, y, logarithmic) {
 
 function fullTrace(rows, x, yName) {
   const means = column("full_test_top1_pct");
-  const full = yName === TOP1 ? rows.filter((row) => FINITE(means[row])) : [];
+  const full = yName === CURVE ? rows.filter((row) => FINITE(means[row])) : [];
   const spread = full.map((row) => column("full_test_sd_pct")[row] ?? 0);
   return points("full training, test top-1 ± sd", full, x, means, {
     hovertext: full.map((row, i) => `${hover(row)}<br>full test top-1 ${number(means[row])} ± ${number(spread[i])}`),
@@ -102,7 +102,8 @@ function frontFigure(chosen) {
   const logarithmic = byId("logarithmic").checked;
   const rows = rowsWhere((row) => FINITE(x[row]) && FINITE(y[row]) && !(logarithmic && x[row] <= 0));
   const front = rows.filter(isFront).sort((a, b) => x[a] - x[b] || (y[a] - y[b]) * (DIRECTIONS[yName] === "minimize" ? -1 : 1));
-  const error = DATA.latency_error_pct !== null && xName === "latency_ms" ? { type: "percent", value: DATA.latency_error_pct, thickness: 1, width: 3, color: colour("front") } : { visible: false };
+  const errorPct = DATA.table_error_pct[xName];
+  const error = errorPct !== undefined ? { type: "percent", value: errorPct, thickness: 1, width: 3, color: colour("front") } : { visible: false };
   const others = rows.filter((row) => isDone(row) && !isFront(row) && !isBaseline(row));
   const baselines = rows.filter((row) => isBaseline(row) && isDone(row));
   const ring = { symbol: "circle-open", size: 17, color: colour("text"), line: { width: 2.5 } };
@@ -157,7 +158,7 @@ function curvesFigure(chosen) {
     curves("front", isFront, { mode: "lines+markers", marker: { size: 4 }, line: { width: 1.5, color: colour("front") } }),
     curves("chosen", (row) => row === chosen, { line: { width: 3, color: colour("full") } }),
   ];
-  return [traces.filter((trace) => trace.x.length || trace.name === "chosen"), layout("epoch", TOP1, { xaxis: { tickformat: "d", ...(Math.max(...DATA.curves.epoch) <= 12 ? { dtick: 1 } : {}) } })];
+  return [traces.filter((trace) => trace.x.length || trace.name === "chosen"), layout("epoch", "validation top-1, %", { xaxis: { tickformat: "d", ...(Math.max(...DATA.curves.epoch) <= 12 ? { dtick: 1 } : {}) } })];
 }
 
 function importanceFigure(bars) {
@@ -212,12 +213,12 @@ function lanesFigure() {
 }
 
 function trustFigure() {
-  const rows = rowsWhere((row) => FINITE(column("full_test_top1_pct")[row]) && FINITE(column(TOP1)[row]));
+  const rows = rowsWhere((row) => FINITE(column("full_test_top1_pct")[row]) && FINITE(column(CURVE)[row]));
   const spread = rows.map((row) => column("full_test_sd_pct")[row] ?? 0);
-  const trace = points("networks", rows, column(TOP1), column("full_test_top1_pct"), {
+  const trace = points("networks", rows, column(CURVE), column("full_test_top1_pct"), {
     mode: "markers+text", text: rows.map((row) => String(column("trial")[row])), textposition: "top center", marker: { size: 9, color: colour("full") },
-    hovertext: rows.map((row, i) => `${plain(title(row))}<br>search ${number(column(TOP1)[row])} %<br>full test ${number(column("full_test_top1_pct")[row])} ± ${number(spread[i])} %`),
+    hovertext: rows.map((row, i) => `${plain(title(row))}<br>search ${number(column(CURVE)[row])} %<br>full test ${number(column("full_test_top1_pct")[row])} ± ${number(spread[i])} %`),
     error_y: { type: "data", array: spread, color: colour("full"), thickness: 1.5, width: 4 },
   });
-  return [[trace], layout(`${TOP1} in the search`, "test top-1 of full trainings, %")];
+  return [[trace], layout(`${CURVE} in the search`, "test top-1 of full trainings, %")];
 }

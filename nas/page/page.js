@@ -6,7 +6,7 @@ const NUM_TRIALS = DATA.columns.trial.length;
 const OBJECTIVES = DATA.objectives.map(([name]) => name);
 const DIRECTIONS = Object.fromEntries(DATA.objectives);
 const PHONE = matchMedia("(max-width: 36rem)");
-const TOP1 = "val_top1_pct";
+const CURVE = DATA.learning_curve; // the objective that is the top-1 of a training, or null
 
 const byId = (id) => document.getElementById(id);
 const column = (name) => DATA.columns[name] ?? Array(NUM_TRIALS).fill(null);

@@ -183,9 +183,9 @@ function fillFront() {
   onClick("front");
   fillFrontTable();
   showNetwork(first);
-  if (DATA.close.length) {
-    const pairs = DATA.close.map(([one, other]) => `${one} and ${other}`).join(", ");
-    say("close", `The latency table errs by ${DATA.latency_error_pct.toFixed(1)} %, and does not tell apart, by latency_ms, trials ${pairs}.`);
+  for (const [name, close] of Object.entries(DATA.close)) {
+    const pairs = close.map(([one, other]) => `${one} and ${other}`).join(", ");
+    say("close", `The latency table errs by ${DATA.table_error_pct[name].toFixed(1)} %, and does not tell apart, by ${name}, trials ${pairs}.`);
   }
 }
 
@@ -206,8 +206,7 @@ function fillConvergence() {
     hide("convergence", "over-form");
     return;
   }
-  const axes_ = OBJECTIVES.map((name) => (name === TOP1 ? `${name} from 0 to 100 %` : `${name} from the worst to the best that was found`));
-  say("convergence-caption", `Share of a fixed box that the front dominates, after each done trial. The box: ${axes_.join("; ")}. While the line still rises, more trials are likely to find better networks.`);
+  say("convergence-caption", "Share of a fixed box that the front dominates, after each done trial. The box goes from the best value of each objective that was found to a tenth of the range beyond the worst. While the line still rises, more trials are likely to find better networks.");
   add("convergence", convergenceFigure);
   byId("over").addEventListener("change", () => DRAWN.has("convergence") && draw("convergence"));
 }

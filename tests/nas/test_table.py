@@ -1,65 +1,46 @@
 """The table has a row for every trial and tells the front honestly."""
 
 import json
-import random
-import subprocess
+import resource
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 import nas
-from nas.columns import TYPES
+from nas.columns import HISTORY_TYPES, TYPES, documentation
 from nas.description import dataset_of
 from nas.files import append_line, read_lines
-from nas.pareto import non_dominated
 from nas.plugins import load_plugin
 from nas.printing import print_front
-from nas.runs import HISTORY_FILE, TRIALS_FILE, create_run, read_experiment
-from nas.table import best
+from nas.runs import HISTORY_FILE, TRIALS_FILE, read_experiment
+from nas.table import best, close_pairs, select
+from tests.made_up import begin_run, describe_run, end, run_of_points, skip, start, write
 
-TEXT = nas.reference("mobilenetv3_small_100").to_json()
-
-
-def start(trial, macs, event="start"):
-    known = {"event": event, "id": f"id{trial}", "values": {"macs_m": macs}}
-    if event == "infeasible":
-        return known
-    return known | {"trial": trial, "params": {"depth": trial}, "source": "search", "architecture": TEXT}
-
-
-def end(trial, macs, top1, status="done", reason=None):
-    values = {"macs_m": macs} | ({"val_top1_pct": top1} if status == "done" else {})
-    return {
-        "event": "end",
-        "trial": trial,
-        "epochs": 2,
-        "status": status,
-        "reason": reason,
-        "error": reason,
-        "values": values,
-    } | {
-        "seconds": 1.5,
-        "fingerprint": "f",
-        "device": "cpu",
-        "precision": "float32",
-        "peak_memory_mb": None,
-    }
+DATA = Path(__file__).parents[1] / "data"
+POINTS = [(80.0, 10.0), (85.0, 20.0), (85.0, 30.0), (90.0, 40.0)]
 
 
 @pytest.fixture
 def run(tmp_path):
-    experiment = replace(load_plugin("experiment", "digits_mobilenetv3"), runs=str(tmp_path))
-    folder = create_run(experiment, "trial")
-    events = [start(0, 10), start(1, 20), end(0, 10, 80.0), start("x", 90, "infeasible")]
-    events += [start(2, 20), end(2, 20, 85.0), end(1, 20, 85.0), start(3, 30), end(3, 30, 84.0)]
-    events += [start(4, 5), end(4, 5, 0, "failed", "oom"), start("y", 91, "infeasible"), start(5, 7)]
-    for event in events:
-        append_line(folder / TRIALS_FILE, event)
-    return folder
+    """Trials of every kind: done, of equal value, failed and under way when the search was killed."""
+    run = begin_run(tmp_path)
+
+    def line(trial, macs, top1):
+        return end(trial, {"macs_m": macs, "val_top1_pct": top1})
+
+    events = [start(trial, {"macs_m": macs}) for trial, macs in enumerate((10, 20, 20, 30, 5, 7))]
+    skips = [skip("infeasible", {"macs_m": 90}), skip("infeasible", {"macs_m": 91})]
+    failed = end(4, {"macs_m": 5}, status="failed", reason="oom", error="out of memory")
+    write(run, [*events[:2], line(0, 10, 80.0), skips[0], events[2], line(2, 20, 85.0), line(1, 20, 85.0), events[3]])
+    write(run, [line(3, 30, 84.0), events[4], failed, skips[1], events[5]])
+    return run
+
+
+@pytest.fixture
+def points(tmp_path):
+    """A run of done trials alone."""
+    return run_of_points(tmp_path / "runs", POINTS)
 
 
 def test_every_trial_is_a_row_with_typed_columns(run):
@@ -90,18 +71,14 @@ def test_best_breaks_ties_by_the_other_objectives_then_by_time(run):
 
 
 def test_latencies_within_the_tables_error_are_not_ranked_unless_one_is_told_to(tmp_path, capsys):
-    experiment = replace(load_plugin("experiment", "digits_mobilenetv3"), runs=str(tmp_path))
-    names = (nas.objective("val_top1_pct"), nas.objective("latency_ms"))
-    run = create_run(replace(experiment, objectives=names), "trial")
-    file = run / "experiment.json"
-    for trial, (ms, top1) in enumerate([(4.0, 70.0), (4.1, 72.0), (5.0, 80.0)]):
-        event = end(trial, 0, top1)
-        append_line(run / TRIALS_FILE, start(trial, 0) | {"values": {"latency_ms": ms}})
-        append_line(run / TRIALS_FILE, event | {"values": {"latency_ms": ms, "val_top1_pct": top1}})
-    assert best(nas.results(run), "latency_ms")["trial"] == 0  # of a table that nobody checked
-    file.write_text(file.read_text().replace('"latency_error_pct": null', '"latency_error_pct": 3.0'))
+    run = run_of_points(tmp_path, [(70.0, 4.0), (72.0, 4.1), (80.0, 5.0)], objectives=("val_top1_pct", "latency_ms"))
     df = nas.results(run)
-    with pytest.raises(nas.NasError, match=r"trial 0 \(4 ms\) and trial 1 \(4.1 ms\) are nearer than the 3.0 % by which"):
+    assert best(df, "latency_ms")["trial"] == 0  # of a table that nobody checked
+    assert close_pairs(df) == {}
+    describe_run(run, latency_error_pct=3.0)
+    df = nas.results(run)
+    assert df.attrs["table_error_pct"] == {"latency_ms": 3.0}
+    with pytest.raises(nas.NasError, match=r"trial 0 \(4\) and trial 1 \(4.1\) are nearer on latency_ms than the 3.0 % by which"):
         best(df, "latency_ms")
     assert best(df, "latency_ms", within_error=True)["trial"] == 0
     assert best(df, "val_top1_pct")["trial"] == 2
@@ -109,29 +86,18 @@ def test_latencies_within_the_tables_error_are_not_ranked_unless_one_is_told_to(
     assert "errs by 3.0 %, and does not tell apart, by latency_ms, trials 0 and 1\n" in capsys.readouterr().out
 
 
-@given(
-    st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6), st.integers(0, 6)).map(lambda t: tuple(map(float, t))), max_size=40)
-)
-def test_non_dominated_is_the_definition(points):
-    def beaten(point):
-        return any(other != point and all(a <= b for a, b in zip(other, point, strict=True)) for other in points)
-
-    assert non_dominated(points) == [not beaten(point) for point in points]
-
-
 def test_a_torn_last_line_is_survived_and_a_damaged_one_named(run):
     with (run / TRIALS_FILE).open("a") as file:
         file.write('{"event": "end", "tri')
     assert len(nas.results(run)) == 8
     with (run / TRIALS_FILE).open("a") as file:
-        file.write("al\n" + json.dumps(start(7, 1)) + "\n")
+        file.write("al\n" + json.dumps(start(7, {})) + "\n")
     with pytest.raises(nas.NasError, match=r"trials\.jsonl: line 14 is damaged"):
         nas.results(run)
 
 
 def test_a_run_without_trials_is_an_empty_table_with_its_columns(tmp_path):
-    experiment = replace(load_plugin("experiment", "digits_mobilenetv3"), runs=str(tmp_path))
-    df = nas.results(create_run(experiment, "empty"))
+    df = nas.results(begin_run(tmp_path))
     assert len(df) == 0
     assert {"val_top1_pct", "macs_m", *TYPES} <= set(df.columns)
     assert len(nas.front(df)) == 0
@@ -148,7 +114,7 @@ def test_a_copy_elsewhere_reads_the_same(run, tmp_path):
 @pytest.mark.parametrize("line", ["1", "[]", "{}", '{"event": "end"}', '{"event": "end", "trial": 0, "values": 3}'])
 def test_a_line_that_is_no_event_is_one_sentence(run, line):
     with (run / TRIALS_FILE).open("a") as file:
-        file.write(line + "\n" + json.dumps(start(9, 1)) + "\n")
+        file.write(line + "\n" + json.dumps(start(9, {})) + "\n")
     with pytest.raises(nas.NasError, match=r"trials\.jsonl"):
         nas.results(run)
 
@@ -167,8 +133,7 @@ def test_what_is_no_run_folder_is_said(tmp_path):
 
 
 def test_two_runs_of_the_same_second_are_two_folders(tmp_path):
-    experiment = replace(load_plugin("experiment", "digits_mobilenetv3"), runs=str(tmp_path))
-    assert len({create_run(experiment, "same") for _ in range(5)}) == 5
+    assert len({begin_run(tmp_path) for _ in range(5)}) == 5
 
 
 def test_a_run_says_what_it_was_and_where(run):
@@ -184,44 +149,121 @@ def test_a_run_says_what_it_was_and_where(run):
 
 def test_a_datasets_fields_come_back_as_they_were(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "path", list(sys.path))
-    (tmp_path / "own_dataset.py").write_text(
-        "from dataclasses import dataclass\nfrom pathlib import Path\n@dataclass(frozen=True)\nclass Own:\n"
-        "    root: Path = Path('a/b')\n    sizes: tuple = (1, 2)\n    name = 'own'\n    classes = ('x',)\n"
-        "    mean = std = (0.5, 0.5, 0.5)\n    mirrors = False\n    def load(self, part): ...\nDATASET = Own()\n"
-    )
-    own = load_plugin("dataset", str(tmp_path / "own_dataset.py"))
-    experiment = replace(load_plugin("experiment", "digits_mobilenetv3"), runs=str(tmp_path), dataset=own)
-    again = dataset_of(read_experiment(create_run(experiment, "fields")))
+    own = load_plugin("dataset", str(DATA / "own_dataset.py"))
+    again = dataset_of(read_experiment(begin_run(tmp_path, dataset=own)))
     assert (type(again).__name__, again.root, again.sizes) == ("Own", Path("a/b"), (1, 2))
-
-
-def test_ten_thousand_points_find_their_front():
-    generator = random.Random(0)
-    points = [(generator.random(), generator.random()) for _ in range(10_000)]
-    assert 2 <= sum(non_dominated(points)) < 40
 
 
 def test_a_disk_that_fills_up_leaves_no_torn_line(run):
     """A limit on the size of files stands in for the disk: the line that does not fit is not begun."""
-    script = f"""
-import resource
-from pathlib import Path
-import nas
-from nas.runs import append
-log = Path({str(run / TRIALS_FILE)!r})
-resource.setrlimit(resource.RLIMIT_FSIZE, (log.stat().st_size + 20, resource.RLIM_INFINITY))
-try:
-    append_line(log, {{"event": "a line of more than twenty characters"}})
-except nas.NasError as error:
-    print(error)
-"""
-    answer = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert "trials.jsonl cannot be written: " in answer.stdout
-    assert (run / TRIALS_FILE).read_bytes().endswith(b"}\n")
-    append_line(run / TRIALS_FILE, start(7, 1))
+    log, before = run / TRIALS_FILE, resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (log.stat().st_size + 20, before[1]))
+    try:
+        with pytest.raises(nas.NasError, match=r"trials\.jsonl cannot be written: "):
+            append_line(log, {"event": "a line of more than twenty characters"})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert log.read_bytes().endswith(b"}\n")
+    append_line(log, start(7, {}))
     assert len(nas.results(run)) == 9
 
 
 def test_a_direction_that_does_not_exist_is_refused(run):
     with pytest.raises(nas.NasError, match="macs_m: 'up' is not one of minimize, maximize"):
         nas.front(nas.results(run), {"macs_m": "up"})
+
+
+@pytest.mark.parametrize(
+    ("conditions", "trials"),
+    [
+        ("macs_m < 30", [0, 1]),
+        ("macs_m <= 30 and val_top1_pct > 80", [1, 2]),
+        ("val_top1_pct == 85 and not is_front", [2]),
+        ("status == 'done'", [0, 1, 2, 3]),
+        ("device == 'cpu, 1 thread(s)' and trial in (1, 2)", [1, 2]),
+        ("params.depth >= 3", [3]),  # a name with dots needs no backticks
+        ("`params.depth` < 1", [0]),
+        ("reason == 'oom'", []),
+    ],
+)
+def test_conditions_choose_rows(points, conditions, trials):
+    assert select(nas.results(points), conditions)["trial"].tolist() == trials
+
+
+@pytest.mark.parametrize(
+    ("conditions", "sentence"),
+    [
+        ("macs < 60", "column 'macs' does not exist; did you mean 'macs_m'"),
+        ("params.dept < 60", "column 'params.dept' does not exist; did you mean 'params.depth'"),
+        ("macs_m < 'sixty'", "raised TypeError: Invalid comparison"),
+        ("macs_m", "is not true or false of a row"),
+        ("status = 'done'", "is not true or false of a row"),
+        ("macs_m < 60, val_top1_pct > 3", "'macs_m < 60, val_top1_pct > 3' "),
+        ("__import__('os').system('true')", "is not a supported function"),
+        ("macs_m <", "raised SyntaxError"),
+        ("", "raised ValueError: expr cannot be an empty string"),
+    ],
+)
+def test_a_wrong_condition_is_one_sentence(points, conditions, sentence):
+    with pytest.raises(nas.NasError, match=r"^where [^\n]*$") as caught:
+        select(nas.results(points), conditions)
+    assert sentence in str(caught.value)
+
+
+def test_several_runs_are_one_table(points, tmp_path):
+    three = ("val_top1_pct", "macs_m", "params_m")
+    other = run_of_points(tmp_path / "runs", [(70.0, 5.0, 1.0)], "other", objectives=three)
+    df = nas.results(points, other)
+    assert df["run"].tolist() == [points.name] * 4 + [other.name]
+    assert list(df.attrs["directions"]) == list(three)
+    assert df.attrs["learning_curve"] == "val_top1_pct"
+    assert {name: str(df[name].dtype) for name in TYPES} == TYPES
+    assert df["is_front"].tolist() == [True, True, False, True, True]  # each of its own run
+    assert nas.results(tmp_path / "runs")["run"].tolist() == sorted(df["run"])
+    assert len(nas.results(points, points)) == 4
+    assert nas.history(tmp_path / "runs").groupby("run").size().to_dict() == {points.name: 4, other.name: 1}
+
+
+def test_every_column_is_described_and_typed(points):
+    assert (Path(__file__).parents[2] / "RESULTS.md").read_text() == documentation() + "\n"
+    df, epochs = nas.results(points), nas.history(points)
+    params = [column for column in df.columns if column.startswith("params.")]
+    assert set(df.columns) == {*TYPES, *df.attrs["directions"], *params}
+    assert {name: str(epochs[name].dtype) for name in epochs.columns} == HISTORY_TYPES
+    assert (df["ended"] - df["started"]).dt.total_seconds().tolist() == [3600.0] * 4
+
+
+def test_what_lacks_an_objective_is_on_no_front(points):
+    known = {"val_top1_pct": 30.0}
+    write(points, [start(9, known, source="reference", baseline=True), end(9, known)])
+    df = nas.results(points)
+    assert not df["is_front"].iloc[-1]
+    assert best(df, "macs_m")["trial"] == 0
+
+
+def test_what_is_no_point_of_the_space_is_on_no_front(tmp_path):
+    run = begin_run(tmp_path)
+    values = {"val_top1_pct": 99.0, "macs_m": 1.0}
+    write(run, [start(0, values, params={}, source="reference", baseline=True), end(0, values)])
+    assert nas.results(run)["is_front"].tolist() == [False]
+
+
+def test_parameters_keep_their_types_where_a_baseline_has_none(tmp_path):
+    run = run_of_points(tmp_path, POINTS[:2])
+    for trial, params in {5: {"squeeze": True, "depth": 3}, 6: {"squeeze": False, "depth": 4}, 7: {}}.items():
+        write(run, [start(trial, {"macs_m": 50.0}, params=params)])
+    df = nas.results(run)
+    assert select(df, "params.squeeze == True")["trial"].tolist() == [5]
+    assert select(df, "params.squeeze != True")["trial"].tolist() == [6]
+    assert select(df, "params.depth == 3")["trial"].tolist() == [5]
+    assert str(df["params.depth"].dtype) == "Int64"
+    both = nas.results(run, run_of_points(tmp_path, [(1.0, 1.0)], "other"))
+    assert select(both, "params.squeeze == True")["trial"].tolist() == [5]
+
+
+def test_the_best_of_several_runs_is_within_the_limits_of_its_own(tmp_path):
+    one, other = (run_of_points(tmp_path, [(80.0, 10.0), (95.0, 40.0)], name) for name in ("one", "other"))
+    for run in (one, other):
+        describe_run(run, limits=[{"objective": {"name": "macs_m"}, "low": "-inf", "high": 15.0}])
+    assert best(nas.results(one), "val_top1_pct")["macs_m"] == 10.0
+    assert best(nas.results(one, other), "val_top1_pct")["macs_m"] == 10.0

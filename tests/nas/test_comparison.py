@@ -1,0 +1,93 @@
+"""Searches and rankings are compared fairly, and what is noise is called noise."""
+
+import math
+
+import numpy as np
+import pytest
+
+import nas
+from nas.cli import run as command
+from nas.comparison import compare, trust
+from nas.runs import CARD_FILE, FULL
+from tests.made_up import end, run_of_points, start, train_in_full, write
+
+POINTS = [(80.0, 10.0), (85.0, 20.0), (85.0, 30.0), (90.0, 40.0)]
+
+
+@pytest.fixture
+def run(tmp_path):
+    return run_of_points(tmp_path / "runs", POINTS)
+
+
+def test_a_front_whose_networks_are_all_beaten_is_covered(tmp_path):
+    better = run_of_points(tmp_path, [(90.0, 10.0), (95.0, 20.0)], "better")
+    worse = run_of_points(tmp_path, [(80.0, 20.0), (85.0, 40.0)], "worse")
+    found = compare(better, worse)
+    assert (found.one.coverage, found.other.coverage) == (1.0, 0.0)
+    assert found.reference == pytest.approx((78.5, 43.0))
+    box = (95 - 78.5) * (43 - 10)
+    assert found.one.hypervolumes == pytest.approx((((90 - 78.5) * (43 - 10) + (95 - 90) * (43 - 20)) / box,))
+    assert found.other.hypervolumes == pytest.approx((((80 - 78.5) * (43 - 20) + (85 - 80) * (43 - 40)) / box,))
+    assert found.one.attained[0] == 90.0
+    assert math.isnan(found.other.attained[0])
+    assert found.one.attained[-1] == 95.0
+    assert "a side has one run alone" in found.verdict
+
+
+def test_a_difference_is_told_from_noise_over_seeds(tmp_path, capsys):
+    generator = np.random.default_rng(0)
+    for seed in range(5):
+        for name, gain in (("same", 0.0), ("again", 0.0), ("better", 5.0)):
+            points = [(80 + gain + generator.normal(), 10.0), (85 + gain + generator.normal(), 20.0)]
+            run_of_points(tmp_path / name, points, f"seed{seed}")
+    assert "within the noise" in compare(tmp_path / "same", tmp_path / "again").verdict
+    assert command(["compare", str(tmp_path / "better"), str(tmp_path / "same")]) == 0
+    assert "the first is better by hypervolume: +" in capsys.readouterr().out
+
+
+def test_the_order_of_objectives_and_baselines_change_no_comparison(run, tmp_path):
+    turned = run_of_points(tmp_path, [point[::-1] for point in POINTS], "turned", objectives=("macs_m", "val_top1_pct"))
+    with pytest.raises(nas.NasError, match="was searched for macs_m"):
+        compare(run, run_of_points(tmp_path, [(1.0,)], "other", objectives=("macs_m",)))
+    found = compare(run, turned)
+    assert found.one.hypervolumes == pytest.approx(found.other.hypervolumes)
+    assert (found.one.coverage, found.other.coverage) == (0.0, 0.0)
+    before = compare(run, run_of_points(tmp_path, POINTS[:2], "without"))
+    with_baseline = run_of_points(tmp_path, POINTS[:2], "with")
+    values = {"val_top1_pct": 99.0, "macs_m": 1.0}
+    write(with_baseline, [start(9, values, source="reference", baseline=True), end(9, values)])
+    assert nas.results(with_baseline)["is_baseline"].tolist() == [False, False, True]
+    assert compare(run, with_baseline).other.hypervolumes == before.other.hypervolumes
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_runs_that_cannot_be_compared_are_said_to(run, tmp_path, number, capsys):
+    other = run_of_points(tmp_path, [], "none")
+    sentence = "has found no network yet, so there is nothing to compare"
+    if number == 1:
+        other = run_of_points(tmp_path, [(80.0, 1.0)], "c", objectives=("val_top1_pct", "params_m"))
+        sentence = f"{other.name} was searched for val_top1_pct (maximize), params_m (minimize), and {run.name} for val_top1_pct"
+    assert command(["compare", str(run), str(other)]) == 2
+    assert sentence in capsys.readouterr().err
+
+
+def test_full_trainings_are_columns_and_tell_how_far_to_trust(run):
+    assert trust(run) is None
+    for trial, tests in {0: (70.0, 72.0), 1: (80.0, 82.0), 3: (90.0, 94.0)}.items():
+        for seed, test in enumerate(tests):
+            train_in_full(run, trial, seed, test)
+    train_in_full(run, 0, 0, 10.0, epochs=5)  # of a shorter training: it is left out
+    df = nas.results(run).set_index("trial")
+    assert df.loc[3, ["full_test_top1_pct", "full_val_top1_pct", "full_seeds", "full_epochs"]].tolist() == [92, 93, 2, 100]
+    assert df.loc[3, "full_test_sd_pct"] == pytest.approx(math.sqrt(8))
+    assert df.loc[2, ["full_test_top1_pct", "full_seeds"]].isna().all()
+    found = trust(run)
+    assert (found.networks, found.seeds, found.agreement.kendall, found.agreement.interval) == (3, 2, 1.0, None)
+    assert "1.00, too few for an interval (3 networks, 100 epochs, 2 seeds or more of each)" in str(found)
+    train_in_full(run, 0, 0, 10.0, epochs=300)  # one network alone has that many epochs
+    train_in_full(run, 77, 0, 10.0)  # of a trial that is not there
+    assert trust(run).epochs == 100
+    assert trust(run).agreement.kendall == 1.0
+    (run / FULL / "trial1-seed0-epochs100" / CARD_FILE).write_text("{")
+    with pytest.raises(nas.NasError, match="is damaged; remove its folder"):
+        nas.results(run)
