@@ -107,7 +107,7 @@ def documentation() -> str:
         "\nEvery parameter of the space is a column `params.NAME`, with the space's own values, in one of pandas' types "
         "that may be missing; `nas space NAME` lists them.\n",
         "\n`attrs` of the DataFrame: `directions` (objective → minimize or maximize), `limits` (objective → low and high), "
-        "`learning_curve` (the objective that is the top-1 after each epoch, None where none is) and `table_error_pct` (objective "
+        "`learning_curve` (the objective that is the top-1 after each epoch, else None) and `table_error_pct` (objective "
         "→ the mean error of the latency table that it is predicted by, where that was checked).\n",
         "## `nas.history(run)`: a row for every trial and epoch\n",
         _listed(HISTORY),

@@ -268,8 +268,16 @@ def made_up_run(folder: str) -> Path:
     for number in range(LISTED):
         params = sample(experiment.space.parameters, generator)
         point = problem.examine(params)
-        known = {"id": point.id, "params": params, "values": point.values, "architecture": point.text}
-        log.start(Trial(number=number, status=Status.RUNNING, **known))
+        log.start(
+            Trial(
+                number=number,
+                id=point.id,
+                status=Status.RUNNING,
+                params=params,
+                values=point.values,
+                architecture=point.text,
+            )
+        )
         outcome = made_up(generator.gauss(90.0, 3.0))
         log.end(number, replace(outcome, values={**point.values, **outcome.values}, epochs=10))
     return log.run
