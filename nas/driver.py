@@ -25,12 +25,11 @@ from nas.cluster import ray_session, resources, sent_by_value, warm_up
 from nas.errors import NasError, describe_error
 from nas.experiment import Experiment
 from nas.next_session import check_unfinished, next_experiment, record_session
-from nas.plan import check_images, make_plan, with_latency, with_own_table
+from nas.plan import Session, check_images, make_plan, with_latency, with_own_table
 from nas.runs import RAY, create_run, locked, mend_logs, read_experiment, write_experiment
 from nas.scheduler import EarlyStopping
 from nas.search_state import make_state
 from nas.searcher import ArchitectureSearcher
-from nas.session import Session
 from nas.task import Task
 from nas.trial import Reason
 from nas.trial_log import read_history, read_trials

@@ -9,10 +9,10 @@ from typing import Final
 from nas.errors import NasError
 from nas.problem import COVERED, Point, Problem
 from nas.spaces import Params, sample, some_values
+from nas.statistics import share_interval
 
 PROBE: Final = 4_000  # random points that tell, before anything is trained, how many networks meet the limits
 UNLIMITED_PROBE: Final = 100  # random points where there are no limits, for the worst costs alone
-Z_95: Final = 1.96  # standard deviations on either side that hold 95 % of a normal distribution
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,12 +30,12 @@ class Feasibility:
 
     def __str__(self) -> str:
         """The share in percent, with half of its 95 % confidence interval (Wilson's)."""
+        low, high = share_interval(self.fitting, self.points)
         if not self.fitting:
-            return f"less than {100 * Z_95**2 / (self.points + Z_95**2):.1g} %"
-        share, n = self.fitting / self.points, self.points
-        half = Z_95 * math.sqrt(share * (1 - share) / n + Z_95**2 / (4 * n**2)) / (1 + Z_95**2 / n)
+            return f"less than {100 * high:.1g} %"
+        half = (high - low) / 2
         digits = 1 if half >= 0.0005 else 2
-        return f"{100 * share:.{digits}f} % ± {100 * half:.{digits}f}"
+        return f"{100 * self.fitting / self.points:.{digits}f} % ± {100 * half:.{digits}f}"
 
 
 def check_limits(problem: Problem, seed: int) -> Feasibility:

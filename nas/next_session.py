@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, Final
 
 from nas.description import PLAIN, as_json, describe, describe_session, experiment_of, from_plain
-from nas.earlier import named
 from nas.errors import NasError, unknown
 from nas.experiment import Experiment
 from nas.objectives import Limit
@@ -17,6 +16,7 @@ from nas.plugins import check_kind
 from nas.runs import EXPERIMENT_FILE, LATENCY_FILE, write_experiment
 from nas.study import SAMPLERS
 from nas.trial import UNDER_WAY, Trial
+from nas.warm_start import named
 
 logger = logging.getLogger(__name__)
 

@@ -6,23 +6,23 @@ Read `proposer.py` next.
 import logging
 import random
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from nas.baselines import Baseline, baselines
 from nas.columns import TYPES
 from nas.datasets import load_part
-from nas.earlier import Reused, Start, outcomes, starts
 from nas.errors import NasError, users_code
 from nas.experiment import Experiment
 from nas.feasibility import Feasibility, check_limits
 from nas.latency.table import newest_table
 from nas.problem import Problem
-from nas.recipe import TrainSettings
-from nas.runs import LATENCY_FILE
+from nas.recipe import Epoch, TrainSettings
+from nas.runs import LATENCY_FILE, WEIGHTS
 from nas.spaces import sample
 from nas.storage import check_storage
 from nas.study import check_sampler
+from nas.trial import Trial
+from nas.warm_start import Baseline, Reused, Start, baselines, outcomes, starts
 
 logger = logging.getLogger(__name__)
 
@@ -139,3 +139,23 @@ def with_own_table(experiment: Experiment, run: Path) -> Experiment:
     if not (run / LATENCY_FILE).is_file():
         table.write(run / LATENCY_FILE)
     return replace(experiment, latency=str(run / LATENCY_FILE))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Session:
+    """An experiment, its run folder, and what earlier sessions left there."""
+
+    experiment: Experiment
+    run: Path
+    plan: Plan
+    number: int = 0
+    """From 0."""
+    past: list[Trial] = field(default_factory=list)
+    history: list[tuple[int, Epoch]] = field(default_factory=list)
+    """(trial, epoch) of every epoch of the trials in `past`."""
+
+    @property
+    def storage(self) -> str:
+        """The folder or URI where trials under way keep their checkpoints."""
+        storage = self.experiment.storage
+        return f"{storage.rstrip('/')}/{self.run.name}" if storage else str(self.run / WEIGHTS)

@@ -13,14 +13,13 @@ from nas.errors import NasError, users_code
 from nas.latency.table import LatencyTable
 from nas.networks import Network, OwnNetwork
 from nas.objectives import Candidate, Limit, Objective
+from nas.pareto import Losses
 from nas.plugins import check_kind
 from nas.spaces import Params, SearchSpace
 
 COVERED: Final = "in the latency table"  # the name of this constraint among the limits
 NOT_COVERED: Final = 1.0  # its excess for a network with layers that the table lacks
 REMEMBERED: Final = 1024  # points examined last
-
-Losses = tuple[float, ...]  # one for each objective, the lower the better
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

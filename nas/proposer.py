@@ -10,13 +10,13 @@ import optuna
 from optuna.samplers import RandomSampler
 from optuna.trial import Trial, TrialState, create_trial
 
-from nas.earlier import Start
 from nas.errors import NasError, describe_error, users_code
 from nas.feasibility import Feasibility, approach, moves
 from nas.problem import Point, Problem
 from nas.spaces import Params, sample
 from nas.trial import Status
 from nas.trial_log import TrialLog
+from nas.warm_start import Start
 
 INFEASIBLE_ASKS: Final = 15  # of the sampler for one trial, before the nearest of them is moved inside the limits
 REPEATED_ASKS: Final = 2  # of the sampler for one trial, before what differs from the last in a single parameter is taken

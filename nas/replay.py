@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 
-from nas.baselines import point_of
 from nas.errors import NasError, users_code
 from nas.networks import parse_network
 from nas.problem import Point
@@ -10,6 +9,7 @@ from nas.record import CURVE
 from nas.scheduler import Standing
 from nas.search_state import Pending, SearchState
 from nas.trial import UNDER_WAY, Outcome, Reason, Status, Trial
+from nas.warm_start import point_of
 
 Epochs = Mapping[int, Mapping[int, float]]  # trial → epoch → top-1 after it
 

@@ -12,18 +12,18 @@ from typing import Final
 
 import optuna
 
-from nas.earlier import Reused
 from nas.keeper import Keeper
+from nas.plan import Session
 from nas.problem import Point
 from nas.proposer import Proposer
 from nas.recipe import Epoch
 from nas.record import CURVE
 from nas.scheduler import Halving
-from nas.session import Session
 from nas.storage import TrialFolder
 from nas.study import create_study, make_sampler
 from nas.trial import Outcome, Reason, Status, Trial
 from nas.trial_log import TrialLog
+from nas.warm_start import Reused
 
 logger = logging.getLogger(__name__)
 

@@ -15,12 +15,12 @@ from typing import Any
 
 from ray.tune.search import Searcher
 
-from nas.earlier import reused_starts
 from nas.errors import NasError
 from nas.recipe import Epoch
 from nas.replay import replay
 from nas.search_state import Pending, SearchState
 from nas.trial import Outcome, Reason, Status
+from nas.warm_start import reused_starts
 
 logger = logging.getLogger(__name__)
 

@@ -185,10 +185,9 @@ def whole_search(repeats: int, trials: int) -> dict[str, Any]:
 
 def make_searcher(experiment: Experiment) -> "ArchitectureSearcher":
     """A searcher on a run folder of its own, as a search makes it."""
-    from nas.plan import make_plan
+    from nas.plan import Session, make_plan
     from nas.search_state import make_state
     from nas.searcher import ArchitectureSearcher
-    from nas.session import Session
 
     session = Session(experiment=experiment, run=create_run(experiment, experiment.space.name), plan=make_plan(experiment))
     return ArchitectureSearcher(make_state(session), workers=1)

@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import nas
-from nas.earlier import named
 from nas.family import check_output, parse_macs
 from nas.networks import find_network
 from nas.published import EFFICIENTNET_COEFFICIENTS
+from nas.warm_start import named
 from tests.conftest import architectures
 
 B0 = nas.reference("efficientnet_b0")

@@ -1,22 +1,26 @@
-"""Warm starts: networks to try first, and results reused from other runs. Read `plan.py` next."""
+"""Warm starts: networks to try first, results reused from other runs, and baselines beside the search. Read `plan.py` next."""
 
+import random
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from nas.architecture import Architecture
 from nas.description import as_json, describe
 from nas.errors import ArchitectureError, NasError, SpaceError
 from nas.experiment import Experiment
-from nas.networks import find_network
+from nas.networks import Network, OwnNetwork, find_network
+from nas.problem import Point, Problem
 from nas.published import reference, references
 from nas.runs import EXPERIMENT_FILE, WEIGHTS, read_experiment
-from nas.spaces import Params, SearchSpace
+from nas.spaces import Params, SearchSpace, sample
 from nas.table import front, results
 from nas.trial import Outcome, Status
 from nas.trial_log import read_trials
+
+PROBE: Final = 100  # random points that tell the largest resolution of a space
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,3 +137,45 @@ def _done(experiment: Experiment, run: Path) -> Iterator[tuple[str, Reused]]:
                     architecture=trial.architecture,
                 ),
             )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Baseline:
+    """A network that is trained beside a search."""
+
+    name: str
+    """As the user gave it."""
+    point: Point
+
+
+def baselines(problem: Problem, names: Iterable[str]) -> list[Baseline]:
+    """The networks of these names, each once, at their own resolution, but no larger than the largest of the space.
+
+    Raises: NasError for a name that is not known, or a network that cannot read such images.
+    """
+    found: dict[str, Baseline] = {}
+    for name in names:
+        network = find_network(name)
+        largest = _largest_resolution(problem)
+        network = network.at(largest) if network.resolution > largest else network
+        network.check(problem.num_classes, [network.resolution])
+        point = point_of(problem, network)
+        found.setdefault(point.id, Baseline(name=name, point=point))
+    return list(found.values())
+
+
+def point_of(problem: Problem, network: Network) -> Point:
+    """A network held against the space and its limits."""
+    if not isinstance(network, OwnNetwork):
+        return problem.appraise(network)
+    try:
+        return problem.appraise(network, problem.space.encode(network.architecture))
+    except SpaceError:
+        return problem.appraise(network)
+
+
+def _largest_resolution(problem: Problem) -> int:
+    """Pixels, by the references and some random points."""
+    space, generator = problem.space, random.Random(0)
+    points = [*space.references.values(), *(sample(space.parameters, generator) for _ in range(PROBE))]
+    return max(space.decode(point).resolution for point in points)

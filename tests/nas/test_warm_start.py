@@ -6,10 +6,10 @@ from dataclasses import replace
 import pytest
 
 import nas
-from nas.earlier import outcomes, starts
 from nas.objectives import Objective, objective
 from nas.runs import TRIALS_FILE
 from nas.spaces import sample
+from nas.warm_start import outcomes, starts
 from tests.played import EXPERIMENT, new_run, next_session
 
 
