@@ -65,18 +65,13 @@ def _check_choice(field: str, value: object, choices: tuple[object, ...]) -> Non
 
 
 class Convolution(NamedTuple):
-    """A convolution, with the activation behind it."""
+    """A convolution (conv or depthwise) from `width_in` to `width` channels, with timm's name for it and what follows it."""
 
     kind: str
-    """conv, or depthwise."""
     module: str
-    """Its name in timm's network, or in timm's block."""
     width_in: int
-    """Channels in."""
     width: int
-    """Channels out."""
     activation: str | None
-    """None for none."""
     kernel: int = 1
     stride: int = 1
 
@@ -133,21 +128,19 @@ class Block:
         _check_choice("skip", self.skip, (False, True))
 
     def convolutions(self, width: int) -> list[Convolution]:
-        """Its convolutions on a map of `width` channels, in order, without the two of squeeze-and-excite.
-
-        Those stand before the last convolution, on the channels that it reads.
-        """
+        """Its convolutions on `width` channels, in order; squeeze-and-excite, whose two are left out, stands before the last."""
         inner, act, how = self.hidden or width, self.activation, (self.kernel, self.stride)
-        if self.op == "conv":
-            return [Convolution("conv", "conv", width, self.width, act, *how)]
-        if self.op == "fused":
-            found = [Convolution("conv", "conv_exp", width, inner, act, *how)]
-        else:
-            found = [Convolution("depthwise", "conv_dw", inner, inner, act, *how)]
-        if self.op == "mbconv":
-            found.insert(0, Convolution("conv", "conv_pw", width, inner, act))
-        last = "conv_pw" if self.op == "sep" else "conv_pwl"
-        return [*found, Convolution("conv", last, inner, self.width, None if self.linear else act)]
+        last = Convolution("conv", "conv_pwl", inner, self.width, None if self.linear else act)
+        depthwise = Convolution("depthwise", "conv_dw", inner, inner, act, *how)
+        match self.op:
+            case "conv":
+                return [Convolution("conv", "conv", width, self.width, act, *how)]
+            case "fused":
+                return [Convolution("conv", "conv_exp", width, inner, act, *how), last]
+            case "sep":
+                return [depthwise, last._replace(module="conv_pw")]
+            case _:
+                return [Convolution("conv", "conv_pw", width, inner, act), depthwise, last]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -231,17 +224,14 @@ class Architecture:
             raise _refusal("stages", downsamplings, f"a number of stages with stride 2 up to {MAX_DOWNSAMPLINGS}")
 
     def _check_size(self) -> None:
-        """Refuse what would not fit into memory: by the weights of its convolutions, and by the largest map of channels.
-
-        `costs.py` has the exact costs, with norms and the classifier.
-        """
-        head = self.head.width
-        weights, features = self.stages[-1][-1].width * head, 0
+        """Refuse what would not fit into memory, by the weights of convolutions and the largest map (exact costs: `costs.py`)."""
+        weights = features = 0
         for block, width, size in self.walk():
             more, widest = _weights_and_width(block, width)
             weights += more
             features = max(features, size * size * widest)
-        features = max(features, -((-size // block.stride) ** 2) * head)
+        side, head = -(-size // block.stride), self.head.width
+        weights, features = weights + block.width * head, max(features, side * side * head)
         if weights > MAX_WEIGHTS:
             raise _refusal("stages", weights, f"a bound on the weights within {MAX_WEIGHTS:,}")
         if features > MAX_FEATURES:

@@ -6,7 +6,6 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -54,36 +53,26 @@ def runtime_version(setup: Setup) -> str:
 @contextmanager
 def runner(architecture: Architecture, num_classes: int, setup: Setup) -> Iterator[Callable[[], object]]:
     """A call that runs the network once, and returns when the device is done."""
-    with _opened(architecture, num_classes, setup, profiled=False) as opened:
-        yield opened.run
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Opened:
-    run: Callable[[], object]
-    layers: Callable[[int], list[list[float]]] = lambda _: []
-    """Runs that many times: of each run, milliseconds of each layer."""
+    with _opened(architecture, num_classes, setup, profiled=False) as run:
+        yield run
 
 
 @contextmanager
 def profiler(architecture: Architecture, num_classes: int, setup: Setup) -> Iterator[Callable[[int], list[float]]]:
     """A call that runs the network so many times, and gives the median milliseconds of each of its layers, in context."""
-    with _opened(architecture, num_classes, setup, profiled=True) as opened:
-
-        def medians(runs: int) -> list[float]:
-            return [statistics.median(column) for column in zip(*opened.layers(runs), strict=True)]
-
-        yield medians
+    with _opened(architecture, num_classes, setup, profiled=True) as profile:
+        yield lambda runs: [statistics.median(column) for column in zip(*profile(runs), strict=True)]
 
 
 def _opened(architecture: Architecture, num_classes: int, setup: Setup, *, profiled: bool) -> Any:
+    """A call that runs the network once; or, if `profiled`, so many times, which gives milliseconds of each run's layers."""
+    check_device(setup)
     opened = _in_onnxruntime if setup.runtime == "onnxruntime" else _in_torch
     return opened(architecture, num_classes, setup, profiled=profiled)
 
 
 @contextmanager
-def _in_onnxruntime(architecture: Architecture, num_classes: int, setup: Setup, *, profiled: bool) -> Iterator[_Opened]:
-    check_device(setup)
+def _in_onnxruntime(architecture: Architecture, num_classes: int, setup: Setup, *, profiled: bool) -> Iterator[Any]:
     model = onnx_model(architecture, num_classes, batch=setup.batch).SerializeToString()
     shape = (setup.batch, 3, architecture.resolution, architecture.resolution)
     image = {"image": np.random.default_rng(0).standard_normal(shape, dtype=np.float32)}
@@ -96,13 +85,13 @@ def _in_onnxruntime(architecture: Architecture, num_classes: int, setup: Setup, 
         session = onnxruntime.InferenceSession(model, options, providers=[PROVIDERS[setup.device]])
         run = partial(session.run, None, image)
 
-        def of_layers(runs: int) -> list[list[float]]:
+        def profile(runs: int) -> list[list[float]]:
             for _ in range(runs):
                 run()
             events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
             return _by_layer(events, len(layers(architecture, num_classes)))
 
-        yield _Opened(run=run, layers=of_layers)
+        yield profile if profiled else run
 
 
 def _by_layer(events: list[dict[str, Any]], num_layers: int) -> list[list[float]]:
@@ -128,8 +117,7 @@ def _by_layer(events: list[dict[str, Any]], num_layers: int) -> list[list[float]
 
 
 @contextmanager
-def _in_torch(architecture: Architecture, num_classes: int, setup: Setup, *, profiled: bool) -> Iterator[_Opened]:
-    check_device(setup)
+def _in_torch(architecture: Architecture, num_classes: int, setup: Setup, *, profiled: bool) -> Iterator[Any]:
     dtype, before = DTYPES[setup.dtype], torch.get_num_threads()
     torch.set_num_threads(setup.threads)
     try:
@@ -142,8 +130,7 @@ def _in_torch(architecture: Architecture, num_classes: int, setup: Setup, *, pro
                 model(image)
             _synchronise(setup)
 
-        sequence = layers(architecture, num_classes)
-        yield _Opened(run=run, layers=partial(_hooked, model, image, sequence, setup) if profiled else lambda _: [])
+        yield partial(_hooked, model, image, layers(architecture, num_classes), setup) if profiled else run
     finally:
         torch.set_num_threads(before)
 
@@ -165,11 +152,9 @@ def _hooked(model: nn.Module, image: Tensor, sequence: list[Layer], setup: Setup
         else:
             begun.append((number, time.perf_counter()))
 
-    handles = [
-        model.get_submodule(layer.module).register_forward_pre_hook(lambda _module, _inputs, number=i: mark(number))
-        for i, layer in enumerate(sequence)
-        if layer.module
-    ]
+    modules = [(i, model.get_submodule(layer.module)) for i, layer in enumerate(sequence) if layer.module]
+    for i, module in modules:  # the model is this profiler's own, and so are its hooks
+        module.register_forward_pre_hook(lambda _module, _inputs, number=i: mark(number))
     found = []
     for _ in range(runs):
         begun.clear()
@@ -181,6 +166,4 @@ def _hooked(model: nn.Module, image: Tensor, sequence: list[Layer], setup: Setup
         for (number, start), (_, end) in pairwise(begun):
             times[number] += start.elapsed_time(end) if setup.device == "cuda" else 1e3 * (end - start)
         found.append(times)
-    for handle in handles:
-        handle.remove()
     return found

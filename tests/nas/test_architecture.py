@@ -170,6 +170,12 @@ def test_no_text_can_ask_for_more_than_the_bounds():
     described = json.loads(TEXT) | {"resolution": 1024, "stem": {"width": 16_384, "stride": 1}}
     with pytest.raises(ArchitectureError, match="feature map"):
         Architecture.from_json(json.dumps(described))
+    plain = replace(block, op="conv", width=8, hidden=0, kernel=1, linear=False)
+    described = json.loads(TEXT) | {"resolution": 1024, "stem": {"width": 8, "stride": 1}}
+    described |= {"stages": [[{name: getattr(plain, name) for name in plain.__slots__}]]}
+    described |= {"head": {"kind": "efficientnet", "width": 16_384}}
+    with pytest.raises(ArchitectureError, match="feature map"):
+        Architecture.from_json(json.dumps(described))
 
 
 def test_layout_and_order_of_a_text_do_not_matter():
