@@ -26,8 +26,9 @@ from nas.plugins import module_at, own_file, plugin_names
 from nas.recipe import TrainSettings
 from nas.spaces import SearchSpace
 
-SCHEMA: Final = 4
+SCHEMA: Final = 5
 PACKAGES: Final = ("frontier-nas", "torch", "torchvision", "timm", "onnxruntime", "optuna", "ray", "numpy")
+FLAGS: Final = tuple(field.name for field in fields(Objective) if field.name not in ("name", "measure"))
 PLAIN: Final = (  # fields of an Experiment that are plain values already
     *("latency", "trials", "start", "reuse", "baselines", "early_stopping", "trial_timeout", "keep_all"),
     *("workers", "gpus_per_trial", "address", "storage", "seed"),
@@ -99,10 +100,7 @@ def _describe_objective(objective: Objective) -> dict[str, Any]:
     module = getattr(measure, "__module__", None) or type(measure).__module__
     record = {
         "name": objective.name,
-        "direction": objective.direction,
-        "needs_training": objective.needs_training,
-        "learning_curve": objective.learning_curve,
-        "has_table_error": objective.has_table_error,
+        **{flag: _plain(getattr(objective, flag)) for flag in FLAGS},
         "module": module,
         "file": _own_file(module),
     }
@@ -209,7 +207,7 @@ def _objective_of(record: Mapping[str, Any]) -> Objective:
         raise NasError(f"objective {name} was made in a script or notebook; give the experiment from there: experiment=...")
     if "class" in record:
         measure = _rebuilt("objective", record)
-        return Objective(name=name, direction=record["direction"], needs_training=record["needs_training"], measure=measure)
+        return Objective(name=name, measure=measure, **{flag: from_plain(record[flag]) for flag in FLAGS})
     if record["module"].startswith("nas.objectives.") and name in plugin_names("objective"):
         return replace(objective(name), needs_training=record["needs_training"])
     module = module_at(Path(record["file"])) if record["file"] else importlib.import_module(record["module"])
