@@ -2,7 +2,8 @@
 
 `experiment.json` holds the experiment, and a record of every session with the versions and the machine; `trials.jsonl` the trial
 log, the source of truth; `history.jsonl` one line per trial and epoch; `checkpoints/` the weights; `latency.json` the latency
-table, if one is used; `full/` the networks that were trained to the end; `ray/` Ray's state, while a search lasts. Read `table.py` next.
+table, if one is used; `full/` the networks that were trained to the end; `ray/` Ray's state, while a search lasts. Read
+`trial_log.py` next.
 """
 
 import json
