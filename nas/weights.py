@@ -1,7 +1,4 @@
-"""Weights from a file that a stranger may have made: checked against the network before memory is taken, never unpickled.
-
-Read `cards.py` next.
-"""
+"""Weights from a file that a stranger may have made: checked against the network before memory is taken, never unpickled."""
 
 import hashlib
 import json
@@ -19,7 +16,6 @@ from nas.networks import Network
 
 T = TypeVar("T")
 
-WEIGHTS_FILE: Final = "model.safetensors"
 MAX_HEADER: Final = 2**24  # bytes; that of the largest published network takes 0.3 MB
 MAX_CLASSES: Final = 2**20
 DTYPES: Final = {  # safetensors' names
