@@ -1,7 +1,6 @@
 """The networks of a run as folders that run elsewhere: one trial, or the whole front, measured again and proven."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import cache, partial
 from os import PathLike
 from pathlib import Path
@@ -102,29 +101,24 @@ def choose(
     return rows.iloc[0]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Images:
-    """What a run was trained on, if it is still there."""
-
-    dataset: Dataset | None
-    parts: Mapping[str, ImageData]
-    gone: str = ""
-    """Why it is not."""
+Images = tuple[Dataset, dict[str, ImageData]]
 
 
-def _images_of(run: Path, dataset: Dataset | None, *, int8: bool) -> _Images:
-    """Raises: NasError where they are gone and needed."""
+def _images_of(run: Path, dataset: Dataset | None, *, int8: bool) -> Images | NasError:
+    """What a run was trained on: the dataset and its parts, or the error that says why they are gone.
+
+    Raises: NasError where they are gone and needed.
+    """
     try:
         found = dataset or dataset_of(read_experiment(run))
-        parts = ("train", "val", "test") if int8 else ("val", "test")
-        return _Images(dataset=found, parts={part: load_part(found, part) for part in parts})
+        return found, {part: load_part(found, part) for part in ("val", "test", *(["train"] if int8 else []))}
     except NasError as gone:
         if int8:
             raise
-        return _Images(dataset=None, parts={}, gone=str(gone))
+        return gone
 
 
-def _export(run: Path, row: "pd.Series[Any]", target: Path, images_of: Callable[[], _Images], *, int8: bool) -> Path:
+def _export(run: Path, row: "pd.Series[Any]", target: Path, images_of: Callable[[], Images | NasError], *, int8: bool) -> Path:
     described, number = read_experiment(run), int(row["trial"])
     weights = run / WEIGHTS / f"{number}.safetensors"
     if not weights.is_file():
@@ -135,21 +129,19 @@ def _export(run: Path, row: "pd.Series[Any]", target: Path, images_of: Callable[
     check_replaceable(target)  # before time is spent
     network = parse_network(row["architecture"])
     model, images = with_weights(network, len(described["dataset"]["classes"]), weights), images_of()
-    if images.dataset is None:
-        accuracy = _accuracy_of_trial(run, described, row, images.gone)
+    if isinstance(images, NasError):
+        accuracy, parts = _accuracy_of_trial(run, described, row, str(images)), {}
     else:
-        accuracy = _accuracy(model, network, images.dataset, images.parts, row)
+        accuracy, parts = _accuracy(model, network, images, row), images[1]
     recipe = described["train"] | {"device": row["device"], "precision": row["precision"], "seconds": float(row["seconds"])}
     card = make_card(
         network, described["dataset"], accuracy=accuracy, train=recipe, versions=described["sessions"][-1]["versions"]
     )
-    write_export(target, network, weights, card | {"run": run.name, "trial": number}, images.parts, int8=int8)
+    write_export(target, network, weights, card | {"run": run.name, "trial": number}, parts, int8=int8)
     return target
 
 
-def _accuracy(
-    model: nn.Module, network: Network, dataset: Dataset, parts: Mapping[str, ImageData], row: "pd.Series[Any]"
-) -> dict[str, Any]:
+def _accuracy(model: nn.Module, network: Network, images: Images, row: "pd.Series[Any]") -> dict[str, Any]:
     """Top-1 of a reloaded model on the search validation and test parts.
 
     Raises: NasError if it classifies the validation part otherwise than in its trial, on the same device.
@@ -157,7 +149,7 @@ def _accuracy(
     threads, device = torch.get_num_threads(), pick_device()
     torch.set_num_threads(1)  # as in the trial, so that sums are taken in the same order
     try:
-        accuracy, classified = measure_accuracy(model, network.resolution, dataset, parts, device)
+        accuracy, classified = measure_accuracy(model, network.resolution, *images, device)
         same_device = device_name(device) == row["device"]
     finally:
         torch.set_num_threads(threads)
@@ -168,7 +160,7 @@ def _accuracy(
             f"device: {accuracy['val_top1_pct']:.4f} % are right; the dataset or the weights have changed"
         )
     return {
-        "dataset": dataset.name,
+        "dataset": images[0].name,
         "seed": int(row["seed"]),
         **accuracy,
         "identical_to_trial": identical,
