@@ -58,14 +58,12 @@ def train_on_workers(
 
 def _listen(queue: Queue, on_epoch: OnEpoch | None) -> TrainReport:
     """The report of the first process, after its epochs; Ray's own callbacks run in yet another process than this one."""
-    report = None
+    told = None
     for told in iter(queue.get, None):
-        if isinstance(told, TrainReport):
-            report = told
-        elif on_epoch is not None:
+        if isinstance(told, Epoch) and on_epoch is not None:
             on_epoch(told)
-    assert report is not None
-    return report
+    assert isinstance(told, TrainReport)  # comes last
+    return told
 
 
 def _work(config: dict[str, Any]) -> None:
@@ -74,7 +72,8 @@ def _work(config: dict[str, Any]) -> None:
     device = ray.train.torch.get_device()
     if device.type == "cuda":
         torch.cuda.set_device(device)  # of all those that this process sees, the one that is its own
-    queue = config["queue"] if ray.train.get_context().get_world_rank() == 0 else None
-    report = config["work"](on_epoch=queue.put if queue else None)
-    if queue:
-        queue.put(report)
+    work, queue = config["work"], config["queue"]
+    if ray.train.get_context().get_world_rank() == 0:
+        queue.put(work(on_epoch=queue.put))
+    else:
+        work(on_epoch=None)

@@ -57,7 +57,7 @@ def load(folder: str | PathLike[str], *, features_only: bool = False) -> nn.Modu
     source = Path(folder)
     network, classes, _ = read_export(source)
     model = with_weights(network, len(classes), source / WEIGHTS_FILE)
-    return feature_maps(model) if features_only else model
+    return feature_maps(model).eval() if features_only else model
 
 
 def read_export(source: Path) -> tuple[Network, list[str], dict[str, Any]]:
