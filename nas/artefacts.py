@@ -1,17 +1,13 @@
-"""The files of an export that run in timm, torch and ONNX Runtime without this project, and the proof that they do.
-
-Read `proof.py` next.
-"""
+"""Writes the folder of a network: files that run in timm, torch and ONNX Runtime without this project, proven to do so."""
 
 import io
 import json
-import logging
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,30 +15,101 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from nas.cards import CONFIG_FILE, timm_config
+from nas.cards import latency_of, readme, timm_config
+from nas.datasets import Dataset, ImageData
+from nas.description import package_versions
 from nas.errors import NasError, describe_error
+from nas.exports import BINARY_FILES, CONFIG_FILE, MODEL_FILE, ONNX_FILE, README_FILE, TORCH_FILE, check_replaceable
+from nas.files import whole_folder
 from nas.latency.onnx_graph import OPSET, onnx_model
-from nas.networks import Network, TimmNetwork
+from nas.networks import ARCHITECTURE_FILE, CARD_FILE, WEIGHTS_FILE, Network, OwnNetwork
+from nas.predict import Preprocess, evenly, fingerprint, num_correct, predict
 from nas.proof import ARTEFACTS, BATCH, INT8_FILE
-
-MODEL_FILE: Final = "model.py"
-TORCH_FILE: Final = "model.pt2"
-ONNX_FILE: Final = "model.onnx"
+from nas.quantise import quantise, quiet
+from nas.weights import sha256, with_weights
 
 TORCHS_OPSET: Final = 18  # the least that torch's exporter writes
 TOLERANCE: Final = 1e-3  # of the largest logit, as sums are taken in another order
 SAME_CLASS: Final = 0.99  # share of the images
 SECONDS: Final = 1800.0  # for the proof
+PROOF_IMAGES: Final = (100, 128)  # least and most
+
+
+def write_export(
+    target: Path,
+    network: Network,
+    weights: Path,
+    card: Mapping[str, Any],
+    parts: Mapping[str, ImageData],
+    *,
+    int8: bool = False,
+) -> None:
+    """The folder with every file proven, whole or not at all; an earlier export stays until the new one is ready.
+
+    `parts` are the dataset's, if they are there; `val` is what the files are compared on, `train` what int8 is calibrated on.
+    Raises: NasError for a file that gives other logits than the weights, or a folder that cannot be written.
+    """
+    with whole_folder(target, check_replaceable) as folder:
+        (folder / ARCHITECTURE_FILE).write_text(network.to_json() + "\n", encoding="utf-8")
+        shutil.copyfile(weights, folder / WEIGHTS_FILE)
+        model = with_weights(network, len(card["classes"]), folder / WEIGHTS_FILE)
+        opset = write_artefacts(folder, network, model, card)
+        card = dict(card) | {"onnx_opset": opset, "latency": latency_of(network, len(card["classes"]))}
+        preprocess = _preprocess(card)
+        if int8:
+            card["accuracy"] |= {"int8": quantise(folder / ONNX_FILE, folder / INT8_FILE, preprocess, parts)}
+        card["proof"] = prove(folder, model, *_proof_images(preprocess, parts.get("val")))
+        card["exported_with"] = package_versions()
+        card["sha256"] = {name: sha256(folder / name) for name in BINARY_FILES if (folder / name).exists()}
+        (folder / README_FILE).write_text(readme(card), encoding="utf-8")
+        (folder / CARD_FILE).write_text(json.dumps(card, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _preprocess(card: Mapping[str, Any]) -> Preprocess:
+    how = card["preprocess"]
+    return Preprocess(resolution=how["resolution"], mean=tuple(how["mean"]), std=tuple(how["std"]))
+
+
+def _proof_images(preprocess: Preprocess, data: ImageData | None) -> tuple[Tensor, str]:
+    """(what a network reads of images of the validation part, or generated ones where there are too few; what they are)."""
+    least, most = PROOF_IMAGES
+    side, found, number = preprocess.resolution, [], 0
+    if data is not None:
+        chosen = evenly(data, most)
+        found.append(preprocess(torch.from_numpy(chosen)))
+        number = len(chosen)
+    missing = max(0, least - number)
+    if missing:
+        pixels = np.random.default_rng(0).integers(0, 256, (missing, side, side, 3), dtype=np.uint8)
+        found.append(preprocess(torch.from_numpy(pixels)))
+    names = [f"{count} {what}" for count, what in ((number, "of the validation part"), (missing, "generated")) if count]
+    return torch.cat(found), ", ".join(names)
+
+
+def measure_accuracy(
+    model: nn.Module, resolution: int, dataset: Dataset, parts: Mapping[str, ImageData], device: torch.device
+) -> tuple[dict[str, float | int], str]:
+    """(top-1 on the search validation and the test part, with their sizes; the fingerprint of the validation part)."""
+    model.to(device)
+    preprocess = Preprocess(resolution=resolution, mean=dataset.mean, std=dataset.std)
+    accuracy: dict[str, float | int] = {}
+    prints = {}
+    for part in ("val", "test"):
+        data = parts[part]
+        logits = predict(model, data, preprocess)
+        prints[part] = fingerprint(logits)
+        accuracy |= {f"{part}_top1_pct": 100.0 * num_correct(logits, data) / len(data), f"{part}_images": len(data)}
+    return accuracy, prints["val"]
 
 
 def write_artefacts(folder: Path, network: Network, model: nn.Module, card: Mapping[str, Any]) -> int:
     """Write the files that run a trained network into a folder that has its weights; gives the opset of the ONNX file."""
-    num_classes, side = len(card["classes"]), network.resolution
     model = model.cpu().eval().to(memory_format=torch.contiguous_format)
     config = json.dumps(timm_config(network, card), indent=2, ensure_ascii=False)
     (folder / CONFIG_FILE).write_text(config + "\n", encoding="utf-8")
-    (folder / MODEL_FILE).write_text(_model_py(network, num_classes), encoding="utf-8")
-    example, any_batch = torch.zeros(2, 3, side, side), ({0: torch.export.Dim("batch", min=1)},)
+    shutil.copyfile(Path(__file__).with_name("standalone.py"), folder / MODEL_FILE)
+    example = torch.zeros(2, 3, network.resolution, network.resolution)
+    any_batch = ({0: torch.export.Dim("batch", min=1)},)
     with quiet():
         written = io.BytesIO()
         try:
@@ -50,15 +117,15 @@ def write_artefacts(folder: Path, network: Network, model: nn.Module, card: Mapp
         except (RuntimeError, TypeError, ValueError) as error:
             raise NasError(f"torch cannot export {network.id}: {describe_error(error)}") from None
         (folder / TORCH_FILE).write_bytes(written.getbuffer())
-        if isinstance(network, TimmNetwork):
+        if isinstance(network, OwnNetwork):
+            weights = {name: value.numpy() for name, value in model.state_dict().items()}
+            graph, opset = onnx_model(network.architecture, len(card["classes"]), batch="batch", weights=weights), OPSET
+        else:
             named: dict[str, Any] = {"input_names": ["image"], "output_names": ["logits"], "opset_version": TORCHS_OPSET}
-            graph: Any = torch.onnx.export(model, (example,), dynamo=True, dynamic_shapes=any_batch, verbose=False, **named)
-            (folder / ONNX_FILE).write_bytes(graph.model_proto.SerializeToString())
-            return TORCHS_OPSET
-    weights = {name: value.numpy() for name, value in model.state_dict().items()}
-    ours = onnx_model(network.architecture, num_classes, batch="batch", weights=weights)
-    (folder / ONNX_FILE).write_bytes(ours.SerializeToString())
-    return OPSET
+            made: Any = torch.onnx.export(model, (example,), dynamo=True, dynamic_shapes=any_batch, verbose=False, **named)
+            graph, opset = made.model_proto, TORCHS_OPSET
+    (folder / ONNX_FILE).write_bytes(graph.SerializeToString())
+    return opset
 
 
 def prove(folder: Path, model: nn.Module, images: Tensor, source: str) -> dict[str, Any]:
@@ -72,13 +139,18 @@ def prove(folder: Path, model: nn.Module, images: Tensor, source: str) -> dict[s
     model = model.cpu().eval()
     images = images.contiguous()
     with torch.inference_mode():
-        logits = torch.cat([model(part) for part in images.split(BATCH)]).numpy()
-    found = {}
-    for name, given in _logits_without_us(folder, images).items():
-        found[name] = _difference(given, logits) | {"source": source}
-        if name != INT8_FILE:  # which gives others, and the card says how far
-            _refuse(folder / name, found[name], logits)
-    return found
+        wanted = torch.cat([model(part) for part in images.split(BATCH)]).numpy()
+    proof = {}
+    for name, logits in _logits_without_us(folder, images).items():
+        difference, same = float(np.abs(logits - wanted).max()), float((logits.argmax(1) == wanted.argmax(1)).mean())
+        proof[name] = {"logit_difference": difference, "same_class": same, "images": len(wanted), "source": source}
+        exact = difference <= TOLERANCE * float(np.abs(wanted).max()) and same >= SAME_CLASS
+        if not exact and name != INT8_FILE:  # which gives others, and the card says how far
+            raise NasError(
+                f"{folder / name} gives other logits than the network: they differ by up to {difference:.2g}, and "
+                f"{100 * same:.1f} % of {len(wanted)} images get the same class"
+            )
+    return proof
 
 
 def _logits_without_us(folder: Path, images: Tensor) -> dict[str, Any]:
@@ -98,78 +170,4 @@ def _logits_without_us(folder: Path, images: Tensor) -> dict[str, Any]:
         if answer.returncode:
             last = (answer.stderr.strip().splitlines() or [f"exit code {answer.returncode}"])[-1]
             raise NasError(f"a file of {folder} does not run without this project: {last}")
-        names = [name for name in ARTEFACTS if name != INT8_FILE or (folder / name).exists()]
-        return {name: np.load(Path(place, f"{name}.npy")) for name in names}
-
-
-def _difference(given: Any, wanted: Any) -> dict[str, Any]:
-    """How two arrays of logits differ; shapes: both (images, classes)."""
-    return {
-        "logit_difference": float(np.abs(given - wanted).max()),
-        "same_class": float((given.argmax(1) == wanted.argmax(1)).mean()),
-        "images": len(wanted),
-    }
-
-
-def _refuse(file: Path, told: Mapping[str, Any], logits: Any) -> None:
-    if not told["logit_difference"] <= TOLERANCE * float(np.abs(logits).max()) or told["same_class"] < SAME_CLASS:
-        raise NasError(
-            f"{file} gives other logits than the network: they differ by up to {told['logit_difference']:.2g}, and "
-            f"{100 * told['same_class']:.1f} % of {told['images']} images get the same class"
-        )
-
-
-REGISTER: Final = """
-
-if not is_model("frontier_nas"):  # of which `import nas` tells timm, too
-    register_model(frontier_nas)
-"""
-
-LOAD: Final = '''
-
-def load(folder):
-    """The network with the weights of its folder, in eval mode."""
-    model = network()
-    load_checkpoint(model, f"{folder}/model.safetensors")
-    return model.eval()
-'''
-
-
-def _model_py(network: Network, num_classes: int) -> str:
-    """The text of a file that builds the network with timm alone."""
-    title = '"""A network, built with timm and torch alone: network() newly initialised, load(folder) with its weights."""'
-    function = f'''
-
-def network(num_classes={num_classes}, **options):
-    """The network, newly initialised; options are timm's."""
-'''
-    if isinstance(network, TimmNetwork):
-        made = f"    return create_model({network.name!r}, num_classes=num_classes, **options)\n"
-        return f"{title}\n\nfrom timm.models import create_model, load_checkpoint\n{function}{made}{LOAD}"
-    _, _, source = Path(__file__).with_name("standalone.py").read_text(encoding="utf-8").partition('"""\n\n')
-    source = source.replace("  # noqa: FBT001, FBT002", "")
-    source = source.replace(
-        "import build_model_with_cfg\n", "import build_model_with_cfg, is_model, load_checkpoint, register_model\n"
-    )
-    plain = _literal(json.loads(network.architecture.to_json()))
-    made = "    return build(ARCHITECTURE, num_classes, **options)\n"
-    return f"{title}\n\n{source}{REGISTER}\nARCHITECTURE = {plain}\n{function}{made}{LOAD}"
-
-
-def _literal(plain: dict[str, Any]) -> str:
-    """An architecture as Python writes it, a line a block."""
-    lines = [f"    {name!r}: {value!r}," for name, value in plain.items() if name != "stages"] + ["    'stages': ["]
-    for stage in plain["stages"]:
-        lines += ["        [", *(f"            {block}," for block in stage), "        ],"]
-    return "\n".join(["{", *lines, "    ],", "}"])
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """While an exporter runs that logs what concerns nobody."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        yield
-    finally:
-        logging.disable(before)
+        return {name: np.load(Path(place, f"{name}.npy")) for name in ARTEFACTS if (folder / name).exists()}

@@ -1,20 +1,11 @@
-"""What is known of a network that leaves, for programs (`card.json`, `config.json`) and for people (`README.md`).
+"""What is known of a network that leaves, for programs (`card.json`, `config.json`) and for people (`README.md`)."""
 
-Read `artefacts.py` next.
-"""
-
-import json
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
-
-import timm
 
 from nas.errors import MachineBusyError
 from nas.latency.timing import measure
 from nas.networks import Network, TimmNetwork
-
-CONFIG_FILE: Final = "config.json"
-README_FILE: Final = "README.md"
 
 
 def make_card(
@@ -54,31 +45,20 @@ def timm_config(network: Network, card: Mapping[str, Any]) -> dict[str, Any]:
 
     Images are whole ones of the training's preprocessing: the middle square, resized bilinearly.
     """
-    preprocess, side, classes = card["preprocess"], network.resolution, card["classes"]
-    config: dict[str, Any] = {
-        "architecture": network.name if isinstance(network, TimmNetwork) else "frontier_nas",
+    preprocess, side, classes, config = card["preprocess"], network.resolution, card["classes"], network.timm_config()
+    how = {
+        "custom_load": False,
+        "input_size": [3, side, side],
+        "fixed_input_size": False,
+        "interpolation": "bilinear",
+        "crop_pct": 1.0,
+        "crop_mode": "center",
+        "mean": list(preprocess["mean"]),
+        "std": list(preprocess["std"]),
         "num_classes": len(classes),
-        "pretrained_cfg": {
-            "custom_load": False,
-            "input_size": [3, side, side],
-            "fixed_input_size": False,
-            "interpolation": "bilinear",
-            "crop_pct": 1.0,
-            "crop_mode": "center",
-            "mean": list(preprocess["mean"]),
-            "std": list(preprocess["std"]),
-            "num_classes": len(classes),
-            "label_names": list(classes),
-        },
+        "label_names": list(classes),
     }
-    if isinstance(network, TimmNetwork):
-        theirs = timm.get_pretrained_cfg(network.name)
-        known = {} if theirs is None else {"first_conv": theirs.first_conv, "classifier": theirs.classifier}
-        config["pretrained_cfg"] |= {name: value for name, value in known.items() if value is not None}
-    else:
-        config["model_args"] = {"architecture": json.loads(network.architecture.to_json())}
-        config["pretrained_cfg"] |= {"first_conv": "conv_stem", "classifier": "classifier"}
-    return config
+    return config | {"num_classes": len(classes), "pretrained_cfg": how | config["pretrained_cfg"]}
 
 
 def readme(card: Mapping[str, Any]) -> str:
@@ -144,7 +124,7 @@ In this folder, with `pip install timm` or `pip install onnxruntime pillow`; the
 
 timm:
 ```python
-import model  # tells timm of the network; `import nas` does, too
+import model  # tells timm of the network; nas.register_with_timm() does, too
 import timm
 from PIL import Image
 

@@ -1,8 +1,7 @@
-"""One network trained by several processes, each with its own GPU, through Ray Train. Read `trainer.py` next."""
+"""One network trained by several processes, each with its own GPU, through Ray Train."""
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -58,22 +57,23 @@ def train_on_workers(
 
 
 def _listen(queue: Queue, on_epoch: OnEpoch | None) -> TrainReport:
-    """The report that the first process tells after its epochs; Ray's own callbacks run in yet another process than this one."""
-    report = None
-    for record in iter(queue.get, None):
-        if "epoch" not in record:
-            report = TrainReport(**{**record, "history": tuple(Epoch(**epoch) for epoch in record["history"])})
-        elif on_epoch is not None:
-            on_epoch(Epoch(**record))
-    assert report is not None
-    return report
+    """The report of the first process, after its epochs; Ray's own callbacks run in yet another process than this one."""
+    told = None
+    for told in iter(queue.get, None):
+        if isinstance(told, Epoch) and on_epoch is not None:
+            on_epoch(told)
+    assert isinstance(told, TrainReport)  # comes last
+    return told
 
 
 def _work(config: dict[str, Any]) -> None:
-    """What every process does."""
+    """What every process does; the first tells its epochs and its report."""
     torch.set_num_threads(config["threads"])
     device = ray.train.torch.get_device()
     if device.type == "cuda":
         torch.cuda.set_device(device)  # of all those that this process sees, the one that is its own
-    tell = config["queue"].put if ray.train.get_context().get_world_rank() == 0 else id
-    tell(asdict(config["work"](on_epoch=lambda epoch: tell(asdict(epoch)))))
+    work, queue = config["work"], config["queue"]
+    if ray.train.get_context().get_world_rank() == 0:
+        queue.put(work(on_epoch=queue.put))
+    else:
+        work(on_epoch=None)

@@ -1,9 +1,10 @@
-"""`nas export` and `nas train`, which leave folders: parse, call one function, print. Read `cli.py` next."""
+"""`nas export` and `nas train`, which leave folders: parse, call one function, print."""
 
 import json
 import sys
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 from nas.errors import NasError
 from nas.parsing import named_plugins, parsed
@@ -11,65 +12,74 @@ from nas.plugins import load_plugin, plugin_names
 from nas.printing import log_to_stdout, shown_path
 
 
+@dataclass(frozen=True, kw_only=True)
+class ExportOptions:
+    """Write the folder of a network of a run, or of its whole front, that runs in timm, torch and ONNX Runtime, proven."""
+
+    run: Path
+    """The run folder."""
+    trial: int | None = None
+    """The trial's number, as `nas table` shows it."""
+    best: str | None = None
+    """An objective, to export the network that is best on it."""
+    front: bool = False
+    """Export every network on the front, each to its own folder."""
+    where: str = ""
+    """Only of those that meet all of these, such as "macs_m<60, params_m<3"."""
+    within_error: bool = False
+    """Rank by latency_ms even where the latency table's error is larger than the difference."""
+    int8: bool = False
+    """Write an ONNX file in eight bits too, calibrated on training images, with its accuracy."""
+    output: Path | None = None
+    """The folder to write, by default exports/trial<N> in the run folder; with --front the one that they lie in. An export
+    that is there is replaced."""
+
+
 def export(arguments: list[str]) -> None:
     """Write the folder of a run's network, or of its whole front, that runs in timm, torch and ONNX Runtime, proven."""
     import tyro
 
-    def write(
-        run: Annotated[Path, tyro.conf.Positional],
-        *,
-        trial: int | None = None,
-        best: str | None = None,
-        front: bool = False,
-        where: str = "",
-        within_error: bool = False,
-        int8: bool = False,
-        output: Path | None = None,
-    ) -> None:
-        """Write the folder of a network of a run, or of its whole front, that runs in timm, torch and ONNX Runtime, proven.
+    options = parsed(ExportOptions, args=arguments, prog="nas export", config=(tyro.conf.PositionalRequiredArgs,))
+    if options.front:
+        _export_front(options)
+        return
+    from nas.run_exports import choose
+    from nas.run_exports import export as export_network
+    from nas.table import results
 
-        Args:
-            run: The run folder.
-            trial: The trial's number, as `nas table` shows it.
-            best: An objective, to export the network that is best on it.
-            front: Export every network on the front, each to its own folder.
-            where: Only of those that meet all of these, such as "macs_m<60, params_m<3".
-            within_error: Rank by latency_ms even where the latency table's error is larger than the difference.
-            int8: Write an ONNX file in eight bits too, calibrated on training images, with its accuracy.
-            output: The folder to write, by default exports/trial<N> in the run folder; with --front the one that they lie in. An
-                export that is there is replaced.
-        """
-        from nas.exports import export as export_network
-        from nas.exports import export_front
+    row = choose(
+        results(options.run.resolve()),
+        trial=options.trial,
+        best=options.best,
+        conditions=options.where,
+        within_error=options.within_error,
+    )
+    _print_export(export_network(options.run, trial=int(row["trial"]), output=options.output, int8=options.int8))
 
-        if not front:
-            folder = export_network(
-                run, trial=trial, best=best, conditions=where, within_error=within_error, output=output, int8=int8
-            )
-            _print_export(folder)
-            return
-        if trial is not None or best is not None or within_error:
-            raise NasError("front: takes every network on it; leave out --trial, --best and --within-error, or --front")
-        from rich.progress import Progress
 
-        with Progress(transient=True, disable=not sys.stdout.isatty()) as progress:
-            task = progress.add_task("exporting", total=None)
-            folders = export_front(
-                run,
-                conditions=where,
-                output=output,
-                int8=int8,
-                on_done=lambda done, total: progress.update(task, completed=done, total=total),
-            )
-        for folder in folders:
-            _print_export(folder, brief=True)
+def _export_front(options: ExportOptions) -> None:
+    if options.trial is not None or options.best is not None or options.within_error:
+        raise NasError("front: takes every network on it; leave out --trial, --best and --within-error, or --front")
+    from rich.progress import Progress
 
-    parsed(write, args=arguments, prog="nas export")
+    from nas.run_exports import export_front
+
+    with Progress(transient=True, disable=not sys.stdout.isatty()) as progress:
+        task = progress.add_task("exporting", total=None)
+        folders = export_front(
+            options.run,
+            conditions=options.where,
+            output=options.output,
+            int8=options.int8,
+            on_done=lambda done, total: progress.update(task, completed=done, total=total),
+        )
+    for folder in folders:
+        _print_export(folder, brief=True)
 
 
 def _print_export(folder: Path, *, brief: bool = False) -> None:
+    from nas.networks import CARD_FILE
     from nas.proof import INT8_FILE
-    from nas.runs import CARD_FILE
 
     card = json.loads((folder / CARD_FILE).read_text(encoding="utf-8"))
     accuracy, exact = card["accuracy"], [name for name in card["proof"] if name != INT8_FILE]

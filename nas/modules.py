@@ -1,13 +1,16 @@
-"""An Architecture as a torch module, made of timm's own blocks. Read `spaces.py` next for where architectures come from."""
+"""An Architecture as a torch module, made of timm's own blocks."""
 
 import json
+from typing import Any
 
+from timm.models import is_model, register_model
 from torch import nn
 
 from nas.architecture import Architecture
 from nas.errors import NasError
 from nas.standalone import build as build_plain
-from nas.standalone import frontier_nas
+from nas.standalone import feature_maps
+from nas.standalone import frontier_nas as build_for_timm
 
 
 def build(
@@ -32,7 +35,25 @@ def build(
     for name, rate in (("drop_rate", drop_rate), ("drop_path_rate", drop_path_rate)):
         if not 0 <= rate < 1:
             raise NasError(f"{name}: {rate} is not from 0 to less than 1")
-    plain, rates = json.loads(architecture.to_json()), {"drop_rate": drop_rate, "drop_path_rate": drop_path_rate}
-    if features_only:
-        return frontier_nas(architecture=plain, pretrained=False, features_only=True, **rates)
-    return build_plain(plain, num_classes, **rates)
+    register_with_timm()
+    plain = json.loads(architecture.to_json())
+    model = build_plain(plain, num_classes, drop_rate=drop_rate, drop_path_rate=drop_path_rate)
+    return feature_maps(model) if features_only else model
+
+
+def register_with_timm() -> None:
+    """Tell timm of our networks, so that `timm.create_model("local-dir:FOLDER")` takes an export as it is.
+
+    Whatever builds or loads a network of ours does it, too.
+    """
+    if not is_model("frontier_nas"):
+        register_model(frontier_nas)
+
+
+def frontier_nas(pretrained: bool = False, *, architecture: dict[str, Any], **options: Any) -> nn.Module:  # noqa: FBT001, FBT002
+    """What timm makes of an export's `config.json`: the network of plain values, with the options of timm's own models.
+
+    Raises: NasError for values that are not an architecture.
+    """
+    plain = json.loads(Architecture.from_json(json.dumps(architecture)).to_json())
+    return build_for_timm(pretrained, architecture=plain, **options)

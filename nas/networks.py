@@ -14,7 +14,11 @@ from nas.published import reference, references
 if TYPE_CHECKING:
     from torch import nn
 
+# The files of an export that `nas.load` reads.
 ARCHITECTURE_FILE: Final = "architecture.json"
+WEIGHTS_FILE: Final = "model.safetensors"
+CARD_FILE: Final = "card.json"
+
 TIMM: Final = "timm:"
 LEAST_RESOLUTION: Final = 8  # pixels
 
@@ -56,6 +60,25 @@ class OwnNetwork:
 
     def check(self, num_classes: int, resolutions: Iterable[int]) -> None:
         """Nothing: it reads images of any resolution."""
+
+    @property
+    def timm_name(self) -> str:
+        """timm's name of the published network that this is, whatever its resolution.
+
+        Raises: NasError if it is none.
+        """
+        for name in references():
+            if reference(name) == replace(self.architecture, resolution=reference(name).resolution):
+                return name
+        raise NasError(f"{self.id} is no published network, so timm has no weights for it; begin with --weights new")
+
+    def timm_config(self) -> dict[str, Any]:
+        """What timm's `config.json` says of it: the entry point, its arguments, and where its first and last layers are."""
+        return {
+            "architecture": "frontier_nas",
+            "model_args": {"architecture": json.loads(self.to_json())},
+            "pretrained_cfg": {"first_conv": "conv_stem", "classifier": "classifier"},
+        }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,6 +145,19 @@ class TimmNetwork:
             except (RuntimeError, ValueError, AssertionError) as error:
                 reason = str(error).strip().partition("\n")[0]
                 raise NasError(f"{self.id} cannot read images of {resolution} px: {reason}") from None
+
+    @property
+    def timm_name(self) -> str:
+        """Its name."""
+        return self.name
+
+    def timm_config(self) -> dict[str, Any]:
+        """What timm's `config.json` says of it: its name, and where its first and last layers are."""
+        import timm
+
+        theirs = timm.get_pretrained_cfg(self.name)
+        places = {"first_conv": theirs.first_conv, "classifier": theirs.classifier}
+        return {"architecture": self.name, "pretrained_cfg": {place: name for place, name in places.items() if name is not None}}
 
 
 Network: TypeAlias = OwnNetwork | TimmNetwork

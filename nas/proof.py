@@ -1,7 +1,7 @@
 """What each file of an export gives in a process that has this project nowhere.
 
 Run as a script by `artefacts.py`: FOLDER, a .npy file of images as networks read them, and a folder to put the logits in, one
-.npy file for each artefact. Imports torch, timm, safetensors and onnxruntime alone. Read `exports.py` next.
+.npy file for each artefact. Imports torch, timm, safetensors and onnxruntime alone.
 """
 
 import sys
@@ -14,14 +14,6 @@ import numpy as np
 BATCH: Final = 32
 INT8_FILE: Final = "model_int8.onnx"
 Run = Callable[[Any], Any]
-
-
-class _Refused:
-    """Imports of this project."""
-
-    def find_spec(self, name: str, path: Any = None, target: Any = None) -> None:  # noqa: ARG002 - Python's
-        if name.partition(".")[0] in ("nas", "search_spaces", "experiments"):
-            raise ImportError(f"{name} was imported by an exported network")
 
 
 def _timm(folder: Path) -> Run:
@@ -83,12 +75,11 @@ def main() -> None:
     sys.path.insert(0, str(folder))
     images = np.load(file)
     for name, load in ARTEFACTS.items():
-        if not (folder / name).exists():
-            continue
-        np.save(target / f"{name}.npy", in_batches(load(folder), images))
+        if (folder / name).exists():
+            np.save(target / f"{name}.npy", in_batches(load(folder), images))
 
 
 if __name__ == "__main__":
-    sys.meta_path.insert(0, _Refused())
+    sys.modules |= dict.fromkeys(("nas", "search_spaces", "experiments"))  # type: ignore[arg-type]  # none can be imported
     sys.dont_write_bytecode = True  # the folder stays as it is
     main()

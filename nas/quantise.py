@@ -1,6 +1,8 @@
-"""A network's ONNX file in eight bits, and what that costs in accuracy. Read `exports.py` next."""
+"""A network's ONNX file in eight bits, and what that costs in accuracy."""
 
+import logging
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -8,7 +10,6 @@ import numpy as np
 import torch
 from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantFormat, QuantType, quantize_static
 
-from nas.artefacts import quiet
 from nas.datasets import ImageData
 from nas.predict import Preprocess, evenly
 from nas.proof import BATCH, onnx_run
@@ -55,3 +56,14 @@ def quantise(source: Path, target: Path, preprocess: Preprocess, parts: Mapping[
 def _batches(preprocess: Preprocess, images: Any) -> Iterator[Any]:
     for start in range(0, len(images), BATCH):
         yield preprocess(torch.from_numpy(images[start : start + BATCH])).contiguous().numpy()
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """While an exporter runs that logs what concerns nobody."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(before)

@@ -28,7 +28,6 @@ WEIGHTS: Final = "checkpoints"
 RAY: Final = "ray"
 LATENCY_FILE: Final = "latency.json"
 FULL: Final = "full"  # export folders of trainings to the end
-CARD_FILE: Final = "card.json"  # in each of them
 PATIENCE: Final = 2.0  # seconds to wait for who only looks whether a run is locked
 BUSY: Final = "{run} is searched by another process; wait for its end, or stop it with Ctrl-C"
 

@@ -1,14 +1,18 @@
-"""A network from the plain values of its architecture, with timm and torch alone; exports carry a copy of this file.
+"""A network from plain values, with timm and torch alone. Each export has a copy of this file, as `model.py`.
 
-It is the only file that touches timm's private modules. Read `modules.py` next.
+In an export, `network()` is its network, newly initialised, and `load(folder)` has the weights. Importing the copy tells timm of
+the model "frontier_nas". This is the only file that touches timm's private modules.
 """
 
+import json
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from timm.layers import get_act_layer
-from timm.models import build_model_with_cfg
+from timm.models import build_model_with_cfg, create_model, is_model, load_checkpoint, register_model
 from timm.models._efficientnet_blocks import SqueezeExcite
+from timm.models._features import FeatureGetterNet
 from timm.models.efficientnet import EfficientNet
 from timm.models.mobilenetv3 import MobileNetV3
 from torch import nn
@@ -62,6 +66,28 @@ def frontier_nas(pretrained: bool = False, *, architecture: dict[str, Any], **op
     return module
 
 
+def feature_maps(model: nn.Module) -> nn.Module:
+    """A network of timm's that gives its feature maps, one a reduction, instead of its logits; without what lies behind them."""
+    indices = tuple(range(len(model.feature_info)))  # type: ignore[arg-type]  # every module of timm's has it
+    maps: nn.Module = FeatureGetterNet(model, out_indices=indices)
+    return maps
+
+
+def network(folder: str | Path = Path(__file__).parent, **options: Any) -> nn.Module:
+    """The network of an export's folder, newly initialised; `options` are timm's, such as num_classes."""
+    config = json.loads(Path(folder, "config.json").read_text(encoding="utf-8"))
+    given = {"num_classes": config["num_classes"], **config.get("model_args", {}), **options}
+    module: nn.Module = create_model(config["architecture"], **given)
+    return module
+
+
+def load(folder: str | Path = Path(__file__).parent) -> nn.Module:
+    """The network of an export's folder with its weights, in eval mode."""
+    module = network(folder)
+    load_checkpoint(module, str(Path(folder, "model.safetensors")))
+    return module.eval()
+
+
 def _unchanged(width: int) -> int:
     return width
 
@@ -86,3 +112,7 @@ def _arguments(block: dict[str, Any], width_in: int) -> dict[str, Any]:
         return arguments | {"dw_kernel_size": block["kernel"], "pw_act": not block["linear"]}
     arguments["exp_ratio"] = block["hidden"] / width_in  # timm multiplies back and rounds to 8, which gives `hidden` again
     return arguments | {"exp_kernel_size" if block["op"] == "fused" else "dw_kernel_size": block["kernel"]}
+
+
+if __name__ != "nas.standalone" and not is_model("frontier_nas"):  # a copy; nas.register_with_timm() checks the values, too
+    register_model(frontier_nas)

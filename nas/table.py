@@ -15,8 +15,9 @@ from pandas.errors import UndefinedVariableError
 from nas.columns import HISTORY_TYPES, TYPES
 from nas.errors import NasError, unknown, users_code
 from nas.files import read_lines
+from nas.networks import CARD_FILE
 from nas.pareto import Losses, loss, non_dominated
-from nas.runs import CARD_FILE, EXPERIMENT_FILE, FULL, HISTORY_FILE, read_experiment
+from nas.runs import EXPERIMENT_FILE, FULL, HISTORY_FILE, read_experiment
 from nas.trial import Status, Trial
 from nas.trial_log import read_trials
 

@@ -1,7 +1,4 @@
-"""One network trained to the end: a full recipe, checkpoints that a kill cannot hurt, an export folder when it is done.
-
-Read `cli.py` next.
-"""
+"""One network trained to the end: a full recipe, checkpoints that a kill cannot hurt, an export folder when it is done."""
 
 import shutil
 from collections.abc import Callable, Iterator
@@ -13,23 +10,24 @@ from typing import Annotated, Literal
 
 import torch
 import tyro
-from filelock import FileLock, Timeout
 from torch import Tensor
 
-from nas.architecture import is_text
+from nas.architecture import Architecture
+from nas.artefacts import measure_accuracy, write_export
 from nas.cards import make_card
 from nas.checkpoints import Checkpoints, best_file
 from nas.datasets import Dataset, load_part
 from nas.description import package_versions
 from nas.devices import is_out_of_memory, pick_device
 from nas.errors import NasError, describe_error
-from nas.exports import measure_accuracy, read_export, write_export
-from nas.networks import Network, export_folder, find_network
+from nas.exports import read_export
+from nas.files import is_locked, locked
+from nas.networks import WEIGHTS_FILE, Network, export_folder, find_network
 from nas.plugins import check_kind
 from nas.pretrained import load_first, pretrained
 from nas.recipe import Epoch, TrainReport, TrainSettings
 from nas.train import DivergedError, TrainSetup, best_epoch, check_settings, resolution_at, train
-from nas.weights import WEIGHTS_FILE, sha256, with_weights
+from nas.weights import sha256, with_weights
 
 RECIPE = TrainSettings(epochs=80, augment="trivial", erasing=0.1, drop_rate=0.2, ema_decay=0.999, weight_decay=0.05)
 
@@ -38,15 +36,15 @@ RECIPE = TrainSettings(epochs=80, augment="trivial", erasing=0.1, drop_rate=0.2,
 class Training:
     """Which network to train, on which images and how."""
 
-    network: Annotated[str, tyro.conf.Positional]
-    """A published network's name (nas.references()), an export's folder, an architecture's file or text, or timm:NAME."""
+    network: Annotated[str | Architecture, tyro.conf.Positional, tyro.conf.arg(constructor=str)]
+    """A published network's name (nas.references()), an export's folder, an architecture's file, or timm:NAME."""
     dataset: Dataset
     """The images to train on."""
     train: TrainSettings = field(default_factory=lambda: RECIPE)
     """How it is trained."""
     weights: Literal["own", "new", "pretrained"] = "own"
     """What it begins with: own, those of an export's folder (without its classifier where the classes are others), and new ones
-    for anything else; new; or pretrained, timm's of the published network that it is, or is a part of."""
+    for anything else; new; or pretrained, timm's of the published network that it is."""
     resolution: int | None = None
     """Side of the network's input, pixels; by default its own."""
     seed: int = 0
@@ -58,8 +56,6 @@ class Training:
 
     def __post_init__(self) -> None:
         check_kind("dataset", self.dataset, Dataset)
-        if not self.network:
-            raise NasError("network: an empty name; give a published network's name, an export's folder, a file or timm:NAME")
         if not 0 <= self.seed < 2**32:
             raise NasError(f"seed: {self.seed} is not from 0 to {2**32 - 1}")
         if self.workers < 1:
@@ -70,8 +66,9 @@ class Training:
         """The folder that the network is left in."""
         if self.output is not None:
             return Path(self.output).resolve()
-        name = "network" if is_text(self.network) else Path(self.network).name.removesuffix(".json")
-        return Path("exports", f"{name.replace(':', '_')}-{self.dataset.name}").resolve()
+        given = self.network
+        name = given.id if isinstance(given, Architecture) else Path(given).name.removesuffix(".json").replace(":", "_")
+        return Path("exports", f"{name}-{self.dataset.name}").resolve()
 
     @property
     def checkpoints(self) -> Path:
@@ -160,20 +157,13 @@ def _is_done(training: Training) -> bool:
 @contextmanager
 def _room_for(training: Training) -> Iterator[None]:
     """The folder of checkpoints, made before time is spent on what goes into it, and gone if nothing came."""
-    folder = training.checkpoints
+    folder, lock = training.checkpoints, training.checkpoints / "lock"
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise NasError(f"{folder} cannot be written: {error.strerror}; give another folder with --output") from None
-    lock = FileLock(folder / "lock", timeout=0)
-    try:
-        with lock:
+        with locked(lock, busy=f"{folder} is in use by another training; wait for it, or give another folder with --output"):
             yield
     except DivergedError:
         shutil.rmtree(folder)  # the same settings would come to the same end
         raise
-    except Timeout:
-        raise NasError(f"{folder} is in use by another training; wait for it, or give another folder with --output") from None
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
@@ -182,11 +172,11 @@ def _room_for(training: Training) -> Iterator[None]:
             "give a smaller --train.batch-size, --resolution or network"
         ) from None
     finally:
-        if folder.is_dir() and {entry.name for entry in folder.iterdir()} <= {"lock"} and not lock.is_locked:
+        if not is_locked(lock) and folder.is_dir() and {entry.name for entry in folder.iterdir()} <= {"lock"}:
             shutil.rmtree(folder)
 
 
-def _export(training: Training, network: Network, first: "FirstWeights", report: TrainReport) -> None:
+def _export(training: Training, network: Network, first: FirstWeights, report: TrainReport) -> None:
     """Write the folder of the best epoch's network, measured as it is loaded from its file again."""
     dataset, best = training.dataset, best_epoch(report.history)
     weights = best_file(training.checkpoints, best.epoch)
@@ -214,7 +204,7 @@ def _export(training: Training, network: Network, first: "FirstWeights", report:
 def run_training(
     training: Training,
     network: Network,
-    first: "FirstWeights",
+    first: FirstWeights,
     *,
     on_epoch: Callable[[Epoch], None] | None = None,
     on_step: Callable[[int, int], None] | None = None,

@@ -20,7 +20,8 @@ from nas.description import experiment_of
 from nas.errors import NasError, describe_error
 from nas.experiment import Experiment
 from nas.files import locked
-from nas.runs import CARD_FILE, FULL, read_experiment
+from nas.networks import CARD_FILE
+from nas.runs import FULL, read_experiment
 from nas.table import results
 from nas.trainer import Training, train_network
 

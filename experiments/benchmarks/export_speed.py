@@ -25,7 +25,7 @@ from experiments.benchmarks.cost import NETWORKS
 from nas import reference
 from nas.artefacts import write_artefacts
 from nas.cards import make_card
-from nas.networks import Network
+from nas.networks import OwnNetwork
 from nas.proof import onnx_run
 
 BATCHES: Final = (1, 8)
@@ -78,7 +78,7 @@ def compare(calls: Mapping[str, Call], rounds: int) -> dict[str, list[float]]:
 
 def measure(name: str, *, rounds: int, with_pt2: bool) -> list[dict[str, Any]]:
     """A row for each batch size."""
-    network, model = Network.of(reference(name)), settled(name)
+    network, model = OwnNetwork(architecture=reference(name)), settled(name)
     plain = {"classes": [str(label) for label in range(1000)], "mean": [0.5] * 3, "std": [0.5] * 3}
     rows = []
     with tempfile.TemporaryDirectory() as place, torch.inference_mode():

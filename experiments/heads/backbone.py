@@ -1,5 +1,6 @@
 """From a network's name or exported folder to the named feature maps that torchvision's heads take."""
 
+import json
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -7,11 +8,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from nas import NasError, build
-from nas.exports import read_export
-from nas.networks import export_folder, find_network
-from nas.runs import CARD_FILE
-from nas.weights import WEIGHTS_FILE, with_weights
+from nas import Architecture, build, load
+from nas.networks import CARD_FILE, export_folder, find_network
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,29 +21,17 @@ class Backbone:
     std: tuple[float, ...] = (0.25, 0.25, 0.25)
 
 
-def open_backbone(name: str) -> Backbone:
-    """An exported folder's network with its weights, or a newly initialised one by name, by file or by text.
+def open_backbone(network: str | Architecture) -> Backbone:
+    """An exported folder's network with its weights, or a newly initialised one by name, by file or as an architecture.
 
     Raises: NasError if there is none, or if it is one of timm's.
     """
-    architecture = find_network(name).architecture
-    if architecture is None:
-        raise NasError(f"network {name!r} is timm's own, whose maps timm.create_model gives; give one that has an architecture")
-    features: Any = build(architecture, features_only=True)
-    folder = export_folder(name)
+    architecture, folder = find_network(network).architecture, export_folder(network)
     if folder is None:
-        return Backbone(features=features)
-    network, classes, card = read_export(folder)
-    state = with_weights(network, len(classes), folder / WEIGHTS_FILE).state_dict()
-    left = features.model.load_state_dict(state, strict=False)
-    assert not left.missing_keys, left.missing_keys  # only what lies behind the last map has no place
-    try:
-        read = card["preprocess"]
-        return Backbone(features=features, mean=tuple(read["mean"]), std=tuple(read["std"]))
-    except (KeyError, TypeError):
-        raise NasError(
-            f"{folder / CARD_FILE} is damaged: it does not say how images are read; export the network again"
-        ) from None
+        return Backbone(features=build(architecture, features_only=True))
+    features = load(folder, features_only=True)
+    read = json.loads((folder / CARD_FILE).read_text(encoding="utf-8"))["preprocess"]
+    return Backbone(features=features, mean=tuple(read["mean"]), std=tuple(read["std"]))
 
 
 class NamedMaps(nn.Module):

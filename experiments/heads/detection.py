@@ -21,7 +21,7 @@ from experiments.heads.backbone import NamedMaps, open_backbone
 from experiments.heads.command import command
 from experiments.heads.shapes import CLASSES, Shapes, draw
 from experiments.heads.training import before_and_after, fit
-from nas import NasError
+from nas import Architecture, NasError
 
 BATCH_SIZE = 8
 ANCHORS = (2.5, 3.5, 5.0)  # sides of the boxes that are tried at each place of a map, in its strides
@@ -33,16 +33,16 @@ class Pyramid(nn.Sequential):
     out_channels = 64
 
 
-def detector(name: str, size: int) -> nn.Module:
+def detector(network: str | Architecture, size: int) -> nn.Module:
     """RetinaNet on a network, for square images of `size` pixels.
 
     Raises: NasError if there is no such network, or if it has less than three maps.
     """
-    network = open_backbone(name)
-    channels, strides = network.features.feature_info.channels(), network.features.feature_info.reduction()
+    opened = open_backbone(network)
+    channels, strides = opened.features.feature_info.channels(), opened.features.feature_info.reduction()
     if len(strides) < 3:
         raise NasError(f"its maps have strides {', '.join(map(str, strides))}; the feature pyramid takes three")
-    backbone = NamedMaps(network.features, {"fine": -3, "middle": -2, "coarse": -1})
+    backbone = NamedMaps(opened.features, {"fine": -3, "middle": -2, "coarse": -1})
     pyramid = Pyramid(backbone, FeaturePyramidNetwork(channels[-3:], Pyramid.out_channels))
     sides = tuple(tuple(side * stride for side in ANCHORS) for stride in strides[-3:])
     model: nn.Module = RetinaNet(
@@ -52,8 +52,8 @@ def detector(name: str, size: int) -> nn.Module:
         head=RetinaNetHead(Pyramid.out_channels, len(ANCHORS), len(CLASSES), norm_layer=partial(nn.GroupNorm, 8)),
         min_size=size,
         max_size=size,
-        image_mean=list(network.mean),
-        image_std=list(network.std),
+        image_mean=list(opened.mean),
+        image_std=list(opened.std),
     )
     return model.to(memory_format=torch.channels_last)
 

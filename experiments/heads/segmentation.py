@@ -18,25 +18,25 @@ from experiments.heads.backbone import NamedMaps, open_backbone
 from experiments.heads.command import command
 from experiments.heads.shapes import CLASSES, Shapes, draw
 from experiments.heads.training import before_and_after, fit
-from nas import NasError
+from nas import Architecture, NasError
 
 BATCH_SIZE = 16
 
 
-def segmenter(name: str) -> nn.Module:
+def segmenter(network: str | Architecture) -> nn.Module:
     """LR-ASPP on a network.
 
     Shapes: (N, 3, height, width), from 0 to 1 → {"out": (N, classes, height, width)}.
     Raises: NasError if there is no such network, or if it has no map of stride 8 before its last.
     """
-    network = open_backbone(name)
-    channels, strides = network.features.feature_info.channels(), network.features.feature_info.reduction()
+    opened = open_backbone(network)
+    channels, strides = opened.features.feature_info.channels(), opened.features.feature_info.reduction()
     if 8 not in strides[:-1]:
         raise NasError(f"its maps have strides {', '.join(map(str, strides))}; LR-ASPP takes one of 8 and a coarser one")
     low = strides.index(8)
-    backbone = NamedMaps(network.features, {"low": low, "high": -1})
+    backbone = NamedMaps(opened.features, {"low": low, "high": -1})
     head = LRASPP(backbone, low_channels=channels[low], high_channels=channels[-1], num_classes=len(CLASSES))
-    return nn.Sequential(Normalize(network.mean, network.std), head).to(memory_format=torch.channels_last)
+    return nn.Sequential(Normalize(opened.mean, opened.std), head).to(memory_format=torch.channels_last)
 
 
 def train(model: nn.Module, steps: int, *, size: int, generator: np.random.Generator) -> list[float]:

@@ -4,12 +4,10 @@ import json
 import random
 import shutil
 import sys
-from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
 from torch import nn
 
 import nas
@@ -18,9 +16,6 @@ from experiments.heads.backbone import open_backbone
 from experiments.heads.command import command
 from experiments.heads.shapes import CLASSES, draw
 from nas import NasError
-from nas.cards import make_card
-from nas.exports import write_export
-from nas.networks import Network
 from nas.plugins import plugin_names
 from nas.spaces import sample
 
@@ -42,24 +37,11 @@ def held_out():
     return draw(64, SIZE, np.random.default_rng(100))
 
 
-@pytest.fixture(scope="module")
-def exported(tmp_path_factory):
-    """A folder as `nas export` writes it, with weights that no fresh network has."""
-    folder = tmp_path_factory.mktemp("exported")
-    torch.manual_seed(7)
-    network = Network.of(replace(nas.reference("mobilenetv2_035"), resolution=64))
-    save_file(network.build(3).state_dict(), folder / "weights")
-    dataset = {"classes": ("a", "b", "c"), "mean": (0.1, 0.2, 0.3), "std": (0.4, 0.5, 0.6)}
-    card = make_card(network, dataset, accuracy={"dataset": "shapes", "seed": 0}, train={}, versions={})
-    write_export(folder / "net", network, folder / "weights", card, {})
-    return folder / "net"
-
-
 def without_stride_8():
     """An architecture that ends at stride 4."""
     record = json.loads(nas.reference("mobilenetv2_035").to_json())
     record["stages"] = record["stages"][:2]
-    return json.dumps(record)
+    return nas.Architecture.from_json(json.dumps(record))
 
 
 def test_shapes_are_what_their_masks_boxes_and_labels_say():
@@ -146,12 +128,12 @@ def test_detection_learns(held_out):
 @pytest.mark.parametrize("name", plugin_names("space"))
 def test_a_network_of_every_space_carries_both_heads(name):
     space = nas.space(name)
-    text = space.decode(sample(space.parameters, random.Random(3))).to_json()
+    network = space.decode(sample(space.parameters, random.Random(3)))
     shapes = draw(2, SIZE, np.random.default_rng(0))
-    segmenter = segmentation.segmenter(text)
+    segmenter = segmentation.segmenter(network)
     out = segmenter(shapes.images)["out"]
     assert out.shape == (2, len(CLASSES), SIZE, SIZE)
-    detector = detection.detector(text, SIZE)
+    detector = detection.detector(network, SIZE)
     targets = [{"boxes": boxes, "labels": labels} for boxes, labels in zip(shapes.boxes, shapes.labels, strict=True)]
     losses = detector(list(shapes.images), targets)
     assert set(losses) == {"classification", "bbox_regression"}
@@ -163,18 +145,19 @@ def test_a_network_of_every_space_carries_both_heads(name):
     assert all(image["boxes"].shape == (len(image["scores"]), 4) for image in found)
 
 
-def test_an_exported_folder_is_started_from_with_its_weights_and_its_normalisation(exported):
-    backbone, loaded, x = open_backbone(str(exported)), nas.load(exported), torch.rand(2, 3, SIZE, SIZE)
+def test_an_exported_folder_is_started_from_with_its_weights_and_its_normalisation(digits_export):
+    backbone, loaded, x = open_backbone(str(digits_export)), nas.load(digits_export), torch.rand(2, 3, SIZE, SIZE)
     maps = backbone.features.eval()(x)
     for ours, theirs in zip(maps, loaded.forward_intermediates(x, intermediates_only=True), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4)  # in other memory formats, sums round otherwise
-    assert (backbone.mean, backbone.std) == ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
-    assert detection.detector(str(exported), SIZE).transform.image_mean == [0.1, 0.2, 0.3]
-    assert segmentation.segmenter(str(exported))[0].std == (0.4, 0.5, 0.6)
+    how = json.loads((digits_export / "card.json").read_text())["preprocess"]
+    assert (list(backbone.mean), list(backbone.std)) == (how["mean"], how["std"])
+    assert detection.detector(str(digits_export), SIZE).transform.image_mean == how["mean"]
+    assert list(segmentation.segmenter(str(digits_export))[0].std) == how["std"]
 
 
-def test_a_card_that_does_not_say_how_images_are_read_is_refused(exported, tmp_path):
-    exported = shutil.copytree(exported, tmp_path / "net")
+def test_a_card_that_does_not_say_how_images_are_read_is_refused(digits_export, tmp_path):
+    exported = shutil.copytree(digits_export, tmp_path / "net")
     card = json.loads((exported / "card.json").read_text())
     del card["preprocess"]["mean"]
     (exported / "card.json").write_text(json.dumps(card))
@@ -190,18 +173,18 @@ def test_a_network_without_the_maps_that_a_head_takes_is_refused():
 
 
 @pytest.mark.parametrize("head", [segmentation, detection])
-def test_the_command_prints_the_quality_before_and_after(head, exported, monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["head", str(exported), "--steps", "2", "--size", "32"])
+def test_the_command_prints_the_quality_before_and_after(head, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["head", "mobilenetv2_035", "--steps", "2", "--size", "32"])
     command(head.run, description=head.__doc__)
     (line,) = capsys.readouterr().out.splitlines()
-    assert line.startswith(f"{exported}: 2 steps of {head.BATCH_SIZE} images of 32 px in ")
+    assert line.startswith(f"mobilenetv2_035: 2 steps of {head.BATCH_SIZE} images of 32 px in ")
 
 
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
         (["mobilenetv3"], "network 'mobilenetv3' does not exist"),
-        (["timm:resnet18"], "network 'timm:resnet18' is timm's own"),
+        (["timm:resnet18"], "timm:resnet18 is timm's own network and has no architecture"),
         (["no/such/folder"], "network 'no/such/folder' is not there"),
         (["--size", "31"], "size: 31 is not 32 pixels or more"),
         (["--steps", "0"], "steps: 0 is not 1 or more"),

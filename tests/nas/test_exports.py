@@ -1,7 +1,6 @@
-"""What leaves: a folder whose every file gives what the trial gave, in processes without this project; and what comes back."""
+"""What leaves: a folder whose every file gives what the trial gave, in a process without this project; and what comes back."""
 
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -23,39 +22,32 @@ from timm.utils import accuracy as timm_accuracy
 import nas
 from nas import proof
 from nas.artefacts import prove
+from nas.checkpoints import best_file
 from nas.exports import FILES, is_export, read_export
 from nas.networks import find_network
 from nas.predict import Preprocess
 from nas.pretrained import load_first
 from nas.recipe import TrainSettings
-from nas.trainer import Training, first_weights, train_network
+from nas.trainer import Training, first_weights, run_training
+from tests.conftest import DATA, type_command
 
 pytestmark = pytest.mark.slow
-RUN = ["search", "digits_mobilenetv3", "--trials", "3", "--train.epochs", "3", "--seed", "1"]
 ARTEFACTS = ("config.json", "model.py", "model.pt2", "model.onnx")
 
 
-def command(*arguments, cwd):
-    line = [sys.executable, "-m", "nas.cli", *map(str, arguments)]
-    return subprocess.run(line, capture_output=True, text=True, check=False, cwd=cwd, env=os.environ | {"COLUMNS": "200"})
+@pytest.fixture(scope="module")
+def front(digits_run, tmp_path_factory):
+    """A folder with every network of the front, with int8, and what was printed of them."""
+    folder = tmp_path_factory.mktemp("front")
+    answer = type_command("export", digits_run, "--front", "--int8", "--output", folder, cwd=folder)
+    assert answer.code == 0, answer.errors
+    return folder, answer.printed
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("search")
-    answer = command(*RUN, cwd=folder)
-    assert answer.returncode == 0, answer.stderr
-    (found,) = (folder / "runs").iterdir()
-    return found
-
-
-@pytest.fixture(scope="module")
-def exported(run):
-    """The most accurate network, with int8."""
-    answer = command("export", run, "--best", "val_top1_pct", "--int8", "--output", "net", cwd=run.parent)
-    assert answer.returncode == 0, answer.stderr
-    assert "config.json, model.py, model.pt2, model.onnx give logits within" in answer.stdout
-    return run.parent / "net"
+def exported(front, digits_run):
+    """The most accurate network."""
+    return front[0] / f"trial{nas.best(nas.results(digits_run), 'val_top1_pct')['trial']}"
 
 
 @pytest.fixture
@@ -70,9 +62,17 @@ def whole_part(part, card):
     return preprocess(torch.from_numpy(data.images)).contiguous(), data.labels
 
 
+def test_the_front_is_exported_with_a_folder_each(front, digits_run):
+    folder, printed = front
+    trials = sorted(nas.front(nas.results(digits_run))["trial"])
+    assert sorted(int(path.name.removeprefix("trial")) for path in folder.iterdir()) == trials
+    assert all(is_export(path) for path in folder.iterdir())
+    lines = re.findall(r"^trial\d+: val_top1_pct [\d.]+, test_top1_pct [\d.]+, logits within", printed, re.MULTILINE)
+    assert len(lines) == len(trials)
+
+
 def test_the_folder_has_every_file_and_the_card_says_what_it_proved(exported, card):
     assert {path.name for path in exported.iterdir()} == FILES
-    assert is_export(exported)
     assert tuple(card["proof"]) == (*ARTEFACTS, "model_int8.onnx")
     assert card["proof"]["model_int8.onnx"]["same_class"] > 0.8
     for found in (card["proof"][name] for name in ARTEFACTS):
@@ -88,11 +88,12 @@ def test_the_folder_has_every_file_and_the_card_says_what_it_proved(exported, ca
 
 
 @pytest.mark.parametrize("name", ARTEFACTS)
-def test_reloaded_accuracy_is_the_trials_to_the_last_image(run, exported, card, name, monkeypatch):
+def test_reloaded_accuracy_is_the_trials_to_the_last_image(digits_run, exported, card, name, monkeypatch):
     """From a search on real images to each file: as many validation images are right as at the end of the trial."""
-    row = nas.results(run).set_index("trial").loc[card["trial"]]
+    row = nas.results(digits_run).set_index("trial").loc[card["trial"]]
     images, labels = whole_part("val", card)
     monkeypatch.syspath_prepend(str(exported))
+    monkeypatch.delitem(sys.modules, "model", raising=False)
     with torch.inference_mode():
         logits = proof.in_batches(proof.ARTEFACTS[name](exported), images.numpy())
     monkeypatch.delitem(sys.modules, "model", raising=False)
@@ -126,13 +127,14 @@ def test_what_the_readme_of_an_export_says_runs_without_this_project(exported, t
     blocks = re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text(), re.DOTALL)
     assert len(blocks) == 3
     refuse = "import sys; sys.modules |= dict.fromkeys(('nas', 'search_spaces', 'experiments'))\n"
-    for block in blocks:
-        answer = subprocess.run([sys.executable, "-c", refuse + block], capture_output=True, text=True, check=False, cwd=folder)
-        assert answer.returncode == 0, answer.stderr
+    lines = [sys.executable, "-c", refuse + "\n".join(blocks)]
+    answer = subprocess.run(lines, capture_output=True, text=True, check=False, cwd=folder)
+    assert answer.returncode == 0, answer.stderr
     assert answer.stdout.strip() in "0123456789"
 
 
 def test_timm_takes_the_folder_as_it_is(exported, card):
+    nas.register_with_timm()
     model = timm.create_model(f"local-dir:{exported}", pretrained=True).eval()
     assert timm.create_model(f"local-dir:{exported}", pretrained=True, num_classes=3).classifier.out_features == 3
     maps = timm.create_model(f"local-dir:{exported}", pretrained=True, features_only=True)
@@ -145,6 +147,7 @@ def test_timm_takes_the_folder_as_it_is(exported, card):
 
 def test_timms_dataset_loader_and_metric_give_the_accuracy_of_the_card(exported, card, tmp_path):
     """Image files, timm's dataset and loader with the transform of the config, its top-1."""
+    nas.register_with_timm()
     data = nas.dataset("digits").load("test")
     for i, (image, label) in enumerate(zip(data.images, data.labels, strict=True)):
         (tmp_path / str(label)).mkdir(exist_ok=True)
@@ -169,33 +172,29 @@ def test_timms_dataset_loader_and_metric_give_the_accuracy_of_the_card(exported,
     assert abs(meter.avg - card["accuracy"]["test_top1_pct"]) < 2  # PIL's bilinear resizing is not torch's
 
 
-def test_the_front_is_exported_with_a_folder_each(run, exported, tmp_path):
-    answer = command("export", run, "--front", "--output", tmp_path / "all", cwd=tmp_path)
-    assert answer.returncode == 0, answer.stderr
-    trials = sorted(nas.front(nas.results(run))["trial"])
-    assert sorted(int(path.name.removeprefix("trial")) for path in (tmp_path / "all").iterdir()) == trials
-    assert all(is_export(path) for path in (tmp_path / "all").iterdir())
-    assert len(
-        re.findall(r"^all/trial\d+: val_top1_pct [\d.]+, test_top1_pct [\d.]+, logits within", answer.stdout, re.MULTILINE)
-    ) == len(trials)
-
-
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
         (["--front", "--trial", 0], "front: takes every network on it; leave out --trial"),
         (["--front", "--where", "macs_m<0"], "has no network on its front that meets the conditions"),
         ([], "give --trial or --best"),
+        (["--trial", 0, "--where", "macs_m<0"], "trial 0 is not in this run, or does not meet the conditions"),
     ],
 )
-def test_a_mistake_is_one_sentence(run, mistaken, arguments, sentence):
-    assert sentence in mistaken("export", run, *arguments, cwd=run.parent)
+def test_a_mistake_is_one_sentence(digits_run, mistaken, arguments, sentence):
+    assert sentence in mistaken("export", digits_run, *arguments, cwd=digits_run.parent)
 
 
-def test_where_the_images_are_gone_generated_ones_prove_it(run, exported, tmp_path):
-    copy = shutil.copytree(run, tmp_path / "run", ignore=shutil.ignore_patterns("exports"))
+@pytest.fixture
+def copied(digits_run, tmp_path):
+    return shutil.copytree(digits_run, tmp_path / "run", ignore=shutil.ignore_patterns("exports"))
+
+
+def test_where_the_images_are_gone_generated_ones_prove_it(copied, exported, tmp_path):
     gone = replace(nas.dataset("image_folder"), root=str(tmp_path / "nowhere"))
-    folder = nas.export(copy, best="val_top1_pct", dataset=gone)
+    with pytest.raises(nas.NasError, match="nowhere"):
+        nas.export(copied, best="val_top1_pct", dataset=gone, int8=True)
+    folder = nas.export(copied, best="val_top1_pct", dataset=gone)
     card = json.loads((folder / "card.json").read_text())
     assert {found["source"] for found in card["proof"].values()} == {"100 generated"}
     assert "nowhere" in card["accuracy"]["not_measured"]
@@ -203,8 +202,13 @@ def test_where_the_images_are_gone_generated_ones_prove_it(run, exported, tmp_pa
     assert card["accuracy"]["val_top1_pct"] == before["val_top1_pct"]
     assert "test_top1_pct" not in card["accuracy"]
     assert "not measured again" in (folder / "README.md").read_text()
-    with pytest.raises(nas.NasError, match="nowhere"):
-        nas.export(copy, best="val_top1_pct", dataset=gone, int8=True)
+
+
+def test_a_failed_proof_leaves_no_folder_that_looks_good(copied, monkeypatch):
+    monkeypatch.setattr("nas.artefacts.SECONDS", 0.01)  # in which nothing runs
+    with pytest.raises(nas.NasError, match=r"did not give 128 logits in 0 s"):
+        nas.export(copied, best="val_top1_pct")
+    assert list((copied / "exports").iterdir()) == []
 
 
 def test_a_file_that_gives_other_logits_is_found(exported, card):
@@ -218,46 +222,47 @@ def test_a_file_that_gives_other_logits_is_found(exported, card):
         prove(exported, model, torch.randn(8, 3, side, side), "8 drawn")
 
 
-@pytest.mark.parametrize("name", ["model.pt2", "model.onnx"])
-def test_a_file_that_does_not_run_is_found(exported, card, tmp_path, name):
+def test_a_file_that_does_not_run_is_found(exported, card, tmp_path):
     folder, side = shutil.copytree(exported, tmp_path / "net"), card["preprocess"]["resolution"]
-    (folder / name).write_bytes((folder / name).read_bytes()[:1000])
+    (folder / "model.onnx").write_bytes((folder / "model.onnx").read_bytes()[:1000])
     with pytest.raises(nas.NasError, match="does not run without this project: ") as caught:
         prove(folder, nas.load(exported), torch.randn(8, 3, side, side), "8 drawn")
     assert "\n" not in str(caught.value)
 
 
-def test_a_failed_proof_leaves_no_folder_that_looks_good(run, tmp_path, monkeypatch):
-    copy = shutil.copytree(run, tmp_path / "run", ignore=shutil.ignore_patterns("exports"))
-    monkeypatch.setattr("nas.artefacts.TOLERANCE", -1)  # which nothing meets
-    with pytest.raises(nas.NasError, match="gives other logits than the network"):
-        nas.export(copy, best="val_top1_pct")
-    assert list((copy / "exports").iterdir()) == []
-
-
 def test_one_of_timms_networks_leaves_like_ours(tmp_path):
-    name = "timm:resnet18"
     options = ["--dataset", "digits", "--resolution", 32, "--train.epochs", 1, "--output", "net"]
-    answer = command("train", name, *options, cwd=tmp_path)
-    assert answer.returncode == 0, answer.stderr
-    card = json.loads((tmp_path / "net" / "card.json").read_text())
+    answer = type_command("train", "timm:test_resnet", *options, cwd=tmp_path)
+    assert answer.code == 0, answer.errors
+    assert "config.json, model.py, model.pt2, model.onnx give logits within" in answer.printed
+    folder = tmp_path / "net"
+    card = json.loads((folder / "card.json").read_text())
     assert tuple(card["proof"]) == ARTEFACTS
-    assert timm.create_model(f"local-dir:{tmp_path / 'net'}", pretrained=True, num_classes=3).num_classes == 3
-    network, classes, _ = read_export(tmp_path / "net")
-    assert (network.id, len(classes)) == (name, 10)
+    assert timm.create_model(f"local-dir:{folder}", pretrained=True, num_classes=3).num_classes == 3
+    network, classes, _ = read_export(folder)
+    assert (network.id, network.resolution, len(classes)) == ("timm:test_resnet", 32, 10)
+    model = nas.load(folder)
+    assert sum(parameter.numel() for parameter in model.parameters()) == card["cost"]["params"]
+    images, labels = whole_part("val", card)
+    with torch.inference_mode():
+        correct = int((model(images).argmax(1) == torch.from_numpy(labels)).sum())
+        maps = nas.load(folder, features_only=True)(images[:2])
+    assert 100 * correct / len(labels) == pytest.approx(card["accuracy"]["val_top1_pct"])
+    assert [32 // m.shape[-1] for m in maps] == [info["reduction"] for info in model.feature_info]
 
 
 def test_an_export_goes_on_from_its_weights_without_the_classifier_where_the_classes_are_others(exported, tmp_path):
     """One pass with no step to speak of: all but the classifier stays as it was."""
-    (tmp_path / "fewer.py").write_text(FEWER)
-    dataset, settings = nas.dataset(str(tmp_path / "fewer.py")), TrainSettings(epochs=1, lr=1e-12, weight_decay=0)
+    dataset, settings = nas.dataset(str(DATA / "shades.py")), TrainSettings(epochs=1, lr=1e-12, weight_decay=0)
     training = Training(network=str(exported), dataset=dataset, train=settings, output=str(tmp_path / "tuned"))
-    before, after = load_file(exported / "model.safetensors"), load_file(train_network(training) / "model.safetensors")
+    network = find_network(training.network)
+    first = first_weights(training, network)
+    assert first.what.startswith(f"{network.id}, ")
+    run_training(training, network, first)
+    before, after = load_file(exported / "model.safetensors"), load_file(best_file(training.checkpoints, 1))
     kept = [name for name in before if name.endswith("weight") and not name.startswith("classifier")]
     assert all(torch.allclose(after[name], before[name], atol=1e-6) for name in kept)
     assert after["classifier.weight"].shape == (2, before["classifier.weight"].shape[1])
-    card = json.loads((tmp_path / "tuned" / "card.json").read_text())
-    assert card["train"]["first_weights"].startswith(f"{card['id']}, ")
 
 
 @pytest.mark.parametrize(
@@ -273,21 +278,3 @@ def test_which_weights_a_training_begins_with(exported, dataset, weights, same):
         load_first(model, first.state, classifier=first.classifier)
     equal = {name for name, value in model.state_dict().items() if torch.equal(value, before[name])}
     assert ("conv_stem.weight" in equal, "classifier.weight" in equal) == (bool(same), same == "all")
-
-
-FEWER = """
-from dataclasses import dataclass
-import nas
-
-@dataclass(frozen=True, kw_only=True)
-class Fewer:
-    name = "fewer"
-    classes = ("0", "1")
-    mean, std, mirrors = (0.5,) * 3, (0.5,) * 3, False
-    def load(self, part):
-        data = nas.dataset("digits").load(part)
-        chosen = data.labels < 2
-        return nas.ImageData(images=data.images[chosen], labels=data.labels[chosen])
-
-DATASET = Fewer()
-"""

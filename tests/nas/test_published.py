@@ -21,6 +21,11 @@ def rows():
 
 ROWS = rows()
 REFERENCES = nas.references()
+SMALLEST = (  # of each table and convention
+    *("mobilenetv1_100", "mobilenetv2_035", "mnasnet_small", "mnasnet_050", "semnasnet_050", "fbnetc_100", "spnasnet_100"),
+    *("mobilenetv3_small_075", "mobilenetv3_large_075", "tf_mobilenetv3_small_minimal_100", "efficientnet_b0"),
+    *("tf_efficientnet_b0", "tf_efficientnet_lite0", "efficientnetv2_s"),
+)
 
 
 def randomised(model, seed):
@@ -67,8 +72,17 @@ def test_params_and_macs_are_the_tables_to_the_last_digit(name):
         assert nas.cost(architecture).macs == row["macs_native"]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", REFERENCES)
+def test_every_layer_and_weight_is_timms(name):
+    """Kinds, widths, kernels, strides, paddings, epsilons, activations and gates: timm's own classes and names."""
+    with torch.device("meta"):
+        theirs, ours = timm.create_model(name), nas.build(nas.reference(name))
+    assert (type(ours), str(ours)) == (type(theirs), str(theirs))
+    shapes, timms = ({key: value.shape for key, value in model.state_dict().items()} for model in (ours, theirs))
+    assert shapes == timms
+
+
+@pytest.mark.parametrize("name", SMALLEST)
 def test_logits_are_timms_with_timms_weights(name):
     theirs = randomised(timm.create_model(name), seed=1).double().eval()
     ours = nas.build(nas.reference(name)).double().eval()

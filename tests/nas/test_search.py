@@ -18,10 +18,9 @@ from safetensors.torch import load_file, save_file
 import nas
 from nas.latency.build import reachable
 from nas.latency.table import read_table, table_folder
-from nas.networks import ARCHITECTURE_FILE
+from nas.networks import ARCHITECTURE_FILE, CARD_FILE
 from nas.plugins import load_plugin
 from nas.predict import Preprocess, fingerprint, predict
-from nas.runs import CARD_FILE
 from nas.weights import WEIGHTS_FILE
 from tests.conftest import files
 from tests.data.pictures import save

@@ -1,14 +1,12 @@
-"""A folder from a stranger: whatever is wrong with it is one sentence, before memory is taken; and weights that fit in part."""
+"""A folder from a stranger: whatever is wrong with it is one sentence, before memory is taken; and timm's weights."""
 
 import json
 import os
+import pickle
 import random
 import resource
 import shutil
 import struct
-import subprocess
-import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,15 +18,15 @@ from safetensors.torch import load_file, save_file
 import nas
 from nas.architecture import Architecture, Head, Stem, make_stages
 from nas.checkpoints import best_file, save_weights
-from nas.cli import run
-from nas.networks import Network, find_network
-from nas.pretrained import classifier_of, donor, holds, load_first, pretrained, sliced
+from nas.networks import OwnNetwork, find_network
+from nas.pretrained import load_first, pretrained
 from nas.published import MOBILENETV2
 from nas.recipe import TrainSettings
 from nas.trainer import Training, first_weights, run_training
 from nas.weights import sha256
+from tests.data.shades import Shades
 
-NUM_MUTATIONS = 1000
+NUM_MUTATIONS = 200
 BINARY = ("model.safetensors", "model.onnx", "model.pt2")
 
 
@@ -46,7 +44,7 @@ def tiny():
 def write_folder(folder):
     """The files that `nas.load` reads, or takes the digest of."""
     folder.mkdir(parents=True, exist_ok=True)
-    network = Network.of(tiny())
+    network = OwnNetwork(architecture=tiny())
     (folder / "architecture.json").write_text(network.to_json())
     save_weights(network.build(3), folder / "model.safetensors")
     for name in BINARY[1:]:
@@ -58,6 +56,7 @@ def write_folder(folder):
 def sign(folder):
     """The card of the weights that are there, as a stranger would write it."""
     card = {"id": tiny().id, "classes": ["a", "b", "c"], "sha256": {name: sha256(folder / name) for name in BINARY}}
+    card |= {"preprocess": {"resolution": 32, "mean": [0.5, 0.5, 0.5], "std": [0.25, 0.25, 0.25]}}
     (folder / "card.json").write_text(json.dumps(card))
 
 
@@ -123,7 +122,7 @@ def refusal(folder):
     return ""
 
 
-def test_a_thousand_broken_folders_are_a_sentence_each_or_the_network(tmp_path):
+def test_two_hundred_broken_folders_are_a_sentence_each_or_the_network(tmp_path):
     """Within a gigabyte of address space beyond what is in use, so that nothing asks for what a header claims."""
     whole, rng, outcomes = write_folder(tmp_path / "whole"), random.Random(0), {"loaded": 0, "refused": 0}
     assert nas.load(whole)(torch.zeros(1, 3, 32, 32)).shape == (1, 3)
@@ -159,10 +158,8 @@ def test_a_huge_text_or_file_is_refused_before_it_is_read(tmp_path):
     for name, size in (("model.pt2", 2**40), ("card.json", 2**23), ("architecture.json", 2**23)):
         with (folder / name).open("r+b") as file:
             file.truncate(size)  # sparse
-        started = time.monotonic()
         with pytest.raises(nas.NasError, match=f"{name} has [0-9,]+ bytes, and "):
             nas.load(folder)
-        assert time.monotonic() - started < 5
 
 
 @pytest.mark.parametrize("link", ["architecture.json", "model.safetensors", "card.json"])
@@ -194,52 +191,30 @@ def test_weights_of_another_network_are_told_apart(tmp_path, change, sentence):
         nas.load(folder)
 
 
-def test_a_folder_is_read_without_unpickling_or_running_anything(tmp_path):
+def test_a_folder_is_read_without_unpickling_or_running_anything(tmp_path, monkeypatch):
     """Files that would tell if they were run lie beside the weights, under names that loaders know."""
-    folder = write_folder(tmp_path / "net")
+    folder, told = write_folder(tmp_path / "net"), tmp_path / "was_run"
     for name in ("model.py", "__init__.py", "sitecustomize.py"):
-        (folder / name).write_text("raise SystemExit('was run')")
+        (folder / name).write_text(f"open({str(told)!r}, 'w')")
     for name in ("pytorch_model.bin", "model.pt2", "model.pkl"):
-        (folder / name).write_bytes(b"cos\nabort\n(tR.")  # a pickle that ends the process
+        (folder / name).write_bytes(f"cbuiltins\nopen\n(V{told}\nVw\ntR.".encode())
+    pickle.loads((folder / "model.pkl").read_bytes()).close()
+    assert told.exists()  # so much a pickle can do
+    told.unlink()
     sign(folder)
-    code = f"import nas, sys; nas.load({str(folder)!r}); print('alive', 'pickle' in sys.modules)"
-    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=folder.parent)
-    assert answer.stdout.startswith("alive"), answer.stderr
+    monkeypatch.chdir(folder)
+    assert nas.load(folder)(torch.zeros(1, 3, 32, 32)).shape == (1, 3)
+    assert not told.exists()
 
 
-def narrower(architecture):
-    """A slice of a network: fewer blocks, narrower, with smaller kernels."""
-
-    def smaller(block):
-        kernel = block.kernel if block.op == "conv" else 3
-        return replace(block, kernel=kernel, hidden=max(8, block.hidden - 8) if block.hidden else 0)
-
-    stages = tuple(tuple(map(smaller, stage[:2])) for stage in architecture.stages)
-    return replace(architecture, stages=stages, head=replace(architecture.head, width=architecture.head.width - 64))
-
-
-def test_the_smallest_published_network_that_holds_one_gives_the_weights():
-    large = nas.reference("mobilenetv3_large_100")
-    assert donor(large) == "mobilenetv3_large_100"
-    assert donor(replace(narrower(large), resolution=96)) == "mobilenetv3_large_100"
-    assert not holds(narrower(large), large)
-    wider = replace(large, head=replace(large.head, width=2048))
-    with pytest.raises(nas.NasError, match="no published network that timm has weights for holds this one"):
-        donor(wider)
-
-
-def test_a_slice_has_the_first_channels_and_the_middle_of_the_kernels():
-    large = nas.reference("mobilenetv3_large_100")
-    small = nas.build(narrower(large), num_classes=3)
-    state = nas.build(large).state_dict()
-    wanted = {name: value for name, value in small.state_dict().items() if name not in classifier_of(small)}
-    found = sliced(state, wanted)
-    load_first(small, found, classifier=False)
-    name = "blocks.2.0.conv_dw.weight"  # 5 pixels a side in the large one
-    width = small.get_parameter(name).shape[0]
-    assert torch.equal(small.get_parameter(name), state[name][:width, :, 1:4, 1:4])
-    with pytest.raises(nas.NasError, match=r"the weights have no bn1.bias of at least \[32\]"):
-        sliced(state, {"bn1.bias": torch.zeros(32)})
+def test_feature_maps_are_those_of_the_network(tmp_path):
+    folder, x = write_folder(tmp_path / "net"), torch.rand(2, 3, 32, 32)
+    maps, model = nas.load(folder, features_only=True), nas.load(folder)
+    with torch.inference_mode():
+        for ours, theirs in zip(maps(x), model.forward_intermediates(x, intermediates_only=True), strict=True):
+            assert torch.equal(ours, theirs)
+    assert maps.feature_info.channels() == [info["num_chs"] for info in model.feature_info]
+    assert not maps.training
 
 
 @pytest.fixture
@@ -259,7 +234,7 @@ def hub(tmp_path, monkeypatch):
 
 
 def test_timms_weights_of_the_same_network_give_its_features(hub):
-    network = Network.of(nas.reference("mobilenetv3_small_100"))
+    network = OwnNetwork(architecture=replace(nas.reference("mobilenetv3_small_100"), resolution=96))
     name, state = pretrained(network)
     assert name == "mobilenetv3_small_100.lamb_in1k"
     model = network.build(5)
@@ -273,7 +248,7 @@ def test_a_training_begins_with_timms_weights(hub, tmp_path):
     settings = TrainSettings(epochs=1, lr=1e-12, weight_decay=0)
     training = Training(
         network="mobilenetv3_small_100",
-        dataset=nas.dataset("digits"),
+        dataset=Shades(),
         train=settings,
         weights="pretrained",
         resolution=32,
@@ -285,7 +260,7 @@ def test_a_training_begins_with_timms_weights(hub, tmp_path):
     run_training(training, network, first)
     state = load_file(best_file(training.checkpoints, 1))
     assert torch.allclose(state["conv_stem.weight"], hub.conv_stem.weight, atol=1e-6)
-    assert state["classifier.weight"].shape == (10, 1024)
+    assert state["classifier.weight"].shape == (2, 1024)
 
 
 @pytest.mark.usefixtures("hub")
@@ -293,16 +268,12 @@ def test_a_training_begins_with_timms_weights(hub, tmp_path):
     ("network", "sentence"),
     [
         ("mobilenetv3_large_100", "timm's weights of mobilenetv3_large_100 are not on this machine and cannot be downloaded ("),
-        ("timm:mobilenetv3_large_100", "timm's weights of mobilenetv3_large_100 are not on this machine and cannot be"),
-        ("mobilenetv2_035", "run the same command once where the internet is, or begin with --weights new"),
-        ("efficientnet_b7", "no published network that timm has weights for holds this one"),
+        ("timm:mobilenetv3_large_100", "run the same command once where the internet is, or begin with --weights new"),
+        ("efficientnet_b7", "timm has no weights for efficientnet_b7; begin with --weights new"),
         ("timm:efficientnet_b7", "timm has no weights for efficientnet_b7; begin with --weights new"),
-        ("timm:frontier_nas", "timm network 'frontier_nas' says nothing of the images that it reads"),
+        ("./tiny.json", "is no published network, so timm has no weights for it; begin with --weights new"),
     ],
 )
-def test_weights_that_are_not_there_are_one_sentence(network, sentence, tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    assert run(["train", network, "--dataset", "digits", "--weights", "pretrained"]) == 2
-    told = capsys.readouterr().err
-    assert sentence in told
-    assert told.count("\n") == 1
+def test_weights_that_are_not_there_are_one_sentence(network, sentence, tmp_path, mistaken):
+    (tmp_path / "tiny.json").write_text(tiny().to_json())
+    assert sentence in mistaken("train", network, "--dataset", "digits", "--weights", "pretrained", cwd=tmp_path)

@@ -1,0 +1,181 @@
+"""The networks of a run as folders that run elsewhere: one trial, or the whole front, measured again and proven."""
+
+from collections.abc import Callable, Mapping
+from functools import cache, partial
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import nn
+
+from nas.artefacts import measure_accuracy, write_export
+from nas.cards import make_card
+from nas.datasets import Dataset, ImageData, load_part
+from nas.description import dataset_of
+from nas.devices import device_name, pick_device
+from nas.errors import NasError
+from nas.exports import check_replaceable
+from nas.networks import Network, parse_network
+from nas.runs import WEIGHTS, read_experiment
+from nas.table import best as best_row
+from nas.table import front, history, results, select
+from nas.weights import with_weights
+
+
+def export(
+    run: str | PathLike[str],
+    *,
+    trial: int | None = None,
+    best: str | None = None,
+    output: str | PathLike[str] | None = None,
+    dataset: Dataset | None = None,
+    int8: bool = False,
+) -> Path:
+    """The folder of one trained network of a run: `trial`, or the `best` on an objective.
+
+    Written to `output`, by default `exports/trial<N>` in the run folder. The network is loaded from its weights and has to put
+    every image of the search validation part into the class that it did at the end of its trial; on another device than the
+    trial's, where sums round otherwise, the card says both accuracies instead. A search never reads the test part; this does.
+    Every file is run in a process without this project, and has to give the same logits. `dataset` stands in for the run's own,
+    which is rebuilt from experiment.json; where it is gone, the card has the accuracy of the trial, and the files are compared on
+    generated images. `int8` adds a quantised ONNX file, and what it costs in accuracy.
+
+    Raises: NasError for a trial that has no weights, a folder that is in use, weights that do not classify as they did, or a file
+    that gives other logits.
+    """
+    folder = Path(run).resolve()
+    row = choose(results(folder), trial=trial, best=best)
+    target = Path(output).resolve() if output is not None else folder / "exports" / f"trial{row['trial']}"
+    return _export(folder, row, target, partial(_images_of, folder, dataset, int8=int8), int8=int8)
+
+
+def export_front(
+    run: str | PathLike[str],
+    *,
+    conditions: str = "",
+    output: str | PathLike[str] | None = None,
+    dataset: Dataset | None = None,
+    int8: bool = False,
+    on_done: Callable[[int, int], None] = lambda _done, _all: None,
+) -> list[Path]:
+    """The folders of all networks on a run's front that meet the conditions, as `export` writes them: `trial<N>` in `output`.
+
+    Raises: NasError as `export` does, and for a front without such a network.
+    """
+    folder = Path(run).resolve()
+    place = Path(output).resolve() if output is not None else folder / "exports"
+    rows = front(results(folder))
+    rows = select(rows, conditions) if conditions else rows
+    if rows.empty:
+        raise NasError(f"{folder} has no network on its front{' that meets the conditions' if conditions else ' yet'}")
+    folders, images = [], cache(partial(_images_of, folder, dataset, int8=int8))  # read once
+    on_done(0, len(rows))
+    for _, row in rows.iterrows():
+        folders.append(_export(folder, row, place / f"trial{row['trial']}", images, int8=int8))
+        on_done(len(folders), len(rows))
+    return folders
+
+
+def choose(
+    df: pd.DataFrame, *, trial: int | None = None, best: str | None = None, conditions: str = "", within_error: bool = False
+) -> "pd.Series[Any]":
+    """The row of a trial, or of the `best` on an objective, among the rows of a run that meet the conditions.
+
+    Raises: NasError if there is no such row, or if its trial is not done.
+    """
+    df = select(df, conditions) if conditions else df
+    if (trial is None) == (best is None):
+        raise NasError("export takes either a trial's number or the objective to be best on; give --trial or --best")
+    if best is not None:
+        return best_row(df, best, within_error=within_error)
+    rows = df[df["trial"] == trial]
+    done = ", ".join(map(str, df["trial"][df["status"] == "done"]))
+    if rows.empty:
+        raise NasError(
+            f"trial {trial} is not in this run{', or does not meet the conditions' if conditions else ''}; done: {done or 'none'}"
+        )
+    if rows.iloc[0]["status"] != "done":
+        raise NasError(f"trial {trial} is {rows.iloc[0]['status']}, and only a done one has a network; done: {done or 'none'}")
+    return rows.iloc[0]
+
+
+Images = tuple[Dataset, dict[str, ImageData]]
+
+
+def _images_of(run: Path, dataset: Dataset | None, *, int8: bool) -> Images | NasError:
+    """What a run was trained on: the dataset and its parts, or the error that says why they are gone.
+
+    Raises: NasError where they are gone and needed.
+    """
+    try:
+        found = dataset or dataset_of(read_experiment(run))
+        return found, {part: load_part(found, part) for part in ("val", "test", *(["train"] if int8 else []))}
+    except NasError as gone:
+        if int8:
+            raise
+        return gone
+
+
+def _export(run: Path, row: "pd.Series[Any]", target: Path, images_of: Callable[[], Images | NasError], *, int8: bool) -> Path:
+    described, number = read_experiment(run), int(row["trial"])
+    weights = run / WEIGHTS / f"{number}.safetensors"
+    if not weights.is_file():
+        raise NasError(
+            f"trial {number} has no weights at {weights}: they were removed, nothing in this run needed training, or it is a "
+            "baseline that is no point of the space, which keeps them with --keep-all alone"
+        )
+    check_replaceable(target)  # before time is spent
+    network = parse_network(row["architecture"])
+    model, images = with_weights(network, len(described["dataset"]["classes"]), weights), images_of()
+    if isinstance(images, NasError):
+        accuracy, parts = _accuracy_of_trial(run, described, row, str(images)), {}
+    else:
+        accuracy, parts = _accuracy(model, network, images, row), images[1]
+    recipe = described["train"] | {"device": row["device"], "precision": row["precision"], "seconds": float(row["seconds"])}
+    card = make_card(
+        network, described["dataset"], accuracy=accuracy, train=recipe, versions=described["sessions"][-1]["versions"]
+    )
+    write_export(target, network, weights, card | {"run": run.name, "trial": number}, parts, int8=int8)
+    return target
+
+
+def _accuracy(model: nn.Module, network: Network, images: Images, row: "pd.Series[Any]") -> dict[str, Any]:
+    """Top-1 of a reloaded model on the search validation and test parts.
+
+    Raises: NasError if it classifies the validation part otherwise than in its trial, on the same device.
+    """
+    threads, device = torch.get_num_threads(), pick_device()
+    torch.set_num_threads(1)  # as in the trial, so that sums are taken in the same order
+    try:
+        accuracy, classified = measure_accuracy(model, network.resolution, *images, device)
+        same_device = device_name(device) == row["device"]
+    finally:
+        torch.set_num_threads(threads)
+    identical = classified == row["fingerprint"]
+    if not identical and same_device:
+        raise NasError(
+            f"the weights of trial {row['trial']} do not classify the search validation part as in the trial on this same "
+            f"device: {accuracy['val_top1_pct']:.4f} % are right; the dataset or the weights have changed"
+        )
+    return {
+        "dataset": images[0].name,
+        "seed": int(row["seed"]),
+        **accuracy,
+        "identical_to_trial": identical,
+        "trial_val_top1_pct": row.get("val_top1_pct"),
+    }
+
+
+def _accuracy_of_trial(run: Path, described: Mapping[str, Any], row: "pd.Series[Any]", why: str) -> dict[str, Any]:
+    """What the trial ended with, where its images are gone."""
+    epochs = history(run)
+    last = epochs[epochs["trial"] == row["trial"]].iloc[-1]
+    return {
+        "dataset": described["dataset"]["name"],
+        "seed": int(row["seed"]),
+        "val_top1_pct": float(last["val_top1_pct"]),
+        "val_images": int(last["val_images"]),
+        "not_measured": why,
+    }
