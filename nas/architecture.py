@@ -292,11 +292,6 @@ def id_of(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def is_text(name: str) -> bool:
-    """Whether what a user gave for a network is its text, not a name or a path."""
-    return name.lstrip().startswith("{")
-
-
 def _as_dict(value: Any) -> dict[str, Any]:
     return {name: getattr(value, name) for name in value.__slots__}
 
