@@ -1,92 +1,87 @@
 """What every column of a run's tables means, in one place: `RESULTS.md` is made of it. Read `table.py` next."""
 
-from dataclasses import dataclass
-from typing import Final
+from collections.abc import Sequence
+from typing import Final, NamedTuple
 
 from nas.plugins import plugin_names, summary
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Column:
+class Column(NamedTuple):
     """One column of a table."""
 
     name: str
     dtype: str
     """Of pandas."""
-    unit: str
-    """Empty where it has none."""
     meaning: str
-
-
-def _column(name: str, dtype: str, meaning: str, unit: str = "") -> Column:
-    return Column(name=name, dtype=dtype, unit=unit, meaning=meaning)
+    unit: str = ""
+    """Empty where it has none."""
 
 
 TRIALS: Final = (
-    _column("run", "str", "Name of the run folder."),
-    _column("trial", "Int64", "Number in the order of proposal, from 0; none for an ask that was turned down."),
-    _column("id", "str", "Of the architecture: the same id is the same network."),
-    _column(
+    Column("run", "str", "Name of the run folder."),
+    Column("trial", "Int64", "Number in the order of proposal, from 0; none for an ask that was turned down."),
+    Column("id", "str", "Of the architecture: the same id is the same network."),
+    Column(
         "status",
         "str",
         "done; stopped (early, with its values so far); failed; running; interrupted (it can be gone on with); of asks that were "
         "never trained infeasible (beyond a limit) or repeated (of a network that has a trial).",
     ),
-    _column(
+    Column(
         "reason",
         "str",
         "Of a failure: oom, nan, busy (no latency could be measured), crash, timeout or node; limit for what a "
         "later limit stopped.",
     ),
-    _column(
+    Column(
         "source",
         "str",
         "search; reference (a published network, tried first or given with --baselines); start (given with --start); reuse "
         "(its outcome is another run's).",
     ),
-    _column(
+    Column(
         "name",
         "str",
         "Of a reference, as published, or `like` one whose choices it has at another width or size; of a start, what was given, "
         "but the id for a text; "
         "of a reuse, the run and its trial; of a repeated ask, the trial of its network.",
     ),
-    _column(
+    Column(
         "is_front",
         "bool",
         "Done, a point of the space within the limits, and no other such row is as good on every objective and better on one.",
     ),
-    _column(
+    Column(
         "within_limits", "bool", "A point of the space that meets the limits of the run's last session, as far as they are known."
     ),
-    _column("is_baseline", "bool", "Given with --baselines, not found by the search."),
-    _column("epochs", "Int64", "Passes over the training part."),
-    _column("seconds", "float64", "Of building, training and validating.", "s"),
-    _column("started", "datetime64[us, UTC]", "When it was proposed."),
-    _column("ended", "datetime64[us, UTC]", "When its end was logged."),
-    _column("fingerprint", "str", "Of the classes predicted for every validation image."),
-    _column("device", "str", "What it was trained on, with the number of threads of a CPU."),
-    _column("precision", "str", "float32, bfloat16 or float16."),
-    _column("peak_memory_mb", "float64", "Of the GPU.", "10^6 bytes"),
-    _column("retries", "Int64", "How often it was begun again after its worker process or machine was lost."),
-    _column("crashes", "Int64", "Of those, when only the process was lost."),
-    _column("seed", "Int64", "Of its weights and batches."),
-    _column("error", "str", "The failure in one sentence."),
-    _column("architecture", "str", "The canonical text, which rebuilds the network; none for an ask that was turned down."),
-    _column("full_val_top1_pct", "float64", "`nas verify`: validation top-1 of a full training, mean over its seeds.", "%"),
-    _column("full_test_top1_pct", "float64", "The same on the test part, which each training reads once, at its end.", "%"),
-    _column("full_test_sd_pct", "float64", "Standard deviation of the last over the seeds; none of one seed.", "%"),
-    _column("full_seeds", "Int64", "How many seeds were trained in full."),
-    _column("full_epochs", "Int64", "Epochs of a full training."),
+    Column("is_baseline", "bool", "Given with --baselines, not found by the search."),
+    Column("epochs", "Int64", "Passes over the training part."),
+    Column("seconds", "float64", "Of building, training and validating.", "s"),
+    Column("started", "datetime64[us, UTC]", "When it was proposed."),
+    Column("ended", "datetime64[us, UTC]", "When its end was logged."),
+    Column("fingerprint", "str", "Of the classes predicted for every validation image."),
+    Column("device", "str", "What it was trained on, with the number of threads of a CPU."),
+    Column("precision", "str", "float32, bfloat16 or float16."),
+    Column("peak_memory_mb", "float64", "Of the GPU.", "10^6 bytes"),
+    Column("retries", "Int64", "How often it was begun again after its worker process or machine was lost."),
+    Column("crashes", "Int64", "Of those, when only the process was lost."),
+    Column("seed", "Int64", "Of its weights and batches."),
+    Column("error", "str", "The failure in one sentence."),
+    Column("architecture", "str", "The canonical text, which rebuilds the network; none for an ask that was turned down."),
+    Column("full_val_top1_pct", "float64", "`nas verify`: validation top-1 of a full training, mean over its seeds.", "%"),
+    Column("full_test_top1_pct", "float64", "The same on the test part, which each training reads once, at its end.", "%"),
+    Column("full_test_sd_pct", "float64", "Standard deviation of the last over the seeds; none of one seed.", "%"),
+    Column("full_seeds", "Int64", "How many seeds were trained in full."),
+    Column("full_epochs", "Int64", "Epochs of a full training."),
 )
 HISTORY: Final = (
-    _column("run", "str", "Name of the run folder."),
-    _column("trial", "Int64", "Of the trial, as in the table of trials."),
-    _column("epoch", "Int64", "Counted from 1."),
-    _column("train_loss", "float64", "Mean cross-entropy of the epoch's steps, label smoothing and mixing included.", "nat"),
-    _column("val_top1_pct", "float64", "Top-1 of the search validation part after the epoch.", "%"),
-    _column("val_images", "Int64", "Images of that part."),
-    _column("seconds", "float64", "Of training and validation.", "s"),
+    Column("run", "str", "Name of the run folder."),
+    Column("trial", "Int64", "Of the trial, as in the table of trials."),
+    Column("epoch", "Int64", "Counted from 1."),
+    Column("train_loss", "float64", "Mean cross-entropy of the epoch's steps, label smoothing and mixing included.", "nat"),
+    Column("val_top1_pct", "float64", "Top-1 of the search validation part after the epoch.", "%"),
+    Column("val_images", "Int64", "Images of that part."),
+    Column("seconds", "float64", "Of training and validation.", "s"),
 )
 TYPES: Final = {column.name: column.dtype for column in TRIALS}
 HISTORY_TYPES: Final = {column.name: column.dtype for column in HISTORY}
@@ -95,7 +90,7 @@ HISTORY_TYPES: Final = {column.name: column.dtype for column in HISTORY}
 def documentation() -> str:
     """`RESULTS.md`."""
     objectives = [
-        _column(name, "float64", summary("objective", name).rstrip(".") + ".", _unit(name)) for name in plugin_names("objective")
+        Column(name, "float64", summary("objective", name).rstrip(".") + ".", _unit(name)) for name in plugin_names("objective")
     ]
     parts = (
         "# The tables of a run\n",
@@ -120,7 +115,7 @@ def _unit(name: str) -> str:
     return units.get(name.rpartition("_")[2], "")
 
 
-def _listed(columns: tuple[Column, ...] | list[Column]) -> str:
+def _listed(columns: Sequence[Column]) -> str:
     lines = [f"| `{c.name}` | {c.dtype} | {c.unit} | {c.meaning} |" for c in columns]
     return "\n".join(["| column | type | unit | meaning |", "|---|---|---|---|", *lines])
 

@@ -1,6 +1,5 @@
 """Two searches held against each other, and a search's short trainings against full ones. Read `report.py` next."""
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -9,57 +8,39 @@ import numpy as np
 import pandas as pd
 
 from nas.errors import NasError
-from nas.pareto import Box, Losses, dominates, loss
-from nas.statistics import Agreement, Interval, agreement, difference_interval
-from nas.table import front, full_trainings, losses, results, run_folders
+from nas.pareto import Box, loss
+from nas.statistics import Agreement, agreement, difference_interval
+from nas.table import full_trainings, losses, results, run_folders
 from nas.trial import Status
 
 ENOUGH: Final = 2  # runs of a side, that tell something of the noise
-LEVELS: Final = 5  # costs at which attainment is told
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Side:
-    """One or several runs of a comparison."""
-
-    runs: tuple[str, ...]
-    hypervolumes: tuple[float, ...]
-    """Of each run's front, as a share of the box around all that any run found (`pareto.Box`)."""
-    coverage: float
-    """Share of the other side's front networks that one of this side's beats; mean over all pairs of runs."""
-    attained: tuple[float, ...]
-    """At each of `Comparison.levels`, the best value of the first objective within it; median over the runs, NaN for none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
     """What `nas compare` tells."""
 
-    one: Side
-    other: Side
-    objectives: tuple[str, ...]
-    reference: tuple[float, ...]
-    """A tenth beyond the worst value of each objective that any run found, so that the ends of a front count too."""
-    levels: tuple[float, ...]
-    """Of the second objective; empty where there is one objective alone."""
-    difference: float
-    """Mean hypervolume of one less that of the other."""
-    interval: Interval | None
-    """Holds 95 % of it (over the runs of each side); None where a side has one alone."""
+    one: tuple[float, ...]
+    """The hypervolume of each run of the first side, as a share of the box around all that any run found (`pareto.Box`)."""
+    other: tuple[float, ...]
+    """The same of the second side."""
+    reference: dict[str, float]
+    """Objective → a tenth beyond the worst value that any run found, so that the ends of a front count too."""
 
     @property
     def verdict(self) -> str:
-        """Which is better, or that nothing tells."""
-        if self.interval is None:
+        """Which side is better, or that nothing tells; the interval holds 95 % of the difference of the means."""
+        difference = float(np.mean(self.one) - np.mean(self.other))
+        if min(len(self.one), len(self.other)) < ENOUGH:
             return (
-                f"hypervolumes differ by {self.difference:+.4f}; a side has one run alone, so nobody knows whether "
+                f"hypervolumes differ by {difference:+.4f}; a side has one run alone, so nobody knows whether "
                 "that is noise: give folders of runs over several seeds"
             )
-        low, high = self.interval
-        between = f"{self.difference:+.4f}, 95 % from {low:+.4f} to {high:+.4f}"
+        low, high = difference_interval(self.one, self.other)
+        between = f"{difference:+.4f}, 95 % from {low:+.4f} to {high:+.4f}"
         if low <= 0 <= high:
             return f"the difference of hypervolumes is within the noise: {between}"
-        return f"the {'first' if self.difference > 0 else 'second'} is better by hypervolume: {between}"
+        return f"the {'first' if difference > 0 else 'second'} is better by hypervolume: {between}"
 
 
 def compare(one: Any, other: Any) -> Comparison:
@@ -69,31 +50,11 @@ def compare(one: Any, other: Any) -> Comparison:
     """
     tables = [[results(run) for run in run_folders(side)] for side in (one, other)]
     directions = _common_directions([table for side in tables for table in side])
-    found = [[_found(table) for table in side] for side in tables]
-    done = [point for side in found for table in side for point in losses(table, directions)]
-    box = Box.around(done)
-    fronts = [[losses(front(table, directions), directions) for table in side] for side in found]
-    volumes = [tuple(map(box.share, side)) for side in fronts]
-    levels = tuple(np.quantile([point[1] for point in done], np.linspace(0, 1, LEVELS))) if len(directions) > 1 else ()
-    hows = list(directions.values())
-    sides = [
-        Side(
-            runs=tuple(map(_name, tables[i])),
-            hypervolumes=volumes[i],
-            coverage=float(np.mean([_coverage(a, b) for a in fronts[i] for b in fronts[1 - i]])),
-            attained=tuple(loss(_attained(fronts[i], level), hows[0]) for level in levels),
-        )
-        for i in (0, 1)
-    ]
-    return Comparison(
-        one=sides[0],
-        other=sides[1],
-        objectives=tuple(directions),
-        reference=tuple(map(loss, box.reference, hows)),
-        levels=tuple(loss(float(level), hows[1]) for level in levels),
-        difference=float(np.mean(volumes[0]) - np.mean(volumes[1])),
-        interval=difference_interval(*volumes) if min(map(len, volumes)) >= ENOUGH else None,
-    )
+    found = [[losses(_found(table), directions) for table in side] for side in tables]
+    box = Box.around([point for side in found for points in side for point in points])
+    mine, theirs = (tuple(map(box.share, side)) for side in found)
+    reference = map(loss, box.reference, directions.values())
+    return Comparison(one=mine, other=theirs, reference=dict(zip(directions, reference, strict=True)))
 
 
 def _common_directions(tables: list[pd.DataFrame]) -> dict[str, str]:
@@ -129,18 +90,6 @@ def _found(df: pd.DataFrame) -> pd.DataFrame:
     return found
 
 
-def _coverage(one: list[Losses], other: list[Losses]) -> float:
-    """Share of the other's points that one of the first's beats."""
-    return sum(any(dominates(mine, theirs) for mine in one) for theirs in other) / len(other)
-
-
-def _attained(fronts: list[list[Losses]], level: float) -> float:
-    """The best first loss within a level of the second: median over the runs, NaN where half of them have none."""
-    best = [min((point[0] for point in front if point[1] <= level), default=math.inf) for front in fronts]
-    median = float(np.median(best))
-    return median if math.isfinite(median) else math.nan
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trust:
     """How well a search's ranking agrees with that of full trainings."""
@@ -168,18 +117,19 @@ def trust(run: Path) -> Trust | None:
     """
     df = results(run)
     curve = df.attrs["learning_curve"]
-    searched = dict(zip(df["trial"], df[curve], strict=True)) if curve else {}
-    of_epochs: dict[int, dict[int, list[float]]] = {}
-    for training in full_trainings(run):
-        if training.trial in searched:
-            of_epochs.setdefault(training.epochs, {}).setdefault(training.trial, []).append(training.test_top1_pct)
-    epochs = max((number for number, tests in of_epochs.items() if len(tests) > 1), default=None)
-    if epochs is None:
+    if curve is None:
         return None
-    tests = of_epochs[epochs]
+    searched = df.dropna(subset=["trial"]).set_index("trial")[curve]
+    full = full_trainings(run)
+    full = full[full["trial"].isin(searched.index)]
+    networks = full.groupby("epochs")["trial"].nunique()
+    if not (networks > 1).any():
+        return None
+    epochs = networks[networks > 1].index.max()
+    tests = full[full["epochs"] == epochs].groupby("trial")["test_top1_pct"].agg(list)
     return Trust(
         networks=len(tests),
-        seeds=min(map(len, tests.values())),
-        epochs=epochs,
-        agreement=agreement([searched[trial] for trial in tests], list(tests.values())),
+        seeds=int(tests.map(len).min()),
+        epochs=int(epochs),
+        agreement=agreement(searched[tests.index].tolist(), tests.tolist()),
     )

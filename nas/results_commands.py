@@ -1,17 +1,12 @@
 """`nas table`, `report`, `compare`, `verify`, `dashboard`: call one function, print. Read `cli.py` next."""
 
-import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from nas.parsing import command
 from nas.printing import log_to_stdout, print_front, print_rows, print_table, shown_path
 from nas.trial import Status
-
-if TYPE_CHECKING:
-    from nas.comparison import Comparison
 
 
 @command
@@ -83,29 +78,16 @@ def compare(one: Path, other: Path, /) -> None:
     from nas.comparison import compare as compare_runs
 
     found = compare_runs(one, other)
-    reference = ", ".join(f"{name} {value:.4g}" for name, value in zip(found.objectives, found.reference, strict=True))
+    reference = ", ".join(f"{name} {value:.4g}" for name, value in found.reference.items())
     print(f"hypervolumes count from a tenth beyond the worst that any of these runs found ({reference}) to the best\n")
-    print_table(["", str(one), str(other)], _compared(found))
-    print(f"\n{found.verdict}")
-
-
-def _compared(found: "Comparison") -> list[list[str]]:
     sides = (found.one, found.other)
-    attained = [
-        [f"{found.objectives[0]} within {found.objectives[1]} {level:.4g}", *(_attained(side.attained[i]) for side in sides)]
-        for i, level in enumerate(found.levels)
+    rows = [
+        ["runs", *(str(len(side)) for side in sides)],
+        ["hypervolume", *(f"{sum(side) / len(side):.4f}" for side in sides)],
+        ["lowest to highest", *(f"{min(side):.4f} to {max(side):.4f}" for side in sides)],
     ]
-    return [
-        ["runs", *(str(len(side.runs)) for side in sides)],
-        ["hypervolume", *(f"{sum(side.hypervolumes) / len(side.hypervolumes):.4f}" for side in sides)],
-        ["lowest to highest", *(f"{min(side.hypervolumes):.4f} to {max(side.hypervolumes):.4f}" for side in sides)],
-        ["beats of the other's front", *(f"{100 * side.coverage:.0f} %" for side in sides)],
-        *attained,
-    ]
-
-
-def _attained(value: float) -> str:
-    return "none" if math.isnan(value) else f"{value:.4g}"
+    print_table(["", str(one), str(other)], rows)
+    print(f"\n{found.verdict}")
 
 
 @command

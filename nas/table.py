@@ -4,7 +4,6 @@ import json
 import logging
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 from typing import Any, Final
@@ -88,7 +87,7 @@ def run_folders(*runs: str | PathLike[str]) -> list[Path]:
 def _results(folder: Path) -> pd.DataFrame:
     described = read_experiment(folder)
     objectives = described["objectives"]
-    full = _full_columns(folder)
+    full = _full_columns(folder).to_dict("index")
     df = pd.DataFrame([_row(trial) | full.get(trial.number, {}) for trial in read_trials(folder)])
     df = df.assign(seed=described["seed"], run=folder.resolve().name, is_front=False, within_limits=False)
     directions = {objective["name"]: objective["direction"] for objective in objectives}
@@ -143,54 +142,34 @@ def _row(trial: Trial) -> dict[str, Any]:
     return own | of_outcome | again | dict(trial.values) | params
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FullTraining:
-    """What came of a training to the end (`nas verify`)."""
-
-    trial: int
-    epochs: int
-    val_top1_pct: float
-    test_top1_pct: float
-
-
-def full_trainings(run: Path) -> list[FullTraining]:
-    """Those of a run, in no order.
+def full_trainings(run: Path) -> pd.DataFrame:
+    """A run's trainings to the end (`nas verify`): `trial`, `epochs`, `val_top1_pct` and `test_top1_pct` of each.
 
     Raises: NasError for a card that is damaged.
     """
-    found = []
+    rows = []
     for file in sorted((run / FULL).glob(f"trial*-seed*-epochs*/{CARD_FILE}")):
         try:
             card = json.loads(file.read_text(encoding="utf-8"))
-            found.append(
-                FullTraining(
-                    trial=int(file.parent.name.removeprefix("trial").partition("-")[0]),
-                    epochs=int(card["train"]["epochs"]),
-                    val_top1_pct=float(card["accuracy"]["val_top1_pct"]),
-                    test_top1_pct=float(card["accuracy"]["test_top1_pct"]),
-                )
-            )
+            trial, accuracy = int(file.parent.name.removeprefix("trial").partition("-")[0]), card["accuracy"]
+            top1 = (float(accuracy[f"{part}_top1_pct"]) for part in ("val", "test"))
+            rows.append((trial, int(card["train"]["epochs"]), *top1))
         except (ValueError, KeyError, TypeError):
             raise NasError(f"{file} is damaged; remove its folder, and `nas verify` trains it again") from None
-    return found
+    return pd.DataFrame(rows, columns=["trial", "epochs", "val_top1_pct", "test_top1_pct"])
 
 
-def _full_columns(run: Path) -> dict[int | None, dict[str, float]]:
-    """Trial → its full trainings of the most epochs."""
-    columns: dict[int | None, dict[str, float]] = {}
-    found = full_trainings(run)
-    for trial in {training.trial for training in found}:
-        epochs = max(training.epochs for training in found if training.trial == trial)
-        longest = [training for training in found if (training.trial, training.epochs) == (trial, epochs)]
-        tests = pd.Series([training.test_top1_pct for training in longest])
-        columns[trial] = {
-            "full_val_top1_pct": sum(training.val_top1_pct for training in longest) / len(longest),
-            "full_test_top1_pct": float(tests.mean()),
-            "full_test_sd_pct": float(tests.std()),
-            "full_seeds": len(tests),
-            "full_epochs": epochs,
-        }
-    return columns
+def _full_columns(run: Path) -> pd.DataFrame:
+    """Trial → what its full trainings of the most epochs came to."""
+    full = full_trainings(run)
+    longest = full[full["epochs"] == full.groupby("trial")["epochs"].transform("max")]
+    return longest.groupby("trial").agg(
+        full_val_top1_pct=("val_top1_pct", "mean"),
+        full_test_top1_pct=("test_top1_pct", "mean"),
+        full_test_sd_pct=("test_top1_pct", "std"),
+        full_seeds=("epochs", "size"),
+        full_epochs=("epochs", "max"),
+    )
 
 
 def _within_limits(df: pd.DataFrame) -> "pd.Series[bool]":

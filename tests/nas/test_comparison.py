@@ -20,18 +20,14 @@ def run(tmp_path):
     return run_of_points(tmp_path / "runs", POINTS)
 
 
-def test_a_front_whose_networks_are_all_beaten_is_covered(tmp_path):
+def test_hypervolumes_count_from_one_point_beyond_all_that_was_found(tmp_path):
     better = run_of_points(tmp_path, [(90.0, 10.0), (95.0, 20.0)], "better")
     worse = run_of_points(tmp_path, [(80.0, 20.0), (85.0, 40.0)], "worse")
     found = compare(better, worse)
-    assert (found.one.coverage, found.other.coverage) == (1.0, 0.0)
-    assert found.reference == pytest.approx((78.5, 43.0))
+    assert found.reference == pytest.approx({"val_top1_pct": 78.5, "macs_m": 43.0})
     box = (95 - 78.5) * (43 - 10)
-    assert found.one.hypervolumes == pytest.approx((((90 - 78.5) * (43 - 10) + (95 - 90) * (43 - 20)) / box,))
-    assert found.other.hypervolumes == pytest.approx((((80 - 78.5) * (43 - 20) + (85 - 80) * (43 - 40)) / box,))
-    assert found.one.attained[0] == 90.0
-    assert math.isnan(found.other.attained[0])
-    assert found.one.attained[-1] == 95.0
+    assert found.one == pytest.approx((((90 - 78.5) * (43 - 10) + (95 - 90) * (43 - 20)) / box,))
+    assert found.other == pytest.approx((((80 - 78.5) * (43 - 20) + (85 - 80) * (43 - 40)) / box,))
     assert "a side has one run alone" in found.verdict
 
 
@@ -51,14 +47,13 @@ def test_the_order_of_objectives_and_baselines_change_no_comparison(run, tmp_pat
     with pytest.raises(nas.NasError, match="was searched for macs_m"):
         compare(run, run_of_points(tmp_path, [(1.0,)], "other", objectives=("macs_m",)))
     found = compare(run, turned)
-    assert found.one.hypervolumes == pytest.approx(found.other.hypervolumes)
-    assert (found.one.coverage, found.other.coverage) == (0.0, 0.0)
+    assert found.one == pytest.approx(found.other)
     before = compare(run, run_of_points(tmp_path, POINTS[:2], "without"))
     with_baseline = run_of_points(tmp_path, POINTS[:2], "with")
     values = {"val_top1_pct": 99.0, "macs_m": 1.0}
     write(with_baseline, [start(9, values, source="reference", baseline=True), end(9, values)])
     assert nas.results(with_baseline)["is_baseline"].tolist() == [False, False, True]
-    assert compare(run, with_baseline).other.hypervolumes == before.other.hypervolumes
+    assert compare(run, with_baseline).other == before.other
 
 
 @pytest.mark.parametrize("number", [0, 1])
