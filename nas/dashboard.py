@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, Final
 
 import optuna
-from optuna.distributions import BaseDistribution
 from optuna.exceptions import ExperimentalWarning
 from optuna.storages import InMemoryStorage
 from optuna.study import StudyDirection
@@ -34,10 +33,11 @@ class RunStudy:
 
         Raises: NasError if it is none, or its space cannot be rebuilt here.
         """
+        optuna.logging.set_verbosity(optuna.logging.WARNING)  # it would tell of the study
         described = read_experiment(run)
         self._run = run
         self._objectives = [one["name"] for one in described["objectives"]]
-        self._parameters = space_of(described).parameters
+        self.parameters = space_of(described).parameters
         self._known: set[int | None] = {None}  # proposals that were turned down have no number
         directions = [StudyDirection[one["direction"].upper()] for one in described["objectives"]]
         self.storage = InMemoryStorage()
@@ -62,7 +62,8 @@ class RunStudy:
         values = [trial.values[name] for name in self._objectives if name in trial.values]
         if state == TrialState.COMPLETE and len(values) < len(self._objectives):
             return
-        params, distributions = self._within_space(trial)
+        known = self.parameters
+        params = {name: value for name, value in trial.params.items() if name in known and is_choice(known[name], value)}
         outcome = trial.outcome
         told: dict[str, Any] = {"trial": trial.number, "id": trial.id, "source": trial.source, "name": trial.name, **trial.values}
         told |= {"reason": outcome and outcome.reason, "error": outcome and outcome.error}
@@ -70,19 +71,11 @@ class RunStudy:
             state=state,
             values=values if state == TrialState.COMPLETE else None,
             params=params,
-            distributions=distributions,
+            distributions={name: known[name] for name in params},
             user_attrs={name: value for name, value in told.items() if value is not None},
         )
         found.datetime_start, found.datetime_complete = _local_time(trial.started), _local_time(trial.ended)
         yield found
-
-    def _within_space(self, trial: Trial) -> tuple[dict[str, Any], dict[str, BaseDistribution]]:
-        known = {
-            name: value
-            for name, value in trial.params.items()
-            if name in self._parameters and is_choice(self._parameters[name], value)
-        }
-        return known, {name: self._parameters[name] for name in known}
 
 
 def _local_time(text: str | None) -> datetime | None:
@@ -101,7 +94,6 @@ def serve(run: Path, *, port: int, on_ready: Callable[[str], None]) -> None:
         from optuna_dashboard import run_server
     except ImportError:
         raise NasError("optuna-dashboard is not installed; `pip install 'frontier-nas[dashboard]'` does it") from None
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
     shown = RunStudy(run)
 
     def follow() -> None:

@@ -7,6 +7,7 @@ import json
 import math
 import shlex
 import warnings
+from bisect import bisect
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from importlib.resources import files
@@ -16,16 +17,20 @@ from string import Template
 from typing import Any, Final
 
 import numpy as np
+import optuna
 import pandas as pd
+from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
+from optuna.study import StudyDirection
+from optuna.trial import TrialState
 
 from nas.architecture import Architecture
 from nas.comparison import trust
-from nas.description import space_of
-from nas.errors import ArchitectureError, NasError, users_code
+from nas.dashboard import RunStudy
+from nas.errors import ArchitectureError, NasError
 from nas.housekeeping import summarize
 from nas.pareto import Box
 from nas.runs import read_experiment
-from nas.spaces import is_choice, num_choices
+from nas.spaces import num_choices
 from nas.table import close_pairs, history, losses, results
 from nas.trial import Status
 
@@ -88,7 +93,7 @@ def gather(run: Path) -> dict[str, Any]:
         "counts": {str(status): int(count) for status, count in df["status"].value_counts().items()},
         "begun": _shown_time(described["sessions"][0]["started"]),
         "facts": _facts(described),
-        "details": _details(described, trials),
+        "details": json.dumps(described, indent=1, ensure_ascii=False),
         "objectives": [[one["name"], one["direction"]] for one in described["objectives"]],
         "limits": {name: [_plain(low), _plain(high)] for name, (low, high) in df.attrs["limits"].items()},
         "learning_curve": df.attrs["learning_curve"],
@@ -99,7 +104,7 @@ def gather(run: Path) -> dict[str, Any]:
         "close": close_pairs(df),
         "convergence": convergence(df),
         "curves": _curves(run),
-        "importance": _importance(described, trials),
+        "importance": _importance(run, described),
         "time": _time(described, trials),
         "trust": None if (found := trust(run)) is None else str(found),
     }
@@ -126,33 +131,6 @@ def _facts(described: Mapping[str, Any]) -> list[list[str]]:
         "Machine": f"{machine['processor']}, {machine['cpus']} CPUs",
     }
     return [[label, text] for label, text in found.items() if text]
-
-
-def _details(described: Mapping[str, Any], trials: pd.DataFrame) -> list[list[str]]:
-    """What it takes to do the same again, in the same way."""
-    session = described["sessions"][-1]
-    found = {
-        "Space": _listed(described["space"]["fields"]),
-        "Dataset": _listed(described["dataset"]["fields"]),
-        "Recipe": _listed(described["train"]),
-        "Trained on": ", ".join(sorted(set(trials["device"].dropna()))),
-        "System": session["machine"]["platform"],
-        "Versions": _listed(session["versions"]),
-        "Commit": session["git_commit"] or "",
-        "Sessions": "; ".join(map(_shown_session, described["sessions"])),
-    }
-    return [[label, text] for label, text in found.items() if text]
-
-
-def _listed(fields: Mapping[str, Any]) -> str:
-    values = {name: ", ".join(map(str, value)) if isinstance(value, list) else value for name, value in fields.items()}
-    return "; ".join(f"{name} {value}" for name, value in values.items())
-
-
-def _shown_session(session: Mapping[str, Any]) -> str:
-    """When it began, and what was changed for it."""
-    changes = [f"{field} from {before} to {after}" for field, (before, after) in session["changed"].items()]
-    return f"{_shown_time(session['started'])}{': ' * bool(changes)}{', '.join(changes)}"
 
 
 def _shown_time(text: str) -> str:
@@ -237,50 +215,37 @@ def _curves(run: Path) -> dict[str, Any]:
     return {"every": every} | {name: _values(df[name]) for name in ("trial", "epoch", "val_top1_pct")}
 
 
-def _importance(described: Mapping[str, Any], trials: pd.DataFrame) -> dict[str, Any]:
+def _importance(run: Path, described: Mapping[str, Any]) -> dict[str, Any]:
     """For each objective that needs training, the parameters of the greatest importance; or why there are none to tell."""
-    trained = [one for one in described["objectives"] if one["needs_training"]]
-    done = trials[(trials["status"] == Status.DONE) & trials["id"].notna()]
-    done = done.dropna(subset=[name for name in done.columns if name.startswith("params.")], how="all")
+    trained = [place for place, one in enumerate(described["objectives"]) if one["needs_training"]]
     if not trained:
         return {"why": "No objective of this run needs training, so every one follows from the parameters by a formula."}
     try:
-        space = space_of(described)
-        with users_code(f"space {space.name}"):
-            choices = space.parameters
+        found = RunStudy(run)
     except (NasError, ImportError) as error:
         return {"why": f"Nothing can be told of the parameters, as the space cannot be rebuilt here: {error}."}
-    parameters = {name: one for name, one in choices.items() if num_choices(one) > 1 and f"params.{name}" in done}
-    rows = [
-        ({name: row[f"params.{name}"] for name in parameters}, {one["name"]: row[one["name"]] for one in trained})
-        for row in done.to_dict("records")
-        if all(is_choice(one, row[f"params.{name}"]) for name, one in parameters.items())
-    ]
-    if len(rows) < RANKED or not parameters:
-        return {"why": f"{len(rows)} networks of the space are done; from {RANKED} on, this shows which parameters matter."}
-    found = {one["name"]: _ranked(parameters, rows, one["name"], one["direction"]) for one in trained}
-    return {"networks": len(rows), "of": len(parameters), "bars": {name: bars for name, bars in found.items() if bars}}
+    parameters = [name for name, one in found.parameters.items() if num_choices(one) > 1]
+    done = [one for one in found.study.get_trials(states=[TrialState.COMPLETE]) if one.params.keys() >= set(parameters)]
+    if len(done) < RANKED or not parameters:
+        return {"why": f"{len(done)} networks of the space are done; from {RANKED} on, this shows which parameters matter."}
+    bars = {}
+    for place in trained:
+        if len({one.values[place] for one in done}) > 1:
+            bars[described["objectives"][place]["name"]] = _ranked(found.study, parameters, place)
+    return {"networks": len(done), "of": len(parameters), "bars": bars}
 
 
-def _ranked(parameters: dict[str, Any], rows: list[Any], objective: str, direction: str) -> list[list[Any]]:
-    """Parameters with their importance, the greatest first; none where every network is alike."""
-    import optuna
-    from optuna.trial import create_trial
-
-    known = [(params, float(values[objective])) for params, values in rows if math.isfinite(values[objective])]
-    if len({value for _, value in known}) < 2:
-        return []
-    loud = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    try:
-        with warnings.catch_warnings(action="ignore"):
-            study = optuna.create_study(direction=optuna.study.StudyDirection[direction.upper()])
-            study.add_trials([create_trial(params=p, distributions=parameters, value=value) for p, value in known])
-            found = optuna.importance.get_param_importances(study, evaluator=optuna.importance.PedAnovaImportanceEvaluator())
-    finally:
-        optuna.logging.set_verbosity(loud)
-    shares = [[name, _plain(share)] for name, share in found.items()]
-    return sorted(shares, key=lambda pair: -(pair[1] or 0.0))[:SHOWN]
+def _ranked(study: optuna.Study, parameters: list[str], objective: int) -> list[list[Any]]:
+    """Parameters with their importance for an objective, by its place; the greatest first."""
+    sign = 1 if study.directions[objective] == StudyDirection.MINIMIZE else -1  # the evaluator looks for low values
+    with warnings.catch_warnings(action="ignore"):
+        shares = get_param_importances(
+            study,
+            evaluator=PedAnovaImportanceEvaluator(),
+            params=parameters,
+            target=lambda trial: sign * trial.values[objective] if trial.params else math.nan,  # a baseline may have none
+        )
+    return [[name, _plain(share)] for name, share in shares.items()][:SHOWN]
 
 
 def _time(described: Mapping[str, Any], trials: pd.DataFrame) -> dict[str, Any]:
@@ -288,8 +253,6 @@ def _time(described: Mapping[str, Any], trials: pd.DataFrame) -> dict[str, Any]:
     seconds = trials[trials["source"] != "reuse"].groupby("status")["seconds"].sum()  # what is reused took another run's time
     begins = [pd.Timestamp(session["started"]) for session in described["sessions"]]
     logged = pd.concat([trials["started"], trials["ended"]]).dropna()
-    wall = 0.0
-    for i, begin in enumerate(begins):
-        of_session = logged[(logged >= begin) & (logged < begins[i + 1])] if i + 1 < len(begins) else logged[logged >= begin]
-        wall += (of_session.max() - begin).total_seconds() if len(of_session) else 0.0
+    last = logged.groupby(logged.map(lambda time: bisect(begins, time) - 1)).max()  # of each session
+    wall = sum((time - begins[session]).total_seconds() for session, time in last.items() if session >= 0)
     return {"by_status": {str(name): _plain(total) for name, total in seconds.items() if total > 0}, "wall": _plain(wall)}

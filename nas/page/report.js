@@ -38,7 +38,7 @@ function fillHead() {
     byId("counts").append(element("div", {}, element("dt", {}, status === "front" ? "on the front" : status), element("dd", {}, String(count))));
   }
   for (const [label, text] of DATA.facts) byId("facts").append(definitions(element("div"), [[label, text]]));
-  definitions(byId("details"), [["Run", DATA.folder], ...DATA.details]);
+  say("details", DATA.details);
 }
 
 // The front, its table, and the network that is chosen.

@@ -130,6 +130,7 @@ class TestInABrowser:
         front = int(nas.results(run)["is_front"].sum())
         statuses = {"done": 12, "stopped": 1, "failed": 3, "interrupted": 1, "infeasible": 1, "repeated": 2}
         assert {name: int(count) for name, count in counted.items()} == statuses | {"on the front": front}
+        assert json.loads(text(page, "#details")) == read_experiment(run)
         assert HOSTILE in text(page, "#failures tbody tr td:nth-child(3)")
         assert text(page, "#failures tbody tr td:nth-child(2)") == "2"
         assert text(page, "#trust-caption").startswith("Kendall's tau between the search's ranking and that of full trainings: ")
