@@ -70,13 +70,10 @@ class Outcome:
 
         Raises: TypeError, ValueError or KeyError for something else.
         """
-        plain = {name: record[name] for name in _OUTCOME_FIELDS if name in record}
+        plain = {field.name: record[field.name] for field in fields(Outcome) if field.name in record}
         reason, epochs = plain.get("reason"), tuple(Epoch(**epoch) for epoch in plain.get("history", ()))
         typed = {"status": Status(plain["status"]), "reason": Reason(reason) if reason else None, "history": epochs}
         return Outcome(**plain | typed)
-
-
-_OUTCOME_FIELDS: Final = tuple(field.name for field in fields(Outcome))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

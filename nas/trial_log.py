@@ -35,19 +35,14 @@ def read_trials(run: Path) -> list[Trial]:
     Raises: NasError for a damaged log.
     """
     found: dict[Any, Trial] = {}
-    costs: dict[Any, dict[str, float]] = {}  # values known before training
     file = run / TRIALS_FILE
     try:
         for line, event in enumerate(read_lines(file)):
             key, kind = event.get("trial", f"line {line}"), Event(event["event"])
-            known = costs.setdefault(key, {})
-            if kind in (Event.START, Event.MEASURED, Event.INFEASIBLE, Event.REPEATED):
-                known |= event["values"]
-            values = known | event.get("values", {})
-            if kind is Event.MEASURED:  # also of a trial that has ended, whose other values stay
-                values = {**found[key].values, **values}
-            found[key] = _proposed(event, kind) if key not in found else _changed(found[key], event, kind)
-            found[key] = replace(found[key], values=values)
+            before = found.get(key)
+            trial = _proposed(event, kind) if before is None else _changed(before, event, kind)
+            known = {} if kind is Event.END else trial.values  # the end of a failed trial takes back what its epochs told
+            found[key] = replace(trial, values={**known, **event.get("values", {})})
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise NasError(f"{file} is damaged: an event lacks a field or has a wrong one ({error})") from None
     trials = list(found.values())
@@ -126,15 +121,15 @@ class TrialLog:
 
     def start(self, trial: Trial) -> None:
         """A trial that begins."""
-        origin = {"source": trial.source} | ({} if trial.name is None else {"name": trial.name})
         what = {"id": trial.id, "values": dict(trial.values), "params": dict(trial.params), "architecture": trial.architecture}
-        self._write(Event.START, trial.number, **what, **origin, **({"baseline": True} if trial.is_baseline else {}))
+        baseline = trial.is_baseline or None
+        self._write(Event.START, trial.number, **what, source=trial.source, name=trial.name, baseline=baseline)
 
     def skip(self, status: Status, point: Point, *, source: str = "search", name: str | None = None) -> None:
         """A proposal that is infeasible or repeated, and is not trained."""
         self.tally.count(status)
-        origin = {"source": source} | ({} if name is None else {"name": name})
-        self._write(Event(status.value), None, id=point.id, values=dict(point.values), params=point.params, **origin)
+        what = {"id": point.id, "values": dict(point.values), "params": point.params}
+        self._write(Event(status.value), None, **what, source=source, name=name)
 
     def measured(self, trial: int, values: Mapping[str, float]) -> None:
         """Costs of an earlier trial that a new limit asks for."""
@@ -154,16 +149,18 @@ class TrialLog:
 
     def end(self, trial: int, outcome: Outcome, *, reused: bool = False) -> None:
         """A trial that has ended, with all its values."""
-        record = {name: value for name, value in outcome.to_record().items() if name != "history" and value is not None}
-        self._write(Event.END, trial, **record, **({"reused": True} if reused else {}))
+        record = outcome.to_record()
+        del record["history"]
+        self._write(Event.END, trial, **record, reused=reused or None)
 
     def epoch(self, trial: int, epoch: Epoch) -> None:
         """One more epoch of a trial."""
         append_line(self.run / HISTORY_FILE, {"trial": trial} | asdict(epoch))
 
     def _write(self, event: Event, trial: int | None, **fields: Any) -> None:
-        now = datetime.now(UTC).isoformat(timespec="milliseconds")
-        append_line(self.run / TRIALS_FILE, {"event": event, "time": now} | ({} if trial is None else {"trial": trial}) | fields)
+        """One event; what is None is left out."""
+        record = {"event": event, "time": datetime.now(UTC).isoformat(timespec="milliseconds"), "trial": trial, **fields}
+        append_line(self.run / TRIALS_FILE, {name: value for name, value in record.items() if value is not None})
 
 
 def read_history(run: Path) -> list[tuple[int, Epoch]]:
