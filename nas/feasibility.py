@@ -2,7 +2,7 @@
 
 import math
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -12,7 +12,7 @@ from nas.spaces import Params, sample, some_values
 from nas.statistics import share_interval
 
 PROBE: Final = 4_000  # random points that tell, before anything is trained, how many networks meet the limits
-UNLIMITED_PROBE: Final = 100  # random points where there are no limits, for the worst costs alone
+UNLIMITED_PROBE: Final = 100  # random points where there are no limits, but layers that a latency table may lack
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,8 +25,6 @@ class Feasibility:
     """Random points examined."""
     example: Params
     """Parameters of a network that meets them."""
-    worst: Mapping[str, float]
-    """Of every objective that needs no training, the worst value of the networks that meet the limits."""
 
     def __str__(self) -> str:
         """The share in percent, with half of its 95 % confidence interval (Wilson's)."""
@@ -41,7 +39,7 @@ class Feasibility:
 def check_limits(problem: Problem, seed: int) -> Feasibility:
     """How much of the space meets the limits, by 4,000 random points; if none of them does, by a descent from the nearest.
 
-    Without limits that is all of it, and 100 points tell what its networks cost.
+    Without limits 100 points tell, as only a latency table may lack some layers.
 
     Raises: NasError if no network tried does, with the smallest and largest values found.
     """
@@ -55,11 +53,7 @@ def check_limits(problem: Problem, seed: int) -> Feasibility:
     feasible = [point for point in examined if point.feasible]
     if not feasible:
         raise _nothing_fits(problem, examined)
-    worst = {
-        objective.name: max((point.values[objective.name] for point in feasible), key=objective.loss)
-        for objective in problem.costs
-    }
-    return Feasibility(fitting=fitting, points=probe, example=feasible[0].params, worst=worst)
+    return Feasibility(fitting=fitting, points=probe, example=feasible[0].params)
 
 
 def _nothing_fits(problem: Problem, examined: list[Point]) -> NasError:

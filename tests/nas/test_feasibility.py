@@ -45,5 +45,5 @@ def test_the_share_that_fits_comes_with_its_confidence_interval():
     true = 100 * sum(some.examine(sample(some.space.parameters, generator)).feasible for _ in range(points)) / points
     assert abs(share - true) < 2 * half
     assert 1.0 < half < 2.0  # 1.96 standard errors of a share near a half, over 4,000 points
-    nothing = Feasibility(fitting=0, points=4_000, example={}, worst={})
+    nothing = Feasibility(fitting=0, points=4_000, example={})
     assert str(nothing) == "less than 0.1 %"
