@@ -88,7 +88,7 @@ class Experiment:
             raise NasError(f"seed: {self.seed} is not from 0 to {2**32 - 1}")
         if not self.trial_timeout > 0:
             raise NasError(f"trial-timeout: {self.trial_timeout} is not more than 0 seconds")
-        if self.early_stopping and not self._has_curve:
+        if self.early_stopping and not self.has_learning_curve:
             raise NasError(
                 "early-stopping: networks are judged by their top-1 after each epoch and by costs known before training, so one "
                 f"objective alone may need training, and it must be that top-1; given: {', '.join(names)}"
@@ -110,10 +110,11 @@ class Experiment:
     @property
     def stops_early(self) -> bool:
         """Whether networks that fall behind are stopped; by default where the one objective that needs training has a curve."""
-        return self._has_curve if self.early_stopping is None else self.early_stopping
+        return self.has_learning_curve if self.early_stopping is None else self.early_stopping
 
     @property
-    def _has_curve(self) -> bool:
+    def has_learning_curve(self) -> bool:
+        """Whether epochs tell how a network will compare: one objective needs training, and it is known after each epoch."""
         return [objective.learning_curve for objective in self.objectives if objective.needs_training] == [True]
 
     @property

@@ -69,11 +69,6 @@ class Problem:
         """The objectives that need training."""
         return tuple(objective for objective in self.objectives if objective.needs_training)
 
-    @property
-    def has_learning_curve(self) -> bool:
-        """Whether epochs tell how a network will compare: one objective needs training, and it is known after each epoch."""
-        return [objective.learning_curve for objective in self.trained] == [True]
-
     def examine(self, params: Params) -> Point:
         """Decode parameters, measure what needs no training, and hold it against the limits; remembers the last points.
 

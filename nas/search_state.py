@@ -124,7 +124,7 @@ class SearchState:
 
     def curve(self, epochs: Mapping[int, float]) -> list[tuple[int, float]]:
         """Epochs and the values after them of the objective that needs training, if that is what epochs tell."""
-        return sorted(epochs.items()) if self.session.plan.problem.has_learning_curve else []
+        return sorted(epochs.items()) if self.session.experiment.has_learning_curve else []
 
     def end(self, pending: Pending, outcome: Outcome, *, weights: Path | None = None, reused: bool = False) -> None:
         """Write the outcome of a trial to the log, keep its weights (from `weights` if they are there), and tell Optuna."""
