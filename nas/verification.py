@@ -85,13 +85,10 @@ def _train(experiment: Experiment, trainings: Sequence[Training], on_done: Calla
         return
     failures = []
     with ray_session(experiment.workers, verbose=experiment.verbose), sent_by_value([experiment.dataset]):
-        workers, gpus = resources(experiment)
+        _, gpus = resources(experiment)
         task = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=1)(train_network)
-        queue, running = list(trainings), dict[Any, Training]()
-        for done in range(len(trainings)):
-            while queue and len(running) < workers:
-                training = queue.pop(0)
-                running[task.remote(training)] = training
+        running: dict[Any, Training] = {task.remote(training): training for training in trainings}
+        for done in range(1, len(trainings) + 1):
             (ended,), _ = ray.wait(list(running), num_returns=1)
             training = running.pop(ended)
             try:
@@ -100,7 +97,7 @@ def _train(experiment: Experiment, trainings: Sequence[Training], on_done: Calla
                 cause = getattr(error, "cause", None) or error
                 failures.append(f"{training.target.name} failed: {describe_error(cause)}")
                 logger.warning("%s", failures[-1])
-            on_done(done + 1)
+            on_done(done)
     if failures:
         raise NasError(
             f"{len(failures)} of {len(trainings)} full trainings failed; {failures[0]}; the same command trains them again"
