@@ -16,6 +16,7 @@ import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from nas.errors import NasError, users_code
+from nas.files import whole_file
 
 logger = logging.getLogger(__name__)
 
@@ -54,15 +55,9 @@ class TrialFolder:
 
         Raises: NasError if they cannot be read or written.
         """
-        partial = target.with_name(f".{target.name}.partial")
-        try:
-            with users_code(f"weights of {self.uri}, which go to {target}: it"):
-                fs, place = _found(self.uri)
-                target.parent.mkdir(parents=True, exist_ok=True)
-                fs.get_file(f"{place}/{WEIGHTS_FILE}", str(partial))
-                partial.replace(target)
-        finally:
-            partial.unlink(missing_ok=True)
+        with users_code(f"weights of {self.uri}"), whole_file(target) as partial:
+            fs, place = _found(self.uri)
+            fs.get_file(f"{place}/{WEIGHTS_FILE}", str(partial))
 
     def remove(self) -> None:
         """Remove it, if it is there.
