@@ -9,7 +9,7 @@ table, if one is used; `full/` the networks that were trained to the end; `ray/`
 import json
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
@@ -97,12 +97,10 @@ def _new_folder(parent: Path, stem: str) -> Path:
     number = 1
     while True:
         folder = parent / (stem if number == 1 else f"{stem}-{number}")
-        try:
+        with suppress(FileExistsError):
             folder.mkdir()
-        except FileExistsError:
-            number += 1
-        else:
             return folder
+        number += 1
 
 
 def read_experiment(run: Path) -> dict[str, Any]:
@@ -118,12 +116,6 @@ def read_experiment(run: Path) -> dict[str, Any]:
     try:
         described = dict(json.loads(file.read_text(encoding="utf-8")))
         schema = described["schema"]
-        if schema == SCHEMA:
-            for objective in described["objectives"]:
-                objective["name"], objective["direction"]
-            described["seed"], described["dataset"]["classes"], described["latency_error_pct"]
-            for limit in described["limits"]:
-                limit["objective"]["name"], float(limit["low"]), float(limit["high"])
     except (ValueError, KeyError, TypeError, RecursionError):
         raise NasError(f"{file} is damaged: it is not the JSON object that a search writes; restore it from a copy") from None
     if schema != SCHEMA:

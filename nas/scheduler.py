@@ -101,14 +101,11 @@ class EarlyStopping(FIFOScheduler):
         result: dict[str, Any],
     ) -> str:
         """What Ray is to do with the trial."""
-        decision: str = TrialScheduler.CONTINUE if self._goes_on(trial.config, result) else TrialScheduler.STOP
+        goes_on = "epoch" not in result or (not self.interrupted.is_set() and self._judged(trial.config, result))
+        decision: str = TrialScheduler.CONTINUE if goes_on else TrialScheduler.STOP
         return decision
 
-    def _goes_on(self, config: Mapping[str, Any], result: Mapping[str, Any]) -> bool:
-        if "epoch" not in result:
-            return True
-        if self.interrupted.is_set():
-            return False
+    def _judged(self, config: Mapping[str, Any], result: Mapping[str, Any]) -> bool:
         if config["costs"] is None:  # a baseline
             return True
         standing = Standing.of(result["val_top1_pct"], result["val_images"], tuple(config["costs"]))

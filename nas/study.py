@@ -42,7 +42,6 @@ def make_sampler(sampler: str | BaseSampler, problem: Problem, *, seed: int, ses
 
     Raises: NasError for a name that is not known.
     """
-    check_sampler(sampler)
     if isinstance(sampler, BaseSampler):
         return sampler
     if session:
@@ -55,8 +54,7 @@ def plain_sampler(name: str, seed: int) -> BaseSampler:
 
     Raises: NasError for a name that is not known.
     """
-    if name not in PLAIN:
-        raise unknown("sampler", name, PLAIN)
+    check_sampler(name)
     with warnings.catch_warnings(action="ignore", category=ExperimentalWarning):
         return PLAIN[name](seed)
 
