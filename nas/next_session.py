@@ -13,10 +13,9 @@ from nas.experiment import Experiment
 from nas.objectives import Limit
 from nas.plan import Plan, measuring, with_latency
 from nas.plugins import check_kind
-from nas.runs import EXPERIMENT_FILE, LATENCY_FILE, write_experiment
+from nas.runs import LATENCY_FILE, write_experiment
 from nas.study import SAMPLERS
 from nas.trial import UNDER_WAY, Trial
-from nas.warm_start import named
 
 logger = logging.getLogger(__name__)
 
@@ -32,14 +31,14 @@ def next_experiment(
 
     Raises: NasError for a change of what must not change.
     """
-    wrong = [field for field in changes if field not in CHANGEABLE]
-    if wrong and wrong[0] in FIXED:
-        raise NasError(
-            f"{run}: {wrong[0]} must stay as it is, or its outcomes are not alike; begin a new run, or change one of "
-            f"{', '.join(CHANGEABLE)}"
-        )
-    if wrong:
-        raise unknown("change", wrong[0], CHANGEABLE)
+    for field in changes:
+        if field in FIXED:
+            raise NasError(
+                f"{run}: {field} must stay as it is, or its outcomes are not alike; begin a new run, or change one of "
+                f"{', '.join(CHANGEABLE)}"
+            )
+        if field not in CHANGEABLE:
+            raise unknown("change", field, CHANGEABLE)
     before = experiment_of(described, run.parent) if experiment is None else experiment
     own = run / LATENCY_FILE
     before = measuring(replace(before, latency=str(own) if own.is_file() else described["latency"]))
@@ -53,40 +52,18 @@ def next_experiment(
         kept = {field: from_plain(described[field]) for field in CHANGEABLE if field in PLAIN}
         before = replace(before, **kept)
     if "limits" in changes:
-        for limit in changes["limits"]:
-            check_kind("limits", limit, Limit)
         changes = {**changes, "limits": _merged((*before.limits, *changes["limits"]))}
     after = with_latency(replace(before, **changes).resolved(), look=not before.needs_latency)
     if isinstance(after.sampler, str) and after.sampler not in SAMPLERS and "sampler" not in changes:
         raise NasError(f"{run}: its sampler was an object, {after.sampler}; give a sampler with --sampler")
-    return _without_lost(after, changes)
-
-
-def _without_lost(experiment: Experiment, changes: Mapping[str, Any]) -> Experiment:
-    """The same without runs to reuse and networks to start from that an earlier session named and that are gone."""
-    gone = [name for name in experiment.reuse if not (Path(name) / EXPERIMENT_FILE).is_file()]
-    if gone and "reuse" not in changes:
-        logger.warning("reuse: %s is not there any more, and nothing is taken from it", ", ".join(gone))
-        experiment = replace(experiment, reuse=tuple(name for name in experiment.reuse if name not in gone))
-    if "start" not in changes:
-        experiment = replace(experiment, start=tuple(filter(_is_there, experiment.start)))
-    return experiment
-
-
-def _is_there(start: str) -> bool:
-    """Whether a network to start from can still be found."""
-    try:
-        named(start)
-    except NasError as error:
-        logger.warning("start: %s", error)
-        return False
-    return True
+    return after
 
 
 def _merged(limits: Sequence[Limit]) -> tuple[Limit, ...]:
     """One limit for each objective: each bound is that of the last limit that has one."""
     merged: dict[str, Limit] = {}
     for limit in limits:
+        check_kind("limits", limit, Limit)
         old = merged.get(limit.objective.name, limit)
         low = limit.low if limit.low > -math.inf else old.low
         high = limit.high if limit.high < math.inf else old.high
