@@ -113,12 +113,10 @@ def with_latency(experiment: Experiment, *, look: bool = True) -> Experiment:
         return experiment
     none = f"no latency table was built here for space {problem.space.name}, its resolution and {problem.num_classes} classes"
     how = "`nas latency build` makes one; or give another device's with --latency"
-    limited = next((limit.objective.name for limit in experiment.limits if limit.objective.needs_latency), None)
-    if limited is not None:
-        raise NasError(f"limit on {limited}: {none}, and a limit must be known before the training: {how}")
-    if not problem.trained:
-        asked = next(objective.name for objective in problem.objectives if objective.needs_latency)
-        raise NasError(f"objective {asked}: {none}, and trials that do not train do not measure either: {how}")
+    limited = any(limit.objective.needs_latency for limit in experiment.limits)
+    if limited or not problem.trained:
+        why = "a limit must be known before the training" if limited else "trials that do not train do not measure either"
+        raise NasError(f"{none}, and {why}: {how}")
     logger.info("%s: each trial measures its own, which takes seconds and an idle CPU; %s", none, how)
     return measuring(experiment)
 

@@ -100,25 +100,22 @@ def outcomes(experiment: Experiment) -> dict[str, Reused]:
 def _check_alike(experiment: Experiment, name: str, described: Mapping[str, Any]) -> None:
     """Raises: NasError if a run's settings, dataset or objectives are not the experiment's."""
     here = as_json(describe(experiment, ""))
-    for field, before, now in (
-        *((f"train.{key}", described["train"].get(key), value) for key, value in here["train"].items()),
-        *((f"dataset.{key}", described["dataset"].get(key), value) for key, value in here["dataset"].items()),
-    ):
-        if before != now:
-            raise NasError(
-                f"reuse {name}: its {field} is {before!r}, and here it is {now!r}; its outcomes are of other trainings"
-            )
+    for part in ("train", "dataset"):
+        for field, now in here[part].items():
+            before = described[part].get(field)
+            if before != now:
+                what = f"its {part}.{field} is {before!r}, and here it is {now!r}"
+                raise NasError(f"reuse {name}: {what}; its outcomes are of other trainings")
     there = {objective["name"]: objective for objective in described["objectives"]}
-    for objective, now in zip(experiment.objectives, here["objectives"], strict=True):
-        if not objective.needs_training:
+    for now in here["objectives"]:
+        measured, before = now["name"], there.get(now["name"])
+        if not now["needs_training"]:
             continue
-        before = there.get(objective.name)
         if before is None:
-            raise NasError(f"reuse {name}: objective {objective.name} was not measured there; it has {', '.join(sorted(there))}")
-        if before.get("fields") != now.get("fields"):
-            raise NasError(f"reuse {name}: its objective {objective.name} is of {before.get('fields')}, not {now['fields']}")
-        if objective.needs_latency and described["latency_table"] != here["latency_table"]:
-            raise NasError(f"reuse {name}: its {objective.name} is of latencies by another table")
+            raise NasError(f"reuse {name}: objective {measured} was not measured there; it has {', '.join(sorted(there))}")
+        other_table = now["needs_latency"] and described["latency_table"] != here["latency_table"]
+        if before.get("fields") != now.get("fields") or other_table:
+            raise NasError(f"reuse {name}: its {measured} was measured with other settings, or is by another latency table")
 
 
 def _done(experiment: Experiment, run: Path) -> Iterator[tuple[str, Reused]]:
