@@ -1,7 +1,7 @@
 """Which weights a run keeps: by default those of the networks on its front. Read `searcher.py` next."""
 
 import logging
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -57,15 +57,12 @@ class Keeper:
             self._take(trial, weights)
         self.ended(trial)
 
-    def settle(self, finished: Collection[int]) -> None:
-        """Bring the weights in order where a driver was killed between writing an outcome and keeping its weights."""
-        if not self.trained:
-            return
-        for trial in finished:
-            wanted = self.keep_all or trial in self.front or trial in self.pinned
-            if wanted and not self.weights(trial).is_file():
-                self._take(trial, None)
-            self.ended(trial)
+    def settle(self, trial: int) -> None:
+        """Bring the weights of an ended trial in order where a driver was killed before it had kept them."""
+        wanted = self.keep_all or trial in self.front or trial in self.pinned
+        if self.trained and wanted and not self.weights(trial).is_file():
+            self._take(trial, None)
+        self.ended(trial)
 
     def hypervolume(self) -> float:
         """The share that the front dominates of the box around all that was found, 0 to 1."""

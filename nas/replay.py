@@ -8,7 +8,7 @@ from nas.problem import Point
 from nas.record import CURVE
 from nas.scheduler import Standing
 from nas.search_state import Pending, SearchState
-from nas.trial import UNDER_WAY, Outcome, Reason, Status, Trial
+from nas.trial import ENDED, UNDER_WAY, Outcome, Reason, Status, Trial
 from nas.warm_start import point_of
 
 Epochs = Mapping[int, Mapping[int, float]]  # trial → epoch → top-1 after it
@@ -74,15 +74,13 @@ def _note(state: SearchState, trial: Trial, point: Point) -> None:
 def _continue(state: SearchState, trial: Trial, point: Point, epochs: Epochs) -> None:
     """A trial that had not ended waits to be continued, unless another run has its outcome or a limit now forbids it."""
     assert trial.number is not None
-    lost_on: list[str | None] = [None] * trial.crashes  # where its processes died is no longer known
-    asked = None if trial.is_baseline else state.proposer.enqueue(dict(point.params))[0]
     pending = Pending(
         number=trial.number,
         point=point,
-        asked=asked,
+        asked=None if trial.is_baseline else state.proposer.enqueue(dict(point.params))[0],
         name=trial.name if trial.is_baseline else None,
         epochs=dict(epochs.get(trial.number, {})),
-        lost_on=lost_on,
+        lost_on=[None] * trial.crashes,  # where its processes died is no longer known
     )
     reused = state.session.plan.reused.get(point.id)
     if not (trial.is_baseline or point.feasible):
@@ -117,6 +115,6 @@ def _tell(state: SearchState, trial: Trial, point: Point, epochs: Epochs) -> Non
 
 def _settle(state: SearchState) -> None:
     """Bring weights in order where a driver was killed between writing an outcome and keeping its weights."""
-    ended = [trial for trial in state.session.past if trial.number is not None and trial.status not in UNDER_WAY]
-    kept = (trial for trial in ended if not trial.is_baseline or trial.status is Status.DONE)
-    state.keeper.settle([trial.number for trial in kept if trial.number is not None])
+    for trial in state.session.past:
+        if trial.number is not None and (trial.status in ENDED if not trial.is_baseline else trial.status is Status.DONE):
+            state.keeper.settle(trial.number)

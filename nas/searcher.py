@@ -132,7 +132,8 @@ class ArchitectureSearcher(Searcher):
         if self._baselines:
             baseline = self._baselines.popleft()
             return state.begin(baseline.point, source="reference", name=baseline.name)
-        while self._num_begun < state.session.experiment.trials and not state.proposer.exhausted:
+        begun = state.log.tally.ended + sum(pending.asked is not None for pending in self.pending.values())
+        while begun < state.session.experiment.trials and not state.proposer.exhausted:
             proposal = state.proposer.ask()
             if proposal is None:
                 logger.warning("no further network was found that meets the limits and is new; the search ends early")
@@ -144,11 +145,6 @@ class ArchitectureSearcher(Searcher):
                 return state.begin(point, source=source, name=name, asked=asked)
             state.reuse(state.begin(point, source="reuse", name=reused.name, asked=asked), reused)
         return None
-
-    @property
-    def _num_begun(self) -> int:
-        """Trials of the search that have ended, or are under way."""
-        return self.state.log.tally.ended + sum(pending.asked is not None for pending in self.pending.values())
 
     def _end(self, trial_id: str, outcome: Outcome) -> None:
         with self._failing():
