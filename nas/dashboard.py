@@ -2,22 +2,20 @@
 
 import threading
 import time
-import warnings
 from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 
 import optuna
-from optuna.exceptions import ExperimentalWarning
 from optuna.storages import InMemoryStorage
-from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from nas.description import space_of
 from nas.errors import NasError
 from nas.runs import read_experiment
 from nas.spaces import is_choice
+from nas.study import create_study
 from nas.trial import ENDED, Status, Trial
 from nas.trial_log import read_trials
 
@@ -36,14 +34,12 @@ class RunStudy:
         optuna.logging.set_verbosity(optuna.logging.WARNING)  # it would tell of the study
         described = read_experiment(run)
         self._run = run
-        self._objectives = [one["name"] for one in described["objectives"]]
+        objectives = {one["name"]: one["direction"] for one in described["objectives"]}
+        self._objectives = list(objectives)
         self.parameters = space_of(described).parameters
         self._known: set[int | None] = {None}  # proposals that were turned down have no number
-        directions = [StudyDirection[one["direction"].upper()] for one in described["objectives"]]
         self.storage = InMemoryStorage()
-        self.study = optuna.create_study(study_name=run.resolve().name, directions=directions, storage=self.storage)
-        with warnings.catch_warnings(action="ignore", category=ExperimentalWarning):
-            self.study.set_metric_names(self._objectives)
+        self.study = create_study(objectives, name=run.resolve().name, storage=self.storage)
         self.update()
 
     def update(self) -> None:

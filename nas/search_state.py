@@ -23,7 +23,6 @@ from nas.storage import TrialFolder
 from nas.study import create_study, make_sampler
 from nas.trial import Outcome, Reason, Status, Trial
 from nas.trial_log import TrialLog
-from nas.warm_start import Reused
 
 logger = logging.getLogger(__name__)
 
@@ -106,10 +105,6 @@ class SearchState:
             self.keeper.pinned.add(pending.number)
         return pending
 
-    def reuse(self, pending: Pending, reused: Reused) -> None:
-        """End a trial with the outcome that another run had."""
-        self.end(pending, reused.outcome, weights=reused.weights, reused=True)
-
     def epoch(self, pending: Pending, epoch: Epoch) -> None:
         """Log an epoch of a trial, once."""
         if epoch.epoch not in pending.epochs:
@@ -154,14 +149,14 @@ class SearchState:
     def _summary(self, pending: Pending, outcome: Outcome, *, reused: bool) -> str:
         """The log line of a trial that has ended."""
         experiment, tally = self.session.experiment, self.log.tally
-        names = [objective.name for objective in experiment.objectives if objective.name in outcome.values]
+        names = [one.name for one in experiment.objectives if one.name in outcome.values]
         result = ", ".join(f"{name} {outcome.values[name]:.4g}" for name in names)
+        after = ""
         if outcome.status is Status.FAILED:
             result = f"{outcome.reason}, {outcome.error}"
-        after = ""
         if outcome.status is Status.STOPPED:
-            by_limit = outcome.reason is Reason.LIMIT
-            after = " by a limit" if by_limit else f" after epoch {len(pending.epochs)} of {experiment.train.epochs}"
+            epochs = f" after epoch {len(pending.epochs)} of {experiment.train.epochs}"
+            after = " by a limit" if outcome.reason is Reason.LIMIT else epochs
         if pending.asked is None:
             return f"baseline {pending.name} {outcome.status}: {result}"
         if reused:
@@ -174,7 +169,8 @@ def make_state(session: Session) -> SearchState:
     experiment, problem = session.experiment, session.plan.problem
     sampler = make_sampler(experiment.sampler, problem, seed=experiment.seed, session=session.number)
     log = TrialLog(run=session.run)
-    study = create_study(problem.objectives, sampler, session.run.name)
+    directions = {objective.name: objective.direction for objective in problem.objectives}
+    study = create_study(directions, name=session.run.name, sampler=sampler)
     return SearchState(
         session=session,
         proposer=Proposer(problem, study, log, seed=experiment.seed),

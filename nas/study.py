@@ -1,17 +1,17 @@
 """Optuna's side of a search: the sampler by its name, and the study that is asked and told. Read `proposer.py` next."""
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Final
 
 import numpy as np
 import optuna
 from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import BaseSampler
+from optuna.storages import InMemoryStorage
 from optuna.study import StudyDirection
 
 from nas.errors import unknown
-from nas.objectives import Objective
 from nas.problem import Problem
 from nas.spaces import Params
 
@@ -76,10 +76,12 @@ def _frontier(problem: Problem, seed: int) -> BaseSampler:
     )
 
 
-def create_study(objectives: tuple[Objective, ...], sampler: BaseSampler, name: str) -> optuna.Study:
-    """A study in memory: one on a disk waits for it at every parameter of every ask."""
-    directions = [StudyDirection[objective.direction.upper()] for objective in objectives]
-    study = optuna.create_study(study_name=name, directions=directions, sampler=sampler)
+def create_study(
+    objectives: Mapping[str, str], *, name: str, sampler: BaseSampler | None = None, storage: InMemoryStorage | None = None
+) -> optuna.Study:
+    """A study of objectives and their directions, in memory: one on a disk waits for it at every parameter of every ask."""
+    directions = [StudyDirection[direction.upper()] for direction in objectives.values()]
+    study = optuna.create_study(study_name=name, storage=storage, directions=directions, sampler=sampler)
     with warnings.catch_warnings(action="ignore", category=ExperimentalWarning):
-        study.set_metric_names([objective.name for objective in objectives])
+        study.set_metric_names(list(objectives))
     return study
