@@ -79,7 +79,7 @@ def check_unfinished(run: Path, experiment: Experiment, plan: Plan, past: Sequen
     ended = sum(trial.counts for trial in past)
     waiting = sum(trial.status in UNDER_WAY for trial in past)
     seen = {trial.id for trial in past if trial.number is not None}
-    new = [baseline for baseline in plan.baselines if baseline.point.id not in seen]
+    new = [point for point in plan.baselines.values() if point.id not in seen]
     if ended >= experiment.trials and not waiting and not new:
         raise NasError(
             f"{run} is finished: {ended} of {experiment.trials} trials have ended; extend it with more --trials, or --baselines"

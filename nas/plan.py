@@ -15,14 +15,14 @@ from nas.errors import NasError, users_code
 from nas.experiment import Experiment
 from nas.feasibility import Feasibility, check_limits
 from nas.latency.table import newest_table
-from nas.problem import Problem
+from nas.problem import Point, Problem
 from nas.recipe import Epoch, TrainSettings
 from nas.runs import LATENCY_FILE, WEIGHTS
 from nas.spaces import sample
 from nas.storage import check_storage
 from nas.study import check_sampler
 from nas.trial import Trial
-from nas.warm_start import Baseline, Reused, Start, baselines, outcomes, starts
+from nas.warm_start import Reused, Start, baselines, outcomes, starts
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +36,8 @@ class Plan:
     starts: list[Start]
     reused: Mapping[str, Reused]
     """Network id → what became of it in another run."""
-    baselines: list[Baseline]
+    baselines: Mapping[str, Point]
+    """Name → network that is trained beside the search."""
 
 
 def make_plan(experiment: Experiment) -> Plan:

@@ -2,8 +2,7 @@
 
 import math
 import random
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from functools import partial
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
 
 import optuna
@@ -60,13 +59,15 @@ class Proposer:
         skipped = self._of_sampler(math.inf if uniform else REPEATED_ASKS)
         if isinstance(skipped, tuple):
             return skipped
-        ways: list[Callable[[], Params | None]] = [partial(self._near, skipped), self._by_chance]
-        for way in reversed(ways) if uniform else ways:
-            params = None if self.exhausted else way()
-            if params is not None:
-                return self.enqueue(params)
-        self.exhausted = True
-        return None
+        params = None
+        if not self.exhausted and uniform:
+            params = self._by_chance() or self._near(skipped)
+        elif not self.exhausted:
+            params = self._near(skipped) or self._by_chance()
+        if params is None:
+            self.exhausted = True
+            return None
+        return self.enqueue(params)
 
     def enqueue(self, params: Params) -> tuple[Trial, Point]:
         """An Optuna trial of given parameters."""

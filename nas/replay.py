@@ -86,7 +86,7 @@ def _continue(state: SearchState, trial: Trial, point: Point, epochs: Epochs) ->
     if not (trial.is_baseline or point.feasible):
         state.end(pending, Outcome(status=Status.STOPPED, reason=Reason.LIMIT))
     elif reused is not None and not trial.is_baseline:
-        state.reuse(pending, reused)
+        state.end(pending, reused.outcome, weights=reused.weights, reused=True)
     else:
         state.log.resume(trial.number)
         state.waiting.append(pending)

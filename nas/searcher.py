@@ -39,7 +39,7 @@ class ArchitectureSearcher(Searcher):
         self.pending: dict[str, Pending] = {}  # by Ray's trial id
         plan = state.session.plan
         replay(state)
-        self._baselines = deque(one for one in plan.baselines if one.point.id not in state.proposer.seen)
+        self._baselines = deque((name, point) for name, point in plan.baselines.items() if point.id not in state.proposer.seen)
         starts = [*reused_starts(plan.problem.space, plan.reused.values()), *plan.starts]
         state.proposer.begin_with(starts, plan.feasibility)
 
@@ -130,8 +130,8 @@ class ArchitectureSearcher(Searcher):
         """A trial that begins now, baselines first; None if there is to be none."""
         state = self.state
         if self._baselines:
-            baseline = self._baselines.popleft()
-            return state.begin(baseline.point, source="reference", name=baseline.name)
+            name, point = self._baselines.popleft()
+            return state.begin(point, source="reference", name=name)
         begun = state.log.tally.ended + sum(pending.asked is not None for pending in self.pending.values())
         while begun < state.session.experiment.trials and not state.proposer.exhausted:
             proposal = state.proposer.ask()
@@ -141,9 +141,10 @@ class ArchitectureSearcher(Searcher):
             asked, point = proposal
             reused = state.session.plan.reused.get(point.id)
             if reused is None:
-                source, name = asked.user_attrs.get("source", "search"), asked.user_attrs.get("name")
-                return state.begin(point, source=source, name=name, asked=asked)
-            state.reuse(state.begin(point, source="reuse", name=reused.name, asked=asked), reused)
+                start = asked.user_attrs
+                return state.begin(point, source=start.get("source", "search"), name=start.get("name"), asked=asked)
+            pending = state.begin(point, source="reuse", name=reused.name, asked=asked)
+            state.end(pending, reused.outcome, weights=reused.weights, reused=True)
         return None
 
     def _end(self, trial_id: str, outcome: Outcome) -> None:

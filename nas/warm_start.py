@@ -136,29 +136,20 @@ def _done(experiment: Experiment, run: Path) -> Iterator[tuple[str, Reused]]:
             )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Baseline:
-    """A network that is trained beside a search."""
-
-    name: str
-    """As the user gave it."""
-    point: Point
-
-
-def baselines(problem: Problem, names: Iterable[str]) -> list[Baseline]:
-    """The networks of these names, each once, at their own resolution, but no larger than the largest of the space.
+def baselines(problem: Problem, names: Iterable[str]) -> dict[str, Point]:
+    """Name → network, each network once, at its own resolution, but no larger than the largest of the space.
 
     Raises: NasError for a name that is not known, or a network that cannot read such images.
     """
-    found: dict[str, Baseline] = {}
+    found: dict[str, Point] = {}
     for name in names:
-        network = find_network(name)
-        largest = _largest_resolution(problem)
+        network, largest = find_network(name), _largest_resolution(problem)
         network = network.at(largest) if network.resolution > largest else network
         network.check(problem.num_classes, [network.resolution])
         point = point_of(problem, network)
-        found.setdefault(point.id, Baseline(name=name, point=point))
-    return list(found.values())
+        if point.id not in {other.id for other in found.values()}:
+            found[name] = point
+    return found
 
 
 def point_of(problem: Problem, network: Network) -> Point:
