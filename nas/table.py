@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Mapping
 from os import PathLike
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import pandas as pd
 from pandas.errors import UndefinedVariableError
@@ -21,10 +21,6 @@ from nas.trial import Status, Trial
 from nas.trial_log import read_trials
 
 logger = logging.getLogger(__name__)
-
-# Columns that are fields of a trial, and of its outcome.
-OF_TRIAL: Final = ("id", "status", "source", "name", "started", "ended", "architecture", "is_baseline")
-OF_OUTCOME: Final = (*("reason", "error", "epochs", "seconds", "fingerprint", "device", "precision", "peak_memory_mb"),)
 
 
 def results(*runs: str | PathLike[str]) -> pd.DataFrame:
@@ -135,11 +131,9 @@ def history(*runs: str | PathLike[str]) -> pd.DataFrame:
 
 def _row(trial: Trial) -> dict[str, Any]:
     """The columns of a trial."""
-    own = {name: getattr(trial, name) for name in OF_TRIAL}
-    of_outcome = {name: getattr(trial.outcome, name, None) for name in OF_OUTCOME}
+    known = {name: getattr(part, name) for part in (trial.outcome, trial) for name in TYPES if hasattr(part, name)}
     again = {"trial": trial.number, "retries": trial.retries or None, "crashes": trial.crashes or None}
-    params = {f"params.{name}": value for name, value in trial.params.items()}
-    return own | of_outcome | again | dict(trial.values) | params
+    return known | again | dict(trial.values) | {f"params.{name}": value for name, value in trial.params.items()}
 
 
 def full_trainings(run: Path) -> pd.DataFrame:
