@@ -7,7 +7,6 @@ table, if one is used; `full/` the networks that were trained to the end; `ray/`
 """
 
 import json
-import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
@@ -39,17 +38,14 @@ def create_run(experiment: Experiment, name: str) -> Path:
     """
     stem = f"{name}-{datetime.now(UTC):%Y%m%d-%H%M%S}"
     described = describe(experiment, name)
-    run = None
     try:
         run = _new_folder(Path(experiment.runs).resolve(), stem)
         (run / WEIGHTS).mkdir()
         for file in (TRIALS_FILE, HISTORY_FILE, LOCK_FILE):
             (run / file).touch()
-        write_experiment(run, described)
     except OSError as error:
-        if run is not None:
-            shutil.rmtree(run, ignore_errors=True)
         raise NasError(f"runs folder {experiment.runs!r} cannot be written: {error.strerror}; give another with --runs") from None
+    write_experiment(run, described)
     return run
 
 
