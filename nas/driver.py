@@ -24,29 +24,31 @@ from ray.tune.experiment import Trial
 from nas.cluster import ray_session, resources, sent_by_value, warm_up
 from nas.errors import NasError, describe_error
 from nas.experiment import Experiment
-from nas.next_session import check_unfinished, next_experiment, record_session
-from nas.plan import Session, check_images, make_plan, with_latency, with_own_table
+from nas.plan import (
+    Session,
+    check_images,
+    check_unfinished,
+    make_plan,
+    next_experiment,
+    record_session,
+    with_latency,
+    with_own_table,
+)
 from nas.runs import RAY, create_run, locked, mend_logs, read_experiment, write_experiment
 from nas.scheduler import EarlyStopping
 from nas.search_state import make_state
 from nas.searcher import ArchitectureSearcher
-from nas.task import Task
-from nas.trial import Reason
+from nas.trial import Reason, Task
 from nas.trial_log import read_history, read_trials
 from nas.worker import RetiredError, Site, run_trial
 
 logger = logging.getLogger(__name__)
 
-# What shows a search while it lasts.
-Watch = Callable[[ArchitectureSearcher], AbstractContextManager[None]]
+# What shows a search while it lasts; by default nothing does, beyond what is logged.
+Watch = Callable[[ArchitectureSearcher], AbstractContextManager[object]]
 
 
-def unwatched(searcher: ArchitectureSearcher) -> AbstractContextManager[None]:  # noqa: ARG001 - nothing is shown of it
-    """Show nothing beyond what is logged."""
-    return nullcontext()
-
-
-def search(experiment: Experiment, *, name: str | None = None, watch: Watch = unwatched) -> Path:
+def search(experiment: Experiment, *, name: str | None = None, watch: Watch = nullcontext) -> Path:
     """Run an experiment to its end and give its run folder; `name` leads the folder's name, by default the space's.
 
     The first Ctrl-C lets the epochs under way end, the second and SIGTERM do not; `resume` continues from there, and after any
@@ -64,7 +66,7 @@ def search(experiment: Experiment, *, name: str | None = None, watch: Watch = un
     return run
 
 
-def resume(run: str | PathLike[str], *, experiment: Experiment | None = None, watch: Watch = unwatched, **changes: Any) -> Path:
+def resume(run: str | PathLike[str], *, experiment: Experiment | None = None, watch: Watch = nullcontext, **changes: Any) -> Path:
     """Continue a run, wherever it had ended: finished trials stay, those under way continue from their checkpoints.
 
     `changes` are fields of Experiment, such as trials=100 or baselines=("mobilenetv2_100",); they are recorded in
@@ -159,7 +161,7 @@ def _tuner(session: Session, searcher: ArchitectureSearcher, gpus: float) -> tun
             num_samples=sys.maxsize,  # the searcher says when it is over
             max_concurrent_trials=searcher.workers,
             reuse_actors=True,
-            trial_dirname_creator=_trial_folder,
+            trial_dirname_creator=lambda trial: f"trial{trial.config['trial']}-{trial.trial_id}",
         ),
         run_config=tune.RunConfig(name=storage.name, storage_path=str(storage.parent), verbose=0, callbacks=[_Reports(searcher)]),
     )
@@ -192,10 +194,6 @@ class _Reports(tune.Callback):
         alive = {node["NodeID"] for node in ray.nodes() if node["Alive"]}
         reason = Reason.OOM if isinstance(error, OutOfMemoryError) else Reason.CRASH  # Ray ends the process that takes the most
         self.searcher.lost(trial.trial_id, (trial.last_result or {}).get("node"), alive, reason=reason)
-
-
-def _trial_folder(trial: Trial) -> str:
-    return f"trial{trial.config['trial']}-{trial.trial_id}"
 
 
 @contextmanager

@@ -22,9 +22,8 @@ from nas.networks import Network, TimmNetwork, parse_network
 from nas.objectives import Candidate, latency_ms
 from nas.recipe import Epoch, TrainReport
 from nas.storage import WEIGHTS_FILE
-from nas.task import Task
 from nas.train import DivergedError, TrainSetup, train
-from nas.trial import Outcome, Reason, Status
+from nas.trial import Outcome, Reason, Status, Task
 
 MEASURING: Final = "frontier-nas-measuring.lock"
 CHECKPOINT_SHARE: Final = 0.05  # of a trial's time that writing checkpoints may take

@@ -4,27 +4,36 @@ Read `proposer.py` next.
 """
 
 import logging
+import math
 import random
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
+from typing import Any, Final
 
 from nas.columns import TYPES
 from nas.datasets import load_part
-from nas.errors import NasError, users_code
+from nas.description import PLAIN, as_json, describe, describe_session, experiment_of, from_plain
+from nas.errors import NasError, unknown, users_code
 from nas.experiment import Experiment
 from nas.feasibility import Feasibility, check_limits
 from nas.latency.table import newest_table
+from nas.objectives import Limit
+from nas.plugins import check_kind
 from nas.problem import Point, Problem
 from nas.recipe import Epoch, TrainSettings
-from nas.runs import LATENCY_FILE, WEIGHTS
+from nas.runs import LATENCY_FILE, WEIGHTS, write_experiment
 from nas.spaces import sample
 from nas.storage import check_storage
-from nas.study import check_sampler
-from nas.trial import Trial
+from nas.study import SAMPLERS, check_sampler
+from nas.trial import UNDER_WAY, Trial
 from nas.warm_start import Reused, Start, baselines, outcomes, starts
 
 logger = logging.getLogger(__name__)
+
+# Fields of an Experiment that a session must share with the ones before it, as outcomes would no longer be alike.
+FIXED: Final = ("space", "dataset", "objectives", "latency", "train", "storage", "seed", "runs")
+CHANGEABLE: Final = tuple(one.name for one in fields(Experiment) if one.name not in FIXED)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -158,3 +167,75 @@ class Session:
         """The folder or URI where trials under way keep their checkpoints."""
         storage = self.experiment.storage
         return f"{storage.rstrip('/')}/{self.run.name}" if storage else str(self.run / WEIGHTS)
+
+
+def next_experiment(
+    described: Mapping[str, Any], run: Path, experiment: Experiment | None, changes: Mapping[str, Any]
+) -> Experiment:
+    """The experiment of a run's next session.
+
+    Raises: NasError for a change of what must not change.
+    """
+    for name in changes:
+        if name in FIXED:
+            raise NasError(
+                f"{run}: {name} must stay as it is, or its outcomes are not alike; begin a new run, or change one of "
+                f"{', '.join(CHANGEABLE)}"
+            )
+        if name not in CHANGEABLE:
+            raise unknown("change", name, CHANGEABLE)
+    before = experiment_of(described, run.parent) if experiment is None else experiment
+    own = run / LATENCY_FILE
+    before = measuring(replace(before, latency=str(own) if own.is_file() else described["latency"]))
+    now = as_json(describe(before, described["name"]))
+    for name in ("space", "dataset", "objectives", "train", "seed"):
+        if now[name] != described[name]:
+            raise NasError(
+                f"{run}: its {name} was {described[name]}, and the experiment that is given has {now[name]}; begin a new run"
+            )
+    if experiment is not None:  # which says nothing of what earlier sessions changed
+        kept = {name: from_plain(described[name]) for name in CHANGEABLE if name in PLAIN}
+        before = replace(before, **kept)
+    if "limits" in changes:
+        changes = {**changes, "limits": _merged((*before.limits, *changes["limits"]))}
+    after = with_latency(replace(before, **changes).resolved(), look=not before.needs_latency)
+    if isinstance(after.sampler, str) and after.sampler not in SAMPLERS and "sampler" not in changes:
+        raise NasError(f"{run}: its sampler was an object, {after.sampler}; give a sampler with --sampler")
+    return after
+
+
+def _merged(limits: Sequence[Limit]) -> tuple[Limit, ...]:
+    """One limit for each objective: each bound is that of the last limit that has one."""
+    merged: dict[str, Limit] = {}
+    for limit in limits:
+        check_kind("limits", limit, Limit)
+        old = merged.get(limit.objective.name, limit)
+        low = limit.low if limit.low > -math.inf else old.low
+        high = limit.high if limit.high < math.inf else old.high
+        merged[limit.objective.name] = Limit(objective=limit.objective, low=low, high=high)
+    return tuple(merged.values())
+
+
+def check_unfinished(run: Path, experiment: Experiment, plan: Plan, past: Sequence[Trial]) -> int:
+    """How many trials are left to train.
+
+    Raises: NasError if there are none.
+    """
+    ended = sum(trial.counts for trial in past)
+    waiting = sum(trial.status in UNDER_WAY for trial in past)
+    seen = {trial.id for trial in past if trial.number is not None}
+    new = [point for point in plan.baselines.values() if point.id not in seen]
+    if ended >= experiment.trials and not waiting and not new:
+        raise NasError(
+            f"{run} is finished: {ended} of {experiment.trials} trials have ended; extend it with more --trials, or --baselines"
+        )
+    logger.info("%d trials have ended, %d continue", ended, waiting)
+    return max(0, experiment.trials - ended) + len(new)
+
+
+def record_session(run: Path, described: Mapping[str, Any], after: Experiment) -> None:
+    """Write the next session, and what was changed for it, into experiment.json."""
+    now = as_json(describe(after, described["name"]))
+    new = {name: (described[name], now[name]) for name in CHANGEABLE if name in now and now[name] != described[name]}
+    record = {"sessions": [*described["sessions"], describe_session(new)], "exhausted": False}
+    write_experiment(run, dict(described) | {name: now[name] for name in new} | record)

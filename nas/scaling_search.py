@@ -4,6 +4,7 @@ Read `scale_commands.py` next.
 """
 
 import math
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
@@ -40,14 +41,14 @@ class Fit:
     """How far it is ahead of the next, in one sentence."""
 
 
-def fit_scaling(run: str | PathLike[str], *, trial: int | None = None, trials: int = 20, watch: "Watch | None" = None) -> Path:
+def fit_scaling(run: str | PathLike[str], *, trial: int | None = None, trials: int = 20, watch: "Watch" = nullcontext) -> Path:
     """Search for the rule by which a run's network scales best; gives the folder of that search, for `read_fit`.
 
     The network is that of `trial`, by default of the run's best. So many networks at phi = 1, each within 5 % of twice its
     multiply-adds, are trained by the run's recipe. `resume` continues a fit that was killed.
     Source: EfficientNet, arXiv:1905.11946, section 3.3, step 1. Raises: NasError as `search` does.
     """
-    from nas.driver import search, unwatched  # which loads Ray
+    from nas.driver import search  # which loads Ray
 
     described, (_, base) = read_experiment(Path(run)), trained_network(run, trial)
     asked = experiment_of(described, Path(run).resolve().parent)
@@ -57,7 +58,7 @@ def fit_scaling(run: str | PathLike[str], *, trial: int | None = None, trials: i
     around = replace(compound, base=base, min_phi=1.0, max_phi=1.0)
     alone = replace(asked, latency=None, start=(), reuse=(), baselines=(), early_stopping=False, keep_all=False)
     fit = replace(alone, space=around, objectives=(TOP1,), limits=(limit,), sampler="frontier", trials=trials)
-    return search(fit, name=f"{described['name']}-scaling", watch=watch or unwatched)
+    return search(fit, name=f"{described['name']}-scaling", watch=watch)
 
 
 def read_fit(run: str | PathLike[str]) -> Fit | None:

@@ -18,8 +18,7 @@ from ray import tune
 
 from nas.recipe import Epoch
 from nas.storage import TrialFolder
-from nas.task import Task
-from nas.trial import Outcome, Reason, Status
+from nas.trial import Outcome, Reason, Status, Task
 
 LONGEST_SECONDS: Final = 1e8  # that faulthandler waits on every system: three years
 
