@@ -14,9 +14,8 @@ from optuna.distributions import BaseDistribution, FloatDistribution
 from tyro.conf import arg
 
 from nas.architecture import Architecture
-from nas.family import ScalingRule
 from nas.published import reference, references
-from nas.scaling import scale, scaled_depth
+from nas.scaling import ScalingRule, scale, scaled_depth
 from nas.spaces import Params, SearchSpace, check_multiple, check_range, checked, first_choices, num_choices
 
 SHARE_STEP: Final = 0.05
