@@ -47,11 +47,7 @@ def round_width(width: float) -> int:
 
 
 def _refusal(field: str, value: object, allowed: str) -> ArchitectureError:
-    try:
-        shown = reprlib.repr(value)  # never long or deep
-    except ValueError:  # a whole number of thousands of digits
-        shown = "a value that cannot be shown"
-    return ArchitectureError(f"{field}: {shown} is not {allowed}")
+    return ArchitectureError(f"{field}: {reprlib.repr(value)} is not {allowed}")  # never long or deep
 
 
 def _check_width(field: str, value: int) -> None:
@@ -196,15 +192,11 @@ class Architecture:
             raise _refusal("resolution", self.resolution, f"a whole number from {low} to {high}")
         _check_choice("convention", self.convention, CONVENTIONS)
         _check_choice("activation", self.activation, ACTIVATIONS)
-        if type(self.stem) is not Stem:
-            raise _refusal("stem", self.stem, "a Stem")
-        if type(self.head) is not Head:
-            raise _refusal("head", self.head, "a Head")
-        if not (type(self.stages) is tuple and 1 <= len(self.stages) <= MAX_STAGES):
-            raise _refusal("stages", self.stages, f"a tuple of 1 to {MAX_STAGES} stages")
+        if not 1 <= len(self.stages) <= MAX_STAGES:
+            raise _refusal("stages", self.stages, f"1 to {MAX_STAGES} stages")
         for i, stage in enumerate(self.stages):
-            if not (type(stage) is tuple and 1 <= len(stage) <= MAX_BLOCKS and all(type(block) is Block for block in stage)):
-                raise _refusal(f"stages[{i}]", stage, f"a tuple of 1 to {MAX_BLOCKS} blocks")
+            if not 1 <= len(stage) <= MAX_BLOCKS:
+                raise _refusal(f"stages[{i}]", stage, f"1 to {MAX_BLOCKS} blocks")
         self._check_strides_and_skips()
         self._check_size()
 
@@ -261,17 +253,7 @@ class Architecture:
             value = json.loads(text, object_pairs_hook=_unique, parse_constant=_refuse_constant)
         except (ValueError, RecursionError) as error:
             raise ArchitectureError(f"architecture: the text is not JSON ({str(error)[:80]})") from None
-        record = _record(cls, value, "architecture")
-        record["stem"] = _construct(Stem, record["stem"], "architecture.stem")
-        record["head"] = _construct(Head, record["head"], "architecture.head")
-        record["stages"] = tuple(
-            tuple(
-                _construct(Block, block, f"architecture.stages[{i}][{j}]")
-                for j, block in enumerate(_list(stage, f"architecture.stages[{i}]", MAX_BLOCKS))
-            )
-            for i, stage in enumerate(_list(record["stages"], "architecture.stages", MAX_STAGES))
-        )
-        return _construct(cls, record, "architecture")
+        return _construct(cls, value, "architecture")
 
     @property
     def id(self) -> str:
@@ -307,15 +289,9 @@ def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is not a number")
 
 
-def _list(value: Any, path: str, most: int) -> list[Any]:
-    if not (type(value) is list and 1 <= len(value) <= most):
-        raise _refusal(path, value, f"a list of 1 to {most}")
-    return list(value)
-
-
-def _record(cls: type, value: Any, path: str) -> dict[str, Any]:
-    """`value` if it is an object with exactly the fields of `cls`."""
-    names = [field.name for field in fields(cls)]
+def _construct(cls: type[T], value: Any, path: str) -> T:
+    """`cls` from an object with exactly its fields; errors are led by where in the text they are."""
+    names = [field.name for field in fields(cls)]  # type: ignore[arg-type]
     if type(value) is not dict:
         raise _refusal(path, value, f"an object with the fields {', '.join(names)}")
     for name in value:
@@ -324,16 +300,22 @@ def _record(cls: type, value: Any, path: str) -> dict[str, Any]:
     for name in names:
         if name not in value:
             raise ArchitectureError(f"{path}.{name}: missing; the fields are {', '.join(names)}")
-    return dict(value)
-
-
-def _construct(cls: type[T], value: Any, path: str) -> T:
-    """`cls` from an object of its fields, its errors led by where in the text they are."""
-    record = _record(cls, value, path)
+    if cls is Architecture:
+        value |= {name: _construct(kind, value[name], f"{path}.{name}") for name, kind in (("stem", Stem), ("head", Head))}
+        value["stages"] = tuple(
+            tuple(_construct(Block, block, f"{path}.stages[{i}][{j}]") for j, block in _numbered(stage, f"{path}.stages[{i}]"))
+            for i, stage in _numbered(value["stages"], f"{path}.stages")
+        )
     try:
-        return cls(**record)
+        return cls(**value)
     except ArchitectureError as error:
         raise ArchitectureError(f"{path}.{error}") from None
+
+
+def _numbered(value: Any, path: str) -> Iterator[tuple[int, Any]]:
+    if type(value) is not list:
+        raise _refusal(path, value, "a list")
+    return enumerate(value)
 
 
 class Row(NamedTuple):
