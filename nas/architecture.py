@@ -336,6 +336,8 @@ class Row(NamedTuple):
     activation: str = "relu"
     skip: bool = True
     """A skip wherever the shapes allow one."""
+    linear: bool = True
+    """No activation after the last convolution; `conv` has one always."""
 
 
 @lru_cache(maxsize=100_000)  # a search makes the same blocks again and again
@@ -356,7 +358,7 @@ def make_block(row: Row, width_in: int, width: int, stride: int) -> Block:
         squeeze=squeeze,
         gate=gate,
         activation=row.activation,
-        linear=row.op != "conv",
+        linear=row.linear and row.op != "conv",
         skip=row.skip and stride == 1 and width_in == width,
     )
 
