@@ -28,10 +28,8 @@ from nas.spaces import SearchSpace
 
 SCHEMA: Final = 5
 PACKAGES: Final = ("frontier-nas", "torch", "torchvision", "timm", "onnxruntime", "optuna", "ray", "numpy")
-PLAIN: Final = (  # fields of an Experiment that are plain values already
-    *("latency", "trials", "start", "reuse", "baselines", "early_stopping", "trial_timeout", "keep_all"),
-    *("workers", "gpus_per_trial", "address", "storage", "seed"),
-)
+OTHERS: Final = {"space", "dataset", "objectives", "limits", "train", "sampler", "verbose", "runs"}
+PLAIN: Final = tuple(field.name for field in fields(Experiment) if field.name not in OTHERS)  # plain values already
 
 
 def describe(experiment: Experiment, name: str) -> dict[str, Any]:
