@@ -5,6 +5,7 @@ networks as such values, then `costs.py` for what they cost.
 """
 
 import hashlib
+import itertools
 import json
 import reprlib
 from collections.abc import Iterator
@@ -218,24 +219,28 @@ class Architecture:
     def _check_size(self) -> None:
         """Refuse what would not fit into memory, by the weights of convolutions and the largest map (exact costs: `costs.py`)."""
         weights = features = 0
-        for block, width, size in self.walk():
-            more, widest = _weights_and_width(block, width)
+        for part, width, size, size_out in self.walk():
+            if type(part) is Block:
+                more, widest = _weights_and_width(part, width)
+                features = max(features, size * size * widest)
+            else:
+                more = width * part.width if type(part) is Head else 0
+                features = max(features, size_out * size_out * part.width)
             weights += more
-            features = max(features, size * size * widest)
-        side, head = -(-size // block.stride), self.head.width
-        weights, features = weights + block.width * head, max(features, side * side * head)
         if weights > MAX_WEIGHTS:
             raise _refusal("stages", weights, f"a bound on the weights within {MAX_WEIGHTS:,}")
         if features > MAX_FEATURES:
             raise _refusal("stages", features, f"a bound on the numbers in one feature map within {MAX_FEATURES:,}")
 
-    def walk(self) -> Iterator[tuple[Block, int, int]]:
-        """Every block from first to last with its input width (channels) and its input size (pixels a side)."""
-        width, size = self.stem.width, -(-self.resolution // self.stem.stride)
-        for stage in self.stages:
-            for block in stage:
-                yield block, width, size
-                width, size = block.width, -(-size // block.stride)
+    def walk(self) -> Iterator[tuple[Stem | Block | Head, int, int, int]]:
+        """The stem, each block and the head, with (channels in, side in, side behind the stride) in pixels."""
+        width, size = 3, self.resolution
+        parts: list[Stem | Block] = [self.stem, *itertools.chain(*self.stages)]
+        for part in parts:
+            size_out = -(-size // part.stride)
+            yield part, width, size, size_out
+            width, size = part.width, size_out
+        yield self.head, width, size, size
 
     def to_json(self) -> str:
         """The canonical text: JSON with sorted keys and no spaces."""
@@ -250,7 +255,7 @@ class Architecture:
         if not (type(text) is str and len(text) <= MAX_TEXT):
             raise _refusal("architecture", text, f"a text of at most {MAX_TEXT:,} characters")
         try:
-            value = json.loads(text, object_pairs_hook=_unique, parse_constant=_refuse_constant)
+            value = json.loads(text, object_pairs_hook=_unique)
         except (ValueError, RecursionError) as error:
             raise ArchitectureError(f"architecture: the text is not JSON ({str(error)[:80]})") from None
         return _construct(cls, value, "architecture")
@@ -283,10 +288,6 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(value) != len(pairs):
         raise ValueError("a key stands twice in one object")
     return value
-
-
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is not a number")
 
 
 def _construct(cls: type[T], value: Any, path: str) -> T:

@@ -7,6 +7,7 @@ import importlib
 import json
 import os
 import platform
+import re
 import subprocess
 from collections.abc import Mapping
 from dataclasses import asdict, fields, is_dataclass
@@ -118,11 +119,9 @@ def from_plain(value: Any) -> Any:
 
 def _processor() -> str:
     """The CPU's model, where Linux tells it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor()
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
+    told = Path("/proc/cpuinfo")
+    model = re.search(r"^model name\s*: (.*)", told.read_text(encoding="utf-8") if told.exists() else "", re.MULTILINE)
+    return model[1] if model else platform.processor() or platform.machine()
 
 
 def _git_commit() -> str | None:

@@ -117,10 +117,7 @@ def mend_lines(file: Path) -> None:
     Raises: NasError if the file cannot be used.
     """
     try:
-        data = file.read_bytes()
-        whole = data.rfind(b"\n") + 1
-        if whole < len(data):
-            os.truncate(file, whole)
+        os.truncate(file, file.read_bytes().rfind(b"\n") + 1)
     except OSError as error:
         raise NasError(f"{file} cannot be used: {error.strerror}") from None
 

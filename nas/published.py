@@ -109,13 +109,7 @@ EFFICIENTNET_COEFFICIENTS: Final = {
     "b6": (1.8, 2.6, 528),
     "b7": (2.0, 3.1, 600),
 }
-EFFICIENTNET_LITE_COEFFICIENTS: Final = {
-    "lite0": (1.0, 1.0, 224),
-    "lite1": (1.0, 1.1, 240),
-    "lite2": (1.1, 1.2, 260),
-    "lite3": (1.2, 1.4, 280),
-    "lite4": (1.4, 1.8, 300),
-}
+EFFICIENTNET_LITE_PIXELS: Final = (224, 240, 260, 280, 300)  # of lite0 to lite4, else as b0 to b4
 
 # EfficientNetV2, arXiv:2104.00298; google/automl efficientnetv2/effnetv2_configs.py: rows, stem width, evaluation pixels.
 EFFICIENTNETV2_S: Final[Table] = (
@@ -232,8 +226,9 @@ def _recipes() -> dict[str, Callable[[], Architecture]]:
         recipes[f"mobilenetv3_small_{percent:03}"] = partial(_mobilenetv3, MOBILENETV3_SMALL, 1024, percent / 100)
     for name, coefficients in EFFICIENTNET_COEFFICIENTS.items():
         recipes[f"efficientnet_{name}"] = partial(_efficientnet, *coefficients)
-    for name, coefficients in EFFICIENTNET_LITE_COEFFICIENTS.items():
-        recipes[f"efficientnet_{name}"] = partial(_efficientnet_lite, *coefficients)
+    for number, pixels in enumerate(EFFICIENTNET_LITE_PIXELS):
+        width, depth, _ = EFFICIENTNET_COEFFICIENTS[f"b{number}"]
+        recipes[f"efficientnet_lite{number}"] = partial(_efficientnet_lite, width, depth, pixels)
     for name, (table, stem, resolution) in EFFICIENTNETV2.items():
         recipes[f"efficientnetv2_{name}"] = partial(_network, table, "silu", stem, _HEAD_1280, resolution=resolution)
     recipes |= {f"tf_{name}": partial(_tensorflow, make) for name, make in recipes.items()}
