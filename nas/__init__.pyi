@@ -14,10 +14,6 @@ from nas.driver import search as search
 from nas.errors import NasError as NasError
 from nas.experiment import Experiment as Experiment
 from nas.exports import load as load
-from nas.family import ScalingRule as ScalingRule
-from nas.family import scale_family as scale_family
-from nas.family import scale_to_macs as scale_to_macs
-from nas.family import write_family as write_family
 from nas.modules import build as build
 from nas.modules import register_with_timm as register_with_timm
 from nas.objectives import Candidate as Candidate
@@ -32,7 +28,11 @@ from nas.report import write_report as write_report
 from nas.run_exports import export as export
 from nas.run_exports import export_front as export_front
 from nas.samplers import FrontierSampler as FrontierSampler
+from nas.scaling import ScalingRule as ScalingRule
 from nas.scaling import scale as scale
+from nas.scaling import scale_family as scale_family
+from nas.scaling import scale_to_macs as scale_to_macs
+from nas.scaling import write_family as write_family
 from nas.scaling_search import fit_scaling as fit_scaling
 from nas.scaling_search import read_fit as read_fit
 from nas.spaces import SearchSpace as SearchSpace

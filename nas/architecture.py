@@ -5,6 +5,7 @@ networks as such values, then `costs.py` for what they cost.
 """
 
 import hashlib
+import itertools
 import json
 import reprlib
 from collections.abc import Iterator
@@ -47,11 +48,7 @@ def round_width(width: float) -> int:
 
 
 def _refusal(field: str, value: object, allowed: str) -> ArchitectureError:
-    try:
-        shown = reprlib.repr(value)  # never long or deep
-    except ValueError:  # a whole number of thousands of digits
-        shown = "a value that cannot be shown"
-    return ArchitectureError(f"{field}: {shown} is not {allowed}")
+    return ArchitectureError(f"{field}: {reprlib.repr(value)} is not {allowed}")  # never long or deep
 
 
 def _check_width(field: str, value: int) -> None:
@@ -196,15 +193,11 @@ class Architecture:
             raise _refusal("resolution", self.resolution, f"a whole number from {low} to {high}")
         _check_choice("convention", self.convention, CONVENTIONS)
         _check_choice("activation", self.activation, ACTIVATIONS)
-        if type(self.stem) is not Stem:
-            raise _refusal("stem", self.stem, "a Stem")
-        if type(self.head) is not Head:
-            raise _refusal("head", self.head, "a Head")
-        if not (type(self.stages) is tuple and 1 <= len(self.stages) <= MAX_STAGES):
-            raise _refusal("stages", self.stages, f"a tuple of 1 to {MAX_STAGES} stages")
+        if not 1 <= len(self.stages) <= MAX_STAGES:
+            raise _refusal("stages", self.stages, f"1 to {MAX_STAGES} stages")
         for i, stage in enumerate(self.stages):
-            if not (type(stage) is tuple and 1 <= len(stage) <= MAX_BLOCKS and all(type(block) is Block for block in stage)):
-                raise _refusal(f"stages[{i}]", stage, f"a tuple of 1 to {MAX_BLOCKS} blocks")
+            if not 1 <= len(stage) <= MAX_BLOCKS:
+                raise _refusal(f"stages[{i}]", stage, f"1 to {MAX_BLOCKS} blocks")
         self._check_strides_and_skips()
         self._check_size()
 
@@ -226,24 +219,28 @@ class Architecture:
     def _check_size(self) -> None:
         """Refuse what would not fit into memory, by the weights of convolutions and the largest map (exact costs: `costs.py`)."""
         weights = features = 0
-        for block, width, size in self.walk():
-            more, widest = _weights_and_width(block, width)
+        for part, width, size, size_out in self.walk():
+            if type(part) is Block:
+                more, widest = _weights_and_width(part, width)
+                features = max(features, size * size * widest)
+            else:
+                more = width * part.width if type(part) is Head else 0
+                features = max(features, size_out * size_out * part.width)
             weights += more
-            features = max(features, size * size * widest)
-        side, head = -(-size // block.stride), self.head.width
-        weights, features = weights + block.width * head, max(features, side * side * head)
         if weights > MAX_WEIGHTS:
             raise _refusal("stages", weights, f"a bound on the weights within {MAX_WEIGHTS:,}")
         if features > MAX_FEATURES:
             raise _refusal("stages", features, f"a bound on the numbers in one feature map within {MAX_FEATURES:,}")
 
-    def walk(self) -> Iterator[tuple[Block, int, int]]:
-        """Every block from first to last with its input width (channels) and its input size (pixels a side)."""
-        width, size = self.stem.width, -(-self.resolution // self.stem.stride)
-        for stage in self.stages:
-            for block in stage:
-                yield block, width, size
-                width, size = block.width, -(-size // block.stride)
+    def walk(self) -> Iterator[tuple[Stem | Block | Head, int, int, int]]:
+        """The stem, each block and the head, with (channels in, side in, side behind the stride) in pixels."""
+        width, size = 3, self.resolution
+        parts: list[Stem | Block] = [self.stem, *itertools.chain(*self.stages)]
+        for part in parts:
+            size_out = -(-size // part.stride)
+            yield part, width, size, size_out
+            width, size = part.width, size_out
+        yield self.head, width, size, size
 
     def to_json(self) -> str:
         """The canonical text: JSON with sorted keys and no spaces."""
@@ -258,20 +255,10 @@ class Architecture:
         if not (type(text) is str and len(text) <= MAX_TEXT):
             raise _refusal("architecture", text, f"a text of at most {MAX_TEXT:,} characters")
         try:
-            value = json.loads(text, object_pairs_hook=_unique, parse_constant=_refuse_constant)
+            value = json.loads(text, object_pairs_hook=_unique)
         except (ValueError, RecursionError) as error:
             raise ArchitectureError(f"architecture: the text is not JSON ({str(error)[:80]})") from None
-        record = _record(cls, value, "architecture")
-        record["stem"] = _construct(Stem, record["stem"], "architecture.stem")
-        record["head"] = _construct(Head, record["head"], "architecture.head")
-        record["stages"] = tuple(
-            tuple(
-                _construct(Block, block, f"architecture.stages[{i}][{j}]")
-                for j, block in enumerate(_list(stage, f"architecture.stages[{i}]", MAX_BLOCKS))
-            )
-            for i, stage in enumerate(_list(record["stages"], "architecture.stages", MAX_STAGES))
-        )
-        return _construct(cls, record, "architecture")
+        return _construct(cls, value, "architecture")
 
     @property
     def id(self) -> str:
@@ -303,19 +290,9 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return value
 
 
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is not a number")
-
-
-def _list(value: Any, path: str, most: int) -> list[Any]:
-    if not (type(value) is list and 1 <= len(value) <= most):
-        raise _refusal(path, value, f"a list of 1 to {most}")
-    return list(value)
-
-
-def _record(cls: type, value: Any, path: str) -> dict[str, Any]:
-    """`value` if it is an object with exactly the fields of `cls`."""
-    names = [field.name for field in fields(cls)]
+def _construct(cls: type[T], value: Any, path: str) -> T:
+    """`cls` from an object with exactly its fields; errors are led by where in the text they are."""
+    names = [field.name for field in fields(cls)]  # type: ignore[arg-type]
     if type(value) is not dict:
         raise _refusal(path, value, f"an object with the fields {', '.join(names)}")
     for name in value:
@@ -324,16 +301,22 @@ def _record(cls: type, value: Any, path: str) -> dict[str, Any]:
     for name in names:
         if name not in value:
             raise ArchitectureError(f"{path}.{name}: missing; the fields are {', '.join(names)}")
-    return dict(value)
-
-
-def _construct(cls: type[T], value: Any, path: str) -> T:
-    """`cls` from an object of its fields, its errors led by where in the text they are."""
-    record = _record(cls, value, path)
+    if cls is Architecture:
+        value |= {name: _construct(kind, value[name], f"{path}.{name}") for name, kind in (("stem", Stem), ("head", Head))}
+        value["stages"] = tuple(
+            tuple(_construct(Block, block, f"{path}.stages[{i}][{j}]") for j, block in _numbered(stage, f"{path}.stages[{i}]"))
+            for i, stage in _numbered(value["stages"], f"{path}.stages")
+        )
     try:
-        return cls(**record)
+        return cls(**value)
     except ArchitectureError as error:
         raise ArchitectureError(f"{path}.{error}") from None
+
+
+def _numbered(value: Any, path: str) -> Iterator[tuple[int, Any]]:
+    if type(value) is not list:
+        raise _refusal(path, value, "a list")
+    return enumerate(value)
 
 
 class Row(NamedTuple):
@@ -354,6 +337,8 @@ class Row(NamedTuple):
     activation: str = "relu"
     skip: bool = True
     """A skip wherever the shapes allow one."""
+    linear: bool = True
+    """No activation after the last convolution; `conv` has one always."""
 
 
 @lru_cache(maxsize=100_000)  # a search makes the same blocks again and again
@@ -374,7 +359,7 @@ def make_block(row: Row, width_in: int, width: int, stride: int) -> Block:
         squeeze=squeeze,
         gate=gate,
         activation=row.activation,
-        linear=row.op != "conv",
+        linear=row.linear and row.op != "conv",
         skip=row.skip and stride == 1 and width_in == width,
     )
 

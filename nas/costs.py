@@ -10,7 +10,7 @@ from typing import Final
 
 from nas.architecture import Architecture, Block, Head, Stem
 from nas.errors import NasError
-from nas.layers import Part, Terms, shapes
+from nas.layers import Part, Terms
 
 FLOAT32_BYTES: Final = 4
 
@@ -36,7 +36,7 @@ def cost(architecture: Architecture, num_classes: int = 1000) -> Cost:
     if num_classes < 0:
         raise NasError(f"num_classes: {num_classes} is not 0 or more")
     params = macs = peak = 0
-    for value, width, size, size_out in shapes(architecture):
+    for value, width, size, size_out in architecture.walk():
         learned, (before, after, once), alive = _sums(value, width, num_classes if type(value) is Head else 0)
         area, area_out = size * size, size_out * size_out
         params += learned

@@ -7,12 +7,13 @@ import importlib
 import json
 import os
 import platform
+import re
 import subprocess
-import sys
 from collections.abc import Mapping
-from dataclasses import asdict, fields, is_dataclass, replace
+from dataclasses import asdict, fields, is_dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,18 +22,15 @@ import numpy as np
 from nas.datasets import Dataset
 from nas.errors import NasError, users_code
 from nas.experiment import Experiment
-from nas.objectives import Limit, Objective, objective
-from nas.plugins import module_at, own_file, plugin_names
+from nas.objectives import Limit, Objective
+from nas.plugins import module_at, own_file
 from nas.recipe import TrainSettings
 from nas.spaces import SearchSpace
 
 SCHEMA: Final = 5
 PACKAGES: Final = ("frontier-nas", "torch", "torchvision", "timm", "onnxruntime", "optuna", "ray", "numpy")
-FLAGS: Final = tuple(field.name for field in fields(Objective) if field.name not in ("name", "measure"))
-PLAIN: Final = (  # fields of an Experiment that are plain values already
-    *("latency", "trials", "start", "reuse", "baselines", "early_stopping", "trial_timeout", "keep_all"),
-    *("workers", "gpus_per_trial", "address", "storage", "seed"),
-)
+OTHERS: Final = {"space", "dataset", "objectives", "limits", "train", "sampler", "verbose", "runs"}
+PLAIN: Final = tuple(field.name for field in fields(Experiment) if field.name not in OTHERS)  # plain values already
 
 
 def describe(experiment: Experiment, name: str) -> dict[str, Any]:
@@ -41,14 +39,14 @@ def describe(experiment: Experiment, name: str) -> dict[str, Any]:
     return {
         "schema": SCHEMA,
         "name": name,
-        "space": _describe_value(experiment.space),
-        "dataset": _describe_value(dataset)
-        | {"classes": list(dataset.classes), "mean": list(dataset.mean), "std": list(dataset.std)},
+        "space": {"name": experiment.space.name, **_describe_value(experiment.space)},
+        "dataset": {
+            "name": dataset.name,
+            **_describe_value(dataset),
+            **{field: list(getattr(dataset, field)) for field in ("classes", "mean", "std")},
+        },
         "objectives": [_describe_objective(objective) for objective in experiment.objectives],
-        "limits": [
-            {"objective": _describe_objective(limit.objective)} | {"low": _plain(limit.low), "high": _plain(limit.high)}
-            for limit in experiment.limits
-        ],
+        "limits": [{**_fields(limit), "objective": _describe_objective(limit.objective)} for limit in experiment.limits],
         "train": asdict(experiment.train),
         "sampler": experiment.sampler if isinstance(experiment.sampler, str) else type(experiment.sampler).__name__,
         **{field: _plain(getattr(experiment, field)) for field in PLAIN},
@@ -80,14 +78,14 @@ def package_versions() -> dict[str, str]:
 
 
 def _describe_value(value: Any) -> dict[str, Any]:
-    """A space or dataset: its name, its class, the file of that class where it is a user's own, and its fields."""
-    kind = type(value)
+    """A space, a dataset or a measure: its class, the file of that class where it is a user's own, and its fields."""
+    kind = value if hasattr(value, "__qualname__") else type(value)
+    file = own_file(kind.__module__)
     return {
-        "name": value.name,
         "module": kind.__module__,
         "class": kind.__qualname__,
-        "file": _own_file(kind.__module__),
-        "fields": _fields(value) if is_dataclass(value) else {},
+        "file": None if file is None else str(file),
+        "fields": None if kind is value else _fields(value) if is_dataclass(value) else {},
     }
 
 
@@ -96,25 +94,7 @@ def _fields(value: Any) -> dict[str, Any]:
 
 
 def _describe_objective(objective: Objective) -> dict[str, Any]:
-    measure = objective.measure
-    module = getattr(measure, "__module__", None) or type(measure).__module__
-    record = {
-        "name": objective.name,
-        **{flag: _plain(getattr(objective, flag)) for flag in FLAGS},
-        "module": module,
-        "file": _own_file(module),
-    }
-    if is_dataclass(measure) and not isinstance(measure, type):  # which has what it was made with
-        record |= {"class": type(measure).__qualname__, "fields": _fields(measure)}
-    return record
-
-
-def _own_file(module: str) -> str | None:
-    """The file of a module, where it is a user's own."""
-    loaded = sys.modules.get(module)
-    file = own_file(loaded) if loaded is not None else None
-    installed = module.partition(".")[0] in ("nas", "search_spaces", "experiments") or module in sys.stdlib_module_names
-    return None if file is None or installed else str(file)
+    return {**_fields(objective), "measure": _describe_value(objective.measure)}
 
 
 def _plain(value: Any) -> Any:
@@ -139,11 +119,9 @@ def from_plain(value: Any) -> Any:
 
 def _processor() -> str:
     """The CPU's model, where Linux tells it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor()
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
+    told = Path("/proc/cpuinfo")
+    model = re.search(r"^model name\s*: (.*)", told.read_text(encoding="utf-8") if told.exists() else "", re.MULTILINE)
+    return model[1] if model else platform.processor() or platform.machine()
 
 
 def _git_commit() -> str | None:
@@ -160,10 +138,7 @@ def experiment_of(described: Mapping[str, Any], runs: Path) -> Experiment:
 
     Raises: NasError if a file of the user's own is gone, or the experiment was made of objects that no file holds.
     """
-    limits = [
-        Limit(objective=_objective_of(limit["objective"]), low=from_plain(limit["low"]), high=from_plain(limit["high"]))
-        for limit in described["limits"]
-    ]
+    limits = [Limit(**_values(limit) | {"objective": _objective_of(limit["objective"])}) for limit in described["limits"]]
     return Experiment(
         space=space_of(described),
         dataset=dataset_of(described),
@@ -172,7 +147,7 @@ def experiment_of(described: Mapping[str, Any], runs: Path) -> Experiment:
         train=TrainSettings(**described["train"]),
         sampler=described["sampler"],
         runs=str(runs),
-        **{field: from_plain(described[field]) for field in PLAIN},
+        **_values({field: described[field] for field in PLAIN}),
     )
 
 
@@ -191,30 +166,20 @@ def space_of(described: Mapping[str, Any]) -> SearchSpace:
     return space
 
 
-def _rebuilt(kind: str, record: Mapping[str, Any]) -> Any:
-    if record["module"] == "__main__":
-        raise NasError(
-            f"{kind} {record['name']} was made in a script or notebook; give it from there: {kind}=... or experiment=..."
-        )
-    module = module_at(Path(record["file"])) if record["file"] else importlib.import_module(record["module"])
-    with users_code(f"{kind} {record['name']}"):
-        return getattr(module, record["class"])(**{name: from_plain(value) for name, value in record["fields"].items()})
-
-
 def _objective_of(record: Mapping[str, Any]) -> Objective:
-    name = record["name"]
-    if record["module"] == "__main__":
-        raise NasError(f"objective {name} was made in a script or notebook; give the experiment from there: experiment=...")
-    if "class" in record:
-        measure = _rebuilt("objective", record)
-        return Objective(name=name, measure=measure, **{flag: from_plain(record[flag]) for flag in FLAGS})
-    if record["module"].startswith("nas.objectives.") and name in plugin_names("objective"):
-        return replace(objective(name), needs_training=record["needs_training"])
+    measure = _rebuilt("objective", {"name": record["name"], **record["measure"]})
+    return Objective(**_values(record) | {"measure": measure})
+
+
+def _rebuilt(kind: str, record: Mapping[str, Any]) -> Any:
+    what = f"{kind} {record['name']}"
+    if record["module"] == "__main__" or "<" in record["class"]:
+        raise NasError(f"{what} comes from a script, a notebook or a lambda; give it from there: {kind}=... or experiment=...")
     module = module_at(Path(record["file"])) if record["file"] else importlib.import_module(record["module"])
-    values = list(vars(module).values())
-    values += [part for value in values if isinstance(value, Experiment) for part in value.objectives]
-    values += [limit.objective for value in values if isinstance(value, Experiment) for limit in value.limits]
-    own = [value for value in values if isinstance(value, Objective) and value.name == name]
-    if not own:
-        raise NasError(f"objective {name} is not in {module.__file__}, where its measure is; give experiment=... to nas.resume")
-    return own[0]
+    with users_code(what):
+        found = attrgetter(record["class"])(module)
+        return found if record["fields"] is None else found(**_values(record["fields"]))
+
+
+def _values(record: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: from_plain(value) for name, value in record.items()}

@@ -1,12 +1,11 @@
 """Files and folders that are whole or not there, logs of one line an event, and locks: the one place that knows how."""
 
-import errno
 import fcntl
 import json
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,15 +23,6 @@ def write_whole(path: Path, data: bytes | str) -> None:
         file.write(data.encode() if isinstance(data, str) else data)
         file.flush()
         os.fsync(file.fileno())
-
-
-def copy_whole(source: Path, target: Path) -> None:
-    """Copy a file so that at any moment the place of the copy holds nothing, the old or the new one.
-
-    Raises: NasError if it cannot be read or written.
-    """
-    with whole_file(target) as partial:
-        shutil.copyfile(source, partial)
 
 
 @contextmanager
@@ -61,12 +51,15 @@ def whole_folder(target: Path, check: Callable[[Path], None]) -> Iterator[Path]:
 
     Raises: NasError for a folder that another process writes, or that cannot be written.
     """
-    lock = target.with_name(f".{target.name}.lock")
+    partial, earlier, lock = (target.with_name(f".{target.name}.{state}") for state in ("partial", "earlier", "lock"))
     busy = f"{target} is being written by another process; wait, or give another folder with --output"
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         lock.touch()
-        with locked(lock, busy=busy), _beside(target, lock) as (partial, earlier):
+        with locked(lock, busy=busy), ExitStack() as at_the_end:
+            at_the_end.callback(lock.unlink, missing_ok=True)
+            at_the_end.callback(_settle, target, partial, earlier)
+            _settle(target, partial, earlier)
             check(target)
             partial.mkdir()
             yield partial
@@ -74,29 +67,16 @@ def whole_folder(target: Path, check: Callable[[Path], None]) -> Iterator[Path]:
             if target.exists():
                 target.rename(earlier)
             partial.rename(target)
-            shutil.rmtree(earlier, ignore_errors=True)
     except OSError as error:
         raise NasError(f"{target} cannot be written: {error.strerror or error}; give another folder with --output") from None
 
 
-@contextmanager
-def _beside(target: Path, lock: Path) -> Iterator[tuple[Path, Path]]:
-    """Where the new folder is written, and where the old one waits; both are gone before and after."""
-    partial, earlier = (target.with_name(f".{target.name}.{state}") for state in ("partial", "earlier"))
-    _put_back(earlier, target)
-    for left in (earlier, partial):
-        shutil.rmtree(left, ignore_errors=True)
-    try:
-        yield partial, earlier
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-        _put_back(earlier, target)
-        lock.unlink(missing_ok=True)
-
-
-def _put_back(earlier: Path, target: Path) -> None:
+def _settle(target: Path, partial: Path, earlier: Path) -> None:
+    """Put back the old folder where no new one has taken its place, and remove what else lies beside it."""
     if earlier.exists() and not target.exists():
         earlier.rename(target)
+    for left in (earlier, partial):
+        shutil.rmtree(left, ignore_errors=True)
 
 
 def append_line(file: Path, record: Mapping[str, Any]) -> None:
@@ -106,16 +86,11 @@ def append_line(file: Path, record: Mapping[str, Any]) -> None:
     """
     line = (json.dumps(record, ensure_ascii=False, allow_nan=False, separators=(",", ":")) + "\n").encode()
     try:
-        with file.open("ab", buffering=0) as log:
-            before = log.tell()
-            whole = log.write(line) == len(line)
-            if not whole:  # a full disk takes a part of it
-                log.truncate(before)
-        reason = None if whole else os.strerror(errno.ENOSPC)
+        with file.open("ab") as log:
+            log.write(line)
     except OSError as error:
-        reason = error.strerror
-    if reason is not None:
-        raise NasError(f"{file} cannot be written: {reason}; what had ended before is kept")
+        mend_lines(file)  # a full disk takes a part of it
+        raise NasError(f"{file} cannot be written: {error.strerror}; what had ended before is kept") from None
 
 
 def read_lines(file: Path) -> Iterator[dict[str, Any]]:
@@ -142,10 +117,7 @@ def mend_lines(file: Path) -> None:
     Raises: NasError if the file cannot be used.
     """
     try:
-        data = file.read_bytes()
-        whole = data.rfind(b"\n") + 1
-        if whole < len(data):
-            os.truncate(file, whole)
+        os.truncate(file, file.read_bytes().rfind(b"\n") + 1)
     except OSError as error:
         raise NasError(f"{file} cannot be used: {error.strerror}") from None
 

@@ -1,12 +1,13 @@
 """Which weights a run keeps: by default those of the networks on its front. Read `searcher.py` next."""
 
 import logging
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from nas.errors import NasError
-from nas.files import copy_whole
+from nas.files import whole_file
 from nas.pareto import Box, Losses, dominates
 from nas.runs import WEIGHTS
 from nas.storage import TrialFolder
@@ -74,7 +75,8 @@ class Keeper:
             if weights is None:
                 self.folder(trial).take_weights(self.weights(trial))
             elif weights.is_file():
-                copy_whole(weights, self.weights(trial))
+                with whole_file(self.weights(trial)) as partial:
+                    shutil.copyfile(weights, partial)
         except NasError as error:
             logger.warning("the weights of trial %d are not kept: %s", trial, error)
 

@@ -3,7 +3,6 @@
 Read `costs.py` next, which adds them up.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -212,23 +211,10 @@ def _block_key(block: Block, width: int, size: int) -> str:
     return f"{name} {'>'.join(map(str, widths))}{squeeze} {block.activation}{plain}{skip} @{size}"
 
 
-def shapes(architecture: Architecture) -> Iterator[tuple[Stem | Block | Head, int, int, int]]:
-    """The stem, each block and the head, with (channels in, side in, side behind the stride) in pixels."""
-    stem, size = architecture.stem, architecture.resolution
-    width, side = stem.width, -(-size // stem.stride)
-    yield stem, 3, size, side
-    for stage in architecture.stages:
-        for block in stage:
-            after = side if block.stride == 1 else -(-side // block.stride)
-            yield block, width, side, after
-            width, side = block.width, after
-    yield architecture.head, width, side, side
-
-
 def parts(architecture: Architecture, num_classes: int) -> list[Part]:
     """The stem, each block and the head of a network, in order."""
     tensorflow, activation = architecture.convention == "tensorflow", architecture.activation
-    stem, *blocks, head = (Part(*shape, tensorflow) for shape in shapes(architecture))
+    stem, *blocks, head = (Part(*shape, tensorflow) for shape in architecture.walk())
     return [stem._replace(activation=activation), *blocks, head._replace(activation=activation, num_classes=num_classes)]
 
 

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
@@ -55,8 +55,7 @@ class OwnNetwork:
 
     def costs(self, num_classes: int) -> dict[str, int]:
         """params, macs and activation_bytes, exact."""
-        exact = cost(self.architecture, num_classes)
-        return {"params": exact.params, "macs": exact.macs, "activation_bytes": exact.activation_bytes}
+        return asdict(cost(self.architecture, num_classes))
 
     def check(self, num_classes: int, resolutions: Iterable[int]) -> None:
         """Nothing: it reads images of any resolution."""
@@ -88,7 +87,11 @@ class TimmNetwork:
     name: str
     """As timm has it."""
     resolution: int
-    """Side of the input, pixels."""
+    """Side of the input, pixels; 8 or more."""
+
+    def __post_init__(self) -> None:
+        if type(self.resolution) is not int or self.resolution < LEAST_RESOLUTION:
+            raise NasError(f"resolution: {self.resolution!r} is not a whole number of {LEAST_RESOLUTION} pixels or more")
 
     @property
     def id(self) -> str:
@@ -173,8 +176,6 @@ def parse_network(text: str) -> Network:
     except (ValueError, RecursionError):
         record = None
     if isinstance(record, dict) and set(record) == {"timm", "resolution"}:
-        if type(record["resolution"]) is not int or record["resolution"] < LEAST_RESOLUTION:
-            raise NasError(f"resolution: {record['resolution']!r} is not a whole number of {LEAST_RESOLUTION} pixels or more")
         return _of_timm(str(record["timm"]), record["resolution"])
     return OwnNetwork(architecture=Architecture.from_json(text))
 
@@ -184,8 +185,6 @@ def find_network(name: str | Architecture, *, resolution: int | None = None) -> 
 
     `resolution` stands in for its own. Raises: NasError if there is none.
     """
-    if resolution is not None and resolution < LEAST_RESOLUTION:
-        raise NasError(f"resolution: {resolution} is not {LEAST_RESOLUTION} pixels or more")
     if isinstance(name, str) and name.startswith(TIMM):
         return _of_timm(name.removeprefix(TIMM), resolution)
     found = OwnNetwork(architecture=name) if isinstance(name, Architecture) else _named(name)
@@ -204,23 +203,12 @@ def _named(name: str) -> Network:
         return OwnNetwork(architecture=reference(name))
     path = Path(name) / ARCHITECTURE_FILE if Path(name).is_dir() else Path(name)
     if path.is_file():
-        return parse_network(read_text(path))
+        with path.open("rb") as file:
+            return parse_network(file.read(4 * MAX_TEXT).decode(errors="replace"))  # what is longer or no text is refused
     if "/" in name or name.endswith(".json") or Path(name).is_dir():
         what = f"has no {ARCHITECTURE_FILE}" if Path(name).is_dir() else "is not there"
         raise NasError(f"network {name[:200]!r} {what}; give an export's folder, or the file of an architecture's text")
     raise unknown("network", name, [*references(), "timm:NAME"])
-
-
-def read_text(path: Path) -> str:
-    """The text of an architecture's file.
-
-    Raises: NasError if it is not a text.
-    """
-    try:
-        with path.open("rb") as file:
-            return file.read(4 * MAX_TEXT).decode()  # what is longer is refused, and so is what this cuts off
-    except UnicodeDecodeError:
-        raise NasError(f"{path} is damaged: it is not a text; export the network again") from None
 
 
 def _of_timm(name: str, resolution: int | None) -> TimmNetwork:
@@ -231,4 +219,4 @@ def _of_timm(name: str, resolution: int | None) -> TimmNetwork:
     config: Any = timm.get_pretrained_cfg(name)
     if config is None:
         raise NasError(f"timm network {name!r} says nothing of the images that it reads; give another, or one of our own by name")
-    return TimmNetwork(name=name, resolution=resolution or config.input_size[-1])
+    return TimmNetwork(name=name, resolution=config.input_size[-1] if resolution is None else resolution)

@@ -19,6 +19,7 @@ PACKAGES: Final = {
     "objective": ("nas.objectives", "OBJECTIVE"),
     "experiment": ("experiments", "EXPERIMENT"),
 }
+STANDARD_LIBRARY: Final = Path(ast.__file__).resolve().parent
 
 
 def plugin_names(kind: str) -> tuple[str, ...]:
@@ -46,10 +47,9 @@ def load_plugin(kind: str, name: str) -> Any:
         module = importlib.import_module(f"{package}.{name}")
     else:
         raise unknown(kind, name, plugin_names(kind))
-    try:
-        return getattr(module, exported)
-    except AttributeError:
-        raise NasError(f"{name} exports no {exported}; define {exported} = ... at the top level of the file") from None
+    if not hasattr(module, exported):
+        raise NasError(f"{name} exports no {exported}; define {exported} = ... at the top level of the file")
+    return getattr(module, exported)
 
 
 def check_kind(field: str, value: object, kind: type) -> None:
@@ -84,16 +84,15 @@ def modules_beside(values: Sequence[object]) -> list[ModuleType]:
     A worker process cannot import them by name, so they have to be sent by value.
     """
     names = {getattr(value, "__module__", type(value).__module__) for value in values}
-    own = [
-        sys.modules[name] for name in names if name.partition(".")[0] not in ("nas", "search_spaces", "experiments", "__main__")
-    ]
-    folders = {file.parent for module in own if (file := own_file(module)) is not None}
-    modules = [module for module in list(sys.modules.values()) if module.__name__ != "__main__"]
-    return [module for module in modules if (file := own_file(module)) and not folders.isdisjoint(file.parents)]
+    folders = {file.parent for name in names if (file := own_file(name))}
+    loaded = list(sys.modules.items())
+    return [module for name, module in loaded if (file := own_file(name)) and not folders.isdisjoint(file.parents)]
 
 
-def own_file(module: ModuleType) -> Path | None:
-    """The file of a module that is not an installed package's."""
-    file = getattr(module, "__file__", None)
-    path = Path(file).resolve() if isinstance(file, str) else None
-    return None if path is None or "site-packages" in path.parts else path
+def own_file(module: str) -> Path | None:
+    """The file of a loaded module that a user wrote; None for a script that runs, and for what is installed."""
+    file = getattr(sys.modules.get(module), "__file__", None)
+    if not isinstance(file, str) or module.partition(".")[0] in ("nas", "search_spaces", "experiments", "__main__"):
+        return None
+    path = Path(file).resolve()
+    return None if "site-packages" in path.parts or path.is_relative_to(STANDARD_LIBRARY) else path

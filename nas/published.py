@@ -10,18 +10,15 @@ from dataclasses import replace
 from functools import partial
 from typing import Final
 
-from nas.architecture import Architecture, Block, Head, Row, Stem, make_stages, round_width
+from nas.architecture import Architecture, Head, Row, Stem, make_stages, round_width
 from nas.errors import unknown
 
 Table = tuple[tuple[Row, ...], ...]
 
 # MobileNetV1, arXiv:1704.04861, table 1.
-MOBILENETV1: Final[Table] = (
-    (Row(64, op="sep", activation="relu6"),),
-    (Row(128, 2, "sep", stride=2, activation="relu6"),),
-    (Row(256, 2, "sep", stride=2, activation="relu6"),),
-    (Row(512, 6, "sep", stride=2, activation="relu6"),),
-    (Row(1024, 2, "sep", stride=2, activation="relu6"),),
+MOBILENETV1: Final[Table] = tuple(
+    (Row(width, repeats, "sep", stride=stride, activation="relu6", skip=False, linear=False),)
+    for width, repeats, stride in ((64, 1, 1), (128, 2, 2), (256, 2, 2), (512, 6, 2), (1024, 2, 2))
 )
 
 # MobileNetV2, arXiv:1801.04381, table 2.
@@ -112,55 +109,36 @@ EFFICIENTNET_COEFFICIENTS: Final = {
     "b6": (1.8, 2.6, 528),
     "b7": (2.0, 3.1, 600),
 }
-EFFICIENTNET_LITE_COEFFICIENTS: Final = {
-    "lite0": (1.0, 1.0, 224),
-    "lite1": (1.0, 1.1, 240),
-    "lite2": (1.1, 1.2, 260),
-    "lite3": (1.2, 1.4, 280),
-    "lite4": (1.4, 1.8, 300),
-}
+EFFICIENTNET_LITE_PIXELS: Final = (224, 240, 260, 280, 300)  # of lite0 to lite4, else as b0 to b4
 
-# EfficientNetV2, arXiv:2104.00298; google/automl efficientnetv2/effnetv2_configs.py: stem width, evaluation pixels, rows.
-EFFICIENTNETV2: Final[dict[str, tuple[int, int, Table]]] = {
-    "s": (
-        24,
-        384,
-        (
-            (Row(24, 2, "conv", activation="silu"),),
-            (Row(48, 4, "fused", stride=2, expansion=4, activation="silu"),),
-            (Row(64, 4, "fused", stride=2, expansion=4, activation="silu"),),
-            (Row(128, 6, stride=2, expansion=4, squeeze="input", activation="silu"),),
-            (Row(160, 9, squeeze="input", activation="silu"),),
-            (Row(256, 15, stride=2, squeeze="input", activation="silu"),),
-        ),
-    ),
-    "m": (
-        24,
-        480,
-        (
-            (Row(24, 3, "conv", activation="silu"),),
-            (Row(48, 5, "fused", stride=2, expansion=4, activation="silu"),),
-            (Row(80, 5, "fused", stride=2, expansion=4, activation="silu"),),
-            (Row(160, 7, stride=2, expansion=4, squeeze="input", activation="silu"),),
-            (Row(176, 14, squeeze="input", activation="silu"),),
-            (Row(304, 18, stride=2, squeeze="input", activation="silu"),),
-            (Row(512, 5, squeeze="input", activation="silu"),),
-        ),
-    ),
-    "l": (
-        32,
-        480,
-        (
-            (Row(32, 4, "conv", activation="silu"),),
-            (Row(64, 7, "fused", stride=2, expansion=4, activation="silu"),),
-            (Row(96, 7, "fused", stride=2, expansion=4, activation="silu"),),
-            (Row(192, 10, stride=2, expansion=4, squeeze="input", activation="silu"),),
-            (Row(224, 19, squeeze="input", activation="silu"),),
-            (Row(384, 25, stride=2, squeeze="input", activation="silu"),),
-            (Row(640, 7, squeeze="input", activation="silu"),),
-        ),
-    ),
-}
+# EfficientNetV2, arXiv:2104.00298; google/automl efficientnetv2/effnetv2_configs.py: rows, stem width, evaluation pixels.
+EFFICIENTNETV2_S: Final[Table] = (
+    (Row(24, 2, "conv", activation="silu"),),
+    (Row(48, 4, "fused", stride=2, expansion=4, activation="silu"),),
+    (Row(64, 4, "fused", stride=2, expansion=4, activation="silu"),),
+    (Row(128, 6, stride=2, expansion=4, squeeze="input", activation="silu"),),
+    (Row(160, 9, squeeze="input", activation="silu"),),
+    (Row(256, 15, stride=2, squeeze="input", activation="silu"),),
+)
+EFFICIENTNETV2_M: Final[Table] = (
+    (Row(24, 3, "conv", activation="silu"),),
+    (Row(48, 5, "fused", stride=2, expansion=4, activation="silu"),),
+    (Row(80, 5, "fused", stride=2, expansion=4, activation="silu"),),
+    (Row(160, 7, stride=2, expansion=4, squeeze="input", activation="silu"),),
+    (Row(176, 14, squeeze="input", activation="silu"),),
+    (Row(304, 18, stride=2, squeeze="input", activation="silu"),),
+    (Row(512, 5, squeeze="input", activation="silu"),),
+)
+EFFICIENTNETV2_L: Final[Table] = (
+    (Row(32, 4, "conv", activation="silu"),),
+    (Row(64, 7, "fused", stride=2, expansion=4, activation="silu"),),
+    (Row(96, 7, "fused", stride=2, expansion=4, activation="silu"),),
+    (Row(192, 10, stride=2, expansion=4, squeeze="input", activation="silu"),),
+    (Row(224, 19, squeeze="input", activation="silu"),),
+    (Row(384, 25, stride=2, squeeze="input", activation="silu"),),
+    (Row(640, 7, squeeze="input", activation="silu"),),
+)
+EFFICIENTNETV2: Final = {"s": (EFFICIENTNETV2_S, 24, 384), "m": (EFFICIENTNETV2_M, 24, 480), "l": (EFFICIENTNETV2_L, 32, 480)}
 
 # FBNet-C, arXiv:1812.03443, table 2 of its supplement as timm reads it.
 FBNETC: Final[Table] = (
@@ -202,15 +180,6 @@ def _network(
 _HEAD_1280: Final = Head(kind="efficientnet", width=1280)
 
 
-def _mobilenetv1() -> Architecture:
-    network = _network(MOBILENETV1, "relu6", 32, Head(kind="efficientnet", width=0))
-    return _with_blocks(network, lambda block: replace(block, linear=False, skip=False))
-
-
-def _with_blocks(network: Architecture, change: Callable[[Block], Block]) -> Architecture:
-    return replace(network, stages=tuple(tuple(change(block) for block in stage) for stage in network.stages))
-
-
 def _mobilenetv2(multiple: float) -> Architecture:
     head = Head(kind="efficientnet", width=max(1280, round_width(1280 * multiple)))
     return _network(MOBILENETV2, "relu6", 32, head, multiple=multiple)
@@ -222,31 +191,28 @@ def _mobilenetv3(table: Table, features: int, multiple: float) -> Architecture:
 
 def _minimalistic(table: Table, features: int) -> Architecture:
     """Every kernel 3, no squeeze-and-excite, ReLU alone."""
-    rows = tuple(
-        tuple(row._replace(kernel=min(row.kernel, 3), squeeze="none", activation="relu") for row in stage) for stage in table
-    )
-    return replace(_mobilenetv3(rows, features, 1.0), activation="relu")
+    plain = _changed(table, lambda row: row._replace(kernel=min(row.kernel, 3), squeeze="none", activation="relu"))
+    return replace(_mobilenetv3(plain, features, 1.0), activation="relu", convention="tensorflow")
+
+
+def _changed(table: Table, change: Callable[[Row], Row]) -> Table:
+    return tuple(tuple(map(change, rows)) for rows in table)
+
+
+def _deeper(table: Table, depth: float) -> Table:
+    return _changed(table, lambda row: row._replace(repeats=math.ceil(row.repeats * depth)))
 
 
 def _efficientnet(width: float, depth: float, resolution: int) -> Architecture:
-    table = tuple(tuple(row._replace(repeats=math.ceil(row.repeats * depth)) for row in rows) for rows in EFFICIENTNET)
     head = Head(kind="efficientnet", width=round_width(1280 * width))
-    return _network(table, "silu", 32, head, multiple=width, resolution=resolution)
+    return _network(_deeper(EFFICIENTNET, depth), "silu", 32, head, multiple=width, resolution=resolution)
 
 
 def _efficientnet_lite(width: float, depth: float, resolution: int) -> Architecture:
     """No squeeze-and-excite, ReLU6; stem and head keep their width, the first and last stage their depth."""
-    last = len(EFFICIENTNET) - 1
-    table = tuple(
-        (
-            row._replace(
-                repeats=row.repeats if i in (0, last) else math.ceil(row.repeats * depth), squeeze="none", activation="relu6"
-            ),
-        )
-        for i, (row,) in enumerate(EFFICIENTNET)
-    )
-    network = _network(table, "relu6", 32, _HEAD_1280, resolution=resolution)
-    return replace(network, stages=make_stages(network.stem.width, table, width))
+    first, *middle, last = _changed(EFFICIENTNET, lambda row: row._replace(squeeze="none", activation="relu6"))
+    network = _network((first,), "relu6", 32, _HEAD_1280, resolution=resolution)
+    return replace(network, stages=make_stages(network.stem.width, (first, *_deeper(tuple(middle), depth), last), width))
 
 
 def _tensorflow(make: Callable[[], Architecture]) -> Architecture:
@@ -258,18 +224,18 @@ def _recipes() -> dict[str, Callable[[], Architecture]]:
     for percent in (75, 100):
         recipes[f"mobilenetv3_large_{percent:03}"] = partial(_mobilenetv3, MOBILENETV3_LARGE, 1280, percent / 100)
         recipes[f"mobilenetv3_small_{percent:03}"] = partial(_mobilenetv3, MOBILENETV3_SMALL, 1024, percent / 100)
-    recipes["mobilenetv3_large_minimal_100"] = partial(_minimalistic, MOBILENETV3_LARGE, 1280)
-    recipes["mobilenetv3_small_minimal_100"] = partial(_minimalistic, MOBILENETV3_SMALL, 1024)
     for name, coefficients in EFFICIENTNET_COEFFICIENTS.items():
         recipes[f"efficientnet_{name}"] = partial(_efficientnet, *coefficients)
-    for name, coefficients in EFFICIENTNET_LITE_COEFFICIENTS.items():
-        recipes[f"efficientnet_{name}"] = partial(_efficientnet_lite, *coefficients)
-    for name, (stem, resolution, table) in EFFICIENTNETV2.items():
+    for number, pixels in enumerate(EFFICIENTNET_LITE_PIXELS):
+        width, depth, _ = EFFICIENTNET_COEFFICIENTS[f"b{number}"]
+        recipes[f"efficientnet_lite{number}"] = partial(_efficientnet_lite, width, depth, pixels)
+    for name, (table, stem, resolution) in EFFICIENTNETV2.items():
         recipes[f"efficientnetv2_{name}"] = partial(_network, table, "silu", stem, _HEAD_1280, resolution=resolution)
     recipes |= {f"tf_{name}": partial(_tensorflow, make) for name, make in recipes.items()}
-    del recipes["mobilenetv3_large_minimal_100"], recipes["mobilenetv3_small_minimal_100"]  # timm has them as tf_ alone
 
-    recipes["mobilenetv1_100"] = _mobilenetv1
+    recipes["tf_mobilenetv3_large_minimal_100"] = partial(_minimalistic, MOBILENETV3_LARGE, 1280)
+    recipes["tf_mobilenetv3_small_minimal_100"] = partial(_minimalistic, MOBILENETV3_SMALL, 1024)
+    recipes["mobilenetv1_100"] = partial(_network, MOBILENETV1, "relu6", 32, Head(kind="efficientnet", width=0))
     for percent in (35, 50, 75, 100, 140):
         recipes[f"mobilenetv2_{percent:03}"] = partial(_mobilenetv2, percent / 100)
     for percent in (50, 75, 100, 140):

@@ -10,7 +10,7 @@ from nas.printing import log_to_stdout, print_rows, shown_path
 
 if TYPE_CHECKING:
     from nas.architecture import Architecture
-    from nas.family import ScalingRule
+    from nas.scaling import ScalingRule
 
 CLASSES: Final = 1000  # ImageNet's, by which papers count
 
@@ -59,7 +59,8 @@ def scale(arguments: list[str]) -> None:
     import pandas as pd
     import tyro
 
-    from nas.family import ScalingRule, check_output, parse_macs, scale_family, scale_to_macs, write_family
+    from nas.runs import EXPERIMENT_FILE
+    from nas.scaling import ScalingRule, check_output, parse_macs, scale_family, scale_to_macs, write_family
 
     options: ScaleOptions = parsed(ScaleOptions, args=arguments, prog="nas scale", config=(tyro.conf.PositionalRequiredArgs,))
     given = {name: value for name in ("alpha", "beta", "gamma") if (value := getattr(options, name)) is not None}
@@ -68,8 +69,9 @@ def scale(arguments: list[str]) -> None:
         raise NasError("phi and macs are two ways to say how large; give --phi or --macs")
     if options.fit is not None and given:
         raise NasError(f"fit finds alpha, beta and gamma by itself; leave out --{' and --'.join(given)}")
-    found = _found(options)
-    target = options.output if options.output is not None else Path("scaled") / found.name
+    of_run = (Path(options.network) / EXPERIMENT_FILE).is_file()
+    found = _of_run(Path(options.network).resolve(), options) if of_run else _by_name(options)
+    target = (options.output or Path("scaled", found.name)).resolve()
     check_output(target)
     if options.fit is not None:
         rule = _fitted(Path(options.network), options.trial, options.fit)
@@ -88,27 +90,18 @@ def scale(arguments: list[str]) -> None:
     print(f"\n{shown_path(folder)}\nnas train {shown_path(folder / members[0].file)} --dataset DATASET")
 
 
-def _found(options: ScaleOptions) -> _Found:
-    """The network that the options name.
-
-    Raises: NasError.
-    """
+def _by_name(options: ScaleOptions) -> _Found:
     from nas.exports import read_export
-    from nas.networks import OwnNetwork, export_folder, find_network
-    from nas.runs import EXPERIMENT_FILE
+    from nas.networks import export_folder, find_network
 
-    if (Path(options.network) / EXPERIMENT_FILE).is_file():
-        return _of_run(Path(options.network).resolve(), options)
     for field in ("fit", "trial"):
         if getattr(options, field) is not None:
             raise NasError(f"{field}: {options.network[:80]!r} is not a run folder, which `nas search` makes")
-    network, folder = find_network(options.network), export_folder(options.network)
-    if not isinstance(network, OwnNetwork):
-        raise NasError(
-            f"{network.id} is timm's own network, which has no architecture to scale; give one that `nas` can build itself"
-        )
-    num_classes = len(read_export(folder)[1]) if folder is not None else CLASSES
-    return _Found(architecture=network.architecture, name=_name(options.network), num_classes=num_classes)
+    architecture, folder = find_network(options.network).architecture, export_folder(options.network)
+    path = Path(options.network).resolve()
+    name = f"{path.parent.name}-{path.stem}" if path.is_file() else path.name  # as many families have a phi1
+    num_classes = CLASSES if folder is None else len(read_export(folder)[1])
+    return _Found(architecture=architecture, name=name, num_classes=num_classes)
 
 
 def _of_run(run: Path, options: ScaleOptions) -> _Found:
@@ -123,18 +116,6 @@ def _of_run(run: Path, options: ScaleOptions) -> _Found:
     number, architecture = trained_network(run, options.trial)
     print(f"trial {number} of {shown_path(run)}")
     return _Found(architecture=architecture, name=f"{run.name}-trial{number}", num_classes=num_classes)
-
-
-def _name(network: str) -> str:
-    """What to call a published network, an export, or a file by its folder too, as many families have a phi1."""
-    if not Path(network).exists():
-        return network
-    from nas.networks import ARCHITECTURE_FILE
-
-    path = Path(network).resolve()
-    if path.is_dir():
-        return path.name
-    return path.parent.name if path.name == ARCHITECTURE_FILE else f"{path.parent.name}-{path.stem}"
 
 
 def _fitted(run: Path, trial: int | None, trials: int) -> "ScalingRule":

@@ -14,12 +14,12 @@ from nas.architecture import Architecture
 from nas.costs import cost
 from nas.description import experiment_of, space_of
 from nas.errors import NasError
-from nas.family import ScalingRule
-from nas.networks import OwnNetwork, parse_network
+from nas.networks import parse_network
 from nas.objectives import Limit
 from nas.objectives.macs_m import OBJECTIVE as MACS
 from nas.objectives.val_top1_pct import OBJECTIVE as TOP1
 from nas.runs import read_experiment
+from nas.scaling import ScalingRule
 from nas.spaces import space
 from nas.statistics import standard_error_pct
 from nas.table import best, history, results
@@ -90,7 +90,4 @@ def trained_network(run: str | PathLike[str], trial: int | None = None) -> tuple
     if trial is not None and trial not in done.index:
         raise NasError(f"trial {trial} is not a done one of {run}; done: {', '.join(map(str, done.index)) or 'none'}")
     row: Any = best(df, next(iter(df.attrs["directions"])), within_error=True) if trial is None else done.loc[trial]
-    network = parse_network(row["architecture"])
-    if not isinstance(network, OwnNetwork):
-        raise NasError(f"trial {row['trial']}, {row['name']}, is timm's own network, which has no architecture to scale")
-    return int(row["trial"]), network.architecture
+    return int(row["trial"]), parse_network(row["architecture"]).architecture

@@ -4,12 +4,13 @@ A choice that changes nothing in the network leaves no trace in the Architecture
 same network give the same id. Read `searcher.py` next for how a search draws from a space.
 """
 
+import math
 import random
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
-from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.distributions import BaseDistribution, CategoricalDistribution
 
 from nas.architecture import Architecture
 from nas.errors import NasError, SpaceError
@@ -67,50 +68,37 @@ def check_choices(field: str, given: Sequence[object], allowed: Sequence[object]
         raise NasError(f"space.{field}: {wrong[0]!r} is not among {', '.join(map(str, allowed))}")
 
 
-def check_range(field: str, given: float, low: float, high: float) -> None:
-    """Refuse a space's field outside its range.
+def check_range(field: str, given: float, low: float, high: float, *, step: float = 0.0) -> None:
+    """Refuse a space's field outside its range, or between the steps of its parameter.
 
     Raises: NasError.
     """
     if not low <= given <= high:
         raise NasError(f"space.{field}: {given!r} is not from {low} to {high}")
-
-
-def check_multiple(field: str, given: float, step: float) -> None:
-    """Refuse a space's field that lies between the steps of its parameter.
-
-    Raises: NasError.
-    """
-    if abs(given / step - round(given / step)) > 1e-6:
+    if step and abs(given / step - round(given / step)) > 1e-6:
         raise NasError(f"space.{field}: {given!r} is not a multiple of {step}")
 
 
 def num_points(parameters: Mapping[str, BaseDistribution]) -> float:
     """How many parameter sets there are (several may mean one network); infinite with a continuous parameter."""
-    points = 1.0
-    for distribution in parameters.values():
-        points *= num_choices(distribution)
-    return points
+    return math.prod(map(num_choices, parameters.values()), start=1.0)
 
 
-def num_choices(distribution: BaseDistribution) -> float:
+def num_choices(distribution: Any) -> float:
     """How many values one parameter can have."""
-    match distribution:
-        case CategoricalDistribution():
-            return len(distribution.choices)
-        case IntDistribution() | FloatDistribution() if distribution.step:
-            return round((distribution.high - distribution.low) / distribution.step) + 1
-    return float("inf")
+    if isinstance(distribution, CategoricalDistribution):
+        return len(distribution.choices)
+    return round((distribution.high - distribution.low) / distribution.step) + 1 if distribution.step else math.inf
 
 
-def is_choice(distribution: BaseDistribution, value: object) -> bool:
+def is_choice(distribution: Any, value: object) -> bool:
     """Whether a parameter may have a value."""
     if isinstance(distribution, CategoricalDistribution):
         return value in distribution.choices
-    low, high, step = distribution.low, distribution.high, distribution.step  # type: ignore[attr-defined]
-    if not isinstance(value, int | float) or not low <= value <= high:
+    if not isinstance(value, int | float) or not distribution.low <= value <= distribution.high:
         return False
-    return not step or abs((value - low) / step - round((value - low) / step)) < 1e-6
+    steps: float = (value - distribution.low) / (distribution.step or math.inf)  # 0 with a continuous one
+    return abs(steps - round(steps)) < 1e-6
 
 
 def sample(parameters: Mapping[str, BaseDistribution], generator: random.Random) -> Params:
@@ -118,36 +106,33 @@ def sample(parameters: Mapping[str, BaseDistribution], generator: random.Random)
     return {name: _draw(distribution, generator) for name, distribution in parameters.items()}
 
 
-def _draw(distribution: BaseDistribution, generator: random.Random) -> Any:
-    match distribution:
-        case CategoricalDistribution():
-            return generator.choice(distribution.choices)
-        case IntDistribution():
-            return generator.randrange(distribution.low, distribution.high + 1, distribution.step)
-        case FloatDistribution() if distribution.step:
-            steps = generator.randrange(int(num_choices(distribution)))
-            return round(distribution.low + steps * distribution.step, 10)
-        case FloatDistribution():
-            return generator.uniform(distribution.low, distribution.high)
-    raise TypeError(f"{distribution!r} is not a distribution that Optuna samples from")
+def _draw(distribution: Any, generator: random.Random) -> Any:
+    choices = num_choices(distribution)
+    if choices == math.inf:
+        return generator.uniform(distribution.low, distribution.high)
+    return _choice(distribution, generator.randrange(int(choices)))
 
 
-def some_values(distribution: BaseDistribution) -> list[Any]:
+def _choice(distribution: Any, number: int) -> Any:
+    """The value of a parameter with so many below it."""
+    if isinstance(distribution, CategoricalDistribution):
+        return distribution.choices[number]
+    return round(distribution.low + number * distribution.step, 10)
+
+
+def some_values(distribution: Any) -> list[Any]:
     """Every choice of a parameter, or up to eleven values of a numeric one from its lowest to its highest."""
-    match distribution:
-        case CategoricalDistribution():
-            return list(distribution.choices)
-        case IntDistribution() | FloatDistribution() if distribution.step:
-            last = int(num_choices(distribution)) - 1
-            steps = sorted({round(last * i / 10) for i in range(11)})
-            return [type(distribution.low)(round(distribution.low + step * distribution.step, 10)) for step in steps]
-    low, high = distribution.low, distribution.high  # type: ignore[attr-defined]
-    return [low + (high - low) * i / 10 for i in range(11)]
+    if isinstance(distribution, CategoricalDistribution):
+        return list(distribution.choices)
+    if not distribution.step:
+        return [distribution.low + (distribution.high - distribution.low) * i / 10 for i in range(11)]
+    last = int(num_choices(distribution)) - 1
+    return [_choice(distribution, number) for number in sorted({round(last * i / 10) for i in range(11)})]
 
 
 def first_choices(parameters: Mapping[str, BaseDistribution]) -> Params:
     """The first value of every parameter: what a choice that does not matter is set to."""
-    return {name: d.choices[0] if isinstance(d, CategoricalDistribution) else d.low for name, d in parameters.items()}  # type: ignore[attr-defined]
+    return {name: some_values(distribution)[0] for name, distribution in parameters.items()}
 
 
 def checked(space: SearchSpace, architecture: Architecture, params: Params) -> Params:

@@ -14,10 +14,9 @@ from optuna.distributions import BaseDistribution, FloatDistribution
 from tyro.conf import arg
 
 from nas.architecture import Architecture
-from nas.family import ScalingRule
 from nas.published import reference, references
-from nas.scaling import scale, scaled_depth
-from nas.spaces import Params, SearchSpace, check_multiple, check_range, checked, first_choices, num_choices
+from nas.scaling import ScalingRule, scale, scaled_depth
+from nas.spaces import Params, SearchSpace, check_range, checked, first_choices, num_choices
 
 SHARE_STEP: Final = 0.05
 PHI_STEP: Final = 0.25
@@ -37,10 +36,8 @@ class CompoundSpace(SearchSpace):
     def __post_init__(self) -> None:
         if isinstance(self.base, Architecture):
             object.__setattr__(self, "base", self.base.to_json())  # as a run folder holds it
-        check_range("min_phi", self.min_phi, -6.0, self.max_phi)
-        check_range("max_phi", self.max_phi, self.min_phi, 7.0)
-        check_multiple("min_phi", self.min_phi, PHI_STEP)
-        check_multiple("max_phi", self.max_phi, PHI_STEP)
+        check_range("min_phi", self.min_phi, -6.0, self.max_phi, step=PHI_STEP)
+        check_range("max_phi", self.max_phi, self.min_phi, 7.0, step=PHI_STEP)
         for depth_share, width_share in ((0.0, 0.0), (0.0, 1.0), (1.0, 0.0)):  # the corners, so that every point is valid
             for phi in (self.min_phi, self.max_phi):
                 self.decode({"depth_share": depth_share, "width_share": width_share, "phi": phi})

@@ -13,7 +13,7 @@ from optuna.distributions import BaseDistribution, FloatDistribution, IntDistrib
 from nas.architecture import Architecture
 from nas.published import EFFICIENTNET_COEFFICIENTS, reference
 from nas.scaling import scale
-from nas.spaces import Params, SearchSpace, check_multiple, check_range, checked, first_choices, num_choices
+from nas.spaces import Params, SearchSpace, check_range, checked, first_choices, num_choices
 
 STEP: Final = 0.01  # of the multiples: finer than any difference in rounded widths and depths that matters
 
@@ -32,14 +32,10 @@ class EfficientNetSpace(SearchSpace):
     """Greatest side of the input, pixels; a multiple of 4."""
 
     def __post_init__(self) -> None:
-        check_range("max_depth", self.max_depth, 0.25, 5.3)  # to EfficientNet-L2's
-        check_range("max_width", self.max_width, 0.25, 4.3)
-        check_range("min_resolution", self.min_resolution, 32, self.max_resolution)
-        check_range("max_resolution", self.max_resolution, self.min_resolution, 800)
-        check_multiple("min_resolution", self.min_resolution, 4)
-        check_multiple("max_resolution", self.max_resolution, 4)
-        check_multiple("max_depth", self.max_depth, STEP)
-        check_multiple("max_width", self.max_width, STEP)
+        check_range("max_depth", self.max_depth, 0.25, 5.3, step=STEP)  # to EfficientNet-L2's
+        check_range("max_width", self.max_width, 0.25, 4.3, step=STEP)
+        check_range("min_resolution", self.min_resolution, 32, self.max_resolution, step=4)
+        check_range("max_resolution", self.max_resolution, self.min_resolution, 800, step=4)
 
     @property
     def name(self) -> str:

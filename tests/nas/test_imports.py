@@ -25,7 +25,6 @@ LAYERS = (
     "standalone",
     "modules",
     "scaling",
-    "family",
     "networks",
     "recipe",
     "plugins",

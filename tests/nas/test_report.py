@@ -158,8 +158,8 @@ class TestInABrowser:
         network = nas.Architecture.from_json(found.set_index("trial").loc[target, "architecture"])
         assert chosen(page) == (target, layers(network))
         titles = page.execute_script("return [...document.querySelectorAll('#network svg g title')].map(t => t.textContent)")
-        blocks = list(network.walk())
-        for (block, width, _), title in zip(blocks, titles[1:-1], strict=True):
+        _, *blocks, _ = network.walk()
+        for (block, width, *_), title in zip(blocks, titles[1:-1], strict=True):
             assert f"{block.op}, kernel {block.kernel}\n{width} to {block.width} channels" in title
             assert ("skip" in title) == block.skip
         assert text(page, "#network .command") == f"nas export {run} --trial {target}"
@@ -278,7 +278,7 @@ def test_what_is_gathered_agrees_with_the_tables(run):
         assert network[0] == rebuilt.resolution
         fields, blocks = found["networks"]["fields"], found["networks"]["blocks"]
         drawn = [dict(zip(fields, blocks[place], strict=True)) for stage in network[-1] for place in stage]
-        assert drawn == [{name: getattr(block, name) for name in block.__slots__} for block, _, _ in rebuilt.walk()]
+        assert drawn == [{name: getattr(block, name) for name in block.__slots__} for stage in rebuilt.stages for block in stage]
 
 
 def test_the_page_can_be_made_while_the_search_runs(tmp_path):

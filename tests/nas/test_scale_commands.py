@@ -9,7 +9,7 @@ import pytest
 
 import nas
 from nas.cli import run
-from nas.family import MAX_PHI
+from nas.scaling import MAX_PHI
 
 README = Path(__file__).parents[2] / "README.md"
 
@@ -37,18 +37,18 @@ def test_the_command_prints_the_table_and_writes_the_folder(tmp_path, monkeypatc
     ("arguments", "sentence"),
     [
         (["efficientnet_b9"], "network 'efficientnet_b9' does not exist; did you mean"),
-        (["timm:resnet18"], "timm's own network, which has no architecture to scale"),
+        (["timm:resnet18"], "timm's own network and has no architecture"),
         (["no/such.json"], "network 'no/such.json' is not there"),
         (["efficientnet_b0", "--phi", "x"], "Could not find valid parse for arguments: ['x']; see nas scale --help"),
         (["efficientnet_b0", "--phi", "99"], f"phi: 99.0 is not a number from -{MAX_PHI} to {MAX_PHI}"),
         (["efficientnet_b0", "--alpha", "0.5"], "alpha: 0.5 is not a number from 1 to 100"),
-        (["efficientnet_b0", "--macs", "many"], "macs: 'many' is not a positive number of multiply-adds"),
+        (["efficientnet_b0", "--macs", "many"], "macs: 'many' is not a number of multiply-adds"),
         (["efficientnet_b0", "--macs", "1B", "--phi", "1"], "give --phi or --macs"),
         (["efficientnet_b0", "--fit", "9"], "fit: 'efficientnet_b0' is not a run folder"),
         (["efficientnet_b0", "--trial", "1"], "trial: 'efficientnet_b0' is not a run folder"),
         (["efficientnet_b0", "--fit", "9", "--alpha", "1.2", "--beta", "1.1"], "leave out --alpha and --beta"),
         (["efficientnet_b0", "--classes", "-1"], "num_classes: -1 is not 0 or more"),
-        (["efficientnet_b0", "--output", "."], "is there already and is no family as it was written"),
+        (["efficientnet_b0", "--output", "."], "is there already and holds other than a family"),
     ],
 )
 def test_a_mistake_is_one_sentence_on_stderr(tmp_path, mistaken, arguments, sentence):

@@ -142,7 +142,7 @@ def test_a_network_that_is_there_is_never_replaced(whole, mistaken):
         (["..", *DIGITS], "network '..' has no architecture.json; give an export's folder"),
         (["./bad.json", *DIGITS], "resolution: 'x' is not a whole number of 8 pixels or more"),
         (["timm:vit_tiny_patch16_224", *DIGITS, "--train.start-resolution", "0.5"], "cannot read images of 112 px"),
-        (["mobilenetv2_035", *DIGITS, "--resolution", "4"], "resolution: 4 is not 8 pixels or more"),
+        (["mobilenetv2_035", *DIGITS, "--resolution", "4"], "resolution: 4 is not a whole number from 16 to 1024"),
         (["timm:vit_tiny_patch16_224", *DIGITS, "--resolution", "100"], "cannot read images of 100 px"),
         (["timm:vgg16", *DIGITS, "--train.drop-path-rate", "0.1"], "timm:vgg16 cannot be built with"),
         (["mobilenetv2_035", *DIGITS, "--workers", "640"], "workers: 640 is more than the"),
