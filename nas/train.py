@@ -22,7 +22,7 @@ from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 from torchvision.transforms import v2
 
-from nas.augment import Augment, Draws
+from nas.augment import Augment
 from nas.checkpoints import Checkpoints, TrainState, best_file, restore_last, save_last, save_weights
 from nas.datasets import Dataset, ImageData, load_part
 from nas.devices import DTYPES, device_name, keep_freed_memory, pick_precision
@@ -228,8 +228,8 @@ def _train_epoch(run: _Run, epoch: int, on_step: Callable[[int, int], None] | No
     for i, chosen in enumerate(order[: run.steps * run.batch_size].split(run.batch_size)):
         update = (epoch - 1) * run.steps + i
         run.schedule.step_update(update)
-        draws = augment.draw(run.batch_size, (run.images.shape[1], run.images.shape[2]), generator)
-        losses[i] = _step(run, augment, chosen[mine], draws[mine])
+        crops = augment.draw(run.batch_size, (run.images.shape[1], run.images.shape[2]), generator)
+        losses[i] = _step(run, augment, chosen[mine], crops[mine])
         if run.state.ema is not None:
             run.state.ema.update(run.state.model, step=update)
         if run.device.type == "cpu":  # where looking costs nothing; a GPU would have to be waited for
@@ -245,11 +245,11 @@ def _train_epoch(run: _Run, epoch: int, on_step: Callable[[int, int], None] | No
     return float(losses.mean())
 
 
-def _step(run: _Run, augment: Augment, chosen: Tensor, draws: Draws) -> Tensor:
+def _step(run: _Run, augment: Augment, chosen: Tensor, crops: Tensor) -> Tensor:
     """Change the weights by the gradients of one batch, and give its mean loss."""
     state, settings = run.state, run.setup.settings
     state.optimizer.zero_grad(set_to_none=True)
-    x = augment(run.images, chosen, draws).to(run.device, non_blocking=True)
+    x = augment(run.images, chosen, crops).to(run.device, non_blocking=True)
     y = run.labels[chosen.to(run.device, non_blocking=True)]
     if run.mix is not None:
         x, y = run.mix(x, y)

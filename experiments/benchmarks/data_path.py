@@ -82,8 +82,8 @@ class Ours:
         generator = torch.Generator().manual_seed(0)
         _, height, width, _ = self.images.shape
         for chosen in torch.randperm(len(self.images), generator=generator)[:num].split(self.batch_size):
-            draws = self.augment.draw(len(chosen), (height, width), generator)
-            yield self.augment(self.images, chosen, draws)
+            crops = self.augment.draw(len(chosen), (height, width), generator)
+            yield self.augment(self.images, chosen, crops)
 
 
 def memory_mb() -> dict[str, int]:
