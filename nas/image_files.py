@@ -152,8 +152,7 @@ def _in_three(found: dict[str, list[list[str]]]) -> dict[str, list[list[str]]]:
 
 def shown(path: Path | str) -> str:
     """A path on one line that can be printed, whatever bytes it is made of."""
-    text = str(path).encode("utf-8", "backslashreplace").decode()
-    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
+    return repr(str(path))[1:-1]
 
 
 def decode(path: Path, side: int) -> NDArray[np.uint8]:
@@ -167,11 +166,7 @@ def decode(path: Path, side: int) -> NDArray[np.uint8]:
     with Image.open(path) as opened:
         opened.draft("RGB", (side, side))  # a JPEG is decoded at a half, quarter or eighth of its size where that is enough
         image = _rgb(ImageOps.exif_transpose(opened))
-    width, height = image.size
-    short = min(width, height)
-    left, top = (width - short) / 2, (height - short) / 2
-    square = image.resize((side, side), Image.Resampling.BICUBIC, box=(left, top, left + short, top + short))
-    return np.asarray(square)
+    return np.asarray(ImageOps.fit(image, (side, side), Image.Resampling.BICUBIC))
 
 
 def _rgb(image: Image.Image) -> Image.Image:

@@ -96,10 +96,9 @@ def memory_mb() -> dict[str, int]:
 # Times the first call, and in another process the second one, without the imports.
 START = """
 import sys, time
-from pathlib import Path
-from nas.datasets.image_folder import load_images
+from nas.datasets.image_folder import ImageFolder
 started = time.perf_counter()
-load_images(Path(sys.argv[1]), "train", side=int(sys.argv[2]), share=1.0)
+ImageFolder(root=sys.argv[1], side=int(sys.argv[2])).load("train")
 print(time.perf_counter() - started)
 """
 
