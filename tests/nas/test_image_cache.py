@@ -115,10 +115,10 @@ def test_a_process_that_is_killed_while_decoding_hurts_nobody(tmp_path, folder):
         lambda cache: (cache / "images.u8").write_bytes((cache / "images.u8").read_bytes()[:-1]),
         lambda cache: (cache / "images.u8").write_bytes(b""),
         lambda cache: (cache / "images.u8").unlink(),
-        lambda cache: (cache / "cache.json").write_bytes(b"no"),
-        lambda cache: (cache / "cache.json").write_bytes(b"[]"),
-        lambda cache: (cache / "cache.json").write_bytes((cache / "cache.json").read_bytes()[:-20]),
-        lambda cache: (cache / "cache.json").unlink(),
+        lambda cache: (cache / "damaged.json").write_bytes(b"no"),
+        lambda cache: (cache / "damaged.json").write_bytes(b"[]"),
+        lambda cache: (cache / "damaged.json").write_bytes((cache / "damaged.json").read_bytes()[:-20]),
+        lambda cache: (cache / "damaged.json").unlink(),
     ],
 )
 def test_a_damaged_cache_is_made_anew(tmp_path, folder, damage):
