@@ -90,20 +90,15 @@ def _layout(root: Path) -> dict[str, Path]:
             "or be one folder with a folder of images per class"
         )
     train = root / "train"
-    if not train.is_dir() or not any(entry.is_dir() for entry in os.scandir(train)):  # `train` may be a class, of vehicles
-        _check_no_part(root)
+    if not train.is_dir() or not _class_folders(train):  # `train` may be a class, of vehicles
+        for name in _class_folders(root):
+            if name.lower() in OTHER_PARTS and _class_folders(root / name):
+                raise NasError(f"{shown(root)} has the folder {shown(name)}; the names of the parts are train/, val/ and test/")
         return {"train": root}
     layout = {part: root / part for part in PARTS if (root / part).is_dir()}
     if len(layout) == 1:
         raise NasError(f"{shown(root)} has train/ but neither val/ nor test/; add one, or give {shown(train)} as root")
     return layout
-
-
-def _check_no_part(root: Path) -> None:
-    """Refuse parts under other names, which would pass for classes."""
-    for entry in os.scandir(root):
-        if entry.is_dir() and entry.name.lower() in OTHER_PARTS and any(inside.is_dir() for inside in os.scandir(entry)):
-            raise NasError(f"{shown(root)} has the folder {shown(entry.name)}; the names of the parts are train/, val/ and test/")
 
 
 def _class_folders(folder: Path) -> tuple[str, ...]:

@@ -7,8 +7,7 @@ import hashlib
 import logging
 import random
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, is_dataclass
 from typing import Any
 
@@ -117,7 +116,9 @@ def train(
     """
     started = time.perf_counter()
     run = _prepare(model, setup)
-    history = _resumed(run, checkpoints)
+    history = [] if checkpoints is None else restore_last(checkpoints.folder, run.state, _identity(run, checkpoints))
+    if history:
+        logger.info("going on after epoch %d of %d", len(history), setup.settings.epochs)
     started -= sum(epoch.seconds for epoch in history)  # trained before it was killed
     logits, unsaved, save_seconds = None, 0.0, 0.0
     for epoch in range(len(history) + 1, setup.settings.epochs + 1):
@@ -141,8 +142,6 @@ def train(
     model.eval()
     return TrainReport(
         history=tuple(history),
-        val_correct=num_correct(logits, run.held_out),
-        val_images=len(run.held_out),
         fingerprint=fingerprint(logits),
         seconds=time.perf_counter() - started,
         device=device_name(run.device),
@@ -157,7 +156,8 @@ def _prepare(model: nn.Module, setup: TrainSetup) -> _Run:
         keep_freed_memory()
     rank, world = (distributed.get_rank(), distributed.get_world_size()) if distributed.is_initialized() else (0, 1)
     part, held_out = load_part(setup.dataset, "train"), load_part(setup.dataset, "val")
-    batch_size = min(settings.batch_size, len(part))
+    images, batch_size = torch.from_numpy(part.images), min(settings.batch_size, len(part))
+    fits = device.type == "cuda" and images.nbytes < torch.cuda.mem_get_info(device)[0] / 2  # the rest is for the network
     if batch_size % world:
         raise NasError(f"train.batch_size: {batch_size} images cannot be shared evenly by {world} processes")
     precision = pick_precision(settings.precision, device)
@@ -165,7 +165,7 @@ def _prepare(model: nn.Module, setup: TrainSetup) -> _Run:
     optimizer = create_optimizer_v2(model, opt=settings.optimizer, lr=settings.lr, weight_decay=settings.weight_decay)
     return _Run(
         setup=setup,
-        images=_home(torch.from_numpy(part.images), device),
+        images=images.to(device) if fits else images,
         labels=torch.from_numpy(part.labels).to(device),
         held_out=held_out,
         state=TrainState(
@@ -182,12 +182,6 @@ def _prepare(model: nn.Module, setup: TrainSetup) -> _Run:
         rank=rank,
         world=world,
     )
-
-
-def _home(images: Tensor, device: torch.device) -> Tensor:
-    """The images on the GPU, unless they would take more than half of its free memory."""
-    fits = device.type == "cuda" and images.nbytes < torch.cuda.mem_get_info(device)[0] / 2
-    return images.to(device) if fits else images
 
 
 def _mix(settings: TrainSettings, num_classes: int) -> nn.Module | None:
@@ -254,23 +248,17 @@ def _step(run: _Run, augment: Augment, chosen: Tensor, crops: Tensor) -> Tensor:
     if run.mix is not None:
         x, y = run.mix(x, y)
     x = x.contiguous(memory_format=torch.channels_last)
-    with torch.autocast(run.device.type, DTYPES[run.precision], enabled=run.precision != "float32"), _enough_for_batchnorm(x):
-        loss = functional.cross_entropy(run.network(x), y, label_smoothing=settings.label_smoothing)
+    try:
+        with torch.autocast(run.device.type, DTYPES[run.precision], enabled=run.precision != "float32"):
+            loss = functional.cross_entropy(run.network(x), y, label_smoothing=settings.label_smoothing)
+    except ValueError as error:  # BatchNorm has nothing to average over, when one image's map has one pixel
+        if "more than 1 value per channel" not in str(error):
+            raise
+        raise NasError(f"train.batch_size: {len(x)} is too small for this network's BatchNorm; give 2 or more") from None
     state.scaler.scale(loss).backward()
     state.scaler.step(state.optimizer)
     state.scaler.update()
     return loss.detach()
-
-
-@contextmanager
-def _enough_for_batchnorm(x: Tensor) -> Iterator[None]:
-    """Say in one sentence that BatchNorm has nothing to average over, when one image's map has one pixel."""
-    try:
-        yield
-    except ValueError as error:
-        if "more than 1 value per channel" not in str(error):
-            raise
-        raise NasError(f"train.batch_size: {len(x)} is too small for this network's BatchNorm; give 2 or more") from None
 
 
 def _check_finite(losses: Tensor, epoch: int, run: _Run) -> None:
@@ -328,22 +316,11 @@ def _identity(run: _Run, checkpoints: Checkpoints) -> dict[str, Any]:
     }
 
 
-def _resumed(run: _Run, checkpoints: Checkpoints | None) -> list[Epoch]:
-    """The epochs that a checkpoint holds, with the state as it was after them."""
-    progress = restore_last(checkpoints.folder, run.state, _identity(run, checkpoints)) if checkpoints is not None else None
-    if progress is None:
-        return []
-    history = [Epoch(**epoch) for epoch in progress["history"]]
-    logger.info("going on after epoch %d of %d", len(history), run.setup.settings.epochs)
-    return history
-
-
 def _save(checkpoints: Checkpoints, run: _Run, history: list[Epoch]) -> None:
     folder, best = checkpoints.folder, best_epoch(history)
     if checkpoints.keep_best and best == history[-1]:
         save_weights(run.state.evaluated, best_file(folder, best.epoch))
-    progress = {"identity": _identity(run, checkpoints), "history": [asdict(epoch) for epoch in history]}
-    save_last(folder, run.state, progress)
+    save_last(folder, run.state, _identity(run, checkpoints), history)
     for file in folder.glob("best-*.safetensors"):  # only now, when the last epoch's state knows the new one
         if file != best_file(folder, best.epoch):
             file.unlink()
