@@ -1,7 +1,7 @@
 """Images in folders: which there are, the part each belongs to, and a file as pixels. Read `image_cache.py` next."""
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -18,27 +18,24 @@ SUFFIXES: Final = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".t
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ImageFile:
-    """One image: where it lies under the root, and its class."""
-
-    path: str
-    label: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Listing:
     """The images of a folder, by part."""
 
     root: Path
     classes: tuple[str, ...]
-    parts: Mapping[str, tuple[ImageFile, ...]]
+    parts: Mapping[str, Mapping[str, int]]
+    """Part → path under the root → class."""
     num_strays: int
     """Files that are no images by their name; they are left out."""
 
     @property
-    def files(self) -> tuple[ImageFile, ...]:
+    def paths(self) -> list[str]:
         """Those of train, val and test, in this order."""
-        return tuple(file for part in PARTS for file in self.parts[part])
+        return [path for part in PARTS for path in self.parts[part]]
+
+    def labels(self, *, but: Collection[str] = ()) -> dict[str, list[int]]:
+        """Part → the class of each image, without the paths of `but`."""
+        return {part: [label for path, label in self.parts[part].items() if path not in but] for part in PARTS}
 
 
 def class_names(root: Path) -> tuple[str, ...]:
@@ -74,10 +71,7 @@ def list_images(root: Path, *, share: float = 1.0) -> Listing:
     return Listing(
         root=root,
         classes=classes,
-        parts={
-            part: tuple(ImageFile(path=path, label=label) for label, files in enumerate(parts[part]) for path in sorted(files))
-            for part in PARTS
-        },
+        parts={part: {path: i for i, paths in enumerate(by_class) for path in sorted(paths)} for part, by_class in parts.items()},
         num_strays=num_strays,
     )
 

@@ -186,11 +186,8 @@ def _prepare(model: nn.Module, setup: TrainSetup) -> _Run:
 
 def _mix(settings: TrainSettings, num_classes: int) -> nn.Module | None:
     """What blends pairs of images and their classes; torchvision's."""
-    mixes: list[nn.Module] = []
-    if settings.mixup:
-        mixes.append(v2.MixUp(alpha=settings.mixup, num_classes=num_classes))
-    if settings.cutmix:
-        mixes.append(v2.CutMix(alpha=settings.cutmix, num_classes=num_classes))
+    kinds = ((v2.MixUp, settings.mixup), (v2.CutMix, settings.cutmix))
+    mixes = [kind(alpha=alpha, num_classes=num_classes) for kind, alpha in kinds if alpha]
     return v2.RandomChoice(mixes) if mixes else None
 
 

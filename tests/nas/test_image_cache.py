@@ -55,9 +55,9 @@ def test_the_cache_holds_what_the_files_hold_in_the_order_of_the_parts(tmp_path)
     assert num_images(cached) == {"train": 36, "val": 4, "test": 40}
     for part in PARTS:
         images, labels = cached[part]
-        assert labels.tolist() == [file.label for file in listing.parts[part]]
-        for image, file in zip(images, listing.parts[part], strict=True):
-            assert np.array_equal(image, decode(root / file.path, 16))
+        assert labels.tolist() == list(listing.parts[part].values())
+        for image, path in zip(images, listing.parts[part], strict=True):
+            assert np.array_equal(image, decode(root / path, 16))
         assert images.base is not None  # a view of the map, not a copy
 
 
@@ -166,9 +166,9 @@ def test_a_few_unreadable_files_are_named_counted_and_left_out(tmp_path, caplog)
     assert sum(num_images(cached).values()) == 238
     listing = list_images(root)
     for part, (images, labels) in cached.items():
-        kept = [file for file in listing.parts[part] if file.path not in ("train/cat/7.png", "val/dog/3.png")]
-        for image, label, file in zip(images, labels, kept, strict=True):
-            assert (label, np.array_equal(image, decode(root / file.path, 16))) == (file.label, True)
+        kept = [item for item in listing.parts[part].items() if item[0] not in ("train/cat/7.png", "val/dog/3.png")]
+        for image, label, (path, expected) in zip(images, labels, kept, strict=True):
+            assert (label, np.array_equal(image, decode(root / path, 16))) == (expected, True)
     assert num_images(opened(root)) == num_images(cached)  # also from the cache
 
 
