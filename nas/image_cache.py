@@ -93,7 +93,7 @@ def _opened(folder: Path, listing: Listing, side: int) -> dict[str, Part] | None
     """A cache that is there; None if it is missing or damaged."""
     try:
         damaged = dict(json.loads((folder / DAMAGED_FILE).read_bytes()))
-        kept = listing.labels(but=damaged)
+        kept = {part: [label for path, label in listing.parts[part].items() if path not in damaged] for part in PARTS}
         shape = (sum(map(len, kept.values())), side, side, 3)
         images = np.asarray(np.memmap(folder / PIXELS_FILE, dtype=np.uint8, mode="c", shape=shape))
     except (OSError, ValueError, TypeError):
@@ -172,14 +172,10 @@ def _decode(side: int, file: Path) -> NDArray[np.uint8] | str:
 
 
 def _check_damaged(listing: Listing, damaged: dict[str, str]) -> None:
-    """Name the files that cannot be read, or refuse them if they are too many, or leave a class without an image."""
+    """Name the files that cannot be read, or refuse them if they are too many."""
     named = "; ".join(f"{shown(path)} ({error})" for path, error in list(damaged.items())[:5])
     named += "; ..." if len(damaged) > 5 else ""
     counted = f"{len(damaged):,} of {len(listing.paths):,} image files under {shown(listing.root)} cannot be read"
     if len(damaged) > MAX_DAMAGED * len(listing.paths):
         raise NasError(f"{counted}, and at most {MAX_DAMAGED:.0%} are left out; repair or remove them: {named}")
-    for part, labels in listing.labels(but=damaged).items():
-        for lost in set(range(len(listing.classes))) - set(labels):
-            where = f"for the {part} part; add some to {shown(listing.root)}"
-            raise NasError(f"no image of class {shown(listing.classes[lost])} can be read {where}")
     logger.warning("%s and are left out: %s", counted, named)

@@ -1,8 +1,9 @@
 """Images in folders: which there are, the part each belongs to, and a file as pixels. Read `image_cache.py` next."""
 
 import os
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from glob import glob
 from pathlib import Path
 from typing import Any, Final
 
@@ -32,10 +33,6 @@ class Listing:
     def paths(self) -> list[str]:
         """Those of train, val and test, in this order."""
         return [path for part in PARTS for path in self.parts[part]]
-
-    def labels(self, *, but: Collection[str] = ()) -> dict[str, list[int]]:
-        """Part → the class of each image, without the paths of `but`."""
-        return {part: [label for path, label in self.parts[part].items() if path not in but] for part in PARTS}
 
 
 def class_names(root: Path) -> tuple[str, ...]:
@@ -109,21 +106,15 @@ def _files_by_class(root: Path, folder: Path, classes: Sequence[str]) -> tuple[l
     for name in classes:
         if name not in folders:
             raise NasError(f"{shown(folder)} has no folder {shown(name)}, a class of the training part")
-        paths = list(_walk(root, folder / name))
+        under = (folder / name).relative_to(root).as_posix()
+        inside = glob("**", root_dir=folder / name, recursive=True)  # noqa: PTH207 - rglob is slower, and gives what is hidden
+        paths = [f"{under}/{path}" for path in inside]
         images = [path for path in paths if path.lower().endswith(SUFFIXES)]
         if not images:
             raise NasError(f"{shown(folder / name)} has no images ({', '.join(SUFFIXES)}); put some in, or remove the folder")
         by_class.append(images)
-        strays += len(paths) - len(images)
+        strays += sum((root / path).is_file() for path in set(paths) - set(images))
     return by_class, strays
-
-
-def _walk(root: Path, folder: Path) -> Iterator[str]:
-    """The path under `root` of every file that is not hidden, as text, since 10,000 Path objects take a tenth of a second."""
-    for parent, folders, names in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".")]  # such as the copies in .ipynb_checkpoints
-        under = Path(parent).relative_to(root).as_posix()
-        yield from (f"{under}/{name}" for name in names if not name.startswith("."))
 
 
 def _in_three(found: dict[str, list[list[str]]]) -> dict[str, list[list[str]]]:

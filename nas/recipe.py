@@ -102,11 +102,15 @@ class TrainReport:
     """What came of training one network."""
 
     history: tuple[Epoch, ...]
-    seconds: float
     fingerprint: str
     """Tells whether every image of the search validation part keeps the class that the last epoch's network predicts."""
     device: str
     precision: str
+
+    @property
+    def seconds(self) -> float:
+        """Time of training and validation, that before a kill too."""
+        return sum(epoch.seconds for epoch in self.history)
 
     @property
     def val_top1_pct(self) -> float:

@@ -114,12 +114,10 @@ def train(
     Raises: DivergedError when the loss is not finite; torch.OutOfMemoryError when a batch does not fit; CheckpointError for a
     checkpoint of another training or a damaged one; NasError for a disk that is full.
     """
-    started = time.perf_counter()
     run = _prepare(model, setup)
     history = [] if checkpoints is None else restore_last(checkpoints.folder, run.state, _identity(run, checkpoints))
     if history:
         logger.info("going on after epoch %d of %d", len(history), setup.settings.epochs)
-    started -= sum(epoch.seconds for epoch in history)  # trained before it was killed
     logits, unsaved, save_seconds = None, 0.0, 0.0
     for epoch in range(len(history) + 1, setup.settings.epochs + 1):
         epoch_started = time.perf_counter()
@@ -143,7 +141,6 @@ def train(
     return TrainReport(
         history=tuple(history),
         fingerprint=fingerprint(logits),
-        seconds=time.perf_counter() - started,
         device=device_name(run.device),
         precision=run.precision,
     )
@@ -158,8 +155,8 @@ def _prepare(model: nn.Module, setup: TrainSetup) -> _Run:
     part, held_out = load_part(setup.dataset, "train"), load_part(setup.dataset, "val")
     images, batch_size = torch.from_numpy(part.images), min(settings.batch_size, len(part))
     fits = device.type == "cuda" and images.nbytes < torch.cuda.mem_get_info(device)[0] / 2  # the rest is for the network
-    if batch_size % world:
-        raise NasError(f"train.batch_size: {batch_size} images cannot be shared evenly by {world} processes")
+    if batch_size % world or batch_size < 2 * world:  # BatchNorm cannot average over one image
+        raise NasError(f"train.batch_size: {batch_size} images cannot be shared evenly by {world} process(es), two or more each")
     precision = pick_precision(settings.precision, device)
     model.to(memory_format=torch.channels_last)
     optimizer = create_optimizer_v2(model, opt=settings.optimizer, lr=settings.lr, weight_decay=settings.weight_decay)
@@ -245,13 +242,8 @@ def _step(run: _Run, augment: Augment, chosen: Tensor, crops: Tensor) -> Tensor:
     if run.mix is not None:
         x, y = run.mix(x, y)
     x = x.contiguous(memory_format=torch.channels_last)
-    try:
-        with torch.autocast(run.device.type, DTYPES[run.precision], enabled=run.precision != "float32"):
-            loss = functional.cross_entropy(run.network(x), y, label_smoothing=settings.label_smoothing)
-    except ValueError as error:  # BatchNorm has nothing to average over, when one image's map has one pixel
-        if "more than 1 value per channel" not in str(error):
-            raise
-        raise NasError(f"train.batch_size: {len(x)} is too small for this network's BatchNorm; give 2 or more") from None
+    with torch.autocast(run.device.type, DTYPES[run.precision], enabled=run.precision != "float32"):
+        loss = functional.cross_entropy(run.network(x), y, label_smoothing=settings.label_smoothing)
     state.scaler.scale(loss).backward()
     state.scaler.step(state.optimizer)
     state.scaler.update()

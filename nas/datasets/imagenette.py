@@ -55,7 +55,7 @@ class Imagenette(Dataset):
 
     def load(self, part: str) -> ImageData:
         folder = self._folder()
-        found = {entry.name for entry in (folder / "train").iterdir() if entry.is_dir()}
+        found = {path.name for path in folder.glob("train/*/")}
         if found != set(CLASSES):
             raise NasError(f"{folder / 'train'} must have the ten folders {', '.join(CLASSES)}; for others use image_folder")
         return self._images(folder).load(part)
@@ -70,22 +70,16 @@ class Imagenette(Dataset):
             if (folder / "train").is_dir():
                 return folder
         arriving = root / f".{name}.partial"
-        with locked(root / f".{name}.download", busy=f"{root / name} is being downloaded", wait_seconds=math.inf):
-            if not (root / name / "train").is_dir():  # else another process was faster
-                shutil.rmtree(arriving, ignore_errors=True)  # what was left by one that was killed
-                _download(root / name, arriving, self.size)
+        busy = f"{root / name} is being downloaded"
+        with locked(root / f".{name}.download", busy=busy, wait_seconds=math.inf), downloading(f"{name}.tgz", root):
+            if not (root / name).exists():  # else another process was faster
+                from torchvision import datasets  # takes seconds, which only a process that trains should pay
+
+                shutil.rmtree(arriving, ignore_errors=True)  # what one that was killed has left
+                datasets.Imagenette(arriving, size=self.size, download=True)
+                (arriving / name).rename(root / name)
+                shutil.rmtree(arriving)
         return root / name
-
-
-def _download(folder: Path, arriving: Path, size: str) -> None:
-    if folder.exists():
-        raise NasError(f"{folder} is there, but without train/; remove it, to have it downloaded")
-    with downloading(f"{folder.name}.tgz", folder.parent):
-        from torchvision import datasets  # takes seconds, which only a process that trains should pay
-
-        datasets.Imagenette(arriving, size=size, download=True)
-        (arriving / folder.name).rename(folder)
-    shutil.rmtree(arriving)
 
 
 DATASET: Final = Imagenette()

@@ -162,7 +162,7 @@ def test_imagenettes_archive_is_unpacked_whole_or_not_at_all(tmp_path, monkeypat
 
     (root / "imagenette2-160").rename(root / "elsewhere")
     (root / "imagenette2-160" / "mine").mkdir(parents=True)
-    with pytest.raises(nas.NasError, match=r"imagenette2-160 is there, but without train/; remove it"):
+    with pytest.raises(nas.NasError, match=r"imagenette2-160/train must have the ten folders"):
         load_part(here, "train")
     assert (root / "imagenette2-160" / "mine").is_dir()
 

@@ -182,15 +182,6 @@ def test_too_many_unreadable_files_stop_it_and_leave_nothing(tmp_path):
     assert not caches()
 
 
-def test_a_class_of_which_no_image_can_be_read_is_named(tmp_path):
-    root = fill(tmp_path / "images", num=200)
-    fill(root, classes=("fox",), num=3)
-    for i in range(3):
-        broken(root / "val" / "fox" / f"{i}.png")
-    with pytest.raises(NasError, match="no image of class fox can be read for the test part"):
-        opened(root)
-
-
 def test_a_cache_may_be_removed(tmp_path, folder):
     """Its name says what is in it."""
     root = fill(tmp_path / "猫 images", num=10)

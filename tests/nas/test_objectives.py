@@ -14,7 +14,6 @@ NETWORK = OwnNetwork(architecture=nas.reference("mobilenetv3_small_100"))
 REPORT = TrainReport(
     history=(Epoch(epoch=1, train_loss=1.0, val_top1_pct=75.0, val_images=4, seconds=1.0),),
     fingerprint="0",
-    seconds=1.0,
     device="cpu",
     precision="float32",
 )

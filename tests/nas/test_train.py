@@ -274,9 +274,8 @@ def test_a_kill_between_the_best_and_the_last_epochs_files_loses_neither(tmp_pat
 
 
 def test_a_batch_that_batchnorm_cannot_take_is_one_sentence():
-    model = torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(1), torch.nn.BatchNorm2d(3), torch.nn.Flatten(), torch.nn.Linear(3, 2))
-    with pytest.raises(NasError, match=r"train\.batch_size: 1 is too small for this network's BatchNorm; give 2 or more"):
-        train(model, setup(replace(SETTINGS, batch_size=1)))
+    with pytest.raises(NasError, match=r"train\.batch_size: 1 images cannot be shared evenly by 1 process"):
+        train(TwoLayers(), setup(replace(SETTINGS, batch_size=1)))
 
 
 def test_nothing_in_a_checkpoint_is_executed(tmp_path):
