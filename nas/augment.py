@@ -10,7 +10,6 @@ from typing import Final
 
 import numpy as np
 import torch
-from timm.data.random_erasing import RandomErasing
 from torch import Generator, Tensor
 from torchvision.transforms import v2
 
@@ -58,7 +57,9 @@ class Augment:
             normalize_into(x[part], pixels, bias, factor)
         x = x.permute(0, 3, 1, 2)  # a permuted NHWC array is channels_last
         if self.settings.erasing:
-            x = RandomErasing(self.settings.erasing, mode="pixel", device=x.device.type)(x)
+            erase = v2.RandomErasing(self.settings.erasing, value="random", inplace=True)
+            for image in x:
+                erase(image)
         return x
 
 

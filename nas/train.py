@@ -5,7 +5,6 @@ Imports no Ray: a network trains in any process. Read `evaluate.py` next for how
 
 import hashlib
 import logging
-import random
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, is_dataclass
@@ -109,7 +108,7 @@ def train(
     On a CPU the same seed and number of threads give the same weights, given the same initial ones; with `checkpoints` also when
     the process was killed and the training goes on from its last saved epoch. Inside a process group of torch.distributed, each
     process trains on its share of every batch. `on_step` gets the images done and those of the whole training. Seeds the global
-    generators of torch and `random`; on a CPU, the process keeps freed memory from here on. Leaves the model in eval mode.
+    generators of torch; on a CPU, the process keeps freed memory from here on. Leaves the model in eval mode.
 
     Raises: DivergedError when the loss is not finite; torch.OutOfMemoryError when a batch does not fit; CheckpointError for a
     checkpoint of another training or a damaged one; NasError for a disk that is full.
@@ -205,7 +204,7 @@ def _schedule(optimizer: torch.optim.Optimizer, settings: TrainSettings, steps: 
 def _train_epoch(run: _Run, epoch: int, on_step: Callable[[int, int], None] | None) -> float:
     """One pass over the training part, and its mean loss."""
     setup, settings = run.setup, run.setup.settings
-    _seed(setup.seed, epoch, run.rank + 1)  # so an epoch depends on nothing but the state that it began with
+    torch.manual_seed(_mixed(setup.seed, epoch, run.rank + 1))  # so an epoch depends on nothing but the state it began with
     generator = torch.Generator().manual_seed(_mixed(setup.seed, epoch))  # the same in every process
     preprocess = setup.preprocess(resolution_at(epoch, setup.resolution, settings))
     augment = Augment(preprocess=preprocess, settings=settings, mirrors=setup.dataset.mirrors)
@@ -275,13 +274,6 @@ def resolution_at(epoch: int, resolution: int, settings: TrainSettings) -> int:
 def _mixed(*numbers: int) -> int:
     """One seed out of several numbers."""
     return int(np.random.SeedSequence(numbers).generate_state(1)[0])
-
-
-def _seed(seed: int, epoch: int, stream: int) -> None:
-    """Dropout, stochastic depth and mixing draw from torch's global generators, timm's erasing from Python's."""
-    mixed = _mixed(seed, epoch, stream)
-    torch.manual_seed(mixed)
-    random.seed(mixed)
 
 
 def best_epoch(history: Sequence[Epoch]) -> Epoch:

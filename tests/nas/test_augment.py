@@ -1,7 +1,5 @@
 """Batches are cut as torchvision cuts single images, each image its own way, and the same on every device."""
 
-import random
-
 import numpy as np
 import pytest
 import torch
@@ -103,7 +101,7 @@ def test_colours_and_operations_change_every_image_its_own_way_and_a_seed_repeat
 def test_what_is_erased_is_a_share_of_the_images():
     images = torch.full((400, SIDE, SIDE, 3), 128, dtype=torch.uint8)
     augment, crops = drawn(400, erasing=0.25)
-    random.seed(0)
+    torch.manual_seed(0)
     x = augment(images, torch.arange(400), crops)
     changed = (x != x[:, :, :1, :1].median()).flatten(1).float().mean(1)
     assert 70 < int((changed > 0).sum()) < 130
