@@ -107,11 +107,10 @@ def _make(folder: Path, listing: Listing, side: int) -> None:
     """Decode every image of a listing into a cache; after an error nothing is left of it."""
     if (folder / DAMAGED_FILE).exists():
         logger.warning("image cache %s is damaged, and is made anew", folder)
-    logger.info("decoding %s images of %s to %d px, once", f"{len(listing.paths):,}", shown(listing.root), side)
-    classes, shares = shown(", ".join(listing.classes[:20])), [f"{len(listing.parts[part]):,}" for part in PARTS]
-    logger.info("%d classes (%s); %s images to train on, %s to rank on, %s to test with", len(listing.classes), classes, *shares)
-    if listing.num_strays:
-        logger.info("%s files are no images by their names, and are left out", f"{listing.num_strays:,}")
+    logger.info("decoding %d images of %s to %d px, once", len(listing.paths), shown(listing.root), side)
+    logger.info("%d classes: %s", len(listing.classes), shown(", ".join(listing.classes[:20])))
+    counts = [len(listing.parts[part]) for part in PARTS]
+    logger.info("%d to train on, %d to rank on, %d to test with; %d files are no images by name", *counts, listing.num_strays)
     started = time.perf_counter()
     with whole_file(folder / PIXELS_FILE) as file:
         damaged = _write_pixels(file, listing, side)
@@ -173,8 +172,7 @@ def _decode(side: int, file: Path) -> NDArray[np.uint8] | str:
 
 def _check_damaged(listing: Listing, damaged: dict[str, str]) -> None:
     """Name the files that cannot be read, or refuse them if they are too many."""
-    named = "; ".join(f"{shown(path)} ({error})" for path, error in list(damaged.items())[:5])
-    named += "; ..." if len(damaged) > 5 else ""
+    named = "; ".join([f"{shown(path)} ({error})" for path, error in damaged.items()][:5] + ["..."] * (len(damaged) > 5))
     counted = f"{len(damaged):,} of {len(listing.paths):,} image files under {shown(listing.root)} cannot be read"
     if len(damaged) > MAX_DAMAGED * len(listing.paths):
         raise NasError(f"{counted}, and at most {MAX_DAMAGED:.0%} are left out; repair or remove them: {named}")
