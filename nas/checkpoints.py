@@ -2,8 +2,8 @@
 
 import hashlib
 import io
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 
 from nas.errors import NasError
 from nas.files import write_whole
+from nas.recipe import Epoch
 from nas.storage import LAST_FILE
 
 
@@ -52,6 +53,12 @@ class TrainState:
     scaler: torch.amp.GradScaler
 
     @property
+    def parts(self) -> dict[str, Any]:
+        """What has a state_dict, by name."""
+        ema = {} if self.ema is None else {"ema": self.ema.module}
+        return {"model": self.model, "optimizer": self.optimizer, "scaler": self.scaler} | ema
+
+    @property
     def evaluated(self) -> nn.Module:
         """The network that is validated and kept: the average, where there is one."""
         return self.model if self.ema is None else self.ema.module
@@ -62,36 +69,29 @@ def best_file(folder: Path, epoch: int) -> Path:
     return folder / f"best-{epoch}.safetensors"
 
 
-def save_last(folder: Path, state: TrainState, progress: Mapping[str, Any]) -> None:
-    """Write all of the state, and `progress` in plain values, over what was there; in place at once or not at all."""
-    record = {
-        "model": state.model.state_dict(),
-        "ema": None if state.ema is None else state.ema.module.state_dict(),
-        "optimizer": state.optimizer.state_dict(),
-        "scaler": state.scaler.state_dict(),
-        "progress": dict(progress),
-    }
+def save_last(folder: Path, state: TrainState, identity: Mapping[str, Any], history: Sequence[Epoch]) -> None:
+    """Write all of the state over what was there, with what the training is and its epochs; in place at once or not at all."""
+    record = {name: part.state_dict() for name, part in state.parts.items()}
     saved = io.BytesIO()
-    torch.save(record, saved)
+    torch.save(record | {"identity": dict(identity), "history": [asdict(epoch) for epoch in history]}, saved)
     data = saved.getvalue()
     write_whole(folder / LAST_FILE, hashlib.sha256(data).digest() + data)
 
 
-def restore_last(folder: Path, state: TrainState, identity: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Put the saved state back and give its progress; None where nothing was saved. Nothing is unpickled but tensors.
+def restore_last(folder: Path, state: TrainState, identity: Mapping[str, Any]) -> list[Epoch]:
+    """Put the saved state back and give its epochs; none where nothing was saved. Nothing is unpickled but tensors.
 
     Raises: CheckpointError if it was saved by a training whose `identity` was another, or is damaged.
     """
     file = folder / LAST_FILE
     if not file.is_file():
-        return None
+        return []
     saved = file.read_bytes()
     digest, data = saved[:DIGEST_BYTES], saved[DIGEST_BYTES:]
     if hashlib.sha256(data).digest() != digest:
         raise CheckpointError(f"checkpoint {file} is damaged; remove {folder} to begin anew")
     record = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    progress: dict[str, Any] = record["progress"]
-    before = progress["identity"]
+    before = record["identity"]
     changed = [name for name in {**before, **identity} if before.get(name) != identity.get(name)]
     if changed:
         was, now = before.get(changed[0]), identity.get(changed[0])
@@ -99,12 +99,9 @@ def restore_last(folder: Path, state: TrainState, identity: Mapping[str, Any]) -
             f"{folder} holds the checkpoint of another training: its {changed[0]} was {was}, and now it is {now}; "
             "give another --output, or remove that folder"
         )
-    state.model.load_state_dict(record["model"])
-    if state.ema is not None:
-        state.ema.module.load_state_dict(record["ema"])
-    state.optimizer.load_state_dict(record["optimizer"])
-    state.scaler.load_state_dict(record["scaler"])
-    return progress
+    for name, part in state.parts.items():
+        part.load_state_dict(record[name])
+    return [Epoch(**epoch) for epoch in record["history"]]
 
 
 def save_weights(model: nn.Module, path: Path) -> None:

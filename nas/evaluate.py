@@ -7,7 +7,7 @@ import math
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -19,7 +19,7 @@ from nas.devices import is_out_of_memory, pick_device, release_freed_memory
 from nas.errors import MachineBusyError, describe_error
 from nas.files import locked
 from nas.networks import Network, TimmNetwork, parse_network
-from nas.objectives import Candidate, latency_ms
+from nas.objectives import Candidate, Objective, latency_ms
 from nas.recipe import Epoch, TrainReport
 from nas.storage import WEIGHTS_FILE
 from nas.train import DivergedError, TrainSetup, train
@@ -47,8 +47,7 @@ def evaluate(text: str, task: Task, *, folder: Path, on_epoch: Callable[[Epoch],
                 known = replace(known, latency_ms=latency_ms.measure(known))
         model, report = _trained(network, task, folder=folder, on_epoch=on_epoch)
         candidate = replace(known, model=model, report=report)
-        values = {objective.name: float(objective.measure(candidate)) for objective in objectives}
-        _check_finite(values)
+        values = {objective.name: _measured(objective, candidate) for objective in objectives}
         save_weights(model, folder / WEIGHTS_FILE)
         return Outcome(
             status=Status.DONE,
@@ -82,28 +81,22 @@ def _trained(
     else:
         torch.cuda.reset_peak_memory_stats(device)
     settings = task.settings
-    while True:
-        torch.manual_seed(task.seed)
-        num_classes = len(task.dataset.classes)
-        model = network.build(num_classes, drop_rate=settings.drop_rate, drop_path_rate=settings.drop_path_rate)
-        setup = TrainSetup(dataset=task.dataset, settings=settings, resolution=network.resolution, seed=task.seed)
-        try:
-            report = train(
-                model.to(device),
-                setup,
-                checkpoints=Checkpoints(folder=folder, keep_best=False, max_share=CHECKPOINT_SHARE),
-                on_epoch=on_epoch,
-            )
-        except CheckpointError:
-            shutil.rmtree(folder)
-        else:
-            return model, report
+    setup = TrainSetup(dataset=task.dataset, settings=settings, resolution=network.resolution, seed=task.seed)
+    checkpoints = Checkpoints(folder=folder, keep_best=False, max_share=CHECKPOINT_SHARE)
+    torch.manual_seed(task.seed)
+    model = network.build(len(task.dataset.classes), drop_rate=settings.drop_rate, drop_path_rate=settings.drop_path_rate)
+    try:
+        return model, train(model.to(device), setup, checkpoints=checkpoints, on_epoch=on_epoch)
+    except CheckpointError:
+        shutil.rmtree(folder)
+    return _trained(network, task, folder=folder, on_epoch=on_epoch)
 
 
-def _check_finite(values: Mapping[str, float]) -> None:
-    for name, value in values.items():
-        if not math.isfinite(value):
-            raise DivergedError(f"objective {name} is {value}")
+def _measured(objective: Objective, candidate: Candidate) -> float:
+    value = float(objective.measure(candidate))
+    if not math.isfinite(value):
+        raise DivergedError(f"objective {objective.name} is {value}")
+    return value
 
 
 def _reason(error: Exception) -> Reason:

@@ -1,8 +1,8 @@
 """Images decoded once, into an array on disk that every process of a machine maps into its memory.
 
-A cache is a folder, which may be removed at any time: `images.u8` holds the pixels of train, val and test, and `cache.json` says
-which files could not be read. Its name ends with a hash of the files' paths, sizes and times, so files that change are decoded
-anew. Read `nas/datasets/` next.
+A cache is a folder, which may be removed at any time: `images.u8` holds the pixels of train, val and test, `damaged.json` names
+the files that could not be read. Its name ends with a hash of the files' paths, sizes and times, so files that change are
+decoded anew. Read `nas/datasets/` next.
 """
 
 import errno
@@ -15,10 +15,9 @@ import re
 import shutil
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from itertools import product
 from pathlib import Path
 from typing import BinaryIO, Final
 
@@ -27,7 +26,7 @@ from numpy.typing import NDArray
 
 from nas.errors import NasError, users_code
 from nas.files import locked, whole_file, write_whole
-from nas.image_files import ImageFile, Listing, decode, shown
+from nas.image_files import Listing, decode, shown
 from nas.splits import PARTS
 
 logger = logging.getLogger(__name__)
@@ -35,9 +34,9 @@ logger = logging.getLogger(__name__)
 SCHEMA: Final = 2
 MAX_DAMAGED: Final = 0.01  # share of the files that may be unreadable before the dataset is refused
 DAMAGE: Final = (None, errno.ENOENT, errno.EACCES, errno.EISDIR, errno.ELOOP)  # what is wrong with a file; other errors pass
-FILES_A_CORE: Final = 64  # decoded before they are written, which keeps the memory in bounds
+FILES_AT_ONCE: Final = 256  # decoded before they are written, which keeps the memory in bounds
 PIXELS_FILE: Final = "images.u8"
-ABOUT_FILE: Final = "cache.json"
+DAMAGED_FILE: Final = "damaged.json"
 LOCK_FILE: Final = "lock"
 Part = tuple[NDArray[np.uint8], NDArray[np.int64]]
 
@@ -77,8 +76,8 @@ def _name(listing: Listing, side: int) -> str:
     root = listing.root.resolve()
     digest = hashlib.sha256(os.fsencode(f"{SCHEMA} {side} {root}"))
     for part in PARTS:
-        for file in listing.parts[part]:
-            digest.update(os.fsencode(f"\n{part} {file.label} {file.path} {_stamp(f'{root}/{file.path}')}"))
+        for path, label in listing.parts[part].items():
+            digest.update(os.fsencode(f"\n{part} {label} {path} {_stamp(f'{root}/{path}')}"))
     return f"{re.sub(r'[^A-Za-z0-9]', '_', root.name)}-{side}px-{digest.hexdigest()[:16]}"
 
 
@@ -93,54 +92,52 @@ def _stamp(path: str) -> str:
 def _opened(folder: Path, listing: Listing, side: int) -> dict[str, Part] | None:
     """A cache that is there; None if it is missing or damaged."""
     try:
-        damaged = json.loads((folder / ABOUT_FILE).read_bytes())["damaged"]
-        kept = {part: [file.label for file in listing.parts[part] if file.path not in damaged] for part in PARTS}
+        damaged = dict(json.loads((folder / DAMAGED_FILE).read_bytes()))
+        kept = {part: [label for path, label in listing.parts[part].items() if path not in damaged] for part in PARTS}
         shape = (sum(map(len, kept.values())), side, side, 3)
-        if (folder / PIXELS_FILE).stat().st_size != math.prod(shape):
-            return None
         images = np.asarray(np.memmap(folder / PIXELS_FILE, dtype=np.uint8, mode="c", shape=shape))
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, TypeError):
         return None
-    parts = np.split(images, np.cumsum([len(labels) for labels in kept.values()])[:-1])
-    return {name: (part, np.array(labels, np.int64)) for (name, labels), part in zip(kept.items(), parts, strict=True)}
+    ends = np.cumsum([len(labels) for labels in kept.values()])
+    parts = zip(kept.items(), np.split(images, ends[:-1]), strict=True)
+    return {part: (pixels, np.array(labels, np.int64)) for (part, labels), pixels in parts}
 
 
 def _make(folder: Path, listing: Listing, side: int) -> None:
     """Decode every image of a listing into a cache; after an error nothing is left of it."""
-    if (folder / ABOUT_FILE).exists():
+    if (folder / DAMAGED_FILE).exists():
         logger.warning("image cache %s is damaged, and is made anew", folder)
-    logger.info("decoding %s images of %s to %d px, once", f"{len(listing.files):,}", shown(listing.root), side)
-    classes, shares = shown(", ".join(listing.classes[:20])), [f"{len(listing.parts[part]):,}" for part in PARTS]
-    logger.info("%d classes (%s); %s images to train on, %s to rank on, %s to test with", len(listing.classes), classes, *shares)
-    if listing.num_strays:
-        logger.info("%s files are no images by their names, and are left out", f"{listing.num_strays:,}")
-    started, size_mb = time.perf_counter(), len(listing.files) * side * side * 3 / 1e6
-    try:
-        with whole_file(folder / PIXELS_FILE) as file:
-            damaged = _write_pixels(file, listing, side)
-        write_whole(folder / ABOUT_FILE, json.dumps({"root": str(listing.root.resolve()), "damaged": damaged}, indent=2) + "\n")
-    except NasError:
-        for name in (PIXELS_FILE, ABOUT_FILE):
-            (folder / name).unlink(missing_ok=True)
-        raise
+    logger.info("decoding %d images of %s to %d px, once", len(listing.paths), shown(listing.root), side)
+    logger.info("%d classes: %s", len(listing.classes), shown(", ".join(listing.classes[:20])))
+    counts = [len(listing.parts[part]) for part in PARTS]
+    logger.info("%d to train on, %d to rank on, %d to test with; %d files are no images by name", *counts, listing.num_strays)
+    started = time.perf_counter()
+    with whole_file(folder / PIXELS_FILE) as file:
+        damaged = _write_pixels(file, listing, side)
+        write_whole(folder / DAMAGED_FILE, json.dumps(damaged, indent=2) + "\n")
+    size_mb = len(listing.paths) * side * side * 3 / 1e6
     logger.info("decoded in %.1f s, %.0f MB in %s", time.perf_counter() - started, size_mb, folder)
 
 
 def _write_pixels(file: Path, listing: Listing, side: int) -> dict[str, str]:
     """Write the pixels of every image, and give the files that cannot be read, with what is wrong with each."""
-    results, free = _shown_progress(_decoded(listing, side), len(listing.files)), shutil.disk_usage(file.parent).free / 1e6
+    from rich.console import Console
+    from rich.progress import track
+
+    free, hidden, show = shutil.disk_usage(file.parent).free / 1e6, not sys.stderr.isatty(), Console(stderr=True)
+    decoded = track(_decoded(listing, side), "decoding", len(listing.paths), console=show, transient=True, disable=hidden)
     try:
         with file.open("wb") as pixels:
-            errors = [_append(pixels, result) for result in results]
+            errors = [_append(pixels, result) for result in decoded]
             pixels.flush()
             os.fsync(pixels.fileno())  # after a power cut, a file of the right size holds the pixels
     except OSError as error:
-        needed = len(listing.files) * side * side * 3 / 1e6
+        needed = len(listing.paths) * side * side * 3 / 1e6
         raise NasError(
             f"the image cache {file.parent} cannot be written: {error.strerror}; it needs {needed:,.0f} MB, and {free:,.0f} MB "
             "are free: free some, or set XDG_CACHE_HOME to a folder on another disk"
         ) from None
-    damaged = {file.path: error for file, error in zip(listing.files, errors, strict=True) if error is not None}
+    damaged = {path: error for path, error in zip(listing.paths, errors, strict=True) if error is not None}
     if damaged:
         _check_damaged(listing, damaged)
     return damaged
@@ -155,18 +152,17 @@ def _append(pixels: BinaryIO, result: NDArray[np.uint8] | str) -> str | None:
 
 
 def _decoded(listing: Listing, side: int) -> Iterator[NDArray[np.uint8] | str]:
-    """Every image of a listing, in its order, or what is wrong with its file; on every core that this process may use."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    at_once = FILES_A_CORE * cores
-    with ThreadPoolExecutor(cores) as pool:  # Pillow lets go of the interpreter while it works
-        for start in range(0, len(listing.files), at_once):
-            yield from pool.map(partial(_decode, listing.root, side), listing.files[start : start + at_once])
+    """Every image of a listing, in its order, or what is wrong with its file; on every core."""
+    files = [listing.root / path for path in listing.paths]
+    with ThreadPoolExecutor() as pool:  # Pillow lets go of the interpreter while it works
+        for start in range(0, len(files), FILES_AT_ONCE):
+            yield from pool.map(partial(_decode, side), files[start : start + FILES_AT_ONCE])
 
 
-def _decode(root: Path, side: int, file: ImageFile) -> NDArray[np.uint8] | str:
+def _decode(side: int, file: Path) -> NDArray[np.uint8] | str:
     try:
         with users_code("Pillow"):  # which may raise anything over a damaged file
-            return decode(root / file.path, side)
+            return decode(file, side)
     except NasError as error:
         cause = error.__cause__
         if isinstance(cause, MemoryError) or (isinstance(cause, OSError) and cause.errno not in DAMAGE):
@@ -174,25 +170,10 @@ def _decode(root: Path, side: int, file: ImageFile) -> NDArray[np.uint8] | str:
         return str(error)
 
 
-def _shown_progress(results: Iterable[NDArray[np.uint8] | str], total: int) -> Iterable[NDArray[np.uint8] | str]:
-    """The results as they come, with a progress bar where somebody looks at a terminal."""
-    from rich.console import Console
-    from rich.progress import track
-
-    hidden = not sys.stderr.isatty()
-    return track(results, "decoding", total=total, console=Console(stderr=True), transient=True, disable=hidden)
-
-
 def _check_damaged(listing: Listing, damaged: dict[str, str]) -> None:
-    """Name the files that cannot be read, or refuse them if they are too many, or leave a class without an image."""
-    named = "; ".join(f"{shown(path)} ({error})" for path, error in list(damaged.items())[:5])
-    named += "; ..." if len(damaged) > 5 else ""
-    counted = f"{len(damaged):,} of {len(listing.files):,} image files under {shown(listing.root)} cannot be read"
-    if len(damaged) > MAX_DAMAGED * len(listing.files):
+    """Name the files that cannot be read, or refuse them if they are too many."""
+    named = "; ".join([f"{shown(path)} ({error})" for path, error in damaged.items()][:5] + ["..."] * (len(damaged) > 5))
+    counted = f"{len(damaged):,} of {len(listing.paths):,} image files under {shown(listing.root)} cannot be read"
+    if len(damaged) > MAX_DAMAGED * len(listing.paths):
         raise NasError(f"{counted}, and at most {MAX_DAMAGED:.0%} are left out; repair or remove them: {named}")
-    kept = {(part, file.label) for part in PARTS for file in listing.parts[part] if file.path not in damaged}
-    for part, (label, name) in product(PARTS, enumerate(listing.classes)):
-        if (part, label) not in kept:
-            where = f"for the {part} part; add some to {shown(listing.root)}"
-            raise NasError(f"no image of class {shown(name)} can be read {where}")
     logger.warning("%s and are left out: %s", counted, named)

@@ -1,8 +1,9 @@
 """Images in folders: which there are, the part each belongs to, and a file as pixels. Read `image_cache.py` next."""
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from glob import glob
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,27 +19,20 @@ SUFFIXES: Final = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".t
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ImageFile:
-    """One image: where it lies under the root, and its class."""
-
-    path: str
-    label: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Listing:
     """The images of a folder, by part."""
 
     root: Path
     classes: tuple[str, ...]
-    parts: Mapping[str, tuple[ImageFile, ...]]
+    parts: Mapping[str, Mapping[str, int]]
+    """Part → path under the root → class."""
     num_strays: int
     """Files that are no images by their name; they are left out."""
 
     @property
-    def files(self) -> tuple[ImageFile, ...]:
+    def paths(self) -> list[str]:
         """Those of train, val and test, in this order."""
-        return tuple(file for part in PARTS for file in self.parts[part])
+        return [path for part in PARTS for path in self.parts[part]]
 
 
 def class_names(root: Path) -> tuple[str, ...]:
@@ -74,10 +68,7 @@ def list_images(root: Path, *, share: float = 1.0) -> Listing:
     return Listing(
         root=root,
         classes=classes,
-        parts={
-            part: tuple(ImageFile(path=path, label=label) for label, files in enumerate(parts[part]) for path in sorted(files))
-            for part in PARTS
-        },
+        parts={part: {path: i for i, paths in enumerate(by_class) for path in sorted(paths)} for part, by_class in parts.items()},
         num_strays=num_strays,
     )
 
@@ -90,20 +81,15 @@ def _layout(root: Path) -> dict[str, Path]:
             "or be one folder with a folder of images per class"
         )
     train = root / "train"
-    if not train.is_dir() or not any(entry.is_dir() for entry in os.scandir(train)):  # `train` may be a class, of vehicles
-        _check_no_part(root)
+    if not train.is_dir() or not _class_folders(train):  # `train` may be a class, of vehicles
+        for name in _class_folders(root):
+            if name.lower() in OTHER_PARTS and _class_folders(root / name):
+                raise NasError(f"{shown(root)} has the folder {shown(name)}; the names of the parts are train/, val/ and test/")
         return {"train": root}
     layout = {part: root / part for part in PARTS if (root / part).is_dir()}
     if len(layout) == 1:
         raise NasError(f"{shown(root)} has train/ but neither val/ nor test/; add one, or give {shown(train)} as root")
     return layout
-
-
-def _check_no_part(root: Path) -> None:
-    """Refuse parts under other names, which would pass for classes."""
-    for entry in os.scandir(root):
-        if entry.is_dir() and entry.name.lower() in OTHER_PARTS and any(inside.is_dir() for inside in os.scandir(entry)):
-            raise NasError(f"{shown(root)} has the folder {shown(entry.name)}; the names of the parts are train/, val/ and test/")
 
 
 def _class_folders(folder: Path) -> tuple[str, ...]:
@@ -120,21 +106,15 @@ def _files_by_class(root: Path, folder: Path, classes: Sequence[str]) -> tuple[l
     for name in classes:
         if name not in folders:
             raise NasError(f"{shown(folder)} has no folder {shown(name)}, a class of the training part")
-        paths = list(_walk(root, folder / name))
+        under = (folder / name).relative_to(root).as_posix()
+        inside = glob("**", root_dir=folder / name, recursive=True)  # noqa: PTH207 - rglob is slower, and gives what is hidden
+        paths = [f"{under}/{path}" for path in inside]
         images = [path for path in paths if path.lower().endswith(SUFFIXES)]
         if not images:
             raise NasError(f"{shown(folder / name)} has no images ({', '.join(SUFFIXES)}); put some in, or remove the folder")
         by_class.append(images)
-        strays += len(paths) - len(images)
+        strays += sum((root / path).is_file() for path in set(paths) - set(images))
     return by_class, strays
-
-
-def _walk(root: Path, folder: Path) -> Iterator[str]:
-    """The path under `root` of every file that is not hidden, as text, since 10,000 Path objects take a tenth of a second."""
-    for parent, folders, names in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".")]  # such as the copies in .ipynb_checkpoints
-        under = Path(parent).relative_to(root).as_posix()
-        yield from (f"{under}/{name}" for name in names if not name.startswith("."))
 
 
 def _in_three(found: dict[str, list[list[str]]]) -> dict[str, list[list[str]]]:
@@ -152,8 +132,7 @@ def _in_three(found: dict[str, list[list[str]]]) -> dict[str, list[list[str]]]:
 
 def shown(path: Path | str) -> str:
     """A path on one line that can be printed, whatever bytes it is made of."""
-    text = str(path).encode("utf-8", "backslashreplace").decode()
-    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
+    return repr(str(path))[1:-1]
 
 
 def decode(path: Path, side: int) -> NDArray[np.uint8]:
@@ -167,11 +146,7 @@ def decode(path: Path, side: int) -> NDArray[np.uint8]:
     with Image.open(path) as opened:
         opened.draft("RGB", (side, side))  # a JPEG is decoded at a half, quarter or eighth of its size where that is enough
         image = _rgb(ImageOps.exif_transpose(opened))
-    width, height = image.size
-    short = min(width, height)
-    left, top = (width - short) / 2, (height - short) / 2
-    square = image.resize((side, side), Image.Resampling.BICUBIC, box=(left, top, left + short, top + short))
-    return np.asarray(square)
+    return np.asarray(ImageOps.fit(image, (side, side), Image.Resampling.BICUBIC))
 
 
 def _rgb(image: Image.Image) -> Image.Image:

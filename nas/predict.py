@@ -30,21 +30,12 @@ class Preprocess:
 
         Shapes: uint8 (N, height, width, 3) → float32 (N, 3, resolution, resolution), channels_last.
         """
-        x = self.normalize(images)
-        if x.shape[-2:] == (self.resolution, self.resolution):
-            return x
-        size = (self.resolution, self.resolution)
-        resized = functional.interpolate(x, size, mode="bilinear", antialias=True, align_corners=False)
-        return resized.contiguous(memory_format=torch.channels_last)
-
-    def normalize(self, images: Tensor) -> Tensor:
-        """Pixels from 0 to 255, of any type, as float32 with the dataset's mean taken off and divided by its std.
-
-        Shapes: (N, height, width, 3) → (N, 3, height, width), channels_last.
-        """
-        x = torch.empty(images.shape, device=images.device)
-        normalize_into(x, images, *self.scale(images.shape[2], images.device))
-        return x.permute(0, 3, 1, 2)  # a permuted NHWC array is channels_last
+        rows, size = torch.empty(images.shape, device=images.device), (self.resolution, self.resolution)
+        normalize_into(rows, images, *self.scale(images.shape[2], images.device))
+        x = rows.permute(0, 3, 1, 2)  # a permuted NHWC array is channels_last
+        if x.shape[-2:] != size:
+            x = functional.interpolate(x, size, mode="bilinear", antialias=True, align_corners=False)
+        return x.contiguous(memory_format=torch.channels_last)
 
     def scale(self, width: int, device: torch.device) -> tuple[Tensor, Tensor]:
         """(what is added to a row of `width` pixels after it was multiplied, what it is multiplied by)."""

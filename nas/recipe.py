@@ -102,16 +102,17 @@ class TrainReport:
     """What came of training one network."""
 
     history: tuple[Epoch, ...]
-    val_correct: int
-    """Images of the search validation part that the last epoch's network classifies right."""
-    val_images: int
-    seconds: float
     fingerprint: str
     """Tells whether every image of the search validation part keeps the class that the last epoch's network predicts."""
     device: str
     precision: str
 
     @property
+    def seconds(self) -> float:
+        """Time of training and validation, that before a kill too."""
+        return sum(epoch.seconds for epoch in self.history)
+
+    @property
     def val_top1_pct(self) -> float:
         """Top-1 of the last epoch's network on the search validation part, percent."""
-        return 100.0 * self.val_correct / self.val_images
+        return self.history[-1].val_top1_pct

@@ -5,10 +5,8 @@ Imports no Ray: a network trains in any process. Read `evaluate.py` next for how
 
 import hashlib
 import logging
-import random
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, is_dataclass
 from typing import Any
 
@@ -22,7 +20,7 @@ from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 from torchvision.transforms import v2
 
-from nas.augment import Augment, Draws
+from nas.augment import Augment
 from nas.checkpoints import Checkpoints, TrainState, best_file, restore_last, save_last, save_weights
 from nas.datasets import Dataset, ImageData, load_part
 from nas.devices import DTYPES, device_name, keep_freed_memory, pick_precision
@@ -110,15 +108,15 @@ def train(
     On a CPU the same seed and number of threads give the same weights, given the same initial ones; with `checkpoints` also when
     the process was killed and the training goes on from its last saved epoch. Inside a process group of torch.distributed, each
     process trains on its share of every batch. `on_step` gets the images done and those of the whole training. Seeds the global
-    generators of torch and `random`; on a CPU, the process keeps freed memory from here on. Leaves the model in eval mode.
+    generators of torch; on a CPU, the process keeps freed memory from here on. Leaves the model in eval mode.
 
     Raises: DivergedError when the loss is not finite; torch.OutOfMemoryError when a batch does not fit; CheckpointError for a
     checkpoint of another training or a damaged one; NasError for a disk that is full.
     """
-    started = time.perf_counter()
     run = _prepare(model, setup)
-    history = _resumed(run, checkpoints)
-    started -= sum(epoch.seconds for epoch in history)  # trained before it was killed
+    history = [] if checkpoints is None else restore_last(checkpoints.folder, run.state, _identity(run, checkpoints))
+    if history:
+        logger.info("going on after epoch %d of %d", len(history), setup.settings.epochs)
     logits, unsaved, save_seconds = None, 0.0, 0.0
     for epoch in range(len(history) + 1, setup.settings.epochs + 1):
         epoch_started = time.perf_counter()
@@ -141,10 +139,7 @@ def train(
     model.eval()
     return TrainReport(
         history=tuple(history),
-        val_correct=num_correct(logits, run.held_out),
-        val_images=len(run.held_out),
         fingerprint=fingerprint(logits),
-        seconds=time.perf_counter() - started,
         device=device_name(run.device),
         precision=run.precision,
     )
@@ -157,15 +152,16 @@ def _prepare(model: nn.Module, setup: TrainSetup) -> _Run:
         keep_freed_memory()
     rank, world = (distributed.get_rank(), distributed.get_world_size()) if distributed.is_initialized() else (0, 1)
     part, held_out = load_part(setup.dataset, "train"), load_part(setup.dataset, "val")
-    batch_size = min(settings.batch_size, len(part))
-    if batch_size % world:
-        raise NasError(f"train.batch_size: {batch_size} images cannot be shared evenly by {world} processes")
+    images, batch_size = torch.from_numpy(part.images), min(settings.batch_size, len(part))
+    fits = device.type == "cuda" and images.nbytes < torch.cuda.mem_get_info(device)[0] / 2  # the rest is for the network
+    if batch_size % world or batch_size < 2 * world:  # BatchNorm cannot average over one image
+        raise NasError(f"train.batch_size: {batch_size} images cannot be shared evenly by {world} process(es), two or more each")
     precision = pick_precision(settings.precision, device)
     model.to(memory_format=torch.channels_last)
     optimizer = create_optimizer_v2(model, opt=settings.optimizer, lr=settings.lr, weight_decay=settings.weight_decay)
     return _Run(
         setup=setup,
-        images=_home(torch.from_numpy(part.images), device),
+        images=images.to(device) if fits else images,
         labels=torch.from_numpy(part.labels).to(device),
         held_out=held_out,
         state=TrainState(
@@ -184,19 +180,10 @@ def _prepare(model: nn.Module, setup: TrainSetup) -> _Run:
     )
 
 
-def _home(images: Tensor, device: torch.device) -> Tensor:
-    """The images on the GPU, unless they would take more than half of its free memory."""
-    fits = device.type == "cuda" and images.nbytes < torch.cuda.mem_get_info(device)[0] / 2
-    return images.to(device) if fits else images
-
-
 def _mix(settings: TrainSettings, num_classes: int) -> nn.Module | None:
     """What blends pairs of images and their classes; torchvision's."""
-    mixes: list[nn.Module] = []
-    if settings.mixup:
-        mixes.append(v2.MixUp(alpha=settings.mixup, num_classes=num_classes))
-    if settings.cutmix:
-        mixes.append(v2.CutMix(alpha=settings.cutmix, num_classes=num_classes))
+    kinds = ((v2.MixUp, settings.mixup), (v2.CutMix, settings.cutmix))
+    mixes = [kind(alpha=alpha, num_classes=num_classes) for kind, alpha in kinds if alpha]
     return v2.RandomChoice(mixes) if mixes else None
 
 
@@ -217,7 +204,7 @@ def _schedule(optimizer: torch.optim.Optimizer, settings: TrainSettings, steps: 
 def _train_epoch(run: _Run, epoch: int, on_step: Callable[[int, int], None] | None) -> float:
     """One pass over the training part, and its mean loss."""
     setup, settings = run.setup, run.setup.settings
-    _seed(setup.seed, epoch, run.rank + 1)  # so an epoch depends on nothing but the state that it began with
+    torch.manual_seed(_mixed(setup.seed, epoch, run.rank + 1))  # so an epoch depends on nothing but the state it began with
     generator = torch.Generator().manual_seed(_mixed(setup.seed, epoch))  # the same in every process
     preprocess = setup.preprocess(resolution_at(epoch, setup.resolution, settings))
     augment = Augment(preprocess=preprocess, settings=settings, mirrors=setup.dataset.mirrors)
@@ -228,8 +215,8 @@ def _train_epoch(run: _Run, epoch: int, on_step: Callable[[int, int], None] | No
     for i, chosen in enumerate(order[: run.steps * run.batch_size].split(run.batch_size)):
         update = (epoch - 1) * run.steps + i
         run.schedule.step_update(update)
-        draws = augment.draw(run.batch_size, (run.images.shape[1], run.images.shape[2]), generator)
-        losses[i] = _step(run, augment, chosen[mine], draws[mine])
+        crops = augment.draw(run.batch_size, (run.images.shape[1], run.images.shape[2]), generator)
+        losses[i] = _step(run, augment, chosen[mine], crops[mine])
         if run.state.ema is not None:
             run.state.ema.update(run.state.model, step=update)
         if run.device.type == "cpu":  # where looking costs nothing; a GPU would have to be waited for
@@ -245,32 +232,21 @@ def _train_epoch(run: _Run, epoch: int, on_step: Callable[[int, int], None] | No
     return float(losses.mean())
 
 
-def _step(run: _Run, augment: Augment, chosen: Tensor, draws: Draws) -> Tensor:
+def _step(run: _Run, augment: Augment, chosen: Tensor, crops: Tensor) -> Tensor:
     """Change the weights by the gradients of one batch, and give its mean loss."""
     state, settings = run.state, run.setup.settings
     state.optimizer.zero_grad(set_to_none=True)
-    x = augment(run.images, chosen, draws).to(run.device, non_blocking=True)
+    x = augment(run.images, chosen, crops).to(run.device, non_blocking=True)
     y = run.labels[chosen.to(run.device, non_blocking=True)]
     if run.mix is not None:
         x, y = run.mix(x, y)
     x = x.contiguous(memory_format=torch.channels_last)
-    with torch.autocast(run.device.type, DTYPES[run.precision], enabled=run.precision != "float32"), _enough_for_batchnorm(x):
+    with torch.autocast(run.device.type, DTYPES[run.precision], enabled=run.precision != "float32"):
         loss = functional.cross_entropy(run.network(x), y, label_smoothing=settings.label_smoothing)
     state.scaler.scale(loss).backward()
     state.scaler.step(state.optimizer)
     state.scaler.update()
     return loss.detach()
-
-
-@contextmanager
-def _enough_for_batchnorm(x: Tensor) -> Iterator[None]:
-    """Say in one sentence that BatchNorm has nothing to average over, when one image's map has one pixel."""
-    try:
-        yield
-    except ValueError as error:
-        if "more than 1 value per channel" not in str(error):
-            raise
-        raise NasError(f"train.batch_size: {len(x)} is too small for this network's BatchNorm; give 2 or more") from None
 
 
 def _check_finite(losses: Tensor, epoch: int, run: _Run) -> None:
@@ -300,13 +276,6 @@ def _mixed(*numbers: int) -> int:
     return int(np.random.SeedSequence(numbers).generate_state(1)[0])
 
 
-def _seed(seed: int, epoch: int, stream: int) -> None:
-    """Dropout, stochastic depth and mixing draw from torch's global generators, timm's erasing from Python's."""
-    mixed = _mixed(seed, epoch, stream)
-    torch.manual_seed(mixed)
-    random.seed(mixed)
-
-
 def best_epoch(history: Sequence[Epoch]) -> Epoch:
     """The best on the search validation part; of equal ones the last."""
     return max(history, key=lambda epoch: (epoch.val_top1_pct, epoch.epoch))
@@ -328,22 +297,11 @@ def _identity(run: _Run, checkpoints: Checkpoints) -> dict[str, Any]:
     }
 
 
-def _resumed(run: _Run, checkpoints: Checkpoints | None) -> list[Epoch]:
-    """The epochs that a checkpoint holds, with the state as it was after them."""
-    progress = restore_last(checkpoints.folder, run.state, _identity(run, checkpoints)) if checkpoints is not None else None
-    if progress is None:
-        return []
-    history = [Epoch(**epoch) for epoch in progress["history"]]
-    logger.info("going on after epoch %d of %d", len(history), run.setup.settings.epochs)
-    return history
-
-
 def _save(checkpoints: Checkpoints, run: _Run, history: list[Epoch]) -> None:
     folder, best = checkpoints.folder, best_epoch(history)
     if checkpoints.keep_best and best == history[-1]:
         save_weights(run.state.evaluated, best_file(folder, best.epoch))
-    progress = {"identity": _identity(run, checkpoints), "history": [asdict(epoch) for epoch in history]}
-    save_last(folder, run.state, progress)
+    save_last(folder, run.state, _identity(run, checkpoints), history)
     for file in folder.glob("best-*.safetensors"):  # only now, when the last epoch's state knows the new one
         if file != best_file(folder, best.epoch):
             file.unlink()

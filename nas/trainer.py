@@ -195,7 +195,7 @@ def _export(training: Training, network: Network, first: FirstWeights, report: T
         },
         train=asdict(training.train)
         | {"device": report.device, "precision": report.precision}
-        | {"first_weights": first.what, "workers": training.workers, "seconds": sum(epoch.seconds for epoch in report.history)},
+        | {"first_weights": first.what, "workers": training.workers, "seconds": report.seconds},
         versions=package_versions(),
     )
     write_export(training.target, network, weights, card, parts)

@@ -82,8 +82,8 @@ class Ours:
         generator = torch.Generator().manual_seed(0)
         _, height, width, _ = self.images.shape
         for chosen in torch.randperm(len(self.images), generator=generator)[:num].split(self.batch_size):
-            draws = self.augment.draw(len(chosen), (height, width), generator)
-            yield self.augment(self.images, chosen, draws)
+            crops = self.augment.draw(len(chosen), (height, width), generator)
+            yield self.augment(self.images, chosen, crops)
 
 
 def memory_mb() -> dict[str, int]:
@@ -96,10 +96,9 @@ def memory_mb() -> dict[str, int]:
 # Times the first call, and in another process the second one, without the imports.
 START = """
 import sys, time
-from pathlib import Path
-from nas.datasets.image_folder import load_images
+from nas.datasets.image_folder import ImageFolder
 started = time.perf_counter()
-load_images(Path(sys.argv[1]), "train", side=int(sys.argv[2]), share=1.0)
+ImageFolder(root=sys.argv[1], side=int(sys.argv[2])).load("train")
 print(time.perf_counter() - started)
 """
 

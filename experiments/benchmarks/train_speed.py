@@ -25,7 +25,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from nas import TrainSettings, build, reference
-from nas.augment import Augment, Draws
+from nas.augment import Augment
 from nas.datasets import Dataset, ImageData
 from nas.datasets.image_folder import IMAGENET_MEAN, IMAGENET_STD, ImageFolder
 from nas.train import TrainSetup, train
@@ -74,9 +74,9 @@ def constant(dataset: Part, network: str, resolution: int) -> float:
     kept: list[Tensor] = []
     cut = Augment.__call__
 
-    def same(self: Augment, images: Tensor, chosen: Tensor, draws: Draws) -> Tensor:
+    def same(self: Augment, images: Tensor, chosen: Tensor, crops: Tensor) -> Tensor:
         if not kept:
-            kept.append(cut(self, images, chosen, draws))
+            kept.append(cut(self, images, chosen, crops))
         return kept[0]
 
     Augment.__call__ = same  # type: ignore[method-assign]

@@ -103,6 +103,20 @@ def load_part(dataset: Dataset, part: str) -> ImageData:
     return data
 
 
+def from_torchvision(name: str, root: str, part: str) -> ImageData:
+    """A part of one of torchvision's datasets, downloaded if it is not in `root`; grey images get three equal channels.
+
+    The search validation part is held out of its training part.
+    """
+    with downloading(name, root):
+        from torchvision import datasets  # takes seconds, which only a process that trains should pay
+
+        raw = getattr(datasets, name)(root, train=part != "test", download=True)
+    images = np.asarray(raw.data)
+    rgb = images if images.ndim == 4 else np.repeat(images[..., None], 3, axis=3)
+    return held_out_part(ImageData(images=rgb, labels=np.asarray(raw.targets, dtype=np.int64)), part)
+
+
 def held_out_part(data: ImageData, part: str) -> ImageData:
     """`data` itself for the test part; for the others, its share of what is always the same tenth of every class, or the rest."""
     if part == "test":

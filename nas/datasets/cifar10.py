@@ -6,9 +6,7 @@ Source: https://www.cs.toronto.edu/~kriz/cifar.html, through torchvision.dataset
 from dataclasses import dataclass
 from typing import Final
 
-import numpy as np
-
-from nas.datasets import Dataset, ImageData, downloading, held_out_part
+from nas.datasets import Dataset, ImageData, from_torchvision
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,11 +22,7 @@ class CIFAR10(Dataset):
     mirrors = True
 
     def load(self, part: str) -> ImageData:
-        with downloading("cifar-10-python.tar.gz", self.root):
-            from torchvision import datasets  # takes seconds, which only a process that trains should pay
-
-            raw = datasets.CIFAR10(self.root, train=part != "test", download=True)
-        return held_out_part(ImageData(images=raw.data, labels=np.array(raw.targets, dtype=np.int64)), part)
+        return from_torchvision("CIFAR10", self.root, part)
 
 
 DATASET: Final = CIFAR10()

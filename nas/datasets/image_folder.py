@@ -30,30 +30,20 @@ class ImageFolder(Dataset):
     std = IMAGENET_STD
 
     def __post_init__(self) -> None:
-        check_images(self.side, self.share)
         if not self.root:
             raise NasError("dataset.root: an empty name; give the folder that the images are in")
+        if not 8 <= self.side <= 2048:
+            raise NasError(f"dataset.side: {self.side} is not from 8 to 2048 pixels")
+        if not 0 < self.share <= 1:
+            raise NasError(f"dataset.share: {self.share} is not more than 0 and at most 1")
 
     @property
     def classes(self) -> tuple[str, ...]:
         return class_names(Path(self.root))
 
     def load(self, part: str) -> ImageData:
-        return load_images(Path(self.root), part, side=self.side, share=self.share)
-
-
-def check_images(side: int, share: float) -> None:
-    """Refuse a size or share that no dataset of images can have."""
-    if not 8 <= side <= 2048:
-        raise NasError(f"dataset.side: {side} is not from 8 to 2048 pixels")
-    if not 0 < share <= 1:
-        raise NasError(f"dataset.share: {share} is not more than 0 and at most 1")
-
-
-def load_images(root: Path, part: str, *, side: int, share: float) -> ImageData:
-    """One part of a folder of images, decoded once and then mapped from the cache."""
-    images, labels = cached_images(list_images(root, share=share), side=side)[part]
-    return ImageData(images=images, labels=labels)
+        images, labels = cached_images(list_images(Path(self.root), share=self.share), side=self.side)[part]
+        return ImageData(images=images, labels=labels)
 
 
 DATASET: Final = ImageFolder()

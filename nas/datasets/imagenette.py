@@ -4,14 +4,15 @@ Source: https://github.com/fastai/imagenette, version 2, through torchvision.dat
 """
 
 import math
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from nas.datasets import Dataset, ImageData, downloading
-from nas.datasets.image_folder import IMAGENET_MEAN, IMAGENET_STD, check_images, load_images
+from nas.datasets.image_folder import IMAGENET_MEAN, IMAGENET_STD, ImageFolder
 from nas.errors import NasError
-from nas.files import locked, whole_folder
+from nas.files import locked
 
 SIZES: Final = {"160px": "imagenette2-160", "320px": "imagenette2-320", "full": "imagenette2"}  # size → its archive's folder
 # As the source names the folders, in their order.
@@ -48,16 +49,19 @@ class Imagenette(Dataset):
     mirrors = True
 
     def __post_init__(self) -> None:
-        check_images(self.side, self.share)
+        self._images(Path(self.root))  # which checks the other fields
         if self.size not in SIZES:
             raise NasError(f"dataset.size: {self.size!r} is not one of {', '.join(SIZES)}")
 
     def load(self, part: str) -> ImageData:
         folder = self._folder()
-        found = {entry.name for entry in (folder / "train").iterdir() if entry.is_dir()}
+        found = {path.name for path in folder.glob("train/*/")}
         if found != set(CLASSES):
             raise NasError(f"{folder / 'train'} must have the ten folders {', '.join(CLASSES)}; for others use image_folder")
-        return load_images(folder, part, side=self.side, share=self.share)
+        return self._images(folder).load(part)
+
+    def _images(self, root: Path) -> ImageFolder:
+        return ImageFolder(root=str(root), side=self.side, share=self.share)
 
     def _folder(self) -> Path:
         """Where train/ and val/ are, downloaded if they are not there."""
@@ -65,27 +69,17 @@ class Imagenette(Dataset):
         for folder in (root, root / name):
             if (folder / "train").is_dir():
                 return folder
-        with locked(root / f".{name}.download", busy=f"{root / name} is being downloaded", wait_seconds=math.inf):
-            if not (root / name / "train").is_dir():  # else another process was faster
-                _download(root / name, self.size)
+        arriving = root / f".{name}.partial"
+        busy = f"{root / name} is being downloaded"
+        with locked(root / f".{name}.download", busy=busy, wait_seconds=math.inf), downloading(f"{name}.tgz", root):
+            if not (root / name).exists():  # else another process was faster
+                from torchvision import datasets  # takes seconds, which only a process that trains should pay
+
+                shutil.rmtree(arriving, ignore_errors=True)  # what one that was killed has left
+                datasets.Imagenette(arriving, size=self.size, download=True)
+                (arriving / name).rename(root / name)
+                shutil.rmtree(arriving)
         return root / name
-
-
-def _download(folder: Path, size: str) -> None:
-    """The folder of an archive, whole or not at all."""
-    with whole_folder(folder, _refuse) as arriving, downloading(f"{folder.name}.tgz", folder.parent):
-        from torchvision import datasets  # takes seconds, which only a process that trains should pay
-
-        datasets.Imagenette(arriving, size=size, download=True)
-        for entry in (arriving / folder.name).iterdir():
-            entry.rename(arriving / entry.name)
-        (arriving / folder.name).rmdir()
-        (arriving / f"{folder.name}.tgz").unlink()
-
-
-def _refuse(folder: Path) -> None:
-    if folder.exists():
-        raise NasError(f"{folder} is there, but without train/; remove it, to have it downloaded")
 
 
 DATASET: Final = Imagenette()

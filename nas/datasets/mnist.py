@@ -6,9 +6,7 @@ Source: LeCun et al., Gradient-based learning applied to document recognition, 1
 from dataclasses import dataclass
 from typing import Final
 
-import numpy as np
-
-from nas.datasets import Dataset, ImageData, downloading, held_out_part
+from nas.datasets import Dataset, ImageData, from_torchvision
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,13 +22,7 @@ class MNIST(Dataset):
     mirrors = False
 
     def load(self, part: str) -> ImageData:
-        with downloading("MNIST", self.root):
-            from torchvision import datasets  # takes seconds, which only a process that trains should pay
-
-            raw = datasets.MNIST(self.root, train=part != "test", download=True)
-        grey = raw.data.numpy()
-        images = np.repeat(grey[..., None], 3, axis=3)
-        return held_out_part(ImageData(images=images, labels=raw.targets.numpy().astype(np.int64)), part)
+        return from_torchvision("MNIST", self.root, part)
 
 
 DATASET: Final = MNIST()

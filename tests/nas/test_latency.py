@@ -31,7 +31,7 @@ from nas.networks import OwnNetwork
 from nas.objectives import Candidate, objective, parse_limit
 from nas.objectives.mnasnet_reward import HARD
 from nas.plan import problem_of, with_latency
-from nas.recipe import TrainReport
+from nas.recipe import Epoch, TrainReport
 from nas.spaces import sample
 
 SMALL = replace(nas.reference("mobilenetv3_small_100"), resolution=64)
@@ -281,9 +281,8 @@ def test_the_newest_table_that_knows_the_networks_is_found(tmp_path, monkeypatch
 def test_the_objectives_say_what_the_paper_says():
     networks = reachable(nas.space("mobilenetv3"), resolution=96, points=4)
     table = made_up("mobilenetv3", networks, 10)
-    report = TrainReport(
-        history=(), val_correct=80, val_images=100, seconds=1.0, fingerprint="", device="cpu", precision="float32"
-    )
+    history = (Epoch(epoch=1, train_loss=1.0, val_top1_pct=80.0, val_images=100, seconds=1.0),)
+    report = TrainReport(history=history, fingerprint="", device="cpu", precision="float32")
     candidate = Candidate(network=OwnNetwork(architecture=networks[0]), num_classes=10, report=report, latency=table)
     ms = objective("latency_ms").measure(candidate)
     assert ms == table.predict(networks[0], 10)
