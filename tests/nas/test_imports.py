@@ -85,7 +85,6 @@ LAYERS = (
     "distributed",
     "trainer",
     "verification",
-    "epochs",
     "progress",
     "housekeeping",
     "report",
