@@ -14,13 +14,13 @@ from typing import Any, Final
 import numpy as np
 import onnxruntime
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from nas.architecture import Architecture
 from nas.devices import DTYPES, device_name
 from nas.errors import NasError
 from nas.latency.onnx_graph import onnx_model
-from nas.latency.setups import Setup
+from nas.latency.table import Setup
 from nas.layers import Layer, layers
 from nas.modules import build
 
@@ -40,6 +40,7 @@ def check_device(setup: Setup) -> None:
 
 def device_model(setup: Setup) -> str:
     """The model of the device."""
+    check_device(setup)
     if setup.device == "cuda":
         return device_name(torch.device("cuda"))
     return str(torch.cpu.get_capabilities().get("cpu_name", "unknown"))
@@ -52,46 +53,51 @@ def runtime_version(setup: Setup) -> str:
 
 @contextmanager
 def runner(architecture: Architecture, num_classes: int, setup: Setup) -> Iterator[Callable[[], object]]:
-    """A call that runs the network once, and returns when the device is done."""
-    with _opened(architecture, num_classes, setup, profiled=False) as run:
+    """A call that runs the network once, and returns when the device is done.
+
+    Raises: NasError for a device that is not there.
+    """
+    check_device(setup)
+    if setup.runtime == "onnxruntime":
+        yield _onnxruntime(architecture, num_classes, setup)[0]
+        return
+    with _torch(architecture, num_classes, setup) as (_, run):
         yield run
 
 
-@contextmanager
-def profiler(architecture: Architecture, num_classes: int, setup: Setup) -> Iterator[Callable[[int], list[float]]]:
-    """A call that runs the network so many times, and gives the median milliseconds of each of its layers, in context."""
-    with _opened(architecture, num_classes, setup, profiled=True) as profile:
-        yield lambda runs: [statistics.median(column) for column in zip(*profile(runs), strict=True)]
+def profile(architecture: Architecture, num_classes: int, setup: Setup, *, runs: int) -> list[float]:
+    """The median milliseconds of each layer of a network, in its place, over so many runs.
 
-
-def _opened(architecture: Architecture, num_classes: int, setup: Setup, *, profiled: bool) -> Any:
-    """A call that runs the network once; or, if `profiled`, so many times, which gives milliseconds of each run's layers."""
+    Raises: NasError for a device that is not there.
+    """
     check_device(setup)
-    opened = _in_onnxruntime if setup.runtime == "onnxruntime" else _in_torch
-    return opened(architecture, num_classes, setup, profiled=profiled)
-
-
-@contextmanager
-def _in_onnxruntime(architecture: Architecture, num_classes: int, setup: Setup, *, profiled: bool) -> Iterator[Any]:
-    model = onnx_model(architecture, num_classes, batch=setup.batch).SerializeToString()
-    shape = (setup.batch, 3, architecture.resolution, architecture.resolution)
-    image = {"image": np.random.default_rng(0).standard_normal(shape, dtype=np.float32)}
-    with tempfile.TemporaryDirectory() as folder:
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads, options.inter_op_num_threads = setup.threads, 1
-        options.log_severity_level = 3
-        options.enable_profiling = profiled
-        options.profile_file_prefix = str(Path(folder, "profile"))
-        session = onnxruntime.InferenceSession(model, options, providers=[PROVIDERS[setup.device]])
-        run = partial(session.run, None, image)
-
-        def profile(runs: int) -> list[list[float]]:
+    sequence = layers(architecture, num_classes)
+    if setup.runtime == "onnxruntime":
+        with tempfile.TemporaryDirectory() as folder:
+            run, session = _onnxruntime(architecture, num_classes, setup, profile=str(Path(folder, "profile")))
             for _ in range(runs):
                 run()
-            events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
-            return _by_layer(events, len(layers(architecture, num_classes)))
+            found = _by_layer(json.loads(Path(session.end_profiling()).read_text(encoding="utf-8")), len(sequence))
+    else:
+        with _torch(architecture, num_classes, setup) as (model, run):
+            found = _hooked(model, run, sequence, setup, runs=runs)
+    return [statistics.median(column) for column in zip(*found, strict=True)]
 
-        yield profile if profiled else run
+
+def _onnxruntime(
+    architecture: Architecture, num_classes: int, setup: Setup, *, profile: str | None = None
+) -> tuple[Callable[[], object], onnxruntime.InferenceSession]:
+    """A call that runs the network once, and its session, which writes a profile if there is a beginning of its file's name."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.inter_op_num_threads = setup.threads, 1
+    options.log_severity_level = 3
+    if profile is not None:
+        options.enable_profiling, options.profile_file_prefix = True, profile
+    graph = onnx_model(architecture, num_classes, batch=setup.batch).SerializeToString()
+    session = onnxruntime.InferenceSession(graph, options, providers=[PROVIDERS[setup.device]])
+    shape = (setup.batch, 3, architecture.resolution, architecture.resolution)
+    image = {"image": np.random.default_rng(0).standard_normal(shape, dtype=np.float32)}
+    return partial(session.run, None, image), session
 
 
 def _by_layer(events: list[dict[str, Any]], num_layers: int) -> list[list[float]]:
@@ -117,7 +123,8 @@ def _by_layer(events: list[dict[str, Any]], num_layers: int) -> list[list[float]
 
 
 @contextmanager
-def _in_torch(architecture: Architecture, num_classes: int, setup: Setup, *, profiled: bool) -> Iterator[Any]:
+def _torch(architecture: Architecture, num_classes: int, setup: Setup) -> Iterator[tuple[nn.Module, Callable[[], None]]]:
+    """The network, and a call that runs it once."""
     dtype, before = DTYPES[setup.dtype], torch.get_num_threads()
     torch.set_num_threads(setup.threads)
     try:
@@ -128,20 +135,16 @@ def _in_torch(architecture: Architecture, num_classes: int, setup: Setup, *, pro
         def run() -> None:
             with torch.inference_mode():
                 model(image)
-            _synchronise(setup)
+            if setup.device == "cuda":
+                torch.cuda.synchronize()
 
-        yield partial(_hooked, model, image, layers(architecture, num_classes), setup) if profiled else run
+        yield model, run
     finally:
         torch.set_num_threads(before)
 
 
-def _synchronise(setup: Setup) -> None:
-    if setup.device == "cuda":
-        torch.cuda.synchronize()
-
-
-def _hooked(model: nn.Module, image: Tensor, sequence: list[Layer], setup: Setup, runs: int) -> list[list[float]]:
-    """Of each run, milliseconds from the beginning of each layer to that of the next: a sum counts to the layer before it."""
+def _hooked(model: nn.Module, run: Callable[[], None], sequence: list[Layer], setup: Setup, *, runs: int) -> list[list[float]]:
+    """Milliseconds, a run, from the beginning of each layer to that of the next: a sum counts to the layer before it."""
     begun: list[tuple[int, Any]] = []
 
     def mark(number: int) -> None:
@@ -152,16 +155,14 @@ def _hooked(model: nn.Module, image: Tensor, sequence: list[Layer], setup: Setup
         else:
             begun.append((number, time.perf_counter()))
 
-    modules = [(i, model.get_submodule(layer.module)) for i, layer in enumerate(sequence) if layer.module]
-    for i, module in modules:  # the model is this profiler's own, and so are its hooks
-        module.register_forward_pre_hook(lambda _module, _inputs, number=i: mark(number))
+    for i, layer in enumerate(sequence):  # the model is this profile's own, and so are its hooks
+        if layer.module:
+            model.get_submodule(layer.module).register_forward_pre_hook(lambda _module, _inputs, number=i: mark(number))
+    model.register_forward_hook(lambda _module, _inputs, _outputs: mark(len(sequence)))
     found = []
     for _ in range(runs):
         begun.clear()
-        with torch.inference_mode():
-            model(image)
-        mark(len(sequence))
-        _synchronise(setup)
+        run()
         times = [0.0] * len(sequence)
         for (number, start), (_, end) in pairwise(begun):
             times[number] += start.elapsed_time(end) if setup.device == "cuda" else 1e3 * (end - start)

@@ -1,17 +1,17 @@
-"""Measuring a network honestly: with the spread, the device and a check that the machine held still. Read `table.py` next."""
+"""Measuring a network honestly: with the spread, the device and a check that the machine held still. Read `build.py` next."""
 
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Final, TypeVar
 
 from nas.architecture import Architecture
 from nas.devices import is_out_of_memory
 from nas.errors import MachineBusyError, NasError
 from nas.latency.runtimes import device_model, runner, runtime_version
-from nas.latency.setups import Setup
+from nas.latency.table import Setup
 from nas.published import reference
 
 REFERENCE: Final = "mobilenetv3_small_100"  # timed before and after each measurement
@@ -22,6 +22,8 @@ WARM_UP_SECONDS: Final = 0.2
 SECONDS: Final = 1.0  # of repeats, of the network
 REFERENCE_SECONDS: Final = 0.3
 RUNS: Final = (20, 1000)  # least and most repeats
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,36 +53,60 @@ def measure(
     reference network, timed before and after, drifted by more than 5 %.
     """
     setup = setup or Setup()
-    busy = ""
     with (
         _within_memory(setup),
         runner(architecture, num_classes, setup) as run,
         runner(reference(REFERENCE), 1000, replace(setup, batch=1)) as known,
     ):
-        for _ in range(attempts):
-            before, _ = timed(known, REFERENCE_SECONDS)
-            times, cpu_share = timed(run, SECONDS)
-            after, _ = timed(known, REFERENCE_SECONDS)
-            drift = statistics.median(after) / statistics.median(before) - 1
-            if setup.device == "cpu" and setup.threads == 1 and cpu_share < MIN_CPU_SHARE:
-                busy = f"other processes took {100 * (1 - cpu_share):.0f} % of the CPU's time"
-            elif abs(drift) > MAX_DRIFT:
-                busy = f"{REFERENCE} took {statistics.median(before):.3g} ms before and {statistics.median(after):.3g} ms after"
-            else:
-                q25, median, q75 = statistics.quantiles(times, n=4)
-                return Latency(
-                    median_ms=median,
-                    q25_ms=q25,
-                    q75_ms=q75,
-                    runs=len(times),
-                    drift_pct=100 * drift,
-                    setup=setup,
-                    device=device_model(setup),
-                    runtime_version=runtime_version(setup),
-                )
+        times, before, after = between_references(
+            lambda: timed(run, SECONDS), known, setup, seconds=REFERENCE_SECONDS, max_drift=MAX_DRIFT, pauses=[0] * attempts
+        )
+    q25, median, q75 = statistics.quantiles(times, n=4)
+    return Latency(
+        median_ms=median,
+        q25_ms=q25,
+        q75_ms=q75,
+        runs=len(times),
+        drift_pct=100 * (after / before - 1),
+        setup=setup,
+        device=device_model(setup),
+        runtime_version=runtime_version(setup),
+    )
+
+
+def between_references(
+    take: Callable[[], tuple[T, float]],
+    known: Callable[[], object],
+    setup: Setup,
+    *,
+    seconds: float,
+    max_drift: float,
+    pauses: Sequence[float],
+) -> tuple[T, float, float]:
+    """(what `take` gives, the median milliseconds of `known` before it, and after it), once the machine held still meanwhile.
+
+    `take` also gives the share of the CPU that it had. `known` is run for so many `seconds`, each time. There is an attempt for
+    each of the `pauses`, in seconds, and after it.
+
+    Raises: MachineBusyError where, in all attempts, other processes took the CPU or `known` drifted.
+    """
+    busy = ""
+    for pause in pauses:
+        time.sleep(pause)
+        before, share_before = timed(known, seconds)
+        found, share = take()
+        after, share_after = timed(known, seconds)
+        fast, slow = sorted(map(statistics.median, (before, after)))
+        cpu_share = min(share_before, share, share_after)
+        if setup.device == "cpu" and setup.threads == 1 and cpu_share < MIN_CPU_SHARE:
+            busy = f"other processes took {100 * (1 - cpu_share):.0f} % of the CPU's time"
+        elif slow / fast - 1 > max_drift:
+            busy = f"{REFERENCE} took from {fast:.3g} to {slow:.3g} ms before and after"
+        else:
+            return found, statistics.median(before), statistics.median(after)
     raise MachineBusyError(
-        f"the machine does not hold still: {busy}, in {attempts} attempts; allowed are "
-        f"{100 - 100 * MIN_CPU_SHARE:.0f} % of its time and {100 * MAX_DRIFT:.0f} % of drift; end what else runs, and try again"
+        f"the machine does not hold still: {busy}, in {len(pauses)} attempts; allowed are "
+        f"{100 - 100 * MIN_CPU_SHARE:.0f} % of its time and {100 * max_drift:.0f} % of drift; end what else runs, and try again"
     )
 
 
