@@ -36,12 +36,6 @@ class Networks(Shape):
     limit: tuple[str, ...] = ()
     """Only networks within it, such as 'macs_m<200'; may be given several times."""
 
-    def limits(self) -> list[str]:
-        """The limits as they are written; raises NasError for one that is none."""
-        from nas.objectives import parse_limit
-
-        return [str(parse_limit(text)) for text in self.limit]
-
     def reachable(self, space: str, **how: int) -> "list[Architecture]":
         """The networks; `how` are points and seed. Raises: NasError if there is none."""
         from nas.latency.build import reachable
@@ -94,17 +88,16 @@ def latency_build(space: str, /, *, setup: Setup, which: Networks, output: Path 
     from nas.progress import bar
     from nas.spaces import space as find_space
 
-    name, limits = find_space(space).name, which.limits()
-    side = [f"{which.resolution}px"] * bool(which.resolution)
+    name, side = find_space(space).name, [f"{which.resolution}px"] * bool(which.resolution)
     how = [device_model(setup), setup.runtime, setup.device, f"{setup.threads}threads", f"batch{setup.batch}", setup.dtype]
-    words = "-".join([name, *side, f"{which.classes}classes", *limits, *how])
+    words = "-".join([name, *side, f"{which.classes}classes", *which.limit, *how])
     file = output or table_folder() / (re.sub(r"[^A-Za-z0-9_.]+", "-", words) + ".json")
     networks = which.reachable(space)
     with bar("layers timed") as told:
         table = build_table(networks, space=name, output=file, num_classes=which.classes, setup=setup, on_progress=told)
     print(f"{len(table.milliseconds):,} layers: {shown_path(file)}")
     options = [f"--classes {which.classes}", f"--space {shlex.quote(space)}"]
-    options += [f"--resolution {which.resolution}"] * bool(side) + [f"--limit {shlex.quote(limit)}" for limit in limits]
+    options += [f"--resolution {which.resolution}"] * bool(side) + [f"--limit {shlex.quote(limit)}" for limit in which.limit]
     print("\n" + " ".join(["nas latency check", shown_path(file), *options]))
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
@@ -33,37 +33,31 @@ def bar(what: str) -> Iterator[Callable[[int, int], None]]:
 class ShownTraining:
     """What a training tells of itself: a bar over all of it, and a line per epoch."""
 
-    def __init__(self, epochs: int, progress: Progress, task: TaskID) -> None:
-        self.epochs, self.progress, self.task = epochs, progress, task
-        self.steps: list[tuple[float, int]] = []  # the first and the last of this epoch: (when, images done)
+    def __init__(self, epochs: int, progress: Progress) -> None:
+        self.epochs, self.progress, self.begins = epochs, progress, True
+        self.task = progress.add_task("", total=None, epoch=1, top1="-", speed=0.0)
 
     def on_step(self, done: int, total: int) -> None:
         """So many images of the training have been trained on."""
-        self.steps = [*self.steps[:1], (time.perf_counter(), done)]
-        if self.progress.tasks[0].total is None:
-            self.progress.start()  # now, since images may have been decoded before under a bar of their own
-            self.progress.reset(self.task, total=total, completed=done)  # what was done before it was killed took no time now
-        self.progress.update(self.task, completed=done, speed=self.rate())
+        if self.begins:  # an epoch: what was done before, such as to decode images or to validate, says nothing of the speed
+            self.progress.start()
+            self.progress.reset(self.task, total=total)
+            self.begins = False
+        self.progress.update(self.task, completed=done)
+        self.progress.update(self.task, speed=self.progress.tasks[0].speed or 0.0)
 
     def on_epoch(self, epoch: Epoch) -> None:
         """An epoch has ended."""
         left = timedelta(seconds=round((self.epochs - epoch.epoch) * epoch.seconds))
-        rate = f"{self.rate():,.0f} images/s, " if self.rate() else ""
+        speed = self.progress.tasks[0].speed
         self.progress.console.print(
             f"epoch {epoch.epoch}/{self.epochs}: loss {epoch.train_loss:.3f}, val_top1_pct {epoch.val_top1_pct:.2f}, "
-            f"{rate}{epoch.seconds:.1f} s, {left} left",
+            f"{f'{speed:,.0f} images/s, ' if speed else ''}{epoch.seconds:.1f} s, {left} left",
             highlight=False,
             soft_wrap=True,
         )
         self.progress.update(self.task, epoch=min(epoch.epoch + 1, self.epochs), top1=f"{epoch.val_top1_pct:.2f}")
-        self.steps = []
-
-    def rate(self) -> float:
-        """Images a second in this epoch so far, without validation."""
-        if len(self.steps) < 2:
-            return 0.0
-        (began, before), (now, done) = self.steps
-        return (done - before) / (now - began)
+        self.begins = True
 
 
 @contextmanager
@@ -79,9 +73,8 @@ def shown_training(epochs: int) -> Iterator[ShownTraining]:
         transient=True,
         disable=not console.is_terminal,
     )
-    task = progress.add_task("", total=None, epoch=1, top1="-", speed=0.0)
     try:
-        yield ShownTraining(epochs, progress, task)
+        yield ShownTraining(epochs, progress)
     finally:
         progress.stop()
 

@@ -19,10 +19,10 @@ from scipy.stats import kendalltau, spearmanr
 from sklearn.preprocessing import MultiLabelBinarizer
 
 from nas.architecture import Architecture
-from nas.errors import NasError
+from nas.errors import MachineBusyError, NasError
 from nas.files import append_line, locked, mend_lines, read_lines
 from nas.latency.runtimes import device_model, profile, runner, runtime_version
-from nas.latency.table import Check, LatencyTable, Setup
+from nas.latency.table import ONE_THREAD, Check, LatencyTable, Setup
 from nas.latency.timing import REFERENCE, between_references, measure, timed
 from nas.layers import layers
 from nas.published import reference
@@ -47,7 +47,7 @@ def build_table(
     space: str,
     output: Path,
     num_classes: int = 1000,
-    setup: Setup | None = None,
+    setup: Setup = ONE_THREAD,
     on_progress: Callable[[int, int], None] = lambda _done, _all: None,
 ) -> LatencyTable:
     """Time every layer of some networks of a space, such as the `reachable` ones, and write the table to `output`.
@@ -57,7 +57,6 @@ def build_table(
 
     Raises: NasError if the file cannot be written, another process builds it, or the machine does not hold still.
     """
-    setup = setup or Setup()
     log, lock = (output.with_name(f".{output.name}.{what}") for what in ("timed", "lock"))
     identity = {"setup": repr(setup), "device": device_model(setup), "version": runtime_version(setup), "classes": num_classes}
     binarizer = MultiLabelBinarizer(sparse_output=True)  # which network has which layer
@@ -191,7 +190,7 @@ def check_table(
     """The table with what it is worth, over so many of the networks, drawn at random; `on_network` gets the milliseconds of each.
 
     A network during which the machine does not hold still is left out, and another is taken.
-    Raises: NasError where that happens to more than are wanted, or the table lacks a layer.
+    Raises: MachineBusyError where that happens to more than are wanted; NasError if the table lacks a layer.
     """
     pairs: list[tuple[float, float]] = []
     refused = 0
@@ -201,9 +200,8 @@ def check_table(
         predicted = table.predict(network, num_classes)
         try:
             measured = measure(network, num_classes, table.setup).median_ms
-        except NasError:
-            refused += 1
-            if refused > number:
+        except MachineBusyError:
+            if (refused := refused + 1) > number:
                 raise
             continue
         on_network(network, measured, predicted)

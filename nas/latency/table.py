@@ -53,6 +53,9 @@ class Setup:
             raise NasError(f"dtype: {self.dtype} is not run in onnxruntime here; give float32, or --runtime torch")
 
 
+ONE_THREAD: Final = Setup()  # of onnxruntime, an image at a time: what a search predicts by default
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Check:
     """How far a table's predictions are from whole networks that were measured; intervals hold 95 % (bootstrap)."""
@@ -161,7 +164,7 @@ def newest_table(space: str, networks: Sequence[Architecture], num_classes: int)
         except NasError as error:
             logger.warning("%s", error)
             continue
-        fits = table.space == space and table.setup == Setup()
+        fits = table.space == space and table.setup == ONE_THREAD
         if fits and any(not table.missing(network, num_classes) for network in networks):
             dates[file] = table.date
     return max(dates, key=dates.__getitem__, default=None)

@@ -11,7 +11,7 @@ from nas.architecture import Architecture
 from nas.devices import is_out_of_memory
 from nas.errors import MachineBusyError, NasError
 from nas.latency.runtimes import device_model, runner, runtime_version
-from nas.latency.table import Setup
+from nas.latency.table import ONE_THREAD, Setup
 from nas.published import reference
 
 REFERENCE: Final = "mobilenetv3_small_100"  # timed before and after each measurement
@@ -45,14 +45,13 @@ class Latency:
 
 
 def measure(
-    architecture: Architecture, num_classes: int = 1000, setup: Setup | None = None, *, attempts: int = ATTEMPTS
+    architecture: Architecture, num_classes: int = 1000, setup: Setup = ONE_THREAD, *, attempts: int = ATTEMPTS
 ) -> Latency:
     """The latency of a network in milliseconds: warmed up, repeated, synchronised.
 
     Raises: NasError for a device that is not there; MachineBusyError where, in all attempts, other processes took the CPU or the
     reference network, timed before and after, drifted by more than 5 %.
     """
-    setup = setup or Setup()
     with (
         _within_memory(setup),
         runner(architecture, num_classes, setup) as run,

@@ -198,7 +198,7 @@ def test_a_table_is_built_and_checked_by_command(hurried, tmp_path, monkeypatch,
     monkeypatch.chdir(tmp_path)
     options = ["--classes", "10", "--limit", "macs_m<4"]
     assert run(["latency", "build", str(TINY), "--output", "tiny.json", *options]) == 0
-    proposed = f"nas latency check tiny.json --classes 10 --space {TINY} --limit 'macs_m<=4'"
+    proposed = f"nas latency check tiny.json --classes 10 --space {TINY} --limit 'macs_m<4'"
     assert capsys.readouterr().out.splitlines()[-1] == proposed
     assert run([*shlex.split(proposed)[1:], "--networks", "2"]) == 0
     check = read_table(tmp_path / "tiny.json").check
