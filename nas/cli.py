@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 from nas.errors import NasError
 from nas.export_commands import export, train
 from nas.latency_commands import latency, measure
-from nas.parsing import HELP, USER_ERROR, choose, constructors, named_plugins, parsed
+from nas.parsing import HELP, USER_ERROR, choose, command, constructors, named_plugins, parsed
 from nas.plugins import load_plugin, plugin_names, summary
 from nas.printing import log_to_stdout, print_front, shown_path
 from nas.results_commands import clean, compare, dashboard, report, runs, table, verify
@@ -125,9 +125,14 @@ def _run_and_print(experiment: "Experiment", run: Callable[..., Path], *argument
         print(f"nas export {shown_path(folder)} --best {experiment.objectives[0].name}")
 
 
-def space(arguments: list[str]) -> None:
-    """Describe a search space: its size, what its networks cost, its published networks; without a name, list the spaces."""
-    if not arguments or HELP & set(arguments):
+@command
+def space(name: str | None = None, /) -> None:
+    """Describe a search space: its size, what its networks cost, its published networks; without a name, list the spaces.
+
+    Args:
+        name: The space's name, or the path of a Python file with a SPACE.
+    """
+    if name is None:
         print("nas space NAME: a space's name, or the path of a Python file with a SPACE\n")
         _list("space")
         return
@@ -137,23 +142,20 @@ def space(arguments: list[str]) -> None:
     from nas.spaces import num_points, sample
     from nas.spaces import space as find_space
 
-    if len(arguments) > 1:
-        raise NasError(f"nas space takes one name and nothing else; given: {' '.join(arguments)}")
-    found = find_space(arguments[0])
+    found = find_space(name)
     generator = random.Random(0)
     costs = [cost(found.decode(sample(found.parameters, generator))) for _ in range(1_000)]
     print(f"{found.name}: {(type(found).__doc__ or '').splitlines()[0]}\n")
     print(f"{len(found.parameters)} parameters, {num_points(found.parameters):.3g} points\n")
-    for name, distribution in found.parameters.items():
-        print(f"  {name:<24} {_choices(distribution)}")
+    for parameter, distribution in found.parameters.items():
+        print(f"  {parameter:<24} {_choices(distribution)}")
     print("\nover 1,000 random points, 1,000 classes: smallest, median, largest")
-    for name, values in (("params_m", [c.params for c in costs]), ("macs_m", [c.macs for c in costs])):
-        values.sort()
-        print(f"  {name:<24} {values[0] / 1e6:.3f}  {values[500] / 1e6:.3f}  {values[-1] / 1e6:.3f}")
+    for unit, values in (("params_m", sorted(c.params for c in costs)), ("macs_m", sorted(c.macs for c in costs))):
+        print(f"  {unit:<24} {values[0] / 1e6:.3f}  {values[500] / 1e6:.3f}  {values[-1] / 1e6:.3f}")
     print("\npublished networks among its points: params_m, macs_m")
-    for name, params in found.references.items():
+    for network, params in found.references.items():
         reference_cost = cost(found.decode(params))
-        print(f"  {name:<34} {reference_cost.params / 1e6:8.3f} {reference_cost.macs / 1e6:10.3f}")
+        print(f"  {network:<34} {reference_cost.params / 1e6:8.3f} {reference_cost.macs / 1e6:10.3f}")
 
 
 def _choices(distribution: Any) -> str:

@@ -1,19 +1,15 @@
 """What somebody who waits sees: lines that stay in place in a terminal; in a pipe, a line per trial of a search or per epoch."""
 
 import logging
+import math
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from rich.console import Console, Group, RenderableType
-from rich.live import Live
+from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.progress_bar import ProgressBar
-from rich.table import Table
 from rich.text import Text
 
 from nas.recipe import Epoch
@@ -79,40 +75,31 @@ def shown_training(epochs: int) -> Iterator[ShownTraining]:
         progress.stop()
 
 
-@dataclass(slots=True, kw_only=True)
-class _Search:
-    """What is drawn of a search, anew at every refresh."""
+class _SearchProgress(Progress):
+    """The bar of a search, what became of its trials, and the best so far, all read anew at every refresh."""
 
-    searcher: "ArchitectureSearcher"
-    started: float
-    ended_before: int
-    """Trials that had ended when this session began."""
+    def __init__(self, searcher: "ArchitectureSearcher", console: Console) -> None:
+        columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("left"))
+        super().__init__(*columns, console=console, refresh_per_second=4, speed_estimate_period=math.inf)
+        self.searcher = searcher
+        self.add_task("", total=searcher.state.session.experiment.trials, completed=searcher.state.log.tally.ended)
 
-    def __rich__(self) -> RenderableType:
+    def get_renderables(self) -> Iterator[RenderableType]:
+        """What is drawn."""
         state, tally = self.searcher.state, self.searcher.state.log.tally
-        trials = state.session.experiment.trials
-        left, ended = "", tally.ended - self.ended_before
-        if state.interrupted.is_set():
-            left = "stopping when the epochs under way have ended"
-        elif ended:
-            seconds = (time.monotonic() - self.started) / ended * max(0, trials - tally.ended)
-            left = f"{timedelta(seconds=round(seconds))} left"
-        drawn = Table.grid(padding=(0, 1))
-        drawn.add_row(ProgressBar(total=trials, completed=tally.ended, width=40), f"{tally.ended}/{trials}", left)
-        counts = (
+        self.update(self.task_ids[0], completed=tally.ended)
+        yield self.make_tasks_table(self.tasks)
+        yield Text.from_markup(
             f"[green]{tally.done} done[/] · {len(self.searcher.pending)} running · {tally.stopped} stopped early · "
             f"{f'[red]{tally.failed} failed[/]' if tally.failed else '0 failed'} · {tally.infeasible} infeasible"
+            f"{' · stopping when the epochs under way have ended' if state.interrupted.is_set() else ''}"
         )
-        return Group(drawn, Text.from_markup(counts), Text(self._best()))
-
-    def _best(self) -> str:
-        """The best value of each objective, and the hypervolume."""
-        keeper, objectives = self.searcher.state.keeper, self.searcher.state.session.plan.problem.objectives
-        if not keeper.front:
-            return "no network yet"
-        best = zip(objectives, map(min, zip(*keeper.front.values(), strict=True)), strict=True)
-        values = ", ".join(f"{one.name} {one.loss(loss):.4g}" for one, loss in best)
-        return f"best {values}; front {len(keeper.front)}, hypervolume {keeper.hypervolume():.3f}"
+        front = state.keeper.front
+        best = [min(losses) for losses in zip(*front.values(), strict=True)]
+        objectives = zip(state.session.plan.problem.objectives, best, strict=True) if front else ()
+        values = ", ".join(f"{one.name} {one.loss(loss):.4g}" for one, loss in objectives)
+        found = f"best {values}; front {len(front)}, hypervolume {state.keeper.hypervolume():.3f}"
+        yield Text(found if front else "no network yet")
 
 
 @contextmanager
@@ -122,10 +109,9 @@ def shown_search(searcher: "ArchitectureSearcher") -> Iterator[None]:
     if not console.is_terminal:  # the log has a line per trial
         yield
         return
-    shown = _Search(searcher=searcher, started=time.monotonic(), ended_before=searcher.state.log.tally.ended)
     before, handlers = sys.stdout, logging.getLogger().handlers
     moved = [one for one in handlers if isinstance(one, logging.StreamHandler) and one.stream is before]
-    with Live(shown, console=console, refresh_per_second=4):
+    with _SearchProgress(searcher, console):
         for handler in moved:
             handler.setStream(sys.stdout)  # which puts lines above what stays in place
         try:

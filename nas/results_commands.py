@@ -19,11 +19,10 @@ def runs(folder: Path = Path("runs"), /) -> None:
     Args:
         folder: The folder that the run folders are in.
     """
-    from nas.housekeeping import list_runs
+    from nas.housekeeping import RunSummary, list_runs
 
     found = list_runs(folder)
-    columns = ("run", "state", "trials", "front", "best", "size_mb")
-    print_table(columns, [(shown_path(r.run), r.state, r.trials, r.front, r.best, f"{r.size_mb:,.1f}") for r in found])
+    print_table(RunSummary._fields, [(shown_path(run.run), *run[1:-1], f"{run.size_mb:,.1f}") for run in found])
     print(f"{len(found)} runs, {sum(r.size_mb for r in found):,.1f} MB")
 
 
@@ -125,21 +124,16 @@ def compare(one: Path, other: Path, /) -> None:
 
 def _compared(found: "Comparison") -> list[list[str]]:
     sides = (found.one, found.other)
-    attained = [
-        [f"{found.objectives[0]} within {found.objectives[1]} {level:.4g}", *(_attained(side.attained[i]) for side in sides)]
-        for i, level in enumerate(found.levels)
-    ]
-    return [
+    rows = [
         ["runs", *(str(len(side.runs)) for side in sides)],
         ["hypervolume", *(f"{sum(side.hypervolumes) / len(side.hypervolumes):.4f}" for side in sides)],
         ["lowest to highest", *(f"{min(side.hypervolumes):.4f} to {max(side.hypervolumes):.4f}" for side in sides)],
         ["beats of the other's front", *(f"{100 * side.coverage:.0f} %" for side in sides)],
-        *attained,
     ]
-
-
-def _attained(value: float) -> str:
-    return "none" if math.isnan(value) else f"{value:.4g}"
+    for i, level in enumerate(found.levels):
+        values = ("none" if math.isnan(side.attained[i]) else f"{side.attained[i]:.4g}" for side in sides)
+        rows.append([f"{found.objectives[0]} within {found.objectives[1]} {level:.4g}", *values])
+    return rows
 
 
 @command

@@ -32,20 +32,14 @@ def share_interval(held: int, draws: int) -> Interval:
 
 def difference_interval(one: Sequence[float], other: Sequence[float]) -> Interval:
     """The interval of the difference of two means: a bootstrap; of few values Welch's t, as a bootstrap is too sure of them."""
-    from scipy.stats import bootstrap, ttest_ind
+    from scipy.stats import ttest_ind
 
     if max(np.ptp(one), np.ptp(other)) == 0:
         return (float(np.mean(one) - np.mean(other)),) * 2
-    if min(len(one), len(other)) < MANY:
-        found = ttest_ind(one, other, equal_var=False).confidence_interval(CONFIDENCE)
-    else:
-        options: Any = {"method": "percentile", "n_resamples": RESAMPLES, "confidence_level": CONFIDENCE, "rng": 0}
-        found = bootstrap((one, other), _difference_of_means, **options).confidence_interval
+    if min(len(one), len(other)) >= MANY:
+        return bootstrap_interval(lambda a, b: float(np.mean(a) - np.mean(b)), one, other, paired=False)
+    found = ttest_ind(one, other, equal_var=False).confidence_interval(CONFIDENCE)
     return float(found.low), float(found.high)
-
-
-def _difference_of_means(one: Any, other: Any, axis: int) -> Any:
-    return np.mean(one, axis=axis) - np.mean(other, axis=axis)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,14 +78,14 @@ def agreement(one: Sequence[float], other: Sequence[Sequence[float]]) -> Agreeme
     return Agreement(kendall=kendall, interval=bootstrap_interval(drawn_tau, everyone))
 
 
-def bootstrap_interval(statistic: Callable[..., float], *samples: Any) -> Interval:
-    """The interval of a statistic of one sample, or of several whose places belong together: a bootstrap over the places.
+def bootstrap_interval(statistic: Callable[..., float], *samples: Any, paired: bool = True) -> Interval:
+    """The interval of a statistic of samples by a bootstrap over their places, which belong together where they are `paired`.
 
     Draws of which the statistic is NaN, such as a ranking of ties alone, are left out; NaN if there is no other.
     """
     from scipy.stats import bootstrap
 
-    options: Any = {"method": "percentile", "n_resamples": RESAMPLES, "vectorized": False, "paired": True, "rng": 0}
+    options: Any = {"method": "percentile", "n_resamples": RESAMPLES, "vectorized": False, "paired": paired, "rng": 0}
     with warnings.catch_warnings(action="ignore"):
         found = bootstrap(samples, statistic, **options).bootstrap_distribution
     tail = (1 - CONFIDENCE) / 2

@@ -1,7 +1,6 @@
 """Networks in the runtimes that people deploy in, whole, and with the time of each layer in its place. Read `timing.py` next."""
 
 import json
-import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -13,6 +12,7 @@ from typing import Any, Final
 
 import numpy as np
 import onnxruntime
+import pandas as pd
 import torch
 from torch import nn
 
@@ -72,16 +72,20 @@ def profile(architecture: Architecture, num_classes: int, setup: Setup, *, runs:
     """
     check_device(setup)
     sequence = layers(architecture, num_classes)
-    if setup.runtime == "onnxruntime":
-        with tempfile.TemporaryDirectory() as folder:
-            run, session = _onnxruntime(architecture, num_classes, setup, profile=str(Path(folder, "profile")))
-            for _ in range(runs):
-                run()
-            found = _by_layer(json.loads(Path(session.end_profiling()).read_text(encoding="utf-8")), len(sequence))
-    else:
+    if setup.runtime == "torch":
         with _torch(architecture, num_classes, setup) as (model, run):
-            found = _hooked(model, run, sequence, setup, runs=runs)
-    return [statistics.median(column) for column in zip(*found, strict=True)]
+            return _hooked(model, run, sequence, setup, runs=runs)
+    with tempfile.TemporaryDirectory() as folder:
+        run, session = _onnxruntime(architecture, num_classes, setup, profile=str(Path(folder, "profile")))
+        for _ in range(runs):
+            run()
+        events = pd.DataFrame(json.loads(Path(session.end_profiling()).read_text(encoding="utf-8")))
+    events["run"] = (events["name"] == "model_run").cumsum()  # it comes after its nodes
+    nodes = events[(events["cat"] == "Node") & events["name"].str.endswith("_kernel_time")]
+    named = nodes["name"].str.extract(r"^(\d+)/", expand=False).astype(float).groupby(nodes["run"])
+    layer = named.bfill().fillna(named.ffill())  # of a node without one, such as a change of layout: that of the next
+    times = nodes["dur"].groupby([nodes["run"], layer]).sum().unstack(fill_value=0).median() / 1e3
+    return times.reindex(range(len(sequence)), fill_value=0.0).tolist()
 
 
 def _onnxruntime(
@@ -100,30 +104,8 @@ def _onnxruntime(
     return partial(session.run, None, image), session
 
 
-def _by_layer(events: list[dict[str, Any]], num_layers: int) -> list[list[float]]:
-    """Of each run in onnxruntime's profile, milliseconds of each layer.
-
-    A node without a layer's number, such as a change of layout, belongs to the layer of the next one that has it.
-    """
-    runs: list[list[float]] = []
-    times, waiting, last = [0.0] * num_layers, 0.0, 0
-    for event in events:
-        if event["name"] == "model_run":  # comes after its nodes
-            times[last] += waiting
-            runs.append(times)
-            times, waiting, last = [0.0] * num_layers, 0.0, 0
-        elif event.get("cat") == "Node" and event["name"].endswith("_kernel_time"):
-            number, slash, _ = event["name"].partition("/")
-            waiting += event["dur"] / 1e3
-            if slash and number.isdigit():
-                last = int(number)
-                times[last] += waiting
-                waiting = 0.0
-    return runs
-
-
 @contextmanager
-def _torch(architecture: Architecture, num_classes: int, setup: Setup) -> Iterator[tuple[nn.Module, Callable[[], None]]]:
+def _torch(architecture: Architecture, num_classes: int, setup: Setup) -> Iterator[tuple[nn.Module, Callable[[], object]]]:
     """The network, and a call that runs it once."""
     dtype, before = DTYPES[setup.dtype], torch.get_num_threads()
     torch.set_num_threads(setup.threads)
@@ -143,8 +125,8 @@ def _torch(architecture: Architecture, num_classes: int, setup: Setup) -> Iterat
         torch.set_num_threads(before)
 
 
-def _hooked(model: nn.Module, run: Callable[[], None], sequence: list[Layer], setup: Setup, *, runs: int) -> list[list[float]]:
-    """Milliseconds, a run, from the beginning of each layer to that of the next: a sum counts to the layer before it."""
+def _hooked(model: nn.Module, run: Callable[[], object], sequence: list[Layer], setup: Setup, *, runs: int) -> list[float]:
+    """The median milliseconds from the beginning of each layer to that of the next: a sum counts to the layer before it."""
     begun: list[tuple[int, Any]] = []
 
     def mark(number: int) -> None:
@@ -159,12 +141,10 @@ def _hooked(model: nn.Module, run: Callable[[], None], sequence: list[Layer], se
         if layer.module:
             model.get_submodule(layer.module).register_forward_pre_hook(lambda _module, _inputs, number=i: mark(number))
     model.register_forward_hook(lambda _module, _inputs, _outputs: mark(len(sequence)))
-    found = []
-    for _ in range(runs):
+    times = np.zeros((runs, len(sequence)))
+    for of_run in times:
         begun.clear()
         run()
-        times = [0.0] * len(sequence)
         for (number, start), (_, end) in pairwise(begun):
-            times[number] += start.elapsed_time(end) if setup.device == "cuda" else 1e3 * (end - start)
-        found.append(times)
-    return found
+            of_run[number] += start.elapsed_time(end) if setup.device == "cuda" else 1e3 * (end - start)
+    return np.median(times, axis=0).tolist()
