@@ -79,15 +79,16 @@ class _SearchProgress(Progress):
     """The bar of a search, what became of its trials, and the best so far, all read anew at every refresh."""
 
     def __init__(self, searcher: "ArchitectureSearcher", console: Console) -> None:
+        self.searcher = searcher  # first, as rich draws at once
         columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("left"))
         super().__init__(*columns, console=console, refresh_per_second=4, speed_estimate_period=math.inf)
-        self.searcher = searcher
         self.add_task("", total=searcher.state.session.experiment.trials, completed=searcher.state.log.tally.ended)
 
     def get_renderables(self) -> Iterator[RenderableType]:
         """What is drawn."""
         state, tally = self.searcher.state, self.searcher.state.log.tally
-        self.update(self.task_ids[0], completed=tally.ended)
+        for task in self.task_ids:
+            self.update(task, completed=tally.ended)
         yield self.make_tasks_table(self.tasks)
         yield Text.from_markup(
             f"[green]{tally.done} done[/] · {len(self.searcher.pending)} running · {tally.stopped} stopped early · "

@@ -6,7 +6,7 @@ layout. Read `nas/objectives/` next.
 
 import random
 import statistics
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -63,7 +63,9 @@ def build_table(
     has = binarizer.fit_transform([[layer.key for layer in layers(network, num_classes)] for network in networks])
     keys = list(binarizer.classes_)
     with locked(lock, busy=f"{output} is being built by another process"), runner(reference(REFERENCE), 1000, setup) as known:
-        lines = list(_timed_before(log, identity))
+        if log.is_file():
+            mend_lines(log)  # of a call that was ended
+        lines = [line for line in (read_lines(log) if log.is_file() else ()) if line.items() >= identity.items()]
         done = {key for line in lines for key in line["keys"]}
         while (lacking := np.array([key not in done for key in keys])).any():  # most are met several times
             on_progress(int((~lacking).sum()), len(keys))
@@ -138,13 +140,6 @@ def _timed_layers(network: Architecture, num_classes: int, setup: Setup, known: 
         )
     keys = [layer.key for layer in layers(network, num_classes)]
     return {"keys": keys, "ms": found[0], "whole_ms": found[1], "reference_ms": (before + after) / 2}
-
-
-def _timed_before(log: Path, identity: dict[str, Any]) -> Iterable[dict[str, Any]]:
-    """What an earlier call that was ended had timed on the same device."""
-    if log.is_file():
-        mend_lines(log)
-        yield from (line for line in read_lines(log) if all(line.get(name) == value for name, value in identity.items()))
 
 
 def _fitted(lines: Sequence[dict[str, Any]]) -> "pd.Series[float]":

@@ -147,4 +147,4 @@ def _hooked(model: nn.Module, run: Callable[[], object], sequence: list[Layer], 
         run()
         for (number, start), (_, end) in pairwise(begun):
             of_run[number] += start.elapsed_time(end) if setup.device == "cuda" else 1e3 * (end - start)
-    return np.median(times, axis=0).tolist()
+    return [float(ms) for ms in np.median(times, axis=0)]
