@@ -84,7 +84,7 @@ def latency_build(space: str, /, *, setup: Setup, which: Networks, output: Path 
         output: The table's file, by default where searches look for it.
     """
     from nas.latency.build import build_table
-    from nas.latency.runtimes import device_model
+    from nas.latency.timing import device_model
     from nas.progress import bar
     from nas.spaces import space as find_space
 

@@ -21,9 +21,8 @@ from sklearn.preprocessing import MultiLabelBinarizer
 from nas.architecture import Architecture
 from nas.errors import MachineBusyError, NasError
 from nas.files import append_line, locked, mend_lines, read_lines
-from nas.latency.runtimes import device_model, profile, runner, runtime_version
 from nas.latency.table import ONE_THREAD, Check, LatencyTable, Setup
-from nas.latency.timing import REFERENCE, between_references, measure, timed
+from nas.latency.timing import REFERENCE, between_references, device_model, measure, profile, runner, runtime_version, timed
 from nas.layers import layers
 from nas.published import reference
 from nas.spaces import SearchSpace, is_choice, sample

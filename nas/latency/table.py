@@ -1,6 +1,6 @@
 """What a latency is of, a table of the milliseconds of layers on one device, and what it says of a whole network.
 
-Needs neither torch nor a runtime. Read `runtimes.py` next.
+Needs neither torch nor a runtime. Read `timing.py` next.
 """
 
 import json

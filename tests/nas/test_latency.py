@@ -21,9 +21,8 @@ from nas.description import as_json, describe, experiment_of
 from nas.errors import MachineBusyError
 from nas.latency.build import build_table, check_table, compared, reachable
 from nas.latency.onnx_graph import onnx_model
-from nas.latency.runtimes import profile, runner
 from nas.latency.table import LatencyTable, Setup, newest_table, read_table, table_folder
-from nas.latency.timing import measure, timed
+from nas.latency.timing import measure, profile, runner, timed
 from nas.layers import layers
 from nas.networks import OwnNetwork
 from nas.objectives import Candidate, objective, parse_limit
