@@ -123,7 +123,7 @@ def train(arguments: list[str]) -> None:
         raise NasError(f"--dataset is missing; give a name or a path of a file; known: {', '.join(plugin_names('dataset'))}")
     import tyro
 
-    from nas.epochs import shown_epochs
+    from nas.progress import shown_training
     from nas.trainer import Training, train_network
 
     dataset = found["dataset"] if found else load_plugin("dataset", "imagenette")
@@ -135,6 +135,6 @@ def train(arguments: list[str]) -> None:
         description=f"Train one network. --dataset NAME is one of {', '.join(plugin_names('dataset'))}, or the path of a file.",
     )
     log_to_stdout()
-    with shown_epochs(training.train.epochs) as shown:
+    with shown_training(training.train.epochs) as shown:
         folder = train_network(training, on_epoch=shown.on_epoch, on_step=shown.on_step)
     _print_export(folder)

@@ -3,8 +3,8 @@
 import os
 import shutil
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from nas.errors import NasError
 from nas.runs import EXPERIMENT_FILE, WEIGHTS, is_running, locked, read_experiment
@@ -13,8 +13,7 @@ from nas.trial import UNDER_WAY
 from nas.trial_log import read_trials
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunSummary:
+class RunSummary(NamedTuple):
     """A run at a glance."""
 
     run: Path

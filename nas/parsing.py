@@ -1,25 +1,49 @@
 """How options become values: tyro reads the fields of dataclasses, and our own objects by their names. Read `cli.py` next."""
 
+import argparse
 import contextlib
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
-from typing import Any
+from typing import Any, Final, TypeAlias
 
-from nas.errors import NasError
-from nas.plugins import load_plugin, plugin_names
+from nas.errors import NasError, unknown
+from nas.plugins import load_plugin
 
 USER_ERROR = 2
+HELP: Final = frozenset(("-h", "--help"))
+
+Command: TypeAlias = Callable[[list[str]], None]
 
 
-def command(function: Callable[..., None]) -> Callable[[list[str]], None]:
-    """The command of a function: options are its arguments, and what stands before the slash is given without a name."""
+def command(function: Callable[..., None]) -> Command:
+    """The command of a function: options are its arguments, and what stands before the slash is given without a name.
+
+    The fields of an argument that is a dataclass are options too.
+    """
 
     @wraps(function)
     def run(options: list[str]) -> None:
-        parsed(function, args=options, prog=f"nas {function.__name__}")
+        import tyro
+
+        config = (tyro.conf.OmitArgPrefixes, tyro.conf.UseAppendAction)
+        parsed(function, args=options, prog=f"nas {function.__qualname__.replace('_', ' ')}", config=config)
 
     return run
+
+
+def choose(commands: Mapping[str, Command], arguments: Sequence[str], *, prog: str, purpose: str) -> None:
+    """Run the command that the first argument names, with the others; without one, list the commands below their purpose.
+
+    Raises: NasError if there is none of that name.
+    """
+    if not arguments or arguments[0] in HELP:
+        lines = [f"  {prog} {name:<9} {(found.__doc__ or '').splitlines()[0]}" for name, found in commands.items()]
+        print("\n".join([purpose, "", *lines, "", "Each has --help."]))
+    elif arguments[0] not in commands:
+        raise unknown(f"{prog} command".removeprefix("nas "), arguments[0], commands)
+    else:
+        commands[arguments[0]](list(arguments[1:]))
 
 
 def parsed(target: Any, **arguments: Any) -> Any:
@@ -42,17 +66,14 @@ def parsed(target: Any, **arguments: Any) -> Any:
 
 def named_plugins(kinds: Sequence[str], options: list[str]) -> tuple[dict[str, Any], list[str]]:
     """(the plug-ins that `--space NAME` or `--dataset NAME` ask for, the options left)."""
-    joined = tuple(f"--{kind}=" for kind in kinds)
-    left = [part for option in options for part in (option.split("=", 1) if option.startswith(joined) else [option])]
-    found = {}
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     for kind in kinds:
-        while f"--{kind}" in left:
-            at = left.index(f"--{kind}")
-            if at + 1 == len(left):
-                raise NasError(f"--{kind} needs a name; known: {', '.join(plugin_names(kind))}")
-            found[kind] = load_plugin(kind, left[at + 1])
-            del left[at : at + 2]
-    return found, left
+        parser.add_argument(f"--{kind}")
+    try:
+        found, left = parser.parse_known_args(options)
+    except argparse.ArgumentError as error:
+        raise NasError(f"{error.argument_name} needs a name") from None
+    return {kind: load_plugin(kind, name) for kind, name in vars(found).items() if name is not None}, left
 
 
 def constructors(own: Sequence[Any]) -> Any:

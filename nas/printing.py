@@ -39,7 +39,10 @@ def print_rows(df: "pd.DataFrame", columns: list[str]) -> None:
     if df.empty:
         print("no row")
         return
-    cells = [["" if pd.isna(value) else _cell(value) for value in row] for row in df[columns].itertuples(index=False)]
+    cells = [
+        ["" if pd.isna(value) else f"{value:.4g}" if isinstance(value, float) else value for value in row]
+        for row in df[columns].itertuples(index=False)
+    ]
     print_table(columns, cells, right=[column for column in columns if pd.api.types.is_numeric_dtype(df[column])])
 
 
@@ -62,10 +65,6 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[Any]], *, right:
     for row in texts:
         drawn.add_row(*map(Text, row))  # nothing in a cell is markup
     Console().print(drawn)
-
-
-def _cell(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def shown_path(path: Path) -> str:

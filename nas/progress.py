@@ -1,90 +1,122 @@
-"""A search as somebody who waits for it sees it: a few lines that stay in place in a terminal; a line per trial in a pipe."""
+"""What somebody who waits sees: lines that stay in place in a terminal; in a pipe, a line per trial of a search or per epoch."""
 
 import logging
+import math
 import sys
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import timedelta
+from typing import TYPE_CHECKING
 
-from rich.console import Console, Group, RenderableType
-from rich.live import Live
-from rich.progress_bar import ProgressBar
-from rich.table import Table
+from rich.console import Console, RenderableType
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from nas.searcher import ArchitectureSearcher
+from nas.recipe import Epoch
 
-
-@dataclass(slots=True, kw_only=True)
-class _Shown:
-    """What is drawn, anew at every refresh."""
-
-    searcher: ArchitectureSearcher
-    started: float
-    ended_before: int
-    """Trials that had ended when this session began."""
-
-    def __rich__(self) -> RenderableType:
-        searcher, tally = self.searcher, self.searcher.state.log.tally
-        bar = Table.grid(padding=(0, 1))
-        bar.add_row(ProgressBar(total=self.trials, completed=tally.ended, width=40), f"{tally.ended}/{self.trials}", self._left())
-        counts = [
-            f"[green]{tally.done} done[/]",
-            f"{len(searcher.pending)} running",
-            f"{tally.stopped} stopped early",
-            f"[red]{tally.failed} failed[/]" if tally.failed else "0 failed",
-            f"{tally.infeasible} infeasible",
-        ]
-        return Group(bar, Text.from_markup(" · ".join(counts)), Text(self._best()))
-
-    @property
-    def trials(self) -> int:
-        """How many are asked for."""
-        return self.searcher.state.session.experiment.trials
-
-    def _left(self) -> str:
-        """Time that is left, from the trials of this session."""
-        state = self.searcher.state
-        ended = state.log.tally.ended - self.ended_before
-        if state.interrupted.is_set():
-            return "stopping when the epochs under way have ended"
-        if not ended:
-            return ""
-        rate = (time.monotonic() - self.started) / ended
-        return f"{timedelta(seconds=round(rate * max(0, self.trials - state.log.tally.ended)))} left"
-
-    def _best(self) -> str:
-        """The best value of each objective, and the hypervolume."""
-        keeper = self.searcher.state.keeper
-        if not keeper.front:
-            return "no network yet"
-        best = [min(losses) for losses in zip(*keeper.front.values(), strict=True)]
-        objectives = self.searcher.state.session.plan.problem.objectives
-        parts = [f"{one.name} {one.loss(loss):.4g}" for one, loss in zip(objectives, best, strict=True)]
-        return f"best {', '.join(parts)}; front {len(keeper.front)}, hypervolume {keeper.hypervolume():.3f}"
+if TYPE_CHECKING:  # it loads Ray, which no training needs
+    from nas.searcher import ArchitectureSearcher
 
 
 @contextmanager
-def shown_search(searcher: ArchitectureSearcher) -> Iterator[None]:
+def bar(what: str) -> Iterator[Callable[[int, int], None]]:
+    """What is called with (done, in all) and draws a bar with the time that is left, once it is known how much there is."""
+    with Progress(TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()) as progress:
+        task = progress.add_task(what, visible=False)
+        yield lambda done, of: progress.update(task, completed=done, total=of, visible=True)
+
+
+class ShownTraining:
+    """What a training tells of itself: a bar over all of it, and a line per epoch."""
+
+    def __init__(self, epochs: int, progress: Progress) -> None:
+        self.epochs, self.progress, self.begins = epochs, progress, True
+        self.task = progress.add_task("", total=None, epoch=1, top1="-", speed=0.0)
+
+    def on_step(self, done: int, total: int) -> None:
+        """So many images of the training have been trained on."""
+        if self.begins:  # an epoch: what was done before, such as to decode images or to validate, says nothing of the speed
+            self.progress.start()
+            self.progress.reset(self.task, total=total)
+            self.begins = False
+        self.progress.update(self.task, completed=done)
+        self.progress.update(self.task, speed=self.progress.tasks[0].speed or 0.0)
+
+    def on_epoch(self, epoch: Epoch) -> None:
+        """An epoch has ended."""
+        left = timedelta(seconds=round((self.epochs - epoch.epoch) * epoch.seconds))
+        speed = self.progress.tasks[0].speed
+        self.progress.console.print(
+            f"epoch {epoch.epoch}/{self.epochs}: loss {epoch.train_loss:.3f}, val_top1_pct {epoch.val_top1_pct:.2f}, "
+            f"{f'{speed:,.0f} images/s, ' if speed else ''}{epoch.seconds:.1f} s, {left} left",
+            highlight=False,
+            soft_wrap=True,
+        )
+        self.progress.update(self.task, epoch=min(epoch.epoch + 1, self.epochs), top1=f"{epoch.val_top1_pct:.2f}")
+        self.begins = True
+
+
+@contextmanager
+def shown_training(epochs: int) -> Iterator[ShownTraining]:
+    """Where a training is shown on the standard output while it lasts."""
+    console = Console()
+    progress = Progress(
+        TextColumn("epoch {task.fields[epoch]}/" + str(epochs)),
+        BarColumn(),
+        TextColumn("{task.fields[speed]:,.0f} images/s, val_top1_pct {task.fields[top1]}, left"),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    )
+    try:
+        yield ShownTraining(epochs, progress)
+    finally:
+        progress.stop()
+
+
+class _SearchProgress(Progress):
+    """The bar of a search, what became of its trials, and the best so far, all read anew at every refresh."""
+
+    def __init__(self, searcher: "ArchitectureSearcher", console: Console) -> None:
+        self.searcher = searcher  # first, as rich draws at once
+        columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("left"))
+        super().__init__(*columns, console=console, refresh_per_second=4, speed_estimate_period=math.inf)
+        self.add_task("", total=searcher.state.session.experiment.trials, completed=searcher.state.log.tally.ended)
+
+    def get_renderables(self) -> Iterator[RenderableType]:
+        """What is drawn."""
+        state, tally = self.searcher.state, self.searcher.state.log.tally
+        for task in self.task_ids:
+            self.update(task, completed=tally.ended)
+        yield self.make_tasks_table(self.tasks)
+        yield Text.from_markup(
+            f"[green]{tally.done} done[/] · {len(self.searcher.pending)} running · {tally.stopped} stopped early · "
+            f"{f'[red]{tally.failed} failed[/]' if tally.failed else '0 failed'} · {tally.infeasible} infeasible"
+            f"{' · stopping when the epochs under way have ended' if state.interrupted.is_set() else ''}"
+        )
+        front = state.keeper.front
+        best = [min(losses) for losses in zip(*front.values(), strict=True)]
+        objectives = zip(state.session.plan.problem.objectives, best, strict=True) if front else ()
+        values = ", ".join(f"{one.name} {one.loss(loss):.4g}" for one, loss in objectives)
+        found = f"best {values}; front {len(front)}, hypervolume {state.keeper.hypervolume():.3f}"
+        yield Text(found if front else "no network yet")
+
+
+@contextmanager
+def shown_search(searcher: "ArchitectureSearcher") -> Iterator[None]:
     """Where a search is shown on the standard output while it lasts."""
     console = Console()
     if not console.is_terminal:  # the log has a line per trial
         yield
         return
-    shown = _Shown(searcher=searcher, started=time.monotonic(), ended_before=searcher.state.log.tally.ended)
-    before = sys.stdout
-    handlers = [
-        handler
-        for handler in logging.getLogger().handlers
-        if isinstance(handler, logging.StreamHandler) and handler.stream is before
-    ]
-    with Live(shown, console=console, refresh_per_second=4):
-        for handler in handlers:
+    before, handlers = sys.stdout, logging.getLogger().handlers
+    moved = [one for one in handlers if isinstance(one, logging.StreamHandler) and one.stream is before]
+    with _SearchProgress(searcher, console):
+        for handler in moved:
             handler.setStream(sys.stdout)  # which puts lines above what stays in place
         try:
             yield
         finally:
-            for handler in handlers:
+            for handler in moved:
                 handler.setStream(before)

@@ -1,12 +1,45 @@
-"""`nas table`, `report`, `compare`, `verify`, `dashboard`: call one function, print. Read `cli.py` next."""
+"""`nas runs`, `clean`, `table`, `report`, `compare`, `verify`, `dashboard`: call one function, print. Read `cli.py` next."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from nas.parsing import command
 from nas.printing import log_to_stdout, print_front, print_rows, print_table, shown_path
 from nas.trial import Status
+
+
+@command
+def runs(folder: Path = Path("runs"), /) -> None:
+    """List every run in a folder: its state, trials, best network and size.
+
+    Args:
+        folder: The folder that the run folders are in.
+    """
+    from nas.housekeeping import RunSummary, list_runs
+
+    found = list_runs(folder)
+    print_table(RunSummary._fields, [(shown_path(run.run), *run[1:-1], f"{run.size_mb:,.1f}") for run in found])
+    print(f"{len(found)} runs, {sum(r.size_mb for r in found):,.1f} MB")
+
+
+@command
+def clean(run: tuple[Path, ...], /, *, yes: bool = False) -> None:
+    """Say which weights and checkpoints of networks off the front a run keeps, and remove them with --yes.
+
+    Args:
+        run: Run folders.
+        yes: Remove them.
+    """
+    from nas.housekeeping import clean as clean_run
+    from nas.housekeeping import removable, size_mb
+
+    for folder in run:
+        entries = removable(folder)
+        names = ", ".join(entry.name for entry in entries)
+        print(f"{shown_path(folder)}: {sum(map(size_mb, entries)):,.1f} MB off the front: {names or 'nothing'}")
+        if yes:
+            print(f"{clean_run(folder):,.1f} MB removed")
+    if not yes:
+        print("nothing is removed yet; give --yes to remove them")
 
 
 @command
@@ -102,26 +135,18 @@ def verify(run: Path, /, *, top: int = 5, seeds: int = 3, epochs: int | None = N
         seeds: How often each is trained.
         epochs: Of each training, by default ten times the run's; all else is the run's own recipe.
     """
+    from nas.progress import bar
     from nas.table import results
     from nas.verification import verify as verify_run
 
     log_to_stdout()
-    with _bar() as on_done:
+    with bar("full trainings") as on_done:
         trust = verify_run(run, top=top, seeds=seeds, epochs=epochs, on_done=on_done)
     df = results(run)
     trained = df[df["full_seeds"].notna()].sort_values("full_test_top1_pct", ascending=False)
     columns = [df.attrs["learning_curve"], *(name for name in df.columns if name.startswith("full_"))]
     print_rows(trained, ["trial", "id", *columns])
     print(f"\n{trust}" if trust is not None else "\none network alone has no ranking")
-
-
-@contextmanager
-def _bar() -> Iterator[Callable[[int, int], None]]:
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    with Progress(TextColumn("full trainings"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()) as bar:
-        task = bar.add_task("full trainings", visible=False)  # until it is known that there are any
-        yield lambda done, of: bar.update(task, completed=done, total=of, visible=True)
 
 
 @command

@@ -2,7 +2,7 @@
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
@@ -32,20 +32,14 @@ def share_interval(held: int, draws: int) -> Interval:
 
 def difference_interval(one: Sequence[float], other: Sequence[float]) -> Interval:
     """The interval of the difference of two means: a bootstrap; of few values Welch's t, as a bootstrap is too sure of them."""
-    from scipy.stats import bootstrap, ttest_ind
+    from scipy.stats import ttest_ind
 
     if max(np.ptp(one), np.ptp(other)) == 0:
         return (float(np.mean(one) - np.mean(other)),) * 2
-    if min(len(one), len(other)) < MANY:
-        found = ttest_ind(one, other, equal_var=False).confidence_interval(CONFIDENCE)
-    else:
-        options: Any = {"method": "percentile", "n_resamples": RESAMPLES, "confidence_level": CONFIDENCE, "rng": 0}
-        found = bootstrap((one, other), _difference_of_means, **options).confidence_interval
+    if min(len(one), len(other)) >= MANY:
+        return bootstrap_interval(lambda a, b: float(np.mean(a) - np.mean(b)), one, other, paired=False)
+    found = ttest_ind(one, other, equal_var=False).confidence_interval(CONFIDENCE)
     return float(found.low), float(found.high)
-
-
-def _difference_of_means(one: Any, other: Any, axis: int) -> Any:
-    return np.mean(one, axis=axis) - np.mean(other, axis=axis)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,7 +60,7 @@ class Agreement:
 
 def agreement(one: Sequence[float], other: Sequence[Sequence[float]]) -> Agreement:
     """How a ranking of networks agrees with that by the mean of several measurements of each."""
-    from scipy.stats import bootstrap, kendalltau
+    from scipy.stats import kendalltau
 
     def tau(places: Any, means: Any) -> float:
         return float(kendalltau(np.take(one, places), means).statistic)
@@ -75,15 +69,25 @@ def agreement(one: Sequence[float], other: Sequence[Sequence[float]]) -> Agreeme
     kendall = tau(everyone, [np.mean(repeats) for repeats in other])
     if len(one) < ENOUGH:
         return Agreement(kendall=kendall, interval=None)
-    generator = np.random.default_rng(0)
+    generator = np.random.default_rng(1)
 
     def drawn_tau(places: Any) -> float:
         means = [generator.choice(repeats, len(repeats)).mean() for repeats in other]
         return tau(places, np.take(means, places))  # a network drawn twice ties with itself in both rankings
 
-    options: Any = {"method": "percentile", "n_resamples": RESAMPLES, "vectorized": False, "rng": generator}
-    with warnings.catch_warnings(action="ignore"):  # a draw of one network alone, or of ties alone, has no ranking
-        taus = bootstrap((everyone,), drawn_tau, **options).bootstrap_distribution
+    return Agreement(kendall=kendall, interval=bootstrap_interval(drawn_tau, everyone))
+
+
+def bootstrap_interval(statistic: Callable[..., float], *samples: Any, paired: bool = True) -> Interval:
+    """The interval of a statistic of samples by a bootstrap over their places, which belong together where they are `paired`.
+
+    Draws of which the statistic is NaN, such as a ranking of ties alone, are left out; NaN if there is no other.
+    """
+    from scipy.stats import bootstrap
+
+    options: Any = {"method": "percentile", "n_resamples": RESAMPLES, "vectorized": False, "paired": paired, "rng": 0}
+    with warnings.catch_warnings(action="ignore"):
+        found = bootstrap(samples, statistic, **options).bootstrap_distribution
     tail = (1 - CONFIDENCE) / 2
-    low, high = np.nanquantile(taus, (tail, 1 - tail)) if np.isfinite(taus).any() else (np.nan, np.nan)
-    return Agreement(kendall=kendall, interval=(float(low), float(high)))
+    low, high = np.nanquantile(found, (tail, 1 - tail)) if np.isfinite(found).any() else (np.nan, np.nan)
+    return float(low), float(high)

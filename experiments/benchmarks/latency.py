@@ -20,10 +20,8 @@ from typing import Final
 import nas
 from nas import Block
 from nas.errors import NasError
-from nas.latency.build import build_table, reachable
-from nas.latency.check import check_table
-from nas.latency.setups import Setup
-from nas.latency.table import LatencyTable
+from nas.latency.build import build_table, check_table, reachable
+from nas.latency.table import LatencyTable, Setup
 from nas.latency.timing import measure
 from nas.layers import parts
 

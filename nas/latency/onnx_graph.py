@@ -41,17 +41,11 @@ class _Graph:
         return output
 
     def activation(self, kind: str | None, x: str, name: str) -> str:
-        match kind:
-            case None:
-                return x
-            case "relu":
-                return self.node("Relu", [x], name)
-            case "relu6":
-                return self.node("Clip", [x, self.value(f"{name}.low", 0.0), self.value(f"{name}.high", 6.0)], name)
-            case "silu":
-                return self.node("Mul", [x, self.node("Sigmoid", [x], f"{name}.sigmoid")], name)
-            case _:
-                return self.node("HardSwish", [x], name)
+        if kind == "relu6":
+            return self.node("Clip", [x, self.value(f"{name}.low", 0.0), self.value(f"{name}.high", 6.0)], name)
+        if kind == "silu":
+            return self.node("Mul", [x, self.node("Sigmoid", [x], f"{name}.sigmoid")], name)
+        return self.node({"relu": "Relu", "hard_swish": "HardSwish"}[kind], [x], name) if kind else x
 
     def folded(self, shape: tuple[int, ...], layer: Layer) -> tuple[Any, Any]:
         """(weight, bias) of a layer with the norm behind it; random where there are no weights."""

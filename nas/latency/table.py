@@ -1,23 +1,59 @@
-"""A table of the milliseconds of layers on one device, and what it says of a whole network. Read `build.py` next."""
+"""What a latency is of, a table of the milliseconds of layers on one device, and what it says of a whole network.
+
+Needs neither torch nor a runtime. Read `timing.py` next.
+"""
 
 import json
 import logging
 import os
-import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
 
 from nas.architecture import Architecture
-from nas.errors import NasError
+from nas.errors import NasError, unknown
 from nas.files import write_whole
-from nas.latency.setups import Setup
 from nas.layers import part_keys, parts
 
 FORMAT: Final = 1  # of the file
+RUNTIMES: Final = ("onnxruntime", "torch")
+DEVICES: Final = ("cpu", "cuda")
+DTYPES: Final = ("float32", "bfloat16", "float16")
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setup:
+    """What a network is run in.
+
+    Raises: NasError for what does not exist.
+    """
+
+    runtime: str = "onnxruntime"
+    """onnxruntime, with norms folded; or torch, timm's network as it is, channels_last."""
+    device: str = "cpu"
+    """cpu or cuda."""
+    threads: int = 1
+    """Of the CPU."""
+    batch: int = 1
+    """Images at a time."""
+    dtype: str = "float32"
+    """float32, float16 or bfloat16; onnxruntime runs float32."""
+
+    def __post_init__(self) -> None:
+        for field, known in (("runtime", RUNTIMES), ("device", DEVICES), ("dtype", DTYPES)):
+            if getattr(self, field) not in known:
+                raise unknown(field, getattr(self, field), known)
+        for field in ("threads", "batch"):
+            if getattr(self, field) < 1:
+                raise NasError(f"{field}: {getattr(self, field)} is not 1 or more")
+        if self.runtime == "onnxruntime" and self.dtype != "float32":
+            raise NasError(f"dtype: {self.dtype} is not run in onnxruntime here; give float32, or --runtime torch")
+
+
+ONE_THREAD: Final = Setup()  # of onnxruntime, an image at a time: what a search predicts by default
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,7 +78,10 @@ class Check:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LatencyTable:
-    """Milliseconds of layers, by `Layer.key`, or of whole parts, by `Part.key`, on one device in one runtime."""
+    """Milliseconds of layers, by `Layer.key`, or of whole parts, by `Part.key`, on one device in one runtime.
+
+    Raises: ValueError for a time that is not 0 or more.
+    """
 
     device: str
     """Its model."""
@@ -58,16 +97,25 @@ class LatencyTable:
     check: Check | None = None
     """How good it is; None where nobody looked."""
 
+    def __post_init__(self) -> None:
+        for key, ms in self.milliseconds.items():
+            if not 0 <= ms < float("inf"):
+                raise ValueError(f"{key!r} takes {ms} ms")
+
     def predict(self, architecture: Architecture, num_classes: int) -> float:
         """The latency of a network, milliseconds of one batch.
 
-        Raises: NasError naming the layers that the table does not have.
+        Raises: NasError naming five of the layers that the table does not have, and how many more are missing.
         """
         try:
             return self.overhead_ms + sum(map(self.milliseconds.__getitem__, self._keys(architecture, num_classes)))
         except KeyError:
-            check_covers(self, [architecture], num_classes)
-            raise
+            missing = self.missing(architecture, num_classes)
+            more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
+            raise NasError(
+                f"the latency table of {self.device} has no {', '.join(map(repr, missing[:5]))}{more}; it was made for space "
+                f"{self.space}: build one for this space, its resolution and number of classes with `nas latency build`"
+            ) from None
 
     def missing(self, architecture: Architecture, num_classes: int) -> list[str]:
         """The layers of a network that the table does not have."""
@@ -104,56 +152,22 @@ def table_folder() -> Path:
     return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "frontier-nas" / "latency"
 
 
-def default_file(
-    space: str, setup: Setup, *, device: str, num_classes: int, resolution: int | None = None, limits: Sequence[str] = ()
-) -> Path:
-    """The file of a table that is given no other."""
-    words = [
-        space,
-        *([f"{resolution}px"] if resolution else []),
-        f"{num_classes}classes",
-        *limits,
-        device,
-        setup.runtime,
-        setup.device,
-    ]
-    words += [f"{setup.threads}threads", f"batch{setup.batch}", setup.dtype]
-    return table_folder() / (re.sub(r"[^A-Za-z0-9_.]+", "-", "-".join(words)) + ".json")
-
-
 def newest_table(space: str, networks: Sequence[Architecture], num_classes: int) -> Path | None:
     """The table of one thread of onnxruntime that was built last for a space, of those that know one of the networks at least.
 
     None if there is none in this user's folder.
     """
-    found: list[tuple[str, Path]] = []
+    dates: dict[Path, str] = {}
     for file in table_folder().glob("*.json"):
         try:
             table = read_table(file)
         except NasError as error:
             logger.warning("%s", error)
             continue
-        if (
-            table.space == space
-            and table.setup == Setup()
-            and any(not table.missing(network, num_classes) for network in networks)
-        ):
-            found.append((table.date, file))
-    return max(found, default=("", None))[1]
-
-
-def check_covers(table: LatencyTable, networks: Iterable[Architecture], num_classes: int) -> None:
-    """Refuse a table that lacks layers of some of the networks.
-
-    Raises: NasError naming five of the layers, and how many more are missing.
-    """
-    missing = list(dict.fromkeys(key for network in networks for key in table.missing(network, num_classes)))
-    if missing:
-        more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
-        raise NasError(
-            f"the latency table of {table.device} has no {', '.join(map(repr, missing[:5]))}{more}; it was made for space "
-            f"{table.space}: build one for this space, its resolution and number of classes with `nas latency build`"
-        )
+        fits = table.space == space and table.setup == ONE_THREAD
+        if fits and any(not table.missing(network, num_classes) for network in networks):
+            dates[file] = table.date
+    return max(dates, key=dates.__getitem__, default=None)
 
 
 def read_table(file: str | Path) -> LatencyTable:
@@ -171,21 +185,10 @@ def read_table(file: str | Path) -> LatencyTable:
 def _read(path: Path, changed: int) -> LatencyTable:  # noqa: ARG001 - so that a file written anew is read anew
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
-        if record["format"] > FORMAT:
-            raise NasError(f"latency table {path} is of format {record['format']}, and this version reads up to {FORMAT}")
-        return _table(record)
+        if (version := record.pop("format")) <= FORMAT:
+            check: dict[str, Any] = record["check"] or {}
+            check = {name: tuple(value) if isinstance(value, list) else value for name, value in check.items()}
+            return LatencyTable(**record | {"setup": Setup(**record["setup"]), "check": Check(**check) if check else None})
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OSError) as error:
         raise NasError(f"latency table {path} is damaged: {type(error).__name__}: {error}") from None
-
-
-def _table(record: Mapping[str, Any]) -> LatencyTable:
-    values = {field.name: record[field.name] for field in fields(LatencyTable)}
-    milliseconds = {str(key): float(value) for key, value in values["milliseconds"].items()}
-    wrong = next((key for key, value in milliseconds.items() if not 0 <= value < float("inf")), None)
-    if wrong is not None:
-        raise ValueError(f"{wrong!r} takes {milliseconds[wrong]} ms")
-    check = values["check"]
-    if check is not None:
-        intervals: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in check.items()}
-        check = Check(**intervals)
-    return LatencyTable(**values | {"milliseconds": milliseconds, "setup": Setup(**values["setup"]), "check": check})
+    raise NasError(f"latency table {path} is of format {version}, and this version reads up to {FORMAT}")

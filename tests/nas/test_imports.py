@@ -82,7 +82,6 @@ LAYERS = (
     "distributed",
     "trainer",
     "verification",
-    "epochs",
     "progress",
     "housekeeping",
     "dashboard",

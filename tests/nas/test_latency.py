@@ -19,13 +19,10 @@ from experiments.digits_mobilenetv3 import EXPERIMENT
 from nas.cli import run
 from nas.description import as_json, describe, experiment_of
 from nas.errors import MachineBusyError
-from nas.latency.build import build_table, reachable
-from nas.latency.check import check_table, compared
+from nas.latency.build import build_table, check_table, compared, reachable
 from nas.latency.onnx_graph import onnx_model
-from nas.latency.runtimes import profiler, runner
-from nas.latency.setups import Setup
-from nas.latency.table import LatencyTable, check_covers, newest_table, read_table, table_folder
-from nas.latency.timing import measure, timed
+from nas.latency.table import LatencyTable, Setup, newest_table, read_table, table_folder
+from nas.latency.timing import measure, profile, runner, timed
 from nas.layers import layers
 from nas.networks import OwnNetwork
 from nas.objectives import Candidate, objective, parse_limit
@@ -43,11 +40,11 @@ def hurry():
     """Measurements are short meanwhile, and not refused though other tests run."""
     with pytest.MonkeyPatch.context() as patch:
         for module in ("build", "timing"):
-            patch.setattr(f"nas.latency.{module}.MIN_CPU_SHARE", 0.0)
             patch.setattr(f"nas.latency.{module}.REFERENCE_SECONDS", 0.01)
         patch.setattr("nas.latency.build.LARGEST_DRIFT", 1e9)
         patch.setattr("nas.latency.build.WHOLE_SECONDS", 0.01)
-        patch.setattr("nas.latency.check.RESAMPLES", 100)
+        patch.setattr("nas.statistics.RESAMPLES", 100)
+        patch.setattr("nas.latency.timing.MIN_CPU_SHARE", 0.0)
         patch.setattr("nas.latency.timing.MAX_DRIFT", 1e9)
         patch.setattr("nas.latency.timing.SECONDS", 0.05)
         patch.setattr("nas.latency.timing.WARM_UP_SECONDS", 0.02)
@@ -103,8 +100,8 @@ def test_the_layers_take_about_as_long_as_the_whole(runtime):
     setup, network = Setup(runtime=runtime), replace(nas.reference("mobilenetv3_large_100"), resolution=160)
     sums, wholes = [], []
     for _ in range(3):
-        with profiler(network, 10, setup) as profiled, runner(network, 10, setup) as whole:
-            found = profiled(10)
+        found = profile(network, 10, setup, runs=10)
+        with runner(network, 10, setup) as whole:
             times, _ = timed(whole, 0.1)
         assert len(found) == len(layers(network, 10))
         sums.append(sum(found))
@@ -144,7 +141,7 @@ def test_on_a_busy_core_nothing_is_claimed():
         (["measure", "mobilenetv3_small_100", "--batch", "100000000"], "batch: 100000000 images do not fit in the memory"),
         (["measure", "timm:resnet18"], "is timm's own"),
         (["measure", "mobilenetv3_small_100", "--nothing", "1"], "--nothing"),
-        (["latency", "bild"], "nas latency command 'bild' does not exist; did you mean 'build'?"),
+        (["latency", "bild"], "latency command 'bild' does not exist; did you mean 'build'?"),
         (["latency", "build", "mobilenetv4"], "space 'mobilenetv4' does not exist"),
         (["latency", "build", "mobilenetv3", "--resolution", "97"], "resolution: 97 is not one of space mobilenetv3"),
         (["latency", "build", "mobilenetv3", "--classes", "0"], "classes: 0 is not 1 or more"),
@@ -200,7 +197,7 @@ def test_a_table_is_built_and_checked_by_command(hurried, tmp_path, monkeypatch,
     monkeypatch.chdir(tmp_path)
     options = ["--classes", "10", "--limit", "macs_m<4"]
     assert run(["latency", "build", str(TINY), "--output", "tiny.json", *options]) == 0
-    proposed = f"nas latency check tiny.json --classes 10 --space {TINY} --limit 'macs_m<=4'"
+    proposed = f"nas latency check tiny.json --classes 10 --space {TINY} --limit 'macs_m<4'"
     assert capsys.readouterr().out.splitlines()[-1] == proposed
     assert run([*shlex.split(proposed)[1:], "--networks", "2"]) == 0
     check = read_table(tmp_path / "tiny.json").check
@@ -219,8 +216,8 @@ def test_what_a_table_lacks_is_named(built):
     ("change", "sentence"),
     [
         (lambda text: text[: len(text) // 2], "is damaged"),
-        (lambda text: text.replace('"format": 1', '"format": 9'), "is of format 9, and this version reads up to 1"),
-        (lambda text: text.replace('"milliseconds": {', '"milliseconds": {"x": -1,'), "takes -1.0 ms"),
+        (lambda text: text.replace('"format": 1', '"format": 9'), "json is of format 9, and this version reads up to 1"),
+        (lambda text: text.replace('"milliseconds": {', '"milliseconds": {"x": -1,'), "takes -1 ms"),
         (lambda text: text.replace('"runtime": "onnxruntime"', '"runtime": "tflite"'), "runtime 'tflite' does not exist"),
         (lambda text: "[]", "is damaged"),
     ],
@@ -256,13 +253,13 @@ def made_up(space, networks, num_classes):
     )
 
 
-def test_a_table_that_does_not_cover_the_networks_names_what_it_lacks():
-    networks = reachable(nas.space("compound"), points=3)
-    table = made_up("compound", networks, 10)
-    check_covers(table, networks, 10)
+def test_a_table_names_the_first_layers_that_it_lacks():
+    (network, *_) = reachable(nas.space("compound"), points=3)
+    table = made_up("compound", [network], 10)
+    assert table.predict(network, 10) == pytest.approx(sum(table.milliseconds[layer.key] for layer in layers(network, 10)))
     small = replace(table, milliseconds=dict(list(table.milliseconds.items())[:-8]))
     with pytest.raises(nas.NasError, match=r"of Phone has no ('[^']+', ){4}'[^']+' and 3 more; .*`nas latency build`"):
-        check_covers(small, networks, 10)
+        small.predict(network, 10)
 
 
 def test_the_newest_table_that_knows_the_networks_is_found(tmp_path, monkeypatch):
