@@ -18,10 +18,9 @@ from optuna.trial import FrozenTrial, TrialState
 from nas.candidates import Admits, Batch, Candidates, Costs, Functions, Position
 from nas.encoding import ABSENT, Encoding, Identity, Positions
 from nas.errors import NasError
-from nas.gain import BelievedLoss, KnownLoss, expected_gain
 from nas.record import Record, learning_curve, propose, read, rows
 from nas.sampler_settings import SETTINGS
-from nas.surrogate import Scale, Surrogate, fit, fitted_on
+from nas.surrogate import BelievedLoss, KnownLoss, Scale, Surrogate, expected_gain, fit, fitted_on
 
 logger = logging.getLogger(__name__)
 

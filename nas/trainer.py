@@ -24,10 +24,9 @@ from nas.exports import read_export
 from nas.files import is_locked, locked
 from nas.networks import WEIGHTS_FILE, Network, export_folder, find_network
 from nas.plugins import check_kind
-from nas.pretrained import load_first, pretrained
 from nas.recipe import Epoch, TrainReport, TrainSettings
 from nas.train import DivergedError, TrainSetup, best_epoch, check_settings, resolution_at, train
-from nas.weights import sha256, with_weights
+from nas.weights import load_first, pretrained, sha256, with_weights
 
 RECIPE = TrainSettings(epochs=80, augment="trivial", erasing=0.1, drop_rate=0.2, ema_decay=0.999, weight_decay=0.05)
 

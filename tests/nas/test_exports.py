@@ -26,9 +26,9 @@ from nas.checkpoints import best_file
 from nas.exports import FILES, is_export, read_export
 from nas.networks import find_network
 from nas.predict import Preprocess
-from nas.pretrained import load_first
 from nas.recipe import TrainSettings
 from nas.trainer import Training, first_weights, run_training
+from nas.weights import load_first
 from tests.conftest import DATA, type_command
 
 pytestmark = pytest.mark.slow

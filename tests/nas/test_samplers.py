@@ -16,10 +16,9 @@ from scipy.optimize import check_grad
 from nas import FrontierSampler, NasError
 from nas.candidates import Candidates, Functions
 from nas.encoding import Encoding
-from nas.gain import BelievedLoss, KnownLoss, expected_gain
 from nas.pareto import hypervolume
 from nas.record import CURVE
-from nas.surrogate import PRIORS, Scale, Surrogate, _misfit, fit
+from nas.surrogate import PRIORS, BelievedLoss, KnownLoss, Scale, Surrogate, _misfit, expected_gain, fit
 
 SPACE = {f"x{i}": CategoricalDistribution((0, 1, 2)) for i in range(8)}
 

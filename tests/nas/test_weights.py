@@ -19,11 +19,10 @@ import nas
 from nas.architecture import Architecture, Head, Stem, make_stages
 from nas.checkpoints import best_file, save_weights
 from nas.networks import OwnNetwork, find_network
-from nas.pretrained import load_first, pretrained
 from nas.published import MOBILENETV2
 from nas.recipe import TrainSettings
 from nas.trainer import Training, first_weights, run_training
-from nas.weights import sha256
+from nas.weights import load_first, pretrained, sha256
 from tests.data.shades import Shades
 
 NUM_MUTATIONS = 200
