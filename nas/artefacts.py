@@ -34,7 +34,7 @@ TORCHS_OPSET: Final = 18  # the least that torch's exporter writes
 TOLERANCE: Final = 1e-3  # of the largest logit, as sums are taken in another order
 SAME_CLASS: Final = 0.99  # share of the images
 SECONDS: Final = 1800.0  # for the proof
-PROOF_IMAGES: Final = (100, 128)  # least and most
+PROOF_IMAGES: Final = 128
 CALIBRATION_IMAGES: Final = 512  # of the training part
 
 
@@ -58,7 +58,8 @@ def write_export(
         model = with_weights(network, len(card["classes"]), folder / WEIGHTS_FILE)
         opset = write_artefacts(folder, network, model, card)
         card = dict(card) | {"onnx_opset": opset, "latency": latency_of(network, len(card["classes"]))}
-        preprocess = _preprocess(card)
+        how = card["preprocess"]
+        preprocess = Preprocess(resolution=how["resolution"], mean=tuple(how["mean"]), std=tuple(how["std"]))
         if int8:
             card["accuracy"] |= {"int8": quantise(folder / ONNX_FILE, folder / INT8_FILE, preprocess, parts)}
         card["proof"] = prove(folder, model, *_proof_images(preprocess, parts.get("val")))
@@ -68,21 +69,12 @@ def write_export(
         (folder / CARD_FILE).write_text(json.dumps(card, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def _preprocess(card: Mapping[str, Any]) -> Preprocess:
-    how = card["preprocess"]
-    return Preprocess(resolution=how["resolution"], mean=tuple(how["mean"]), std=tuple(how["std"]))
-
-
 def _proof_images(preprocess: Preprocess, data: ImageData | None) -> tuple[Tensor, str]:
-    """(what a network reads of images of the validation part, or generated ones where there are too few; what they are)."""
-    least, most = PROOF_IMAGES
-    side, found, number = preprocess.resolution, [], 0
-    if data is not None:
-        chosen = evenly(data, most)
-        found.append(preprocess(torch.from_numpy(chosen)))
-        number = len(chosen)
-    missing = max(0, least - number)
-    if missing:
+    """(what a network reads of images, and what they are: of the validation part, filled up with generated ones)."""
+    side = preprocess.resolution
+    found = [] if data is None else [preprocess(torch.from_numpy(evenly(data, PROOF_IMAGES)))]
+    number = sum(map(len, found))
+    if missing := PROOF_IMAGES - number:
         pixels = np.random.default_rng(0).integers(0, 256, (missing, side, side, 3), dtype=np.uint8)
         found.append(preprocess(torch.from_numpy(pixels)))
     names = [f"{count} {what}" for count, what in ((number, "of the validation part"), (missing, "generated")) if count]

@@ -55,12 +55,9 @@ def _difference(weights: Path, expected: Mapping[str, Tensor]) -> str:
         given = {name: f"{part.get_dtype()} {part.get_shape()}" for name, part in slices.items()}
     wanted = {name: f"{DTYPES[tensor.dtype]} {list(tensor.shape)}" for name, tensor in expected.items()}
     for name in sorted(wanted.keys() | given.keys()):
-        if name not in wanted:
-            return f"it has a tensor {name[:100]!r}, which the network has not"
-        if name not in given:
-            return f"it has no tensor {name!r}"
-        if given[name] != wanted[name]:
-            return f"its {name} is {given[name][:100]}, and the network's {wanted[name]}"
+        if given.get(name) != wanted.get(name):
+            has, needs = given.get(name, "missing")[:100], wanted.get(name, "missing")
+            return f"its tensor {name[:100]!r} is {has}, and the network's is {needs}"
     return ""
 
 

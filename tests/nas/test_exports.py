@@ -196,7 +196,7 @@ def test_where_the_images_are_gone_generated_ones_prove_it(copied, exported, tmp
         nas.export(copied, best="val_top1_pct", dataset=gone, int8=True)
     folder = nas.export(copied, best="val_top1_pct", dataset=gone)
     card = json.loads((folder / "card.json").read_text())
-    assert {found["source"] for found in card["proof"].values()} == {"100 generated"}
+    assert {found["source"] for found in card["proof"].values()} == {"128 generated"}
     assert "nowhere" in card["accuracy"]["not_measured"]
     before = json.loads((exported / "card.json").read_text())["accuracy"]
     assert card["accuracy"]["val_top1_pct"] == before["val_top1_pct"]
