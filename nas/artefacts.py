@@ -2,17 +2,20 @@
 
 import io
 import json
+import logging
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 import torch
+from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantFormat, QuantType, quantize_static
 from torch import Tensor, nn
 
 from nas.cards import latency_of, readme, timm_config
@@ -24,15 +27,15 @@ from nas.files import whole_folder
 from nas.latency.onnx_graph import OPSET, onnx_model
 from nas.networks import ARCHITECTURE_FILE, CARD_FILE, WEIGHTS_FILE, Network, OwnNetwork
 from nas.predict import Preprocess, evenly, fingerprint, num_correct, predict
-from nas.proof import ARTEFACTS, BATCH, INT8_FILE
-from nas.quantise import quantise, quiet
+from nas.proof import ARTEFACTS, BATCH, INT8_FILE, onnx_run
 from nas.weights import sha256, with_weights
 
 TORCHS_OPSET: Final = 18  # the least that torch's exporter writes
 TOLERANCE: Final = 1e-3  # of the largest logit, as sums are taken in another order
 SAME_CLASS: Final = 0.99  # share of the images
 SECONDS: Final = 1800.0  # for the proof
-PROOF_IMAGES: Final = (100, 128)  # least and most
+PROOF_IMAGES: Final = 128
+CALIBRATION_IMAGES: Final = 512  # of the training part
 
 
 def write_export(
@@ -55,7 +58,8 @@ def write_export(
         model = with_weights(network, len(card["classes"]), folder / WEIGHTS_FILE)
         opset = write_artefacts(folder, network, model, card)
         card = dict(card) | {"onnx_opset": opset, "latency": latency_of(network, len(card["classes"]))}
-        preprocess = _preprocess(card)
+        how = card["preprocess"]
+        preprocess = Preprocess(resolution=how["resolution"], mean=tuple(how["mean"]), std=tuple(how["std"]))
         if int8:
             card["accuracy"] |= {"int8": quantise(folder / ONNX_FILE, folder / INT8_FILE, preprocess, parts)}
         card["proof"] = prove(folder, model, *_proof_images(preprocess, parts.get("val")))
@@ -65,21 +69,12 @@ def write_export(
         (folder / CARD_FILE).write_text(json.dumps(card, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def _preprocess(card: Mapping[str, Any]) -> Preprocess:
-    how = card["preprocess"]
-    return Preprocess(resolution=how["resolution"], mean=tuple(how["mean"]), std=tuple(how["std"]))
-
-
 def _proof_images(preprocess: Preprocess, data: ImageData | None) -> tuple[Tensor, str]:
-    """(what a network reads of images of the validation part, or generated ones where there are too few; what they are)."""
-    least, most = PROOF_IMAGES
-    side, found, number = preprocess.resolution, [], 0
-    if data is not None:
-        chosen = evenly(data, most)
-        found.append(preprocess(torch.from_numpy(chosen)))
-        number = len(chosen)
-    missing = max(0, least - number)
-    if missing:
+    """(what a network reads of images, and what they are: of the validation part, filled up with generated ones)."""
+    side = preprocess.resolution
+    found = [] if data is None else [preprocess(torch.from_numpy(evenly(data, PROOF_IMAGES)))]
+    number = sum(map(len, found))
+    if missing := PROOF_IMAGES - number:
         pixels = np.random.default_rng(0).integers(0, 256, (missing, side, side, 3), dtype=np.uint8)
         found.append(preprocess(torch.from_numpy(pixels)))
     names = [f"{count} {what}" for count, what in ((number, "of the validation part"), (missing, "generated")) if count]
@@ -171,3 +166,54 @@ def _logits_without_us(folder: Path, images: Tensor) -> dict[str, Any]:
             last = (answer.stderr.strip().splitlines() or [f"exit code {answer.returncode}"])[-1]
             raise NasError(f"a file of {folder} does not run without this project: {last}")
         return {name: np.load(Path(place, f"{name}.npy")) for name in ARTEFACTS if (folder / name).exists()}
+
+
+class _Calibration(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime has no types
+    """Batches of images, as onnxruntime asks for them."""
+
+    def __init__(self, batches: Iterator[Any]) -> None:
+        self.batches = batches
+
+    def get_next(self) -> dict[str, Any] | None:
+        return next(({"image": batch} for batch in self.batches), None)
+
+
+def quantise(source: Path, target: Path, preprocess: Preprocess, parts: Mapping[str, ImageData]) -> dict[str, float]:
+    """Write `source` with weights and activations of eight bits; gives top-1, percent, on the validation and test parts.
+
+    Weights are quantised by channel, activations by the least and largest values over training images (static quantisation).
+    """
+    with quiet():  # onnxruntime advises to preprocess a graph, and this one has nothing to fold
+        quantize_static(
+            source,
+            target,
+            _Calibration(_batches(preprocess, evenly(parts["train"], CALIBRATION_IMAGES))),
+            quant_format=QuantFormat.QDQ,
+            per_channel=True,
+            reduce_range=True,  # weights of 7 bits: where a CPU has no VNNI, sums of two products of 8 bits overflow 16
+            activation_type=QuantType.QUInt8,
+            weight_type=QuantType.QInt8,
+            calibrate_method=CalibrationMethod.MinMax,
+        )
+    run, top1 = onnx_run(target), {}
+    for part in ("val", "test"):
+        data = parts[part]
+        classes = np.concatenate([run(images).argmax(1) for images in _batches(preprocess, data.images)])
+        top1[part] = 100.0 * float((classes == data.labels).mean())
+    return top1
+
+
+def _batches(preprocess: Preprocess, images: Any) -> Iterator[Any]:
+    for start in range(0, len(images), BATCH):
+        yield preprocess(torch.from_numpy(images[start : start + BATCH])).contiguous().numpy()
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """While an exporter runs that logs what concerns nobody."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(before)

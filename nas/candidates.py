@@ -1,8 +1,9 @@
 """The networks that a sampler may choose from, and what is known of each before it is trained. Read `samplers.py` next."""
 
 import math
-from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -12,6 +13,7 @@ from optuna.distributions import BaseDistribution
 from nas.encoding import ABSENT, Encoding, Identity, Positions, key_of
 from nas.errors import NasError, users_code
 from nas.sampler_settings import SETTINGS
+from nas.surrogate import fit
 
 Costs: TypeAlias = Callable[[dict[str, Any]], Sequence[float | None]]
 Admits: TypeAlias = Callable[[dict[str, Any]], bool]
@@ -52,11 +54,7 @@ class Functions:
         """The cost of each of so many objectives, None for those that need training."""
         assert self.costs is not None
         with users_code("costs"):
-            answer = self.costs(dict(params))
-        if isinstance(answer, str) or not isinstance(answer, Iterable):
-            raise NasError(f"costs gave {answer!r}; it must give a sequence with an entry for each objective")
-        with users_code("costs"):
-            entries = [None if value is None else float(value) for value in answer]
+            entries = [None if value is None else float(value) for value in self.costs(dict(params))]
         if len(entries) != number:
             raise NasError(f"costs gave {entries}; it must give an entry for each objective, of which there are {number}")
         return entries
@@ -134,12 +132,13 @@ class Candidates:
         self._functions, self.signs, self._seed = functions, signs, seed
         self.encoding = Encoding(distributions, functions.identity and functions.id, seed)
         self._of_trials: dict[int, tuple[Any, Position | None, Facts]] = {}
-        self.fits: dict[Hashable, NDArray[np.float64]] = {}
+        self.fit = lru_cache(SETTINGS.cached_fits)(self._fitted)
         self.complete = self.encoding.num_points <= SETTINGS.scored_points
         """Whether the pool is the whole space."""
         self.known = [] if functions.costs is None else self._known()
         """Indices of the objectives that need no training."""
-        self._pools: dict[bytes, Batch] = {}
+        self._pool = lru_cache(SETTINGS.cached_pools)(self._drawn)
+        self._every = lru_cache(SETTINGS.cached_pools)(lambda fixed: self._batch(self.encoding.every(), np.frombuffer(fixed)))
         self._scale = CostScale.of(self.pool(self.free).costs)
         groups = self.encoding.groups
         self.groups = np.append(groups, groups.max(initial=-1) + 1 + np.arange(len(self.known)))
@@ -152,13 +151,10 @@ class Candidates:
 
     def pool(self, fixed: Position) -> Batch:
         """Random networks, the same ones always, with parameters fixed at positions that are not NaN."""
-        key = fixed.tobytes()
-        if key not in self._pools:
-            self._keep(key, self._drawn(fixed))
-        return self._pools[key]
+        return self._pool(fixed.tobytes())
 
-    def _drawn(self, fixed: Position) -> Batch:
-        rng, size = np.random.default_rng((self._seed, 0)), SETTINGS.pool_size
+    def _drawn(self, of: bytes) -> Batch:
+        rng, size, fixed = np.random.default_rng((self._seed, 0)), SETTINGS.pool_size, np.frombuffer(of)
         if self.complete:
             return self._batch(self.encoding.every(), fixed)
         pool, drawn = self._batch(self.encoding.draw(rng, size), fixed), size
@@ -176,15 +172,7 @@ class Candidates:
             return self.pool(fixed)
         if self.encoding.num_points > SETTINGS.enumerated_points:
             return None
-        key = b"every" + fixed.tobytes()
-        if key not in self._pools:
-            self._keep(key, self._batch(self.encoding.every(), fixed))
-        return self._pools[key]
-
-    def _keep(self, key: bytes, batch: Batch) -> None:
-        if len(self._pools) == SETTINGS.cached_pools:
-            self._pools.pop(next(reversed(self._pools)))  # the first is that of the whole space
-        self._pools[key] = batch
+        return self._every(fixed.tobytes())
 
     def imposed(self, positions: Positions, fixed: Position) -> Positions:
         """The same, with some parameters fixed."""
@@ -200,6 +188,12 @@ class Candidates:
         admitted = filter(self._functions.admitted, map(self.encoding.params, points))
         params = next(admitted, None) or self.encoding.params(points[0])  # if none is inside the limits, any tells as much
         return [i for i, value in enumerate(self._functions.answer(params, len(self.signs))) if value is not None]
+
+    def _fitted(self, objective: int, positions: bytes, losses: bytes) -> NDArray[np.float64]:
+        """What `fit` gives for an objective, at positions whose losses on all objectives are known."""
+        told = np.frombuffer(losses).reshape(-1, len(self.signs))
+        features = self.features(np.frombuffer(positions).reshape(len(told), -1), told[:, self.known])
+        return fit(features, self.groups, told[:, objective])
 
     def facts(self, position: Position) -> Facts:
         """What the user's functions say of one network."""

@@ -1,7 +1,9 @@
 """What is known of a network that leaves, for programs (`card.json`, `config.json`) and for people (`README.md`)."""
 
 from collections.abc import Iterator, Mapping
-from typing import Any, Final
+from pathlib import Path
+from string import Template
+from typing import Any
 
 from nas.errors import MachineBusyError
 from nas.latency.timing import measure
@@ -63,22 +65,24 @@ def timm_config(network: Network, card: Mapping[str, Any]) -> dict[str, Any]:
 
 def readme(card: Mapping[str, Any]) -> str:
     """The card for people, in Markdown, with front matter that the Hugging Face hub reads."""
-    cost, side = card["cost"], card["preprocess"]["resolution"]
-    parts = [
-        "---\nlibrary_name: timm\npipeline_tag: image-classification\ntags: [image-classification, timm, frontier-nas]\n---",
-        f"# {card['id']}",
-        f"{len(card['classes']):,} classes at {side} x {side} px, {cost['params']:,} parameters, {cost['macs']:,} multiply-adds"
-        + (f"; trial {card['trial']} of the search {card['run']}." if "trial" in card else "."),
-        "## Accuracy\n\n" + "\n".join(_accuracy(card["accuracy"])),
-        f"## Latency\n\n{_latency(card['latency'])}",
-        LOADING.format(side=side, opset=card["onnx_opset"]),
-        "## Proof\n\nEach file was loaded in a process that had torch, timm and onnxruntime alone, and held against the trained "
-        f"network.\n\n{_proof(card['proof'])}",
-        f"## Training\n\n{_pairs(card['train'])}",
-        f"## Versions\n\nTrained with {_pairs(card['versions'])}.\n\nExported with {_pairs(card['exported_with'])}.",
-        f"## Classes\n\n{', '.join(_plain(name) for name in card['classes'][:1000])}",
-    ]
-    return "\n\n".join(parts) + "\n"
+    cost, proof = card["cost"], card["proof"].items()
+    return Template(Path(__file__).with_name("card.md").read_text(encoding="utf-8")).substitute(
+        id=card["id"],
+        num_classes=f"{len(card['classes']):,}",
+        side=card["preprocess"]["resolution"],
+        params=f"{cost['params']:,}",
+        macs=f"{cost['macs']:,}",
+        source=f"; trial {card['trial']} of the search {card['run']}" if "trial" in card else "",
+        accuracy="\n".join(_accuracy(card["accuracy"])),
+        latency=_latency(card["latency"]),
+        opset=card["onnx_opset"],
+        proof="\n".join(
+            f"| `{name}` | {found['logit_difference']:.2g} | {100 * found['same_class']:.2f} | {found['source']} |"
+            for name, found in proof
+        ),
+        **{of: _pairs(card[of]) for of in ("train", "versions", "exported_with")},
+        classes=", ".join(map(_plain, card["classes"][:1000])),
+    )
 
 
 def _plain(text: object) -> str:
@@ -108,52 +112,3 @@ def _latency(latency: Mapping[str, Any]) -> str:
         return f"Not measured: {latency['not_measured']}."
     spread = f"the middle half of {latency['runs']} runs from {latency['q25_ms']:.3g} to {latency['q75_ms']:.3g}"
     return f"{latency['median_ms']:.3g} ms ({spread}) on {latency['device']}, one thread, one image, {latency['runtime']}."
-
-
-def _proof(proof: Mapping[str, Any]) -> str:
-    rows = [
-        f"| `{name}` | {found['logit_difference']:.2g} | {100 * found['same_class']:.2f} | {found['source']} |"
-        for name, found in proof.items()
-    ]
-    return "\n".join(["| file | largest difference of a logit | same class, % | images |\n|---|---|---|---|", *rows])
-
-
-LOADING: Final = """## Load
-
-In this folder, with `pip install timm` or `pip install onnxruntime pillow`; the names of the classes are in `card.json`.
-
-timm:
-```python
-import model  # tells timm of the network; nas.register_with_timm() does, too
-import timm
-from PIL import Image
-
-network = timm.create_model("local-dir:.", pretrained=True).eval()
-transform = timm.data.create_transform(**timm.data.resolve_data_config({{}}, model=network))
-logits = network(transform(Image.open("photo.jpg").convert("RGB"))[None])
-```
-torch, from the stand-alone `model.py`, or from `model.pt2`, which needs no Python code:
-```python
-import model
-import torch
-
-network = model.load(".")
-exported = torch.export.load("model.pt2").module()
-logits = exported(torch.zeros(4, 3, {side}, {side}))
-```
-ONNX Runtime, from `model.onnx`, which is of opset {opset} and turns `image`, float32 (any, 3, {side}, {side}), into `logits`:
-```python
-import json
-
-import numpy as np
-import onnxruntime
-from PIL import Image, ImageOps
-
-card = json.load(open("card.json", encoding="utf-8"))
-how = card["preprocess"]
-image = ImageOps.fit(Image.open("photo.jpg").convert("RGB"), (how["resolution"],) * 2, Image.Resampling.BILINEAR)
-x = (np.asarray(image, np.float32) / 255 - np.float32(how["mean"])) / np.float32(how["std"])
-session = onnxruntime.InferenceSession("model.onnx")
-(logits,) = session.run(["logits"], {{"image": x.transpose(2, 0, 1)[None]}})
-print(card["classes"][logits[0].argmax()])
-```"""

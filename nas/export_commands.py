@@ -1,8 +1,8 @@
 """`nas export` and `nas train`, which leave folders: parse, call one function, print."""
 
 import json
-import sys
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -40,13 +40,16 @@ def export(arguments: list[str]) -> None:
     import tyro
 
     options = parsed(ExportOptions, args=arguments, prog="nas export", config=(tyro.conf.PositionalRequiredArgs,))
-    if options.front:
-        _export_front(options)
-        return
-    from nas.run_exports import choose
+    from nas.run_exports import choose, export_front
     from nas.run_exports import export as export_network
     from nas.table import results
 
+    if options.front:
+        if options.trial is not None or options.best is not None or options.within_error:
+            raise NasError("front: takes every network on it; leave out --trial, --best and --within-error, or --front")
+        told: dict[str, Any] = {"conditions": options.where, "on_done": partial(_print_export, brief=True)}
+        export_front(options.run, output=options.output, int8=options.int8, **told)
+        return
     row = choose(
         results(options.run.resolve()),
         trial=options.trial,
@@ -57,37 +60,17 @@ def export(arguments: list[str]) -> None:
     _print_export(export_network(options.run, trial=int(row["trial"]), output=options.output, int8=options.int8))
 
 
-def _export_front(options: ExportOptions) -> None:
-    if options.trial is not None or options.best is not None or options.within_error:
-        raise NasError("front: takes every network on it; leave out --trial, --best and --within-error, or --front")
-    from rich.progress import Progress
-
-    from nas.run_exports import export_front
-
-    with Progress(transient=True, disable=not sys.stdout.isatty()) as progress:
-        task = progress.add_task("exporting", total=None)
-        folders = export_front(
-            options.run,
-            conditions=options.where,
-            output=options.output,
-            int8=options.int8,
-            on_done=lambda done, total: progress.update(task, completed=done, total=total),
-        )
-    for folder in folders:
-        _print_export(folder, brief=True)
-
-
 def _print_export(folder: Path, *, brief: bool = False) -> None:
     from nas.networks import CARD_FILE
     from nas.proof import INT8_FILE
 
     card = json.loads((folder / CARD_FILE).read_text(encoding="utf-8"))
-    accuracy, exact = card["accuracy"], [name for name in card["proof"] if name != INT8_FILE]
-    proof = [card["proof"][name] for name in exact]
-    worst, same = max(found["logit_difference"] for found in proof), min(found["same_class"] for found in proof)
+    accuracy, proof = card["accuracy"], {name: found for name, found in card["proof"].items() if name != INT8_FILE}
+    worst = max(found["logit_difference"] for found in proof.values())
+    tops = {part: top1 for part in ("val", "test") if (top1 := accuracy.get(f"{part}_top1_pct")) is not None}
     if brief:
-        parts = ", ".join(f"{part}_top1_pct {accuracy[f'{part}_top1_pct']:.2f}" for part in _parts(accuracy))
-        print(f"{shown_path(folder)}: {parts}, logits within {worst:.1g}")
+        accuracies = ", ".join(f"{part}_top1_pct {top1:.2f}" for part, top1 in tops.items())
+        print(f"{shown_path(folder)}: {accuracies}, logits within {worst:.1g}", flush=True)
         return
     if "not_measured" in accuracy:
         print(f"not measured again: {accuracy['not_measured']}; as its trial ended:")
@@ -96,22 +79,13 @@ def _print_export(folder: Path, *, brief: bool = False) -> None:
         print(f"best on the validation part after epoch {best}; loaded again:")
     elif not accuracy["identical_to_trial"]:
         print(f"on another device than the trial's, where it had {accuracy['trial_val_top1_pct']} % on the validation part:")
-    _print_accuracy(accuracy)
-    (images,) = {f"{found['images']} images ({found['source']})" for found in proof}
-    print(f"run without this project on {images}: {', '.join(exact)} give logits within {worst:.1g}, ", end="")
-    print(f"{100 * same:g} % the same class")
-    print(f"{shown_path(folder)}\n\nimport nas; model = nas.load({str(folder)!r})")
-
-
-def _parts(accuracy: dict[str, Any]) -> list[str]:
-    return [part for part in ("val", "test") if f"{part}_top1_pct" in accuracy]
-
-
-def _print_accuracy(accuracy: dict[str, Any]) -> None:
-    for part in _parts(accuracy):
-        images = f"{accuracy[f'{part}_images']:,} images of {accuracy['dataset']}"
+    for part, top1 in tops.items():
         int8 = f"; {accuracy['int8'][part]:.2f} in int8" if "int8" in accuracy else ""
-        print(f"{part}_top1_pct {accuracy[f'{part}_top1_pct']:.2f} over {images}{int8}")
+        print(f"{part}_top1_pct {top1:.2f} over {accuracy[f'{part}_images']:,} images of {accuracy['dataset']}{int8}")
+    (images,) = {f"{found['images']} images ({found['source']})" for found in proof.values()}
+    same = 100 * min(found["same_class"] for found in proof.values())
+    print(f"run without this project on {images}: {', '.join(proof)} give logits within {worst:.1g}, {same:g} % the same class")
+    print(f"{shown_path(folder)}\n\nimport nas; model = nas.load({str(folder)!r})")
 
 
 def train(arguments: list[str]) -> None:

@@ -3,14 +3,12 @@
 Read `costs.py` next, which adds them up.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from nas.architecture import Architecture, Block, Convolution, Head, Stem
-
-BEFORE, AFTER, PIXEL = 0, 1, 2  # the maps of a part: before its stride, after it, and of one pixel
-Terms = tuple[int, int, int]  # a sum over them: so much for each pixel of the first, of the second, and once
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,12 +21,10 @@ class Layer:
     """Channels in."""
     width: int
     """Channels out."""
-    sides: tuple[int, int, int]
-    """Pixels a side of the maps of its part: BEFORE, AFTER and PIXEL."""
-    reads: int = BEFORE
-    """Which of these comes in."""
-    writes: int = BEFORE
-    """Which of these goes out."""
+    size: int
+    """Side of the map that comes in, pixels."""
+    size_out: int
+    """Side of the map that goes out, pixels."""
     kernel: int = 1
     stride: int = 1
     activation: str | None = None
@@ -44,7 +40,7 @@ class Layer:
     biases: int = 0
     """Its other learned numbers, with those of the norm behind it."""
     kept: int = 0
-    """Channels of the map BEFORE that a skip keeps meanwhile, where that is not what comes in."""
+    """Numbers of the map that a skip keeps meanwhile, where that is not what comes in."""
     module: str = ""
     """The path of the first of its modules in timm's network; empty for `add`, which has none."""
     norm: str = ""
@@ -58,16 +54,6 @@ class Layer:
         widths = f"{self.width}" if self.width_in == self.width and self.kind != "conv" else f"{self.width_in}>{self.width}"
         inside = f" {self.squeeze} {self.gate}" if self.squeeze else ""
         return f"{name} {widths}{inside}{f' {self.activation}' if self.activation else ''} @{self.size}"
-
-    @property
-    def size(self) -> int:
-        """Side of the map that comes in, pixels."""
-        return self.sides[self.reads]
-
-    @property
-    def size_out(self) -> int:
-        """Side of the map that goes out, pixels."""
-        return self.sides[self.writes]
 
     @property
     def padding(self) -> tuple[int, int]:
@@ -84,28 +70,16 @@ class Layer:
 
     @property
     def macs(self) -> int:
-        """Multiply-adds for one image."""
-        return sum(term * side**2 for term, side in zip(self.macs_terms, self.sides, strict=True))
+        """Multiply-adds for one image; squeeze-and-excite multiplies at one pixel."""
+        return self.weights * (1 if self.kind == "squeeze" else self.size_out**2)
 
     @property
-    def macs_terms(self) -> Terms:
-        """Multiply-adds for each pixel of the part's maps; squeeze-and-excite multiplies at one pixel."""
-        return _terms((PIXEL if self.kind == "squeeze" else self.writes, self.weights))
-
-    @property
-    def alive_terms(self) -> Terms:
-        """Numbers alive while it runs, for each pixel of the part's maps; sums and gates work in place."""
-        came, kept = (self.reads, self.width_in), (BEFORE, self.kept)
+    def alive(self) -> int:
+        """Numbers alive while it runs; sums and gates work in place."""
+        came = self.width_in * self.size**2 + self.kept
         if self.kind == "squeeze":  # the map stays, beside the layers of the gate
-            return _terms(came, kept, (PIXEL, self.width + self.squeeze))
-        return _terms(came, kept, (self.writes, 0 if self.kind == "add" else self.width))
-
-
-def _terms(*given: tuple[int, int]) -> Terms:
-    found = [0, 0, 0]
-    for which, number in given:
-        found[which] += number
-    return found[0], found[1], found[2]
+            return came + self.width + self.squeeze
+        return came if self.kind == "add" else came + self.width * self.size_out**2
 
 
 class Part(NamedTuple):
@@ -137,69 +111,71 @@ class Part(NamedTuple):
                 widths = f"{self.width}>{features or self.width}>{self.num_classes}"
                 return f"head {kind} {widths} {self.activation} @{self.size}"
 
-    def layers(self, place: str = "") -> list[Layer]:
-        """Its layers in order; `place` leads to a block in timm's network, such as `blocks.2.0.`."""
+    def layers(self) -> list[Layer]:
+        """Its layers in order; paths of modules are those in the block."""
         match self.value:
             case Stem(width=width, stride=stride):
-                return [
-                    self._convolution(Convolution("conv", "conv_stem", self.width, width, self.activation, 3, stride), norm="bn1")
-                ]
+                conv = Convolution("conv", "conv_stem", self.width, width, self.activation, 3, stride)
+                return [self._convolution(conv, self.size, norm="bn1")]
             case Block():
-                found = self._block_layers(self.value)
-                return [_at(place, layer) for layer in found] if place else found
+                return self._block_layers(self.value)
             case Head():
                 return self._head_layers(self.value)
 
     def _block_layers(self, block: Block) -> list[Layer]:
         found: list[Layer] = []
+        area, size, kept = self.size**2, self.size, 0
         *_, last = convolutions = block.convolutions(self.width)
         for number, conv in enumerate(convolutions, start=1):
-            reads, kept = (found[-1].writes, self.width * block.skip) if found else (BEFORE, 0)
             if block.squeeze and conv is last:
-                found.append(self._squeeze(block, conv.width_in, reads, kept))
-            found.append(self._convolution(conv, reads, kept, norm=f"bn{number}"))
+                found.append(_squeeze(block, conv.width_in, size, kept))
+            found.append(self._convolution(conv, size, kept, norm=f"bn{number}"))
+            size, kept = found[-1].size_out, self.width * area * block.skip
         if block.skip:
-            found.append(Layer(kind="add", width_in=block.width, width=block.width, sides=self._sides, kept=block.width))
+            found.append(Layer(kind="add", width_in=self.width, width=self.width, size=size, size_out=size, kept=kept))
         return found
 
     def _head_layers(self, head: Head) -> list[Layer]:
         features, num, late = head.width or self.width, self.num_classes, head.kind == "mobilenetv3"
         pooled = self.width if late else features
-        found = [Layer(kind="pool", width_in=pooled, width=pooled, sides=self._sides, writes=PIXEL, module="global_pool")]
+        found = [Layer(kind="pool", width_in=pooled, width=pooled, size=self.size, size_out=1, module="global_pool")]
         if head.width:
             conv = Convolution("conv", "conv_head", self.width, features, self.activation)
-            found.insert(late, self._convolution(conv, PIXEL) if late else self._convolution(conv, norm="bn2"))
+            found.insert(late, self._convolution(conv, 1) if late else self._convolution(conv, self.size, norm="bn2"))
         if num:
-            linear = Layer(kind="linear", width_in=features, width=num, sides=self._sides, reads=PIXEL, writes=PIXEL)
-            found.append(replace(linear, weights=features * num, biases=num, module="classifier"))
+            linear = Layer(kind="linear", width_in=features, width=num, size=1, size_out=1, module="classifier")
+            found.append(replace(linear, weights=features * num, biases=num))
         return found
 
-    @property
-    def _sides(self) -> tuple[int, int, int]:
-        return self.size, self.size_out, 1
-
-    def _convolution(self, conv: Convolution, reads: int = BEFORE, kept: int = 0, *, norm: str = "") -> Layer:
+    def _convolution(self, conv: Convolution, size: int, kept: int = 0, *, norm: str = "") -> Layer:
         strided = conv.stride > 1
-        maps: dict[str, Any] = {
-            "sides": self._sides,
-            "reads": reads,
-            "writes": AFTER if strided else reads,
-            "same": self.tensorflow and strided,
-        }
-        biases = conv.width * (2 if norm else 1)
-        return Layer(**conv._asdict(), **maps, weights=conv.weights, biases=biases, kept=kept, norm=norm)
-
-    def _squeeze(self, block: Block, width: int, reads: int, kept: int) -> Layer:
-        inside, gate = block.squeeze, block.gate
-        act = "relu" if gate == "hard_sigmoid" else block.activation
-        maps: dict[str, Any] = {"sides": self._sides, "reads": reads, "writes": reads, "kept": kept}
-        numbers: dict[str, Any] = {"width_in": width, "width": width, "weights": 2 * width * inside, "biases": width + inside}
-        return Layer(kind="squeeze", squeeze=inside, gate=gate, activation=act, module="se", **maps, **numbers)
+        return Layer(
+            **conv._asdict(),
+            size=size,
+            size_out=self.size_out if strided else size,
+            same=self.tensorflow and strided,
+            weights=conv.weights,
+            biases=conv.width * (2 if norm else 1),
+            kept=kept,
+            norm=norm,
+        )
 
 
-def _at(place: str, layer: Layer) -> Layer:
-    """The layer with its paths behind `place`."""
-    return replace(layer, module=layer.module and place + layer.module, norm=layer.norm and place + layer.norm)
+def _squeeze(block: Block, width: int, size: int, kept: int) -> Layer:
+    return Layer(
+        kind="squeeze",
+        width_in=width,
+        width=width,
+        size=size,
+        size_out=size,
+        activation="relu" if block.gate == "hard_sigmoid" else block.activation,
+        squeeze=block.squeeze,
+        gate=block.gate,
+        weights=2 * width * block.squeeze,
+        biases=width + block.squeeze,
+        kept=kept,
+        module="se",
+    )
 
 
 def _block_key(block: Block, width: int, size: int) -> str:
@@ -218,10 +194,14 @@ def parts(architecture: Architecture, num_classes: int) -> list[Part]:
     return [stem._replace(activation=activation), *blocks, head._replace(activation=activation, num_classes=num_classes)]
 
 
-def layers_by_part(architecture: Architecture, num_classes: int) -> list[list[Layer]]:
+def layers_by_part(architecture: Architecture, num_classes: int) -> Iterator[list[Layer]]:
     """The layers of the stem, of each block and of the head, in the order in which they are computed."""
     blocks = [f"blocks.{i}.{j}." for i, stage in enumerate(architecture.stages) for j in range(len(stage))]
-    return [part.layers(place) for part, place in zip(parts(architecture, num_classes), ["", *blocks, ""], strict=True)]
+    for part, place in zip(parts(architecture, num_classes), ["", *blocks, ""], strict=True):
+        yield [
+            replace(layer, module=layer.module and place + layer.module, norm=layer.norm and place + layer.norm)
+            for layer in part.layers()
+        ]
 
 
 def layers(architecture: Architecture, num_classes: int) -> list[Layer]:

@@ -11,10 +11,9 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
 from nas.candidates import Candidates, Facts, Position
-from nas.sampler_settings import SETTINGS
+from nas.sampler_settings import CURVE, SETTINGS
 
 PROPOSED: Final = "frontier:proposed"  # system attribute of a trial: what it was given, by name as storages have it
-CURVE: Final = "learning_curve"  # user attribute of a trial: [step, value] pairs of its first objective that needs training
 UNDER_WAY: Final = (TrialState.RUNNING, TrialState.WAITING)
 
 
@@ -22,7 +21,6 @@ UNDER_WAY: Final = (TrialState.RUNNING, TrialState.WAITING)
 class Record:
     """What a study holds, each loss the lower the better; rows of the arrays belong together."""
 
-    ended: set[int] = field(default_factory=set)  # numbers of trials
     seen: set[Hashable] = field(default_factory=set)
     places: list[Position] = field(default_factory=list)  # the same networks, however they ended
     alive: set[Hashable] = field(default_factory=set)  # those that had a trial which did not fail
@@ -54,20 +52,17 @@ def _params(trial: FrozenTrial, candidates: Candidates) -> dict[str, Any]:
     return {**found, **trial.system_attrs.get("fixed_params", {}), **trial.params}
 
 
-def read(study: Study, candidates: Candidates, *, beside: int, after: Record | None = None) -> Record:
-    """What all trials tell but one, also those that a pruner hides from its sampler; or those that had not ended before."""
+def read(study: Study, candidates: Candidates, *, beside: int) -> Record:
+    """What all trials tell but one, also those that a pruner hides from its sampler."""
     record = Record()
     storage, number = study._storage, study._study_id  # noqa: SLF001
     for trial in storage.get_all_trials(number, deepcopy=False):
-        if trial.number == beside or (after and trial.number in after.ended):
+        params = {} if trial.number == beside else _params(trial, candidates)
+        partly = trial.state == TrialState.WAITING and not params.keys() >= candidates.encoding.distributions.keys()
+        if not params or partly:
             continue
-        if trial.state not in UNDER_WAY:
-            record.ended.add(trial.number)
-        params = _params(trial, candidates)
-        if trial.state == TrialState.WAITING and not params.keys() >= candidates.encoding.distributions.keys():
-            continue
-        position, facts = candidates.of_trial(trial.number, params) if params else (None, None)
-        if position is None or facts is None:
+        position, facts = candidates.of_trial(trial.number, params)
+        if position is None:
             continue
         record.seen.add(facts.id)
         record.places.append(position)

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from nas.errors import NasError, users_code
 from nas.networks import parse_network
 from nas.problem import Point
-from nas.record import CURVE
+from nas.sampler_settings import CURVE
 from nas.scheduler import Standing
 from nas.search_state import Pending, SearchState
 from nas.trial import ENDED, UNDER_WAY, Outcome, Reason, Status, Trial

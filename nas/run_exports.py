@@ -1,7 +1,6 @@
 """The networks of a run as folders that run elsewhere: one trial, or the whole front, measured again and proven."""
 
 from collections.abc import Callable, Mapping
-from functools import cache, partial
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -48,7 +47,7 @@ def export(
     folder = Path(run).resolve()
     row = choose(results(folder), trial=trial, best=best)
     target = Path(output).resolve() if output is not None else folder / "exports" / f"trial{row['trial']}"
-    return _export(folder, row, target, partial(_images_of, folder, dataset, int8=int8), int8=int8)
+    return _export(folder, {target: row}, dataset, int8=int8)[0]
 
 
 def export_front(
@@ -58,9 +57,11 @@ def export_front(
     output: str | PathLike[str] | None = None,
     dataset: Dataset | None = None,
     int8: bool = False,
-    on_done: Callable[[int, int], None] = lambda _done, _all: None,
+    on_done: Callable[[Path], None] = lambda _: None,
 ) -> list[Path]:
     """The folders of all networks on a run's front that meet the conditions, as `export` writes them: `trial<N>` in `output`.
+
+    `on_done` is told each folder as it is there.
 
     Raises: NasError as `export` does, and for a front without such a network.
     """
@@ -70,12 +71,8 @@ def export_front(
     rows = select(rows, conditions) if conditions else rows
     if rows.empty:
         raise NasError(f"{folder} has no network on its front{' that meets the conditions' if conditions else ' yet'}")
-    folders, images = [], cache(partial(_images_of, folder, dataset, int8=int8))  # read once
-    on_done(0, len(rows))
-    for _, row in rows.iterrows():
-        folders.append(_export(folder, row, place / f"trial{row['trial']}", images, int8=int8))
-        on_done(len(folders), len(rows))
-    return folders
+    targets = {place / f"trial{row['trial']}": row for _, row in rows.iterrows()}
+    return _export(folder, targets, dataset, int8=int8, on_done=on_done)
 
 
 def choose(
@@ -101,47 +98,57 @@ def choose(
     return rows.iloc[0]
 
 
-Images = tuple[Dataset, dict[str, ImageData]]
-
-
-def _images_of(run: Path, dataset: Dataset | None, *, int8: bool) -> Images | NasError:
-    """What a run was trained on: the dataset and its parts, or the error that says why they are gone.
-
-    Raises: NasError where they are gone and needed.
-    """
+def _export(
+    run: Path,
+    rows: Mapping[Path, "pd.Series[Any]"],
+    dataset: Dataset | None,
+    *,
+    int8: bool,
+    on_done: Callable[[Path], None] = lambda _: None,
+) -> list[Path]:
+    """The rows' networks in their folders."""
+    described = read_experiment(run)
+    for target, row in rows.items():  # before time is spent
+        if not (weights := _weights(run, row)).is_file():
+            raise NasError(
+                f"trial {row['trial']} has no weights at {weights}: they were removed, nothing in this run needed training, or "
+                "it is a baseline that is no point of the space, which keeps them with --keep-all alone"
+            )
+        check_replaceable(target)
+    gone, parts = "", {}
     try:
-        found = dataset or dataset_of(read_experiment(run))
-        return found, {part: load_part(found, part) for part in ("val", "test", *(["train"] if int8 else []))}
-    except NasError as gone:
+        dataset = dataset or dataset_of(described)
+        parts = {part: load_part(dataset, part) for part in ("val", "test", *(["train"] if int8 else []))}
+    except NasError as error:
         if int8:
             raise
-        return gone
-
-
-def _export(run: Path, row: "pd.Series[Any]", target: Path, images_of: Callable[[], Images | NasError], *, int8: bool) -> Path:
-    described, number = read_experiment(run), int(row["trial"])
-    weights = run / WEIGHTS / f"{number}.safetensors"
-    if not weights.is_file():
-        raise NasError(
-            f"trial {number} has no weights at {weights}: they were removed, nothing in this run needed training, or it is a "
-            "baseline that is no point of the space, which keeps them with --keep-all alone"
+        gone = str(error)
+    for target, row in rows.items():
+        network, weights = parse_network(row["architecture"]), _weights(run, row)
+        if dataset is None or gone:
+            accuracy = _accuracy_of_trial(run, row) | {"dataset": described["dataset"]["name"], "not_measured": gone}
+        else:
+            model = with_weights(network, len(described["dataset"]["classes"]), weights)
+            accuracy = _accuracy(model, network, dataset, parts, row) | {"dataset": dataset.name}
+        card = make_card(
+            network,
+            described["dataset"],
+            accuracy=accuracy | {"seed": int(row["seed"])},
+            train=described["train"] | {"device": row["device"], "precision": row["precision"], "seconds": float(row["seconds"])},
+            versions=described["sessions"][-1]["versions"],
         )
-    check_replaceable(target)  # before time is spent
-    network = parse_network(row["architecture"])
-    model, images = with_weights(network, len(described["dataset"]["classes"]), weights), images_of()
-    if isinstance(images, NasError):
-        accuracy, parts = _accuracy_of_trial(run, described, row, str(images)), {}
-    else:
-        accuracy, parts = _accuracy(model, network, images, row), images[1]
-    recipe = described["train"] | {"device": row["device"], "precision": row["precision"], "seconds": float(row["seconds"])}
-    card = make_card(
-        network, described["dataset"], accuracy=accuracy, train=recipe, versions=described["sessions"][-1]["versions"]
-    )
-    write_export(target, network, weights, card | {"run": run.name, "trial": number}, parts, int8=int8)
-    return target
+        write_export(target, network, weights, card | {"run": run.name, "trial": int(row["trial"])}, parts, int8=int8)
+        on_done(target)
+    return list(rows)
 
 
-def _accuracy(model: nn.Module, network: Network, images: Images, row: "pd.Series[Any]") -> dict[str, Any]:
+def _weights(run: Path, row: "pd.Series[Any]") -> Path:
+    return run / WEIGHTS / f"{row['trial']}.safetensors"
+
+
+def _accuracy(
+    model: nn.Module, network: Network, dataset: Dataset, parts: Mapping[str, ImageData], row: "pd.Series[Any]"
+) -> dict[str, Any]:
     """Top-1 of a reloaded model on the search validation and test parts.
 
     Raises: NasError if it classifies the validation part otherwise than in its trial, on the same device.
@@ -149,7 +156,7 @@ def _accuracy(model: nn.Module, network: Network, images: Images, row: "pd.Serie
     threads, device = torch.get_num_threads(), pick_device()
     torch.set_num_threads(1)  # as in the trial, so that sums are taken in the same order
     try:
-        accuracy, classified = measure_accuracy(model, network.resolution, *images, device)
+        accuracy, classified = measure_accuracy(model, network.resolution, dataset, parts, device)
         same_device = device_name(device) == row["device"]
     finally:
         torch.set_num_threads(threads)
@@ -159,23 +166,11 @@ def _accuracy(model: nn.Module, network: Network, images: Images, row: "pd.Serie
             f"the weights of trial {row['trial']} do not classify the search validation part as in the trial on this same "
             f"device: {accuracy['val_top1_pct']:.4f} % are right; the dataset or the weights have changed"
         )
-    return {
-        "dataset": images[0].name,
-        "seed": int(row["seed"]),
-        **accuracy,
-        "identical_to_trial": identical,
-        "trial_val_top1_pct": row.get("val_top1_pct"),
-    }
+    return accuracy | {"identical_to_trial": identical, "trial_val_top1_pct": row.get("val_top1_pct")}
 
 
-def _accuracy_of_trial(run: Path, described: Mapping[str, Any], row: "pd.Series[Any]", why: str) -> dict[str, Any]:
-    """What the trial ended with, where its images are gone."""
+def _accuracy_of_trial(run: Path, row: "pd.Series[Any]") -> dict[str, Any]:
+    """What the trial ended with."""
     epochs = history(run)
     last = epochs[epochs["trial"] == row["trial"]].iloc[-1]
-    return {
-        "dataset": described["dataset"]["name"],
-        "seed": int(row["seed"]),
-        "val_top1_pct": float(last["val_top1_pct"]),
-        "val_images": int(last["val_images"]),
-        "not_measured": why,
-    }
+    return {"val_top1_pct": float(last["val_top1_pct"]), "val_images": int(last["val_images"])}

@@ -54,3 +54,4 @@ class Settings:
 
 
 SETTINGS: Final = Settings()
+CURVE: Final = "learning_curve"  # user attribute of a trial: [step, value] pairs of its first objective that needs training

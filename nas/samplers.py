@@ -18,10 +18,9 @@ from optuna.trial import FrozenTrial, TrialState
 from nas.candidates import Admits, Batch, Candidates, Costs, Functions, Position
 from nas.encoding import ABSENT, Encoding, Identity, Positions
 from nas.errors import NasError
-from nas.gain import BelievedLoss, KnownLoss, expected_gain
 from nas.record import Record, learning_curve, propose, read, rows
 from nas.sampler_settings import SETTINGS
-from nas.surrogate import Scale, Surrogate, fit, fitted_on
+from nas.surrogate import BelievedLoss, KnownLoss, Scale, Surrogate, expected_gain, fitted_on
 
 logger = logging.getLogger(__name__)
 
@@ -67,7 +66,12 @@ class FrontierSampler(BaseSampler):
         admits: Admits | None = None,
         seed: int | None = None,
     ) -> None:
-        self._distributions = _checked(distributions)
+        if not isinstance(distributions, Mapping):
+            raise NasError(f"distributions: {distributions!r} is not a mapping from names to distributions of Optuna's")
+        for name, of in distributions.items():
+            if not isinstance(of, BaseDistribution):
+                raise NasError(f"distributions[{name!r}]: {of!r} is none of Optuna's, such as CategoricalDistribution((1, 2))")
+        self._distributions = dict(distributions)
         self._functions = Functions(costs=costs, identity=identity, admits=admits)
         if seed is not None and (not isinstance(seed, Integral) or int(seed) < 0):
             raise NasError(f"seed: {seed!r} is not a whole number of 0 or more, or None")
@@ -143,7 +147,7 @@ class FrontierSampler(BaseSampler):
             propose(study, trial, params | fixed, candidates)
             network = candidates.facts(chosen).id
             # Another process may have chosen the same meanwhile: whichever writes last sees it, and chooses again.
-            if network in record.seen or network not in read(study, candidates, beside=trial.number, after=record).seen:
+            if network in record.seen or network not in read(study, candidates, beside=trial.number).seen:
                 return params
 
     def _choose(self, candidates: Candidates, record: Record, rng: np.random.Generator, fixed: Position) -> Position:
@@ -177,19 +181,6 @@ class FrontierSampler(BaseSampler):
         if key not in self._spaces:
             self._spaces[key] = Candidates(space, signs, self._functions, seed=self._seed)
         return self._spaces[key]
-
-
-def _checked(distributions: object) -> dict[str, BaseDistribution]:
-    """The parameters of a space.
-
-    Raises: NasError for what are none.
-    """
-    if not isinstance(distributions, Mapping):
-        raise NasError(f"distributions: {distributions!r} is not a mapping from names to distributions of Optuna's")
-    for name, of in distributions.items():
-        if not isinstance(of, BaseDistribution):
-            raise NasError(f"distributions[{name!r}]: {of!r} is none of Optuna's, such as CategoricalDistribution((1, 2))")
-    return dict(distributions)
 
 
 def _repeated(candidates: Candidates, tried: Positions, rng: np.random.Generator, fixed: Position) -> Position:
@@ -291,15 +282,8 @@ class _Search:
         """The relevances of the features; those that were found for the same observations, where they are still known."""
         chosen, record = fitted_on(len(self._record.losses)), self._record
         losses = rows([record.losses[i] for i in chosen], len(self._candidates.signs))
-        positions = rows([record.positions[i] for i in chosen], len(self._candidates.encoding.distributions))
-        key = (objective, positions.tobytes(), losses.tobytes())
-        fits = self._candidates.fits
-        if key not in fits:
-            if len(fits) == SETTINGS.cached_fits:
-                fits.pop(next(iter(fits)))
-            features = self._candidates.features(positions, losses[:, self._known])
-            fits[key] = fit(features, self._candidates.groups, losses[:, objective])
-        return fits[key]
+        positions = rows([record.positions[i] for i in chosen], len(self._fixed))
+        return self._candidates.fit(objective, positions.tobytes(), losses.tobytes())
 
     def _modelled(self, losses: Floats) -> NDArray[np.int64]:
         """Indices of the observations that are modelled: all, or the least dominated and a random part of the rest."""

@@ -17,7 +17,7 @@ from nas.plan import Session
 from nas.problem import Point
 from nas.proposer import Proposer
 from nas.recipe import Epoch
-from nas.record import CURVE
+from nas.sampler_settings import CURVE
 from nas.scheduler import Halving
 from nas.storage import TrialFolder
 from nas.study import create_study, make_sampler

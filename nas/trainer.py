@@ -24,10 +24,9 @@ from nas.exports import read_export
 from nas.files import is_locked, locked
 from nas.networks import WEIGHTS_FILE, Network, export_folder, find_network
 from nas.plugins import check_kind
-from nas.pretrained import load_first, pretrained
 from nas.recipe import Epoch, TrainReport, TrainSettings
 from nas.train import DivergedError, TrainSetup, best_epoch, check_settings, resolution_at, train
-from nas.weights import sha256, with_weights
+from nas.weights import load_first, pretrained, with_weights
 
 RECIPE = TrainSettings(epochs=80, augment="trivial", erasing=0.1, drop_rate=0.2, ema_decay=0.999, weight_decay=0.05)
 
@@ -93,13 +92,11 @@ def train_network(
     check_settings(training.train)
     network = find_network(training.network, resolution=training.resolution)
     dataset, target = training.dataset, training.target
-    _refuse_what_is_there(training)
     resolutions = {resolution_at(epoch, network.resolution, training.train) for epoch in range(1, training.train.epochs + 1)}
     network.check(len(dataset.classes), sorted(resolutions))
-    first = first_weights(training, network)  # which may have to be downloaded
-    load_part(dataset, "train")  # decoded here, where its progress is seen, before several processes want it
     with _room_for(training):
-        _refuse_what_is_there(training)  # once nobody else can put it there
+        first = first_weights(training, network)  # which may have to be downloaded
+        load_part(dataset, "train")  # decoded here, where its progress is seen, before several processes want it
         if training.workers > 1:
             from nas.distributed import train_on_workers  # Ray, only when it is asked for
 
@@ -138,26 +135,12 @@ def first_weights(training: Training, network: Network) -> FirstWeights:
     return FirstWeights(f"{card['id']}, {digest}", model.state_dict(), classes == list(training.dataset.classes))
 
 
-def _refuse_what_is_there(training: Training) -> None:
-    if training.target.exists():
-        if _is_done(training):  # a kill after the export had been written left its checkpoints
-            shutil.rmtree(training.checkpoints, ignore_errors=True)
-        raise NasError(f"{training.target} is there already; give another folder with --output, or remove it to train anew")
-
-
-def _is_done(training: Training) -> bool:
-    """Whether the checkpoints are those of the network that was exported."""
-    try:
-        _, _, card = read_export(training.target)
-        return any(sha256(file) == card["sha256"][WEIGHTS_FILE] for file in training.checkpoints.glob("best-*.safetensors"))
-    except (NasError, OSError):
-        return False
-
-
 @contextmanager
 def _room_for(training: Training) -> Iterator[None]:
     """The folder of checkpoints, made before time is spent on what goes into it, and gone if nothing came."""
-    folder, lock = training.checkpoints, training.checkpoints / "lock"
+    target, folder, lock = training.target, training.checkpoints, training.checkpoints / "lock"
+    if target.exists():
+        raise NasError(f"{target} is there already; give another folder with --output, or remove it to train anew")
     try:
         with locked(lock, busy=f"{folder} is in use by another training; wait for it, or give another folder with --output"):
             yield

@@ -1,16 +1,17 @@
-"""Weights from a file that a stranger may have made: checked against the network before memory is taken, never unpickled."""
+"""Weights: from a file that a stranger may have made, checked against the network before memory is taken; or timm's own."""
 
 import hashlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
+import timm
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from nas.errors import NasError
+from nas.errors import NasError, describe_error
 from nas.networks import Network
 
 T = TypeVar("T")
@@ -54,12 +55,9 @@ def _difference(weights: Path, expected: Mapping[str, Tensor]) -> str:
         given = {name: f"{part.get_dtype()} {part.get_shape()}" for name, part in slices.items()}
     wanted = {name: f"{DTYPES[tensor.dtype]} {list(tensor.shape)}" for name, tensor in expected.items()}
     for name in sorted(wanted.keys() | given.keys()):
-        if name not in wanted:
-            return f"it has a tensor {name[:100]!r}, which the network has not"
-        if name not in given:
-            return f"it has no tensor {name!r}"
-        if given[name] != wanted[name]:
-            return f"its {name} is {given[name][:100]}, and the network's {wanted[name]}"
+        if given.get(name) != wanted.get(name):
+            has, needs = given.get(name, "missing")[:100], wanted.get(name, "missing")
+            return f"its tensor {name[:100]!r} is {has}, and the network's is {needs}"
     return ""
 
 
@@ -83,3 +81,43 @@ def sha256(path: Path) -> str:
     """The digest of a file, in hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def classifier_of(model: nn.Module) -> set[str]:
+    """The names of the classifier's parameters in one of timm's modules."""
+    found: Any = model.get_classifier()  # type: ignore[operator]  # of every module of timm's
+    heads = found if isinstance(found, tuple | list) else (found,)
+    places = [name for name, module in model.named_modules() if any(module is head for head in heads)]
+    return {name for name in model.state_dict() if name.rpartition(".")[0] in places}
+
+
+def load_first(model: nn.Module, state: Mapping[str, Tensor], *, classifier: bool) -> None:
+    """Put first weights into a new model: all of `state`, whose classifier is left out where `classifier` is False."""
+    left_out = set() if classifier else classifier_of(model)
+    kept = {name: value for name, value in state.items() if name not in left_out}
+    missing, unexpected = model.load_state_dict(kept, strict=False)
+    assert set(missing) <= left_out, missing
+    assert not unexpected, unexpected
+
+
+def pretrained(network: Network) -> tuple[str, dict[str, Tensor]]:
+    """(timm's name of the weights, timm's weights of the network but for the classifier); timm downloads and keeps them.
+
+    One of timm's own networks has its own, an architecture those of the published network that it is, at any resolution.
+
+    Raises: NasError where timm has no weights for it, or they cannot be downloaded.
+    """
+    name = network.timm_name
+    config = timm.get_pretrained_cfg(name)
+    if config is None or not config.has_weights:
+        raise NasError(f"timm has no weights for {name}; begin with --weights new, or from an export's folder")
+    try:
+        model = timm.create_model(name, pretrained=True)
+    except (OSError, RuntimeError, SafetensorError) as error:
+        raise NasError(
+            f"timm's weights of {name} are not on this machine and cannot be downloaded ({describe_error(error)}); "
+            "run the same command once where the internet is, or begin with --weights new"
+        ) from None
+    left_out = classifier_of(model)
+    state = {key: value for key, value in model.state_dict().items() if key not in left_out}
+    return f"{name}.{config.tag}" if config.tag else name, state

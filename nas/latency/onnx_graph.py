@@ -10,7 +10,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from nas.architecture import Architecture
-from nas.layers import PIXEL, Layer, layers_by_part
+from nas.layers import Layer, layers_by_part
 
 OPSET: Final = 17
 LANES: Final = 8
@@ -96,7 +96,7 @@ class _Graph:
         """
         pooled = self.node("GlobalAveragePool", [x], f"{name}/pool")
         more = -layer.squeeze % LANES
-        at_pixel = replace(layer, kind="conv", reads=PIXEL, writes=PIXEL)
+        at_pixel = replace(layer, kind="conv", size=1, size_out=1)
         down = replace(at_pixel, width=layer.squeeze, module=f"{layer.module}.conv_reduce")
         up = replace(at_pixel, width_in=layer.squeeze, module=f"{layer.module}.conv_expand")
         inside = self.activation(layer.activation, self.conv(down, pooled, f"{name}/reduce", more=(more, 0)), f"{name}/act")

@@ -26,9 +26,9 @@ from nas.checkpoints import best_file
 from nas.exports import FILES, is_export, read_export
 from nas.networks import find_network
 from nas.predict import Preprocess
-from nas.pretrained import load_first
 from nas.recipe import TrainSettings
 from nas.trainer import Training, first_weights, run_training
+from nas.weights import load_first
 from tests.conftest import DATA, type_command
 
 pytestmark = pytest.mark.slow
@@ -196,7 +196,7 @@ def test_where_the_images_are_gone_generated_ones_prove_it(copied, exported, tmp
         nas.export(copied, best="val_top1_pct", dataset=gone, int8=True)
     folder = nas.export(copied, best="val_top1_pct", dataset=gone)
     card = json.loads((folder / "card.json").read_text())
-    assert {found["source"] for found in card["proof"].values()} == {"100 generated"}
+    assert {found["source"] for found in card["proof"].values()} == {"128 generated"}
     assert "nowhere" in card["accuracy"]["not_measured"]
     before = json.loads((exported / "card.json").read_text())["accuracy"]
     assert card["accuracy"]["val_top1_pct"] == before["val_top1_pct"]

@@ -20,8 +20,8 @@ from optuna.trial import TrialState, create_trial
 from nas import FrontierSampler
 from nas.candidates import Candidates, Functions
 from nas.encoding import Encoding
-from nas.record import CURVE, read
-from nas.sampler_settings import SETTINGS
+from nas.record import read
+from nas.sampler_settings import CURVE, SETTINGS
 
 SHARING = Path(__file__).parents[1] / "data" / "share_study.py"
 SPACE = {f"x{i}": CategoricalDistribution((0, 1, 2)) for i in range(8)}

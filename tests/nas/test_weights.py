@@ -19,11 +19,10 @@ import nas
 from nas.architecture import Architecture, Head, Stem, make_stages
 from nas.checkpoints import best_file, save_weights
 from nas.networks import OwnNetwork, find_network
-from nas.pretrained import load_first, pretrained
 from nas.published import MOBILENETV2
 from nas.recipe import TrainSettings
 from nas.trainer import Training, first_weights, run_training
-from nas.weights import sha256
+from nas.weights import load_first, pretrained, sha256
 from tests.data.shades import Shades
 
 NUM_MUTATIONS = 200
@@ -176,11 +175,17 @@ def test_a_link_is_not_followed(tmp_path, link):
     [
         (
             lambda state: state | {"classifier.weight": state["classifier.weight"].half()},
-            r"its classifier.weight is F16 \[3, 32\]",
+            r"its tensor 'classifier.weight' is F16 \[3, 32\]",
         ),
-        (lambda state: state | {"conv_stem.weight": torch.zeros(2, 3, 3, 3)}, r"its conv_stem.weight is F32 \[2, 3, 3, 3\]"),
-        (lambda state: state | {"more": torch.zeros(1)}, "it has a tensor 'more', which the network has not"),
-        (lambda state: {k: v for k, v in state.items() if k != "bn1.bias"}, "it has no tensor 'bn1.bias'"),
+        (
+            lambda state: state | {"conv_stem.weight": torch.zeros(2, 3, 3, 3)},
+            r"its tensor 'conv_stem.weight' is F32 \[2, 3, 3, 3\]",
+        ),
+        (lambda state: state | {"more": torch.zeros(1)}, r"its tensor 'more' is F32 \[1\], and the network's is missing"),
+        (
+            lambda state: {k: v for k, v in state.items() if k != "bn1.bias"},
+            "its tensor 'bn1.bias' is missing, and the network's is F32",
+        ),
     ],
 )
 def test_weights_of_another_network_are_told_apart(tmp_path, change, sentence):
