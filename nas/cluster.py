@@ -6,7 +6,8 @@ Read `driver.py` next.
 import logging
 import os
 import socket
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Final
@@ -31,55 +32,48 @@ TUNE_ENVIRONMENT: Final = {
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
 }
 
-# The environment that Tune gives its workers. A process is used again for a task of the same environment only, so the tasks that
-# warm workers up have it too.
-WORKER_ENVIRONMENT: Final = {"PL_DISABLE_FORK": "1", "RAY_CHDIR_TO_TRIAL_DIR": "0"}
-
 
 @contextmanager
-def ray_session(workers: int | None, *, address: str | None = None, verbose: bool = False) -> Iterator[None]:
-    """Ray on this machine alone, or on the cluster at an address, quiet.
+def ray_session(
+    workers: int | None, *, address: str | None = None, verbose: bool = False, meanwhile: Callable[[], None] = lambda: None
+) -> Iterator[None]:
+    """Ray on this machine alone, or on the cluster at an address, quiet; while it starts, `meanwhile` is called.
 
     One that runs in this process already is used and left running, whatever `workers` and `address` say.
 
-    Raises: NasError if there is no cluster at the address.
+    Raises: NasError if there is no cluster at the address; what `meanwhile` raises.
     """
     with _environment(TUNE_ENVIRONMENT), nullcontext() if verbose else _quiet():
         if ray.is_initialized():
+            meanwhile()
             yield
             return
-        try:
-            _start(workers, address, verbose=verbose)
-            yield
-        finally:
-            ray.shutdown()
+        with ThreadPoolExecutor(1) as pool:  # over the whole session, as Ray's processes end with the thread that started them
+            starting = pool.submit(_start, workers, address, verbose=verbose)
+            try:
+                meanwhile()
+                starting.result()
+                yield
+            finally:
+                wait([starting])
+                ray.shutdown()
 
 
 def _start(workers: int | None, address: str | None, *, verbose: bool) -> None:
     where: dict[str, Any] = {"address": "local", "num_cpus": workers, "include_dashboard": False, "_node_ip_address": "127.0.0.1"}
+    where["_system_config"] = {"prestart_worker_first_driver": False}  # Tune's trials begin processes of their own
     if address is not None:
         where = {"address": address}
     level = logging.INFO if verbose else logging.CRITICAL
     try:
         _check_answers(address)
-        ray.init(log_to_driver=verbose, logging_level=level, runtime_env={"env_vars": WORKER_ENVIRONMENT}, **where)
+        ray.init(log_to_driver=verbose, logging_level=level, **where)
     except (OSError, ValueError, RuntimeError) as error:
         if address is None:
             raise
         raise NasError(
             f"address {address!r}: no Ray cluster answers there ({describe_error(error)}); `ray start --head` starts one"
         ) from None
-
-
-def warm_up(workers: int) -> None:
-    """Let so many worker processes import what a trial needs, while the driver goes on; the first trials then start at once."""
-    task = ray.remote(num_cpus=1, max_retries=0)(_import_training)
-    for _ in range(workers):
-        task.remote()
-
-
-def _import_training() -> None:
-    import nas.evaluate  # noqa: F401 - torch and timm
 
 
 @contextmanager

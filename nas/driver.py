@@ -11,6 +11,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from os import PathLike
 from pathlib import Path
 from types import FrameType
@@ -21,7 +22,7 @@ from ray import tune
 from ray.exceptions import OutOfMemoryError, RayError, RayTaskError
 from ray.tune.experiment import Trial
 
-from nas.cluster import ray_session, resources, sent_by_value, warm_up
+from nas.cluster import ray_session, resources, sent_by_value
 from nas.errors import NasError, describe_error
 from nas.experiment import Experiment
 from nas.plan import (
@@ -59,7 +60,7 @@ def search(experiment: Experiment, *, name: str | None = None, watch: Watch = nu
     """
     experiment = with_latency(experiment.resolved())
     plan = make_plan(experiment)
-    with _ray(experiment, experiment.trials):
+    with _ray(experiment):
         run = create_run(experiment, name or experiment.space.name)
         with locked(run):
             run_session(Session(experiment=with_own_table(experiment, run), run=run, plan=plan), watch)
@@ -83,7 +84,8 @@ def resume(run: str | PathLike[str], *, experiment: Experiment | None = None, wa
         mend_logs(folder)
         past = read_trials(folder)
         plan = make_plan(after)
-        with _ray(after, check_unfinished(folder, after, plan, past)):
+        check_unfinished(folder, after, plan, past)
+        with _ray(after):
             record_session(folder, described, after)
             session = Session(
                 experiment=with_own_table(after, folder),
@@ -98,16 +100,14 @@ def resume(run: str | PathLike[str], *, experiment: Experiment | None = None, wa
 
 
 @contextmanager
-def _ray(experiment: Experiment, trials: int) -> Iterator[None]:
-    """Ray, with the images read and worker processes that are ready for so many trials.
+def _ray(experiment: Experiment) -> Iterator[None]:
+    """Ray, started while the images are read.
 
     Raises: NasError for resources that no machine has, or images that cannot be read.
     """
-    with ray_session(experiment.workers, address=experiment.address, verbose=experiment.verbose):
-        workers, _ = resources(experiment)
-        if any(objective.needs_training for objective in experiment.objectives):
-            warm_up(min(workers, trials))  # which takes a while, beside what follows here
-        check_images(experiment)
+    images = partial(check_images, experiment)
+    with ray_session(experiment.workers, address=experiment.address, verbose=experiment.verbose, meanwhile=images):
+        resources(experiment)
         yield
 
 

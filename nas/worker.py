@@ -42,6 +42,17 @@ class Site:
 def run_trial(config: dict[str, Any], *, task: Task, site: Site) -> None:
     """One trial: a report after every epoch, and one of the outcome, whatever happened; what takes too long ends the process."""
     settle(site.folder)
+    outcome = Outcome(status=Status.DONE)
+    if task.objectives:
+        outcome = _trained(config, task, site)
+    tune.report({"outcome": json.dumps(outcome.to_record())})  # as a text, since Ray flattens what is nested
+    if outcome.reason is Reason.CRASH:
+        raise RetiredError  # an error of the GPU's may stick to the process
+
+
+def _trained(config: dict[str, Any], task: Task, site: Site) -> Outcome:
+    from nas.evaluate import evaluate  # takes seconds, in which the trial has not begun
+
     node = ray.get_runtime_context().get_node_id()
     with TrialFolder.of(site.storage, config["trial"]).opened() as folder, _ended_after(site.timeout):
 
@@ -49,15 +60,9 @@ def run_trial(config: dict[str, Any], *, task: Task, site: Site) -> None:
             folder.push()
             tune.report(asdict(epoch) | {"node": node})
 
-        outcome = Outcome(status=Status.DONE)
-        if task.objectives:
-            from nas.evaluate import evaluate
-
-            outcome = evaluate(config["network"], task, folder=folder.path, on_epoch=on_epoch)
-            folder.push()
-    tune.report({"outcome": json.dumps(outcome.to_record())})  # as a text, since Ray flattens what is nested
-    if outcome.reason is Reason.CRASH:
-        raise RetiredError  # an error of the GPU's may stick to the process
+        outcome = evaluate(config["network"], task, folder=folder.path, on_epoch=on_epoch)
+        folder.push()
+    return outcome
 
 
 def settle(folder: str) -> None:

@@ -155,6 +155,7 @@ def running_ray():
             object_store_memory=100_000_000,
             _node_ip_address="127.0.0.1",
             _temp_dir=str(folder),
+            _system_config={"prestart_worker_first_driver": False},
         )
     yield
     ray.shutdown()

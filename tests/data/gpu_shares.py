@@ -1,4 +1,4 @@
-"""A search in a Ray that pretends to have two GPUs, in halves: each trial writes down where it runs, and when, into `places`."""
+"""A search in a Ray that pretends to have a GPU, in halves: each trial writes down where it runs, and when, into `places`."""
 
 import os
 import sys
@@ -15,11 +15,11 @@ from nas.objectives import Candidate
 
 
 def measure(candidate: Candidate) -> float:
-    """Wait until four processes are here, however slow they are to start."""
+    """Wait until two processes are here, however slow they are to start."""
     started, here = time.time(), Path("here")
     here.mkdir(exist_ok=True)
     (here / str(os.getpid())).touch()
-    while len(list(here.iterdir())) < 4 and time.time() < started + 120:
+    while len(list(here.iterdir())) < 2 and time.time() < started + 120:
         time.sleep(0.05)
     with Path("places").open("a") as file:
         place = os.environ.get("CUDA_VISIBLE_DEVICES"), os.getpid(), started, time.time(), os.environ["OMP_NUM_THREADS"]
@@ -28,9 +28,9 @@ def measure(candidate: Candidate) -> float:
 
 
 PLACE: Final = nas.Objective(name="place_n", direction="minimize", needs_training=True, measure=measure)
-EXPERIMENT: Final = replace(widths.EXPERIMENT, objectives=(PLACE,), trials=12, workers=None, gpus_per_trial=0.5)
+EXPERIMENT: Final = replace(widths.EXPERIMENT, objectives=(PLACE,), trials=4, workers=None, gpus_per_trial=0.5)
 
 if __name__ == "__main__":
-    ray.init(num_cpus=6, num_gpus=2, include_dashboard=False, log_to_driver=False)
+    ray.init(num_cpus=3, num_gpus=1, include_dashboard=False, log_to_driver=False)
     nas.search(EXPERIMENT)
     sys.exit(not ray.is_initialized())
