@@ -7,6 +7,7 @@ from nas.architecture import Stem as Stem
 from nas.comparison import compare as compare
 from nas.costs import Cost as Cost
 from nas.costs import cost as cost
+from nas.datasets import Dataset as Dataset
 from nas.datasets import ImageData as ImageData
 from nas.datasets import dataset as dataset
 from nas.driver import resume as resume
