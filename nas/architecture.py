@@ -202,9 +202,8 @@ class Architecture:
         self._check_size()
 
     def _check_strides_and_skips(self) -> None:
-        width, downsamplings = self.stem.width, 0
+        width = self.stem.width
         for i, stage in enumerate(self.stages):
-            downsamplings += stage[0].stride - 1
             for j, block in enumerate(stage):
                 if j and block.stride != 1:
                     raise _refusal(
@@ -213,7 +212,7 @@ class Architecture:
                 if block.skip and (block.stride != 1 or block.width != width):
                     raise _refusal(f"stages[{i}][{j}].skip", True, "possible: it needs stride 1 and as many channels out as in")
                 width = block.width
-        if downsamplings > MAX_DOWNSAMPLINGS:
+        if (downsamplings := sum(stage[0].stride - 1 for stage in self.stages)) > MAX_DOWNSAMPLINGS:
             raise _refusal("stages", downsamplings, f"a number of stages with stride 2 up to {MAX_DOWNSAMPLINGS}")
 
     def _check_size(self) -> None:

@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from operator import attrgetter
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import numpy as np
 
@@ -156,14 +156,12 @@ def dataset_of(described: Mapping[str, Any]) -> Dataset:
 
     Raises: NasError if the file of a user's own dataset is gone.
     """
-    dataset: Dataset = _rebuilt("dataset", described["dataset"])
-    return dataset
+    return cast(Dataset, _rebuilt("dataset", described["dataset"]))
 
 
 def space_of(described: Mapping[str, Any]) -> SearchSpace:
     """The search space of a run, in the same way."""
-    space: SearchSpace = _rebuilt("space", described["space"])
-    return space
+    return cast(SearchSpace, _rebuilt("space", described["space"]))
 
 
 def _objective_of(record: Mapping[str, Any]) -> Objective:

@@ -42,7 +42,7 @@ def unknown(kind: str, given: str, known: Iterable[str]) -> NasError:
     names, given = sorted(known), given[:100]
     near = get_close_matches(given, names, n=8, cutoff=0.5)
     hint = f"did you mean {near[0]!r}? " if near else ""
+    told = f"known: {', '.join(names) or 'none'}"
     if len(names) > 40:
-        others = f"near it: {', '.join(near)}; " if near else ""
-        return NasError(f"{kind} {given!r} does not exist; {hint}{others}there are {len(names):,}, such as {names[0]}")
-    return NasError(f"{kind} {given!r} does not exist; {hint}known: {', '.join(names) or 'none'}")
+        told = (f"near it: {', '.join(near)}; " if near else "") + f"there are {len(names):,}, such as {names[0]}"
+    return NasError(f"{kind} {given!r} does not exist; {hint}{told}")

@@ -148,8 +148,6 @@ def is_locked(file: Path) -> bool:
     try:
         with file.open("rb") as opened:
             fcntl.flock(opened, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:  # no such file, or a file system without locks
-        return False
+    except OSError as error:  # else there is no such file, or the file system has no locks
+        return isinstance(error, BlockingIOError)
     return False

@@ -1,6 +1,7 @@
 """A network before it is built: an architecture of ours, by name, file or export, or one of timm's networks by name."""
 
 import json
+import re
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from nas.architecture import MAX_TEXT, Architecture
 from nas.costs import cost
-from nas.errors import NasError, unknown
+from nas.errors import NasError, describe_error, unknown
 from nas.published import reference, references
 
 if TYPE_CHECKING:
@@ -20,7 +21,6 @@ WEIGHTS_FILE: Final = "model.safetensors"
 CARD_FILE: Final = "card.json"
 
 TIMM: Final = "timm:"
-LEAST_RESOLUTION: Final = 8  # pixels
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,8 +90,8 @@ class TimmNetwork:
     """Side of the input, pixels; 8 or more."""
 
     def __post_init__(self) -> None:
-        if type(self.resolution) is not int or self.resolution < LEAST_RESOLUTION:
-            raise NasError(f"resolution: {self.resolution!r} is not a whole number of {LEAST_RESOLUTION} pixels or more")
+        if self.resolution < 8:
+            raise NasError(f"resolution: {self.resolution} is not 8 pixels or more")
 
     @property
     def id(self) -> str:
@@ -146,8 +146,7 @@ class TimmNetwork:
             try:
                 self.at(resolution).costs(num_classes)
             except (RuntimeError, ValueError, AssertionError) as error:
-                reason = str(error).strip().partition("\n")[0]
-                raise NasError(f"{self.id} cannot read images of {resolution} px: {reason}") from None
+                raise NasError(f"{self.id} cannot read images of {resolution} px: {describe_error(error)}") from None
 
     @property
     def timm_name(self) -> str:
@@ -171,12 +170,9 @@ def parse_network(text: str) -> Network:
 
     Raises: NasError if it is neither an architecture nor a network of timm's.
     """
-    try:
-        record = json.loads(text) if len(text) <= MAX_TEXT else None
-    except (ValueError, RecursionError):
-        record = None
-    if isinstance(record, dict) and set(record) == {"timm", "resolution"}:
-        return _of_timm(str(record["timm"]), record["resolution"])
+    timm = re.fullmatch(r'\s*\{"timm":\s*"([\w.-]+)",\s*"resolution":\s*(\d{1,5})\}\s*', text, re.ASCII)
+    if timm is not None:
+        return _of_timm(timm[1], int(timm[2]))
     return OwnNetwork(architecture=Architecture.from_json(text))
 
 

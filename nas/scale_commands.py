@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from nas.errors import NasError
 from nas.parsing import parsed
@@ -11,8 +11,6 @@ from nas.printing import log_to_stdout, print_rows, shown_path
 if TYPE_CHECKING:
     from nas.architecture import Architecture
     from nas.scaling import ScalingRule
-
-CLASSES: Final = 1000  # ImageNet's, by which papers count
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,10 +71,9 @@ def scale(arguments: list[str]) -> None:
     found = _of_run(Path(options.network).resolve(), options) if of_run else _by_name(options)
     target = (options.output or Path("scaled", found.name)).resolve()
     check_output(target)
-    if options.fit is not None:
-        rule = _fitted(Path(options.network), options.trial, options.fit)
-    elif found.rule is not None and not given:
-        rule = found.rule
+    fitted = found.rule if options.fit is None else _fitted(Path(options.network), options)
+    if fitted is not None and not given:
+        rule = fitted
     num_classes = found.num_classes if options.classes is None else options.classes
     if budgets:
         each = [scale_to_macs(found.architecture, budget, rule, num_classes=num_classes) for budget in budgets]
@@ -100,7 +97,7 @@ def _by_name(options: ScaleOptions) -> _Found:
     architecture, folder = find_network(options.network).architecture, export_folder(options.network)
     path = Path(options.network).resolve()
     name = f"{path.parent.name}-{path.stem}" if path.is_file() else path.name  # as many families have a phi1
-    num_classes = CLASSES if folder is None else len(read_export(folder)[1])
+    num_classes = 1000 if folder is None else len(read_export(folder)[1])  # ImageNet's, by which papers count
     return _Found(architecture=architecture, name=name, num_classes=num_classes)
 
 
@@ -118,14 +115,14 @@ def _of_run(run: Path, options: ScaleOptions) -> _Found:
     return _Found(architecture=architecture, name=f"{run.name}-trial{number}", num_classes=num_classes)
 
 
-def _fitted(run: Path, trial: int | None, trials: int) -> "ScalingRule":
+def _fitted(run: Path, options: ScaleOptions) -> "ScalingRule | None":
     """The rule that a new fit finds."""
     from nas.progress import shown_search
-    from nas.scaling_search import fit_scaling, read_fit
+    from nas.scaling_search import fit_scaling
 
     log_to_stdout()
-    folder = fit_scaling(run, trial=trial, trials=trials, watch=shown_search)
-    fit = read_fit(folder)
-    assert fit is not None
-    print(f"\n{fit.verdict}\nnas scale {shown_path(folder)}\n")
+    folder = fit_scaling(run, trial=options.trial, trials=options.fit or 0, watch=shown_search)
+    print()
+    fit = _of_run(folder, ScaleOptions(network=str(folder)))
+    print(f"nas scale {shown_path(folder)}\n")
     return fit.rule

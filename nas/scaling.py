@@ -3,7 +3,6 @@
 Read `scaling_search.py` next for how alpha, beta and gamma are found.
 """
 
-import csv
 import math
 import re
 from bisect import bisect_left
@@ -20,7 +19,6 @@ from nas.files import whole_folder
 
 MAX_PHI: Final = 30  # either way; by the published rule B0 leaves the bounds of architectures beyond -18.9 and 10.9
 PER_PHI: Final = 1000  # steps in which a phi for a budget is looked for
-MAX_COEFFICIENT: Final = 100
 UNITS: Final = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9, "g": 10**9}
 FAMILY_FILE: Final = "family.csv"
 
@@ -89,8 +87,8 @@ class ScalingRule:
 
     def __post_init__(self) -> None:
         for name, value in asdict(self).items():
-            if not 1 <= value <= MAX_COEFFICIENT:
-                raise NasError(f"{name}: {value!r} is not a number from 1 to {MAX_COEFFICIENT}")
+            if not 1 <= value <= 100:
+                raise NasError(f"{name}: {value!r} is not a number from 1 to 100")
 
     def __str__(self) -> str:
         return ", ".join(f"{name} {value:.4g}" for name, value in asdict(self).items())
@@ -200,16 +198,15 @@ def write_family(members: Sequence[Member], output: str | PathLike[str]) -> Path
 
     Raises: NasError for a folder that holds anything else, or that cannot be written.
     """
+    import pandas as pd
+
     if not members:
         raise NasError("a family needs a network; give at least one phi")
     target = Path(output).resolve()
     with whole_folder(target, check_output) as folder:
         for member in members:
             (folder / member.file).write_text(member.architecture.to_json() + "\n", encoding="utf-8")
-        with (folder / FAMILY_FILE).open("w", encoding="utf-8", newline="") as file:
-            table = csv.DictWriter(file, list(members[0].to_record()), lineterminator="\n")
-            table.writeheader()
-            table.writerows(member.to_record() for member in members)
+        pd.DataFrame([member.to_record() for member in members]).to_csv(folder / FAMILY_FILE, index=False)
     return target
 
 

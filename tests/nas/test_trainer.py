@@ -137,7 +137,7 @@ def test_a_network_that_is_there_is_never_replaced(whole, mistaken):
         (["timm:resnet5", *DIGITS], "timm network 'resnet5' does not exist; did you mean 'resnet50'? near it: "),
         (["./nowhere", *DIGITS], "network './nowhere' is not there; give an export's folder, or the file of"),
         (["..", *DIGITS], "network '..' has no architecture.json; give an export's folder"),
-        (["./bad.json", *DIGITS], "resolution: 'x' is not a whole number of 8 pixels or more"),
+        (["./bad.json", *DIGITS], "architecture: 'timm' is not a field"),
         (["timm:vit_tiny_patch16_224", *DIGITS, "--train.start-resolution", "0.5"], "cannot read images of 112 px"),
         (["mobilenetv2_035", *DIGITS, "--resolution", "4"], "resolution: 4 is not a whole number from 16 to 1024"),
         (["timm:vit_tiny_patch16_224", *DIGITS, "--resolution", "100"], "cannot read images of 100 px"),
