@@ -62,16 +62,12 @@ def _common_directions(tables: list[pd.DataFrame]) -> dict[str, str]:
 
     Raises: NasError where they differ.
     """
-    directions: dict[str, str] = tables[0].attrs["directions"]
-    for table in tables:
-        if table.attrs["directions"] != directions:
-            theirs, ours = (
-                ", ".join(f"{name} ({how})" for name, how in asked.items()) for asked in (table.attrs["directions"], directions)
-            )
-            raise NasError(
-                f"{_name(table)} was searched for {theirs}, and {_name(tables[0])} for {ours}; give runs of the same objectives"
-            )
-    return directions
+    asked = [", ".join(f"{name} ({how})" for name, how in table.attrs["directions"].items()) for table in tables]
+    for table, theirs in zip(tables, asked, strict=True):
+        if table.attrs["directions"] != tables[0].attrs["directions"]:
+            what = f"{_name(table)} was searched for {theirs}, and {_name(tables[0])} for {asked[0]}"
+            raise NasError(f"{what}; give runs of the same objectives")
+    return dict(tables[0].attrs["directions"])
 
 
 def _name(table: pd.DataFrame) -> str:

@@ -36,33 +36,31 @@ class Keeper:
         """Where the weights of a finished trial are kept."""
         return self.run / WEIGHTS / f"{trial}.safetensors"
 
-    def note(self, trial: int, losses: Losses) -> bool:
+    def note(self, trial: int, losses: Losses) -> None:
         """Put a finished trial on the front, if it belongs there; those that it dominates leave it."""
         self.found.append(losses)
         if any(dominates(other, losses) for other in self.front.values()):
-            return False
+            return
         for number in [number for number, other in self.front.items() if dominates(losses, other)]:
             del self.front[number]
             if not self.keep_all and number not in self.pinned:
                 self.weights(number).unlink(missing_ok=True)
         self.front[trial] = losses
-        return True
 
     def done(self, trial: int, losses: Losses | None, *, weights: Path | None = None) -> None:
         """Keep the weights of a trial that has finished, if it is on the front; they come from its folder, or from `weights`.
 
         Without `losses` it is no candidate for the front.
         """
-        on_front = losses is not None and self.note(trial, losses)
-        if (on_front or self.keep_all or trial in self.pinned) and self.trained:
-            self._take(trial, weights)
-        self.ended(trial)
+        if losses is not None:
+            self.note(trial, losses)
+        self.settle(trial, weights=weights)
 
-    def settle(self, trial: int) -> None:
-        """Bring the weights of an ended trial in order where a driver was killed before it had kept them."""
+    def settle(self, trial: int, *, weights: Path | None = None) -> None:
+        """Keep the weights of an ended trial that are wanted and not there yet, and remove what it had written on its way."""
         wanted = self.keep_all or trial in self.front or trial in self.pinned
         if self.trained and wanted and not self.weights(trial).is_file():
-            self._take(trial, None)
+            self._take(trial, weights)
         self.ended(trial)
 
     def hypervolume(self) -> float:

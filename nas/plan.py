@@ -216,21 +216,20 @@ def _merged(limits: Sequence[Limit]) -> tuple[Limit, ...]:
     return tuple(merged.values())
 
 
-def check_unfinished(run: Path, experiment: Experiment, plan: Plan, past: Sequence[Trial]) -> int:
-    """How many trials are left to train.
+def check_unfinished(run: Path, experiment: Experiment, plan: Plan, past: Sequence[Trial]) -> None:
+    """Refuse a run that has nothing left to train.
 
-    Raises: NasError if there are none.
+    Raises: NasError.
     """
     ended = sum(trial.counts for trial in past)
     waiting = sum(trial.status in UNDER_WAY for trial in past)
     seen = {trial.id for trial in past if trial.number is not None}
-    new = [point for point in plan.baselines.values() if point.id not in seen]
+    new = any(point.id not in seen for point in plan.baselines.values())
     if ended >= experiment.trials and not waiting and not new:
         raise NasError(
             f"{run} is finished: {ended} of {experiment.trials} trials have ended; extend it with more --trials, or --baselines"
         )
     logger.info("%d trials have ended, %d continue", ended, waiting)
-    return max(0, experiment.trials - ended) + len(new)
 
 
 def record_session(run: Path, described: Mapping[str, Any], after: Experiment) -> None:

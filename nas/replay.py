@@ -38,7 +38,9 @@ def replay(state: SearchState) -> None:
             _keep(state, trial, point)
         else:
             _tell(state, trial, point, epochs)
-    _settle(state)
+    for trial in state.session.past:  # a driver may have been killed between writing an outcome and keeping its weights
+        if trial.number is not None and (trial.status in ENDED if not trial.is_baseline else trial.status is Status.DONE):
+            state.keeper.settle(trial.number)
     for number, epoch in state.session.history:
         if number in judged:
             costs = state.session.plan.problem.cost_losses(judged[number])
@@ -111,10 +113,3 @@ def _tell(state: SearchState, trial: Trial, point: Point, epochs: Epochs) -> Non
         values = [trial.values[objective.name] for objective in objectives] if trial.status is Status.DONE else None
         state.proposer.tell_past(point, trial.status, values, {CURVE: curve} if curve else {})
     _keep(state, trial, point)
-
-
-def _settle(state: SearchState) -> None:
-    """Bring weights in order where a driver was killed between writing an outcome and keeping its weights."""
-    for trial in state.session.past:
-        if trial.number is not None and (trial.status in ENDED if not trial.is_baseline else trial.status is Status.DONE):
-            state.keeper.settle(trial.number)

@@ -117,9 +117,6 @@ def _facts(described: Mapping[str, Any]) -> list[list[str]]:
         f"{limit['objective']['name']} from {limit['low']} to {limit['high']}".replace(" from -inf", "").replace(" to inf", "")
         for limit in described["limits"]
     ]
-    error_pct = described["latency_error_pct"]
-    errs = "nobody has checked how far it errs" if error_pct is None else f"errs by {error_pct:.1f} % on average"
-    table = described["latency_table"]
     found = {
         "Space": described["space"]["name"],
         "Dataset": f"{dataset['name']}, {len(dataset['classes'])} classes",
@@ -127,7 +124,7 @@ def _facts(described: Mapping[str, Any]) -> list[list[str]]:
         "Limits": ", ".join(limits) or "none",
         "Recipe": ", ".join(f"{name} {train[name]}" for name in ("epochs", "batch_size", "optimizer", "lr")),
         "Sampler": f"{described['sampler']}, seed {described['seed']}",
-        "Latency table": f"{table}; {errs}" if table else "",
+        "Latency table": described["latency_table"] or "",
         "Machine": f"{machine['processor']}, {machine['cpus']} CPUs",
     }
     return [[label, text] for label, text in found.items() if text]

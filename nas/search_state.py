@@ -135,16 +135,13 @@ class SearchState:
         else:
             self.keeper.ended(pending.number)
         if pending.asked is not None:
-            self._tell(pending, pending.asked, outcome)
+            if curve := self.curve(pending.epochs):
+                pending.asked.set_user_attr(CURVE, curve)
+            objectives = [one.name for one in self.session.plan.problem.objectives]
+            told = [values[name] for name in objectives] if outcome.status is Status.DONE else None
+            self.proposer.tell(pending.asked, outcome.status, told)
             self.log.tally.count(outcome.status, reason=outcome.reason, reused=reused)
         logger.info("%s", self._summary(pending, outcome, reused=reused))
-
-    def _tell(self, pending: Pending, asked: optuna.Trial, outcome: Outcome) -> None:
-        if curve := self.curve(pending.epochs):
-            asked.set_user_attr(CURVE, curve)
-        objectives = self.session.plan.problem.objectives
-        done = outcome.status is Status.DONE
-        self.proposer.tell(asked, outcome.status, [outcome.values[one.name] for one in objectives] if done else None)
 
     def _summary(self, pending: Pending, outcome: Outcome, *, reused: bool) -> str:
         """The log line of a trial that has ended."""

@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from os import PathLike
 from pathlib import Path
-from typing import Any
 
 import ray
 from ray.exceptions import RayError
@@ -87,10 +86,8 @@ def _train(experiment: Experiment, trainings: Sequence[Training], on_done: Calla
     with ray_session(experiment.workers, verbose=experiment.verbose), sent_by_value([experiment.dataset]):
         _, gpus = resources(experiment)
         task = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=1)(train_network)
-        running: dict[Any, Training] = {task.remote(training): training for training in trainings}
-        for done in range(1, len(trainings) + 1):
-            (ended,), _ = ray.wait(list(running), num_returns=1)
-            training = running.pop(ended)
+        running = [task.remote(training) for training in trainings]
+        for done, (training, ended) in enumerate(zip(trainings, running, strict=True), start=1):
             try:
                 logger.info("%s is trained", ray.get(ended).name)
             except (RayError, NasError) as error:

@@ -89,11 +89,19 @@ def outcomes(experiment: Experiment) -> dict[str, Reused]:
 
     Raises: NasError for a run whose networks were trained on other images, or otherwise.
     """
+    trained = [objective.name for objective in experiment.objectives if objective.needs_training]
     found: dict[str, Reused] = {}
     for name in experiment.reuse:
         run = Path(name).resolve()
         _check_alike(experiment, name, read_experiment(run))
-        found |= dict(_done(experiment, run))
+        for trial in read_trials(run):
+            if trial.status is Status.DONE and trial.outcome and trial.architecture and trial.values.keys() >= set(trained):
+                found[trial.id] = Reused(
+                    name=f"{run.name} trial {trial.number}",
+                    outcome=replace(trial.outcome, values={name: trial.values[name] for name in trained}),
+                    weights=run / WEIGHTS / f"{trial.number}.safetensors",
+                    architecture=trial.architecture,
+                )
     return found
 
 
@@ -116,24 +124,6 @@ def _check_alike(experiment: Experiment, name: str, described: Mapping[str, Any]
         other_table = now["needs_latency"] and described["latency_table"] != here["latency_table"]
         if before.get("fields") != now.get("fields") or other_table:
             raise NasError(f"reuse {name}: its {measured} was measured with other settings, or is by another latency table")
-
-
-def _done(experiment: Experiment, run: Path) -> Iterator[tuple[str, Reused]]:
-    trained = [objective.name for objective in experiment.objectives if objective.needs_training]
-    for trial in read_trials(run):
-        if trial.status is not Status.DONE or trial.outcome is None or trial.architecture is None:
-            continue
-        if trial.values.keys() >= set(trained):
-            values = {name: trial.values[name] for name in trained}
-            yield (
-                trial.id,
-                Reused(
-                    name=f"{run.name} trial {trial.number}",
-                    outcome=replace(trial.outcome, values=values),
-                    weights=run / WEIGHTS / f"{trial.number}.safetensors",
-                    architecture=trial.architecture,
-                ),
-            )
 
 
 def baselines(problem: Problem, names: Iterable[str]) -> dict[str, Point]:
