@@ -3,8 +3,7 @@
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Mapping
 from numbers import Real
 from typing import Any, Final, TypeAlias
 
@@ -97,7 +96,8 @@ class Encoding:
         self._listed, self._unlisted = np.flatnonzero(self.counts), np.flatnonzero(self.counts == 0)
         self._ranked = np.array([i for i, of in enumerate(values) if _has_order(of)], int)
         self._starts = np.cumsum(self.counts) - self.counts  # of each parameter's values among all that are listed
-        self._same = np.concatenate([np.zeros(0), *(_weights(len(of)) for of in values)])
+        self._same = np.array([math.sqrt(n / (2 * max(n - 1, 1))) * (n > 1) for n in map(len, values) for _ in range(n)])
+        """What each value is as a feature of its own."""
         self._ranks = np.concatenate([np.zeros(0), *(_ranks(of.values, log=of.log) for of in self._parameters.values())])
         views: Views = [(i, "value", value) for i in self._listed for value in range(self.counts[i])]
         views += [(i, "number", 0) for i in self._unlisted] + [(i, "rank", 0) for i in self._ranked]
@@ -109,7 +109,7 @@ class Encoding:
         """The number of points; infinite where values are not listed."""
         self._matters: dict[int, tuple[int, NDArray[np.bool_]]] = {}
         if identity is not None:
-            self._matters = _Probe(self, identity, np.random.default_rng(seed)).dependences()
+            self._matters = _dependences(self, identity, np.random.default_rng(seed))
 
     def position(self, params: Mapping[str, Any]) -> NDArray[np.float64] | None:
         """Where a parameter set is; None if it has values that the space has not."""
@@ -177,48 +177,36 @@ class Encoding:
         return found
 
 
-@dataclass(frozen=True, slots=True)
-class _Probe:
-    """Changes parameters at random points, to find those that only matter for some values of another."""
+def _dependences(encoding: Encoding, identity: Identity, rng: np.random.Generator) -> dict[int, tuple[int, NDArray[np.bool_]]]:
+    """Parameter → another, and for which values of that it matters; found by changing parameters at random points."""
 
-    encoding: Encoding
-    identity: Identity
-    rng: np.random.Generator
+    def networks(points: Positions) -> list[Hashable]:
+        return [identity(encoding.params(point)) for point in points]
 
-    def dependences(self) -> dict[int, tuple[int, NDArray[np.bool_]]]:
-        """Parameter → another, and for which values of that it matters."""
-        points = self.encoding.draw(self.rng, SETTINGS.probe_points)
-        networks, found = self._networks(points), {}
-        for column in range(points.shape[1]):
-            matter = self._matter(column, points, networks)
-            dependence = self._dependence(column, points, matter) if matter.any() and not matter.all() else None
-            if dependence is not None:
-                found[column] = dependence
-        return found
+    def matter(column: int, points: Positions, before: list[Hashable]) -> NDArray[np.bool_]:
+        """At which points another value of a parameter makes another network."""
+        changed = points.copy()
+        changed[:, column] = encoding.others(rng, np.full(len(points), column), points[:, column])
+        return np.array([one != other for one, other in zip(networks(changed), before, strict=True)])
 
-    def _dependence(self, column: int, points: Positions, matter: NDArray[np.bool_]) -> tuple[int, NDArray[np.bool_]] | None:
+    def dependence(column: int) -> tuple[int, NDArray[np.bool_]] | None:
         """The parameter whose value decides whether this one matters, and by which values it does."""
-        counts = self.encoding.counts
-        for by in np.argsort(counts, kind="stable"):
-            shares = [matter[points[:, by] == index] for index in range(counts[by])]
+        where = matter(column, drawn, met)
+        for by in np.argsort(encoding.counts, kind="stable") if where.any() and not where.all() else ():
+            shares = [where[drawn[:, by] == index] for index in range(encoding.counts[by])]
             mixed = any(share.any() and not share.all() for share in shares)
-            if by == column or counts[by] < 2 or mixed:
+            if by == column or len(shares) < 2 or mixed:
                 continue
             matters = np.array([bool(share.all()) for share in shares])
-            further = self.encoding.draw(self.rng, SETTINGS.probe_points)  # as few points may seem to leave it out by chance
-            further[:, by] = self.rng.choice(np.flatnonzero(~matters), SETTINGS.probe_points)
-            if not self._matter(column, further, self._networks(further)).any():
+            further = encoding.draw(rng, SETTINGS.probe_points)  # as few points may seem to leave it out by chance
+            further[:, by] = rng.choice(np.flatnonzero(~matters), SETTINGS.probe_points)
+            if not matter(column, further, networks(further)).any():
                 return int(by), matters
         return None
 
-    def _networks(self, points: Positions) -> list[Hashable]:
-        return [self.identity(self.encoding.params(point)) for point in points]
-
-    def _matter(self, column: int, points: Positions, networks: Sequence[Hashable]) -> NDArray[np.bool_]:
-        """At which points another value of a parameter makes another network."""
-        changed = points.copy()
-        changed[:, column] = self.encoding.others(self.rng, np.full(len(points), column), points[:, column])
-        return np.array([one != other for one, other in zip(self._networks(changed), networks, strict=True)])
+    drawn = encoding.draw(rng, SETTINGS.probe_points)
+    met = networks(drawn)
+    return {column: found for column in range(drawn.shape[1]) if (found := dependence(column)) is not None}
 
 
 def _shared(
@@ -272,11 +260,6 @@ def key_of(value: Any) -> Hashable:
 def _on_grid(positions: Any) -> Any:
     """The nearest positions of the grid."""
     return np.round(positions / GRID) * GRID
-
-
-def _weights(number: int) -> NDArray[np.float64]:
-    """What each value is as a feature of its own."""
-    return np.full(number, math.sqrt(number / (2 * (number - 1))) if number > 1 else 0.0)
 
 
 def _has_order(values: list[Any]) -> bool:

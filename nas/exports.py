@@ -4,18 +4,22 @@
 `model.onnx` run in timm, torch and ONNX Runtime without this project; `card.json` and `README.md` say what is known of it.
 """
 
+import hashlib
 import json
+from collections.abc import Callable, Mapping
 from os import PathLike
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
-from torch import nn
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
+from torch import Tensor, nn
 
 from nas.errors import NasError
 from nas.networks import ARCHITECTURE_FILE, CARD_FILE, WEIGHTS_FILE, Network, parse_network
 from nas.proof import INT8_FILE
 from nas.standalone import feature_maps
-from nas.weights import built_empty, read_plain, sha256, with_weights
 
 CONFIG_FILE: Final = "config.json"
 MODEL_FILE: Final = "model.py"
@@ -25,22 +29,21 @@ README_FILE: Final = "README.md"
 BINARY_FILES: Final = (WEIGHTS_FILE, TORCH_FILE, ONNX_FILE, INT8_FILE)
 FILES: Final = frozenset((*BINARY_FILES, ARCHITECTURE_FILE, CONFIG_FILE, MODEL_FILE, CARD_FILE, README_FILE))
 MAX_BYTES: Final = 2**22  # of a card, or an architecture's text
+MAX_CLASSES: Final = 2**20
+DTYPES: Final = {torch.float32: "F32", torch.int64: "I64"}  # of timm's networks, as safetensors names them
 
-
-def is_export(folder: Path) -> bool:
-    """Whether a folder holds what an export writes and nothing else, so that a new one may take its place."""
-    if not folder.is_dir():
-        return False
-    names = {entry.name for entry in folder.iterdir()} - {"__pycache__"}
-    return not names or (names <= FILES and {ARCHITECTURE_FILE, WEIGHTS_FILE, CARD_FILE} <= names)
+T = TypeVar("T")
 
 
 def check_replaceable(target: Path) -> None:
-    """Refuse a place for an export where something else is.
+    """Refuse a place for an export where something else is: a file, or a folder that is neither empty nor an export.
 
     Raises: NasError.
     """
-    if target.exists() and not is_export(target):
+    if not target.exists():
+        return
+    names = {entry.name for entry in target.iterdir()} - {"__pycache__"} if target.is_dir() else {"a file"}
+    if names and not {ARCHITECTURE_FILE, WEIGHTS_FILE, CARD_FILE} <= names <= FILES:
         raise NasError(f"{target} is there already and is not an export; give another folder with --output")
 
 
@@ -101,3 +104,66 @@ def _read_card(file: Path) -> tuple[dict[str, Any], list[str]]:
     if not whole:
         raise NasError(f"{file} is damaged: it has no id, classes, digests, or mean and std of images; export the network again")
     return card | {"sha256": digests}, classes
+
+
+def with_weights(network: Network, num_classes: int, weights: Path) -> nn.Module:
+    """The network with the weights of a safetensors file, in eval mode, channels_last, on the CPU.
+
+    Raises: NasError if the file does not hold them, and nothing else.
+    """
+    try:  # the header first, so that no file can ask for more memory than the network has
+        wrong = _difference(weights, built_empty(network, num_classes).state_dict())
+        state = {} if wrong else load_file(weights)
+    except (SafetensorError, OSError) as error:
+        wrong, state = str(error).strip().partition("\n")[0], {}
+    if wrong:
+        raise NasError(f"{weights} does not hold the weights of architecture {network.id}: {wrong[:300]}")
+    model = network.build(num_classes)
+    model.load_state_dict(state)
+    return model.eval().to(memory_format=torch.channels_last)
+
+
+def built_empty(network: Network, num_classes: int) -> nn.Module:
+    """The network without memory for its weights, which are on torch's device `meta`.
+
+    Raises: NasError for a number of classes beyond reason.
+    """
+    if not 1 <= num_classes <= MAX_CLASSES:
+        raise NasError(f"{num_classes} classes are not from 1 to {MAX_CLASSES}")
+    with torch.device("meta"):
+        return network.build(num_classes)
+
+
+def _difference(weights: Path, expected: Mapping[str, Tensor]) -> str:
+    """The first tensor that a file's header has otherwise than expected; empty where there is none."""
+    with safe_open(weights, "pt") as file:
+        slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 - no mapping
+        given = {name: f"{part.get_dtype()} {part.get_shape()}" for name, part in slices.items()}
+    wanted = {name: f"{DTYPES[tensor.dtype]} {list(tensor.shape)}" for name, tensor in expected.items()}
+    for name in sorted(wanted.keys() | given.keys()):
+        if given.get(name) != wanted.get(name):
+            has, needs = given.get(name, "missing")[:100], wanted.get(name, "missing")
+            return f"its tensor {name[:100]!r} is {has}, and the network's is {needs}"
+    return ""
+
+
+def read_plain(path: Path, most: int, read: Callable[[Path], T]) -> T:
+    """What `read` makes of a file of an export.
+
+    Raises: NasError for a link, something that is not a file, or more than `most` bytes.
+    """
+    if path.is_symlink() or not path.is_file():
+        raise NasError(f"{path} is not a file of its own; give a folder of plain files")
+    try:
+        size = path.stat().st_size
+        if size > most:
+            raise NasError(f"{path} has {size:,} bytes, and up to {most:,} are read")
+        return read(path)
+    except OSError as error:
+        raise NasError(f"{path} cannot be read: {error.strerror}") from None
+
+
+def sha256(path: Path) -> str:
+    """The digest of a file, in hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

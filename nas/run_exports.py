@@ -9,18 +9,16 @@ import pandas as pd
 import torch
 from torch import nn
 
-from nas.artefacts import measure_accuracy, write_export
-from nas.cards import make_card
+from nas.artefacts import make_card, measure_accuracy, write_export
 from nas.datasets import Dataset, ImageData, load_part
 from nas.description import dataset_of
 from nas.devices import device_name, pick_device
 from nas.errors import NasError
-from nas.exports import check_replaceable
+from nas.exports import check_replaceable, with_weights
 from nas.networks import Network, parse_network
 from nas.runs import WEIGHTS, read_experiment
 from nas.table import best as best_row
 from nas.table import front, history, results, select
-from nas.weights import with_weights
 
 
 def export(

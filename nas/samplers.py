@@ -15,10 +15,9 @@ from optuna.samplers import BaseSampler
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from nas.candidates import Admits, Batch, Candidates, Costs, Functions, Position
+from nas.candidates import Admits, Batch, Candidates, Costs, Functions, Position, Record, learning_curve, propose, read, rows
 from nas.encoding import ABSENT, Encoding, Identity, Positions
 from nas.errors import NasError
-from nas.record import Record, learning_curve, propose, read, rows
 from nas.sampler_settings import SETTINGS
 from nas.surrogate import BelievedLoss, KnownLoss, Scale, Surrogate, expected_gain, fitted_on
 
@@ -362,14 +361,12 @@ class _Search:
 
     def _losses(self, batch: Batch) -> list[KnownLoss | BelievedLoss]:
         features = self._candidates.features(batch.positions, batch.costs)
-        losses: list[KnownLoss | BelievedLoss] = []
-        for objective in range(len(self._candidates.signs)):
-            if objective in self._models:
-                scale, model = self._models[objective]
-                losses.append(BelievedLoss(scale, *model.predict(features)))
-            else:
-                losses.append(KnownLoss(batch.costs[:, self._known.index(objective)]))
-        return losses
+        return [
+            BelievedLoss(self._models[objective][0], *self._models[objective][1].predict(features))
+            if objective in self._models
+            else KnownLoss(batch.costs[:, self._known.index(objective)])
+            for objective in range(len(self._candidates.signs))
+        ]
 
     def _gains(self, losses: Sequence[KnownLoss | BelievedLoss]) -> Floats:
         lowest = np.minimum(self._front.min(axis=0), self._reference)

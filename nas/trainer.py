@@ -1,32 +1,32 @@
 """One network trained to the end: a full recipe, checkpoints that a kill cannot hurt, an export folder when it is done."""
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
+import timm
 import torch
 import tyro
-from torch import Tensor
+from safetensors import SafetensorError
+from torch import Tensor, nn
 
 from nas.architecture import Architecture
-from nas.artefacts import measure_accuracy, write_export
-from nas.cards import make_card
+from nas.artefacts import make_card, measure_accuracy, write_export
 from nas.checkpoints import Checkpoints, best_file
 from nas.datasets import Dataset, load_part
 from nas.description import package_versions
 from nas.devices import is_out_of_memory, pick_device
 from nas.errors import NasError, describe_error
-from nas.exports import read_export
+from nas.exports import read_export, with_weights
 from nas.files import is_locked, locked
 from nas.networks import WEIGHTS_FILE, Network, export_folder, find_network
 from nas.plugins import check_kind
 from nas.recipe import Epoch, TrainReport, TrainSettings
 from nas.train import DivergedError, TrainSetup, best_epoch, check_settings, resolution_at, train
-from nas.weights import load_first, pretrained, with_weights
 
 RECIPE = TrainSettings(epochs=80, augment="trivial", erasing=0.1, drop_rate=0.2, ema_decay=0.999, weight_decay=0.05)
 
@@ -92,11 +92,13 @@ def train_network(
     check_settings(training.train)
     network = find_network(training.network, resolution=training.resolution)
     dataset, target = training.dataset, training.target
+    _refuse_what_is_there(target)
     resolutions = {resolution_at(epoch, network.resolution, training.train) for epoch in range(1, training.train.epochs + 1)}
     network.check(len(dataset.classes), sorted(resolutions))
+    first = first_weights(training, network)  # which may have to be downloaded
+    load_part(dataset, "train")  # decoded here, where its progress is seen, before several processes want it
     with _room_for(training):
-        first = first_weights(training, network)  # which may have to be downloaded
-        load_part(dataset, "train")  # decoded here, where its progress is seen, before several processes want it
+        _refuse_what_is_there(target)  # once nobody else can put it there
         if training.workers > 1:
             from nas.distributed import train_on_workers  # Ray, only when it is asked for
 
@@ -135,12 +137,15 @@ def first_weights(training: Training, network: Network) -> FirstWeights:
     return FirstWeights(f"{card['id']}, {digest}", model.state_dict(), classes == list(training.dataset.classes))
 
 
+def _refuse_what_is_there(target: Path) -> None:
+    if target.exists():
+        raise NasError(f"{target} is there already; give another folder with --output, or remove it to train anew")
+
+
 @contextmanager
 def _room_for(training: Training) -> Iterator[None]:
     """The folder of checkpoints, made before time is spent on what goes into it, and gone if nothing came."""
-    target, folder, lock = training.target, training.checkpoints, training.checkpoints / "lock"
-    if target.exists():
-        raise NasError(f"{target} is there already; give another folder with --output, or remove it to train anew")
+    folder, lock = training.checkpoints, training.checkpoints / "lock"
     try:
         with locked(lock, busy=f"{folder} is in use by another training; wait for it, or give another folder with --output"):
             yield
@@ -205,3 +210,43 @@ def run_training(
         on_epoch=on_epoch,
         on_step=on_step,
     )
+
+
+def classifier_of(model: nn.Module) -> set[str]:
+    """The names of the classifier's parameters in one of timm's modules."""
+    found: Any = model.get_classifier()  # type: ignore[operator]  # of every module of timm's
+    heads = found if isinstance(found, tuple | list) else (found,)
+    places = [name for name, module in model.named_modules() if any(module is head for head in heads)]
+    return {name for name in model.state_dict() if name.rpartition(".")[0] in places}
+
+
+def load_first(model: nn.Module, state: Mapping[str, Tensor], *, classifier: bool) -> None:
+    """Put first weights into a new model: all of `state`, whose classifier is left out where `classifier` is False."""
+    left_out = set() if classifier else classifier_of(model)
+    kept = {name: value for name, value in state.items() if name not in left_out}
+    missing, unexpected = model.load_state_dict(kept, strict=False)
+    assert set(missing) <= left_out, missing
+    assert not unexpected, unexpected
+
+
+def pretrained(network: Network) -> tuple[str, dict[str, Tensor]]:
+    """(timm's name of the weights, timm's weights of the network but for the classifier); timm downloads and keeps them.
+
+    One of timm's own networks has its own, an architecture those of the published network that it is, at any resolution.
+
+    Raises: NasError where timm has no weights for it, or they cannot be downloaded.
+    """
+    name = network.timm_name
+    config = timm.get_pretrained_cfg(name)
+    if config is None or not config.has_weights:
+        raise NasError(f"timm has no weights for {name}; begin with --weights new, or from an export's folder")
+    try:
+        model = timm.create_model(name, pretrained=True)
+    except (OSError, RuntimeError, SafetensorError) as error:
+        raise NasError(
+            f"timm's weights of {name} are not on this machine and cannot be downloaded ({describe_error(error)}); "
+            "run the same command once where the internet is, or begin with --weights new"
+        ) from None
+    left_out = classifier_of(model)
+    state = {key: value for key, value in model.state_dict().items() if key not in left_out}
+    return f"{name}.{config.tag}" if config.tag else name, state

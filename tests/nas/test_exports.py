@@ -23,12 +23,11 @@ import nas
 from nas import proof
 from nas.artefacts import prove
 from nas.checkpoints import best_file
-from nas.exports import FILES, is_export, read_export
+from nas.exports import FILES, read_export
 from nas.networks import find_network
 from nas.predict import Preprocess
 from nas.recipe import TrainSettings
-from nas.trainer import Training, first_weights, run_training
-from nas.weights import load_first
+from nas.trainer import Training, first_weights, load_first, run_training
 from tests.conftest import DATA, type_command
 
 pytestmark = pytest.mark.slow
@@ -66,7 +65,7 @@ def test_the_front_is_exported_with_a_folder_each(front, digits_run):
     folder, printed = front
     trials = sorted(nas.front(nas.results(digits_run))["trial"])
     assert sorted(int(path.name.removeprefix("trial")) for path in folder.iterdir()) == trials
-    assert all(is_export(path) for path in folder.iterdir())
+    assert all(read_export(path) for path in folder.iterdir())
     lines = re.findall(r"^trial\d+: val_top1_pct [\d.]+, test_top1_pct [\d.]+, logits within", printed, re.MULTILINE)
     assert len(lines) == len(trials)
 

@@ -18,9 +18,8 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState, create_trial
 
 from nas import FrontierSampler
-from nas.candidates import Candidates, Functions
+from nas.candidates import Candidates, Functions, read
 from nas.encoding import Encoding
-from nas.record import read
 from nas.sampler_settings import CURVE, SETTINGS
 
 SHARING = Path(__file__).parents[1] / "data" / "share_study.py"
