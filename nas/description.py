@@ -165,8 +165,14 @@ def space_of(described: Mapping[str, Any]) -> SearchSpace:
 
 
 def _objective_of(record: Mapping[str, Any]) -> Objective:
-    measure = _rebuilt("objective", {"name": record["name"], **record["measure"]})
-    return Objective(**_values(record) | {"measure": measure})
+    measure = record["measure"]
+    if "<" in measure["class"] and measure["file"]:  # a lambda has no name, but its objective has
+        values = list(vars(module_at(Path(measure["file"]))).values())
+        values += [one for value in values if isinstance(value, Experiment) for one in value.objectives]
+        for value in values:
+            if isinstance(value, Objective) and value.name == record["name"]:
+                return value
+    return Objective(**_values(record) | {"measure": _rebuilt("objective", {"name": record["name"], **measure})})
 
 
 def _rebuilt(kind: str, record: Mapping[str, Any]) -> Any:
