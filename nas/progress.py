@@ -4,9 +4,9 @@ import logging
 import math
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -78,10 +78,11 @@ def shown_training(epochs: int) -> Iterator[ShownTraining]:
 class _SearchProgress(Progress):
     """The bar of a search, what became of its trials, and the best so far, all read anew at every refresh."""
 
-    def __init__(self, searcher: "ArchitectureSearcher", console: Console) -> None:
-        self.searcher = searcher  # first, as rich draws at once
+    def __init__(self, searcher: "ArchitectureSearcher") -> None:
+        self.searcher, console = searcher, Console()  # first, as rich draws at once
         columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("left"))
-        super().__init__(*columns, console=console, refresh_per_second=4, speed_estimate_period=math.inf)
+        options: dict[str, Any] = {"refresh_per_second": 4, "speed_estimate_period": math.inf}
+        super().__init__(*columns, console=console, disable=not console.is_terminal, **options)
         self.add_task("", total=searcher.state.session.experiment.trials, completed=searcher.state.log.tally.ended)
 
     def get_renderables(self) -> Iterator[RenderableType]:
@@ -105,18 +106,12 @@ class _SearchProgress(Progress):
 
 @contextmanager
 def shown_search(searcher: "ArchitectureSearcher") -> Iterator[None]:
-    """Where a search is shown on the standard output while it lasts."""
-    console = Console()
-    if not console.is_terminal:  # the log has a line per trial
-        yield
-        return
+    """Where a search is shown on the standard output while it lasts; in a pipe the log's lines are all that there is."""
     before, handlers = sys.stdout, logging.getLogger().handlers
     moved = [one for one in handlers if isinstance(one, logging.StreamHandler) and one.stream is before]
-    with _SearchProgress(searcher, console):
+    with ExitStack() as undo:
+        undo.enter_context(_SearchProgress(searcher))
         for handler in moved:
             handler.setStream(sys.stdout)  # which puts lines above what stays in place
-        try:
-            yield
-        finally:
-            for handler in moved:
-                handler.setStream(before)
+            undo.callback(handler.setStream, before)
+        yield

@@ -8,7 +8,6 @@ import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
 
@@ -178,11 +177,6 @@ def read_table(file: str | Path) -> LatencyTable:
     path = Path(file)
     if not path.is_file():
         raise NasError(f"latency table {path} is not there; `nas latency build` makes one")
-    return _read(path, path.stat().st_mtime_ns)
-
-
-@lru_cache(maxsize=8)
-def _read(path: Path, changed: int) -> LatencyTable:  # noqa: ARG001 - so that a file written anew is read anew
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
         if (version := record.pop("format")) <= FORMAT:

@@ -16,11 +16,11 @@ from dataclasses import replace
 
 import pytest
 import ray
+from nas.latency.setups import Setup
 from safetensors.torch import load_file
 
 import nas
 from nas.latency.build import reachable
-from nas.latency.setups import Setup
 from nas.latency.table import LatencyTable, read_table, table_folder
 from nas.layers import layers
 from nas.plugins import load_plugin
@@ -224,7 +224,9 @@ def test_a_second_signal_stops_a_search_at_once(running_ray, tmp_path):
 
 def test_a_trial_that_hangs_is_ended_by_its_timeout_and_the_others_go_on(running_ray, tmp_path):
     """Even in a call of C's that lets no other thread of Python's run."""
-    answer = type_command("search", DATA / "hanging.py", "--trials", 2, "--workers", 1, "--trial-timeout", 6, "--seed", 1, cwd=tmp_path)
+    answer = type_command(
+        "search", DATA / "hanging.py", "--trials", 2, "--workers", 1, "--trial-timeout", 6, "--seed", 1, cwd=tmp_path
+    )
     assert answer.code == 0, answer.printed + answer.errors
     df = trials_of(only_run(tmp_path)).set_index("params.width")
     hung = df[df.index <= 128]
