@@ -26,7 +26,8 @@ def train_on_workers(
     """What `work(on_epoch=...)` gives in the first of `workers` processes of one process group, which end with the same weights.
 
     N processes with a batch of B images do what one does that lets B / N images through at a time and adds up the gradients, but
-    for BatchNorm's running statistics, which are averaged over the processes after every epoch.
+    for BatchNorm's running statistics, which are averaged over the processes after every epoch, and for the colours and
+    operations of augmentation, which each process draws for itself.
 
     Raises: NasError if there are fewer GPUs, or CPU cores, than processes, or one of them fails.
     """

@@ -82,9 +82,9 @@ def _layout(root: Path) -> dict[str, Path]:
         )
     train = root / "train"
     if not train.is_dir() or not _class_folders(train):  # `train` may be a class, of vehicles
-        for name in _class_folders(root):
-            if name.lower() in OTHER_PARTS and _class_folders(root / name):
-                raise NasError(f"{shown(root)} has the folder {shown(name)}; the names of the parts are train/, val/ and test/")
+        others = [name for name in _class_folders(root) if name.lower() in OTHER_PARTS and _class_folders(root / name)]
+        if others:
+            raise NasError(f"{shown(root)} has the folder {shown(others[0])}; the names of the parts are train/, val/ and test/")
         return {"train": root}
     layout = {part: root / part for part in PARTS if (root / part).is_dir()}
     if len(layout) == 1:
