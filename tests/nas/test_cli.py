@@ -1,0 +1,203 @@
+"""The `nas` command: lists, help, the README's lines, and every mistake as one sentence that leaves nothing half written."""
+
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from nas.networks import CARD_FILE
+from tests.conftest import DATA, files, type_command
+from tests.data.pictures import save
+
+README = Path(__file__).parents[2] / "README.md"
+NINE = DATA / "nine.py"
+pytestmark = pytest.mark.slow
+
+
+def readme_dataset():
+    """The dataset file that the README shows."""
+    (source,) = re.findall(r"```python\n(\"{3}Images that lie.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+    return source
+
+
+def readme_searches():
+    """The searches by name that the README shows, as lists of words, without those that a file of one's own is needed for."""
+    (block,) = re.findall(r"```\n(nas search  .*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+    lines = [shlex.split(line, comments=True)[1:] for line in block.splitlines()]
+    return [words for words in lines if len(words) > 1 and not words[1].endswith(".py")]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Where the user works: a folder with two files of their own."""
+    here = tmp_path_factory.mktemp("user")
+    (here / "my_images.py").write_text(readme_dataset())
+    (here / "named_seconds.py").write_text((DATA / "named_seconds.py").read_text())
+    return here
+
+
+MISTAKES = [
+    (["search", "digits_mobilenet"], "experiment 'digits_mobilenet' does not exist; did you mean 'digits_mobilenetv3'?"),
+    (["search", "./nowhere.py"], "nowhere.py is not a file"),
+    (["search", DATA / "shades.py"], "shades.py exports no EXPERIMENT"),
+    (["search", NINE, "--space", "mnasnett"], "space 'mnasnett' does not exist; did you mean 'mnasnet'?"),
+    (["search", NINE, "--space"], "--space needs a name"),
+    (["search", NINE, "--dataset", "digit"], "dataset 'digit' does not exist; did you mean 'digits'?"),
+    (["search", NINE, "--objectives", "val_top1"], "objective 'val_top1' does not exist; did you mean 'val_top1_pct'?"),
+    (["search", NINE, "--objectives"], "objectives: none given"),
+    (["search", NINE, "--limit", "macs_m"], "limit 'macs_m' is not of the form"),
+    (["search", NINE, "--limit", "confidence_nat>0"], "known only after training"),
+    (["search", NINE, "--limit", "kernel_px<1"], "kernel_px goes from 3 to 7"),
+    (["search", NINE, "--limit", "macs_m<0.0001"], "no network of space nine meets macs_m<=0.0001"),
+    (["search", NINE, "--sampler", "tpee"], "sampler 'tpee' does not exist; did you mean 'tpe'?"),
+    (["search", NINE, "--trials", "0"], "trials: 0 is not 1 or more"),
+    (["search", NINE, "--train.optimizer", "adamx"], "optimizer 'adamx' does not exist"),
+    (["search", NINE, "--train.precision", "half"], "train.precision: 'half' is not one of"),
+    (["search", NINE, "--gpus-per-trial", "1.5"], "gpus-per-trial: 1.5 is not a share from 0 to 1 or a whole number"),
+    (["search", NINE, "--trial-timeout", "0"], "trial-timeout: 0.0 is not more than 0 seconds"),
+    (["search", NINE, "--start", "nowhere"], "network 'nowhere' does not exist"),
+    (["search", NINE, "--reuse", "."], "is not a run folder"),
+    (["search", NINE, "--storage", "nothing://x"], "storage 'nothing://x', which must be a folder or a URI that fsspec knows"),
+    (["search", NINE, "--storage", "/proc/x"], "storage '/proc/x', which must be a folder"),
+    (["search", NINE, "--objectives", "./named_seconds.py"], "objective seconds: the table has a column of this name"),
+    (["search", "digits_mobilenetv3", "--space.skeletons", "huge"], "space.skeletons: 'huge' is not among large, small"),
+    (["search", "digits_mobilenetv3", "--space.resolutions", "8"], "space.resolutions: 8 is not from 16 to 1024"),
+    (["resume", "."], "is not a run folder"),
+    (["resume", "nowhere", "--trials", "3"], "nowhere is not a run folder"),
+    (["space", "mnasnet", "--width", "3"], "nas space takes one name and nothing else"),
+    (["space", "mobilenet"], "space 'mobilenet' does not exist; did you mean 'mobilenetv3'?"),
+    (["table", "."], "is not a run folder"),
+    (["export", "."], "is not a run folder"),
+    (["runs", "nowhere"], "nowhere is not a folder"),
+    (["clean", "."], "is not a run folder"),
+    (["tabel"], "command 'tabel' does not exist; did you mean 'table'?"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "sentence"), MISTAKES, ids=[" ".join(Path(a).name for a in m[0]) for m in MISTAKES])
+def test_a_mistake_is_one_sentence_and_nothing_half_written(folder, mistaken, arguments, sentence):
+    assert sentence in mistaken(*arguments, cwd=folder)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["search", NINE, "--gpus-per-trial", "64"], "gpus-per-trial: 64 is more than the"),
+        (["search", NINE, "--runs", "/proc/nas"], "runs folder '/proc/nas' cannot be written"),
+        (
+            ["search", "digits_mobilenetv3", "--dataset", "./my_images.py"],
+            "dataset my_images: the train part raised FileNotFoundError: [Errno 2] No such file or directory: 'images.npz'",
+        ),
+    ],
+    ids=["gpus", "runs", "images"],
+)
+def test_a_mistake_that_shows_when_ray_runs_is_one_sentence_too(running_ray, folder, mistaken, arguments, sentence):
+    assert sentence in mistaken(*arguments, cwd=folder)
+
+
+def test_a_shell_sees_one_sentence_and_exit_code_2_and_nothing_half_written(folder):
+    """Of a cluster that is not there, which Ray itself would say much about."""
+    before = files(folder)
+    line = [sys.executable, "-m", "nas.cli", "search", NINE, "--address", "127.0.0.1:1"]
+    answer = subprocess.run(line, capture_output=True, text=True, cwd=folder, check=False, timeout=900)
+    assert (answer.returncode, len(answer.stderr.strip().splitlines())) == (2, 1), answer.stderr
+    assert "address '127.0.0.1:1': no Ray cluster answers there" in answer.stderr
+    assert "Traceback" not in answer.stdout
+    assert files(folder) == before
+
+
+def test_experiments_and_spaces_are_listed_one_line_each(tmp_path, typed):
+    assert "  digits_mobilenetv3 " in typed("search", cwd=tmp_path)
+    listed = typed("space", cwd=tmp_path)
+    assert all(f"  {name} " in listed for name in ("mnasnet", "mobilenetv3", "efficientnet", "compound"))
+
+
+def test_a_space_is_described(tmp_path, typed):
+    described = typed("space", "mobilenetv3", cwd=tmp_path)
+    assert "66 parameters, 1.13e+37 points" in described
+    assert "mobilenetv3_large_100                 5.483    216.590" in described
+
+
+def test_every_field_is_in_the_help_with_its_docstring(tmp_path, typed):
+    shown = typed("search", NINE, "--help", cwd=tmp_path)
+    for field in (
+        "--space.resolution",
+        "--dataset.num-images",
+        "--limit",
+        "--trials",
+        "--train.lr",
+        "--gpus-per-trial",
+        "--sampler",
+    ):
+        assert field in shown
+    assert "Learning rate at the end of the warm-up" in shown
+    assert "Side of the input, pixels." in shown
+
+
+def test_another_space_and_dataset_by_name(tmp_path, typed):
+    shown = typed("search", NINE, "--space", "compound", "--dataset=digits", "--help", cwd=tmp_path)
+    assert "--space.max-phi" in shown
+    assert "--dataset.num-images" not in shown
+
+
+@pytest.mark.parametrize("words", readme_searches(), ids=" ".join)
+def test_the_readmes_searches_run(running_ray, words, tmp_path, typed):
+    """With one trial, and no training: how many the README asks for, and what they learn, does not matter."""
+    if "--trials" in words:
+        del words[words.index("--trials") : words.index("--trials") + 2]
+    if "--objectives" in words:
+        words[words.index("val_top1_pct")] = "macs_m"
+    else:
+        words = [*words, "--objectives", "macs_m"]
+    printed = typed(*words, "--trials", 1, cwd=tmp_path)
+    assert "1 done, 0 failed" in printed or "--help" in words
+
+
+def test_the_readmes_dataset_file_searches_arrays(running_ray, tmp_path, typed):
+    (tmp_path / "my_images.py").write_text(readme_dataset())
+    labels = np.arange(100) // 10 % 2
+    noise = np.random.default_rng(0).integers(0, 100, (100, 32, 32, 3), dtype=np.uint8)
+    np.savez(tmp_path / "images.npz", images=noise + (150 * labels).astype(np.uint8)[:, None, None, None], labels=labels)
+    options = ["--dataset", "./my_images.py", "--dataset.file", "./images.npz", "--trials", 1, "--train.epochs", 1]
+    assert "1 done, 0 failed" in typed("search", "digits_mobilenetv3", *options, cwd=tmp_path)
+
+
+def test_a_folder_of_photographs_is_searched_exported_and_trained_to_the_end(running_ray, tmp_path, typed):
+    for part, number in (("train", 40), ("val", 10)):
+        for label, name in enumerate(("dunkel", "明るい")):
+            for i in range(number):
+                save(tmp_path / "photos" / part / name / f"{i}.png", (150 * label + 2 * i, 40, 60), (30, 20))
+    options = ["--dataset", "image_folder", "--dataset.root", "./photos", "--dataset.side", 32]
+    recipe = ["--train.epochs", 2, "--train.batch-size", 16]
+    printed = typed("search", "digits_mobilenetv3", *options, *recipe, "--space.resolutions", 32, "--trials", 1, cwd=tmp_path)
+    assert "1 done, 0 failed" in printed
+    assert "decoding 100 images of photos to 32 px, once" in printed
+    (run,) = (tmp_path / "runs").iterdir()
+    printed = typed("export", run, "--trial", 0, "--output", "net", cwd=tmp_path)
+    assert "over 8 images of image_folder" in printed
+    assert "over 20 images of image_folder" in printed
+    card = json.loads((tmp_path / "net" / CARD_FILE).read_text(encoding="utf-8"))
+    assert card["classes"] == ["dunkel", "明るい"]
+    typed("train", "./net", *options, *recipe, cwd=tmp_path)
+    final = json.loads((tmp_path / "exports" / "net-image_folder" / CARD_FILE).read_text(encoding="utf-8"))
+    assert (final["id"], final["classes"]) == (card["id"], card["classes"])
+    listed = typed("data", cwd=tmp_path)
+    (key,) = re.findall(
+        rf"^([0-9a-f]{{32}}) .*100 images, 32 px, 0 files unreadable, of {tmp_path}/photos$", listed, re.MULTILINE
+    )
+    assert typed("data", "--clear", key[:12], cwd=tmp_path) == "1.1 MB freed\n"
+    assert f"{tmp_path}/photos" not in typed("data", cwd=tmp_path)
+    assert "cache 'zz' is not there; there are: " in type_command("data", "--clear", "zz", cwd=tmp_path).errors
+
+
+def test_an_output_that_is_closed_ends_a_command_without_a_word(digits_run, tmp_path):
+    """As `nas table RUN | head -1` closes it."""
+    line = f"{shlex.quote(sys.executable)} -m nas.cli table {shlex.quote(str(digits_run))} | head -0"
+    answer = subprocess.run(["bash", "-c", line], capture_output=True, text=True, cwd=tmp_path, env=os.environ, check=False)
+    assert answer.stderr == ""
