@@ -94,13 +94,14 @@ def _fresh_logging() -> Iterator[None]:
 
 @contextmanager
 def _fresh_modules(folder: Path) -> Iterator[None]:
-    """A user's own files are imported anew by every command."""
+    """Files of users are imported anew by every command."""
+    folders = tuple(f"{path}/" for path in (folder, folder.resolve(), DATA))
     try:
         yield
     finally:
         for name, module in list(sys.modules.items()):
             file = getattr(module, "__file__", None)
-            if name.partition(".")[0] != "tests" and file and {folder.resolve(), DATA} & set(Path(file).resolve().parents):
+            if name.partition(".")[0] != "tests" and file and file.startswith(folders):
                 del sys.modules[name]
 
 

@@ -1,7 +1,6 @@
 """The `nas` command: lists, help, the README's lines, and every mistake as one sentence that leaves nothing half written."""
 
 import json
-import os
 import re
 import shlex
 import subprocess
@@ -12,7 +11,7 @@ import numpy as np
 import pytest
 
 from nas.networks import CARD_FILE
-from tests.conftest import DATA, files, type_command
+from tests.conftest import DATA, files
 from tests.data.pictures import save
 
 README = Path(__file__).parents[2] / "README.md"
@@ -155,7 +154,7 @@ def test_the_readmes_searches_run(running_ray, words, tmp_path, typed):
         words[words.index("val_top1_pct")] = "macs_m"
     else:
         words = [*words, "--objectives", "macs_m"]
-    printed = typed(*words, "--trials", 1, cwd=tmp_path)
+    printed = typed(*words, "--trials", 1, "--workers", 1, cwd=tmp_path)
     assert "1 done, 0 failed" in printed or "--help" in words
 
 
@@ -187,17 +186,10 @@ def test_a_folder_of_photographs_is_searched_exported_and_trained_to_the_end(run
     typed("train", "./net", *options, *recipe, cwd=tmp_path)
     final = json.loads((tmp_path / "exports" / "net-image_folder" / CARD_FILE).read_text(encoding="utf-8"))
     assert (final["id"], final["classes"]) == (card["id"], card["classes"])
-    listed = typed("data", cwd=tmp_path)
-    (key,) = re.findall(
-        rf"^([0-9a-f]{{32}}) .*100 images, 32 px, 0 files unreadable, of {tmp_path}/photos$", listed, re.MULTILINE
-    )
-    assert typed("data", "--clear", key[:12], cwd=tmp_path) == "1.1 MB freed\n"
-    assert f"{tmp_path}/photos" not in typed("data", cwd=tmp_path)
-    assert "cache 'zz' is not there; there are: " in type_command("data", "--clear", "zz", cwd=tmp_path).errors
 
 
 def test_an_output_that_is_closed_ends_a_command_without_a_word(digits_run, tmp_path):
     """As `nas table RUN | head -1` closes it."""
     line = f"{shlex.quote(sys.executable)} -m nas.cli table {shlex.quote(str(digits_run))} | head -0"
-    answer = subprocess.run(["bash", "-c", line], capture_output=True, text=True, cwd=tmp_path, env=os.environ, check=False)
+    answer = subprocess.run(["bash", "-c", line], capture_output=True, text=True, cwd=tmp_path, check=False)
     assert answer.stderr == ""
