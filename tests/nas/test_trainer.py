@@ -206,6 +206,13 @@ def test_two_workers_do_what_one_does(tmp_path, monkeypatch):
     assert json.loads((two / "card.json").read_text())["train"]["workers"] == 2
 
 
+def test_two_processes_end_with_one_average_of_the_statistics_that_each_saw(tmp_path):
+    subprocess.run([sys.executable, "-m", "tests.data.two_processes", str(tmp_path)], check=True, cwd=DATA.parent.parent)
+    one, other = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1))
+    assert all(torch.equal(value, other[name]) for name, value in one.items())
+    assert one["1.running_mean"].abs().sum() > 0
+
+
 def test_the_weights_that_two_trainings_begin_with_depend_on_the_seed_alone(tmp_path):
     torch.set_num_threads(1)
     found = []
