@@ -69,7 +69,7 @@ MISTAKES = [
     (["search", "digits_mobilenetv3", "--space.resolutions", "8"], "space.resolutions: 8 is not from 16 to 1024"),
     (["resume", "."], "is not a run folder"),
     (["resume", "nowhere", "--trials", "3"], "nowhere is not a run folder"),
-    (["space", "mnasnet", "--width", "3"], "nas space takes one name and nothing else"),
+    (["space", "mnasnet", "--width", "3"], "Unrecognized options: --width, 3; see nas space --help"),
     (["space", "mobilenet"], "space 'mobilenet' does not exist; did you mean 'mobilenetv3'?"),
     (["table", "."], "is not a run folder"),
     (["export", "."], "is not a run folder"),
