@@ -19,13 +19,13 @@ class Column(NamedTuple):
 
 TRIALS: Final = (
     Column("run", "str", "Name of the run folder."),
-    Column("trial", "Int64", "Number in the order of proposal, from 0; none for an ask that was turned down."),
+    Column("trial", "Int64", "Number in the order of proposal, from 0; none for a proposal that was skipped."),
     Column("id", "str", "Of the architecture: the same id is the same network."),
     Column(
         "status",
         "str",
-        "done; stopped (early, with its values so far); failed; running; interrupted (it can be gone on with); of asks that were "
-        "never trained infeasible (beyond a limit) or repeated (of a network that has a trial).",
+        "done; stopped (early, with its values so far); failed; running; interrupted (`nas resume` continues it); of skipped "
+        "proposals infeasible (outside a limit) or repeated (of a network that has a trial).",
     ),
     Column(
         "reason",
@@ -67,7 +67,7 @@ TRIALS: Final = (
     Column("crashes", "Int64", "Of those, when only the process was lost."),
     Column("seed", "Int64", "Of its weights and batches."),
     Column("error", "str", "The failure in one sentence."),
-    Column("architecture", "str", "The canonical text, which rebuilds the network; none for an ask that was turned down."),
+    Column("architecture", "str", "The canonical text, which rebuilds the network; none for a proposal that was skipped."),
     Column("full_val_top1_pct", "float64", "`nas verify`: validation top-1 of a full training, mean over its seeds.", "%"),
     Column("full_test_top1_pct", "float64", "The same on the test part, which each training reads once, at its end.", "%"),
     Column("full_test_sd_pct", "float64", "Standard deviation of the last over the seeds; none of one seed.", "%"),
@@ -95,7 +95,7 @@ def documentation() -> str:
     parts = (
         "# The tables of a run\n",
         "Made by `python -m nas.columns > RESULTS.md`. What is missing is NA, never 0.\n",
-        "## `nas.results(run)`: a row for every trial, and for every ask that was turned down\n",
+        "## `nas.results(run)`: a row for every trial, and for every proposal that was skipped\n",
         _listed(TRIALS),
         "\nEvery objective and every limit is a column of the type float64 by its own name, which ends in its unit. Ours:\n",
         _listed(objectives),

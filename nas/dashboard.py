@@ -37,7 +37,7 @@ class RunStudy:
         objectives = {one["name"]: one["direction"] for one in described["objectives"]}
         self._objectives = list(objectives)
         self.parameters = space_of(described).parameters
-        self._known: set[int | None] = {None}  # proposals that were turned down have no number
+        self._known: set[int | None] = {None}  # skipped proposals have no number
         self.storage = InMemoryStorage()
         self.study = create_study(objectives, name=run.resolve().name, storage=self.storage)
         self.update()

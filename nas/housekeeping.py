@@ -18,7 +18,7 @@ class RunSummary(NamedTuple):
 
     run: Path
     state: str
-    """running, finished, or interrupted, which can be gone on with; or what is wrong with it."""
+    """running, finished, or interrupted, which `nas resume` continues; or what is wrong with it."""
     trials: str = ""
     """How many have ended, of how many."""
     front: int = 0

@@ -77,7 +77,7 @@ def table(
     if front and not (where or best) and df["run"].nunique() <= 1:
         print_front(df)
         return
-    shown = chosen if where else chosen[chosen["trial"].notna()]  # what was turned down is only counted
+    shown = chosen if where else chosen[chosen["trial"].notna()]  # skipped proposals are only counted
     runs = ["run"] if df["run"].nunique() > 1 else []
     failures = ["reason", "error"] if shown["reason"].notna().any() else []
     print_rows(shown, [*runs, "trial", "id", "status", *df.attrs["directions"], "seconds", "source", "name", *failures])

@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 
 def results(*runs: str | PathLike[str]) -> pd.DataFrame:
-    """Every trial of the runs, and every ask that was turned down, in the order of proposal; `RESULTS.md` has every column.
+    """Every trial of the runs, and every proposal that was skipped, in the order of proposal; `RESULTS.md` has every column.
 
     Each of `runs` is a run folder, or a folder of them. `attrs` tells what the run asked for: `directions`, `limits`,
     `learning_curve` and `table_error_pct`, which `RESULTS.md` describes too; of several runs the largest error counts.

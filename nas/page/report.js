@@ -259,8 +259,8 @@ const MEANINGS = {
   failed: "ended with an error; grouped below",
   running: "under way",
   interrupted: "not at its end when the search was; nas resume goes on with it",
-  infeasible: "an ask that was turned down, beyond a limit",
-  repeated: "an ask that was turned down, of a network that has a trial",
+  infeasible: "a proposal outside a limit, not trained",
+  repeated: "a proposal of a network that has a trial, not trained again",
 };
 
 function fillStatuses() {
