@@ -19,6 +19,7 @@ from nas import NasError
 from nas.plugins import plugin_names
 from nas.spaces import sample
 
+pytestmark = pytest.mark.slow
 SIZE = 64  # pixels
 SMALL = "mobilenetv3_small_100"
 
@@ -103,7 +104,6 @@ def test_ap50_is_1_for_the_truth_and_falls_with_each_kind_of_mistake(held_out):
     assert 0.45 < ap50(held_out, doubled) < 0.7  # a shape that is found twice is found once, and missed once
 
 
-@pytest.mark.slow
 def test_segmentation_learns(held_out):
     """Measured over three seeds: 0.41 to 0.45; all background would be 0.21."""
     torch.manual_seed(0)
@@ -114,7 +114,6 @@ def test_segmentation_learns(held_out):
     assert segmentation.mean_iou(model, held_out) > 0.33
 
 
-@pytest.mark.slow
 def test_detection_learns(held_out):
     """Measured over three seeds: 0.23 to 0.30."""
     torch.manual_seed(0)

@@ -10,6 +10,8 @@ import nas
 from nas.spaces import sample
 from tests.conftest import architectures, count
 
+pytestmark = pytest.mark.slow
+
 
 def mismatch(architecture, num_classes=1000):
     """How the arithmetic and the built network differ; None where they agree."""
