@@ -211,8 +211,21 @@ def test_ctrl_c_lets_epochs_end_and_leaves_trials_that_can_be_continued(tmp_path
     check_interrupted(tmp_path, process.returncode, printed, errors)
 
 
-def test_a_second_signal_stops_a_search_at_once(running_ray, tmp_path):
-    """SIGTERM does, also as the first."""
+def test_ctrl_c_twice_does_not_wait_for_the_epoch(tmp_path):
+    process = begun(tmp_path, "search", WIDTHS, "--train.epochs", 50, "--trials", 1, "--dataset.num-images", 40_000, epochs=1)
+    os.killpg(process.pid, signal.SIGINT)
+    printed = ""
+    while "stopping when the epochs under way have ended" not in printed:
+        line = process.stdout.readline()
+        assert line, process.communicate()
+        printed += line
+    os.killpg(process.pid, signal.SIGINT)
+    rest, errors = process.communicate(timeout=600)
+    check_interrupted(tmp_path, process.returncode, printed + rest, errors)
+    assert len(epochs_told(tmp_path)) == 1
+
+
+def test_sigterm_stops_a_search_at_once(running_ray, tmp_path):
 
     def interrupt():
         while len(epochs_told(tmp_path)) < 4:
