@@ -16,6 +16,7 @@ from nas.cluster import ray_session, sent_by_value
 from nas.datasets import Dataset
 from nas.errors import NasError
 from nas.recipe import Epoch, TrainReport
+from nas.worker import settle
 
 OnEpoch = Callable[[Epoch], None]
 
@@ -40,7 +41,7 @@ def train_on_workers(
         queue = Queue()
         trainer = TorchTrainer(
             _work,
-            train_loop_config={"work": work, "threads": max(1, cores // workers), "queue": queue},
+            train_loop_config={"work": work, "threads": max(1, cores // workers), "queue": queue, "folder": str(Path.cwd())},
             scaling_config=ScalingConfig(num_workers=workers, use_gpu=gpus > 0, resources_per_worker=resources),
             run_config=RunConfig(name="ray", storage_path=str(storage)),
         )
@@ -69,6 +70,7 @@ def _listen(queue: Queue, on_epoch: OnEpoch | None) -> TrainReport:
 
 def _work(config: dict[str, Any]) -> None:
     """What every process does; the first tells its epochs and its report."""
+    settle(config["folder"])
     torch.set_num_threads(config["threads"])
     device = ray.train.torch.get_device()
     if device.type == "cuda":

@@ -93,6 +93,8 @@ class Experiment:
                 "early-stopping: networks are judged by their top-1 after each epoch and by costs known before training, so one "
                 f"objective alone may need training, and it must be that top-1; given: {', '.join(names)}"
             )
+        if not self.runs:
+            raise NasError("runs: an empty name; give a folder, such as runs")
         gpus = self.gpus_per_trial
         if gpus is not None and not (0 <= gpus <= 1 or (gpus < math.inf and gpus == int(gpus))):
             raise NasError(f"gpus-per-trial: {gpus} is not a share from 0 to 1 or a whole number")

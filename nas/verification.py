@@ -23,6 +23,7 @@ from nas.networks import CARD_FILE
 from nas.runs import FULL, read_experiment
 from nas.table import results
 from nas.trainer import Training, train_network
+from nas.worker import settle
 
 logger = logging.getLogger(__name__)
 
@@ -85,8 +86,8 @@ def _train(experiment: Experiment, trainings: Sequence[Training], on_done: Calla
     failures = []
     with ray_session(experiment.workers, verbose=experiment.verbose), sent_by_value([experiment.dataset]):
         _, gpus = resources(experiment)
-        task = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=1)(train_network)
-        running = [task.remote(training) for training in trainings]
+        task = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=1)(_train_in)
+        running = [task.remote(str(Path.cwd()), training) for training in trainings]
         for done, (training, ended) in enumerate(zip(trainings, running, strict=True), start=1):
             try:
                 logger.info("%s is trained", ray.get(ended).name)
@@ -99,3 +100,9 @@ def _train(experiment: Experiment, trainings: Sequence[Training], on_done: Calla
         raise NasError(
             f"{len(failures)} of {len(trainings)} full trainings failed; {failures[0]}; the same command trains them again"
         )
+
+
+def _train_in(folder: str, training: Training) -> Path:
+    """Train in the driver's working folder, as the paths of a dataset may be relative."""
+    settle(folder)
+    return train_network(training)

@@ -70,7 +70,7 @@ def test_a_file_that_exports_something_else_is_answered_in_one_sentence(tmp_path
 
 @pytest.mark.parametrize(
     "fields",
-    [{"space": "mnasnet"}, {"dataset": 3}, {"objectives": ("macs_m",)}, {"limits": ("macs_m<3",)}, {"seed": -1}],
+    [{"space": "mnasnet"}, {"dataset": 3}, {"objectives": ("macs_m",)}, {"limits": ("macs_m<3",)}, {"seed": -1}, {"runs": ""}],
 )
 def test_an_experiment_of_wrong_values_is_refused(fields):
     experiment = load_plugin("experiment", "digits_mobilenetv3")
