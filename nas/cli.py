@@ -1,5 +1,6 @@
 """The `nas` command: parse, call one function, print. Nothing heavy is imported before it is needed."""
 
+import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
@@ -35,11 +36,12 @@ def run(arguments: Sequence[str]) -> int:
             print(version("frontier-nas"))
         else:
             choose(COMMANDS, arguments, prog="nas", purpose="Search mobile networks, look at what was found, take it away.")
+        sys.stdout.flush()  # here, where a closed pipe is caught, and not as Python ends
     except NasError as error:
         print(f"nas: {error}", file=sys.stderr)
         return USER_ERROR
     except BrokenPipeError:  # the reader of our output, such as `head`, has had enough
-        sys.stderr.close()
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # for what is still to be flushed
     except OSError as error:
         print(f"nas: {error.filename or 'a file'} cannot be used: {error.strerror or error}", file=sys.stderr)
         return USER_ERROR
