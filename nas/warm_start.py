@@ -122,7 +122,7 @@ def _check_alike(experiment: Experiment, name: str, described: Mapping[str, Any]
         if before is None:
             raise NasError(f"reuse {name}: objective {measured} was not measured there; it has {', '.join(sorted(there))}")
         other_table = now["needs_latency"] and described["latency_table"] != here["latency_table"]
-        if before.get("fields") != now.get("fields") or other_table:
+        if before["measure"]["fields"] != now["measure"]["fields"] or other_table:
             raise NasError(f"reuse {name}: its {measured} was measured with other settings, or is by another latency table")
 
 
@@ -132,8 +132,10 @@ def baselines(problem: Problem, names: Iterable[str]) -> dict[str, Point]:
     Raises: NasError for a name that is not known, or a network that cannot read such images.
     """
     found: dict[str, Point] = {}
+    names = tuple(names)
+    largest = _largest_resolution(problem) if names else 0
     for name in names:
-        network, largest = find_network(name), _largest_resolution(problem)
+        network = find_network(name)
         network = network.at(largest) if network.resolution > largest else network
         network.check(problem.num_classes, [network.resolution])
         point = point_of(problem, network)

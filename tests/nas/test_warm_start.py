@@ -7,7 +7,7 @@ import pytest
 
 import nas
 from nas.objectives import Objective, objective
-from nas.runs import TRIALS_FILE
+from nas.runs import TRIALS_FILE, create_run
 from nas.spaces import sample
 from nas.warm_start import outcomes, starts
 from tests.played import EXPERIMENT, new_run, next_session
@@ -121,3 +121,12 @@ def earlier_run(tmp_path_factory):
 def test_outcomes_of_other_trainings_are_refused(earlier_run, fields, sentence):
     with pytest.raises(nas.NasError, match=sentence):
         outcomes(replace(EXPERIMENT, **({"reuse": (str(earlier_run),)} | fields)))
+
+
+def test_rewards_of_another_target_are_not_reused(tmp_path):
+    objectives = (nas.mnasnet_reward(5.0), objective("macs_m"))
+    run = create_run(replace(EXPERIMENT, objectives=objectives, runs=str(tmp_path)), "rewarded")
+    alike = replace(EXPERIMENT, objectives=objectives, reuse=(str(run),))
+    assert outcomes(alike) == {}  # nothing has ended there yet
+    with pytest.raises(nas.NasError, match="its mnasnet_reward was measured with other settings"):
+        outcomes(replace(alike, objectives=(nas.mnasnet_reward(6.0), objectives[1])))
