@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from nas.errors import NasError
-from nas.runs import EXPERIMENT_FILE, WEIGHTS, is_running, locked, read_experiment
+from nas.runs import EXPERIMENT_FILE, WEIGHTS, is_running, locked, read_experiment, weights_file
 from nas.table import best, results
 from nas.trial import UNDER_WAY
 from nas.trial_log import read_trials
@@ -65,7 +65,7 @@ def removable(run: Path) -> list[Path]:
     Raises: NasError if it is not a run folder.
     """
     df = results(run)
-    front = {f"{trial}.safetensors" for trial in df["trial"][df["is_front"]]}
+    front = {weights_file(run, trial).name for trial in df["trial"][df["is_front"]]}
     under_way = {f"trial{trial}" for trial in df["trial"][df["status"].isin(UNDER_WAY)]}
     return [entry for entry in sorted((run / WEIGHTS).glob("*")) if entry.name not in front | under_way]
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from nas.errors import NasError
 from nas.files import whole_file
 from nas.pareto import Box, Losses, dominates
-from nas.runs import WEIGHTS
+from nas.runs import weights_file
 from nas.storage import TrialFolder
 
 logger = logging.getLogger(__name__)
@@ -34,7 +34,7 @@ class Keeper:
 
     def weights(self, trial: int) -> Path:
         """Where the weights of a finished trial are kept."""
-        return self.run / WEIGHTS / f"{trial}.safetensors"
+        return weights_file(self.run, trial)
 
     def note(self, trial: int, losses: Losses) -> None:
         """Put a finished trial on the front, if it belongs there; those that it dominates leave it."""

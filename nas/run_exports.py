@@ -16,7 +16,7 @@ from nas.devices import device_name, pick_device
 from nas.errors import NasError
 from nas.exports import check_replaceable, with_weights
 from nas.networks import Network, parse_network
-from nas.runs import WEIGHTS, read_experiment
+from nas.runs import read_experiment, weights_file
 from nas.table import best as best_row
 from nas.table import front, history, results, select
 
@@ -107,7 +107,7 @@ def _export(
     """The rows' networks in their folders."""
     described = read_experiment(run)
     for target, row in rows.items():  # before time is spent
-        if not (weights := _weights(run, row)).is_file():
+        if not (weights := weights_file(run, int(row["trial"]))).is_file():
             raise NasError(
                 f"trial {row['trial']} has no weights at {weights}: they were removed, nothing in this run needed training, or "
                 "it is a baseline that is no point of the space, which keeps them with --keep-all alone"
@@ -122,7 +122,7 @@ def _export(
             raise
         gone = str(error)
     for target, row in rows.items():
-        network, weights = parse_network(row["architecture"]), _weights(run, row)
+        network, weights = parse_network(row["architecture"]), weights_file(run, int(row["trial"]))
         if dataset is None or gone:
             accuracy = _accuracy_of_trial(run, row) | {"dataset": described["dataset"]["name"], "not_measured": gone}
         else:
@@ -138,10 +138,6 @@ def _export(
         write_export(target, network, weights, card | {"run": run.name, "trial": int(row["trial"])}, parts, int8=int8)
         on_done(target)
     return list(rows)
-
-
-def _weights(run: Path, row: "pd.Series[Any]") -> Path:
-    return run / WEIGHTS / f"{row['trial']}.safetensors"
 
 
 def _accuracy(

@@ -31,6 +31,11 @@ PATIENCE: Final = 2.0  # seconds to wait for who only looks whether a run is loc
 BUSY: Final = "{run} is searched by another process; wait for its end, or stop it with Ctrl-C"
 
 
+def weights_file(run: Path, trial: int) -> Path:
+    """Where the weights of a finished trial are kept, if they are."""
+    return run / WEIGHTS / f"{trial}.safetensors"
+
+
 def create_run(experiment: Experiment, name: str) -> Path:
     """A new run folder under `experiment.runs`, with its experiment.json.
 

@@ -14,7 +14,7 @@ from nas.experiment import Experiment
 from nas.networks import Network, OwnNetwork, find_network
 from nas.problem import Point, Problem
 from nas.published import reference, references
-from nas.runs import EXPERIMENT_FILE, WEIGHTS, read_experiment
+from nas.runs import EXPERIMENT_FILE, read_experiment, weights_file
 from nas.spaces import Params, SearchSpace, sample
 from nas.table import front, results
 from nas.trial import Outcome, Status
@@ -95,11 +95,13 @@ def outcomes(experiment: Experiment) -> dict[str, Reused]:
         run = Path(name).resolve()
         _check_alike(experiment, name, read_experiment(run))
         for trial in read_trials(run):
-            if trial.status is Status.DONE and trial.outcome and trial.architecture and trial.values.keys() >= set(trained):
+            if trial.status is not Status.DONE or trial.number is None:
+                continue
+            if trial.outcome and trial.architecture and trial.values.keys() >= set(trained):
                 found[trial.id] = Reused(
                     name=f"{run.name} trial {trial.number}",
                     outcome=replace(trial.outcome, values={name: trial.values[name] for name in trained}),
-                    weights=run / WEIGHTS / f"{trial.number}.safetensors",
+                    weights=weights_file(run, trial.number),
                     architecture=trial.architecture,
                 )
     return found
