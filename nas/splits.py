@@ -9,11 +9,11 @@ PARTS: Final = ("train", "val", "test")
 HELD_OUT: Final = 0.1  # share of every class that becomes a part which the dataset does not bring
 
 
-def hold_out(by_class: Sequence[Sequence[str]], num_parts: int) -> list[list[list[str]]]:
-    """`num_parts` parts of a tenth of every class each, then the rest; each is a list of names per class."""
+def hold_out(by_class: Sequence[Sequence[str]], num_parts: int, share: float = HELD_OUT) -> list[list[list[str]]]:
+    """`num_parts` parts of a `share` of every class each, then the rest; each is a list of names per class."""
     parts: list[list[list[str]]] = [[] for _ in range(num_parts + 1)]
     for names in by_class:
-        ordered, size = in_hash_order(names), max(1, round(HELD_OUT * len(names)))
+        ordered, size = in_hash_order(names), max(1, round(share * len(names)))
         for i in range(num_parts):
             parts[i].append(ordered[i * size : (i + 1) * size])
         parts[num_parts].append(ordered[num_parts * size :])

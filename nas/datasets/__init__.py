@@ -4,7 +4,7 @@ Each dataset is a file here that exports DATASET and is found by its name. Read 
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from nas.errors import NasError, describe_error, users_code
 from nas.plugins import check_kind, load_plugin
-from nas.splits import hold_out
+from nas.splits import HELD_OUT, hold_out
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,13 +117,13 @@ def from_torchvision(name: str, root: str, part: str) -> ImageData:
     return held_out_part(ImageData(images=rgb, labels=np.asarray(raw.targets, dtype=np.int64)), part)
 
 
-def held_out_part(data: ImageData, part: str) -> ImageData:
-    """`data` itself for the test part; for the others, its share of what is always the same tenth of every class, or the rest."""
-    if part == "test":
+def held_out_part(data: ImageData, part: str, *, missing: Sequence[str] = ("val",), share: float = HELD_OUT) -> ImageData:
+    """`data` itself for a part that the dataset has; else its images of that part: the same `share` of every class, or the rest."""
+    if part not in (*missing, "train"):
         return data
     by_class = [[str(i) for i in np.flatnonzero(data.labels == label)] for label in np.unique(data.labels)]
-    val, train = hold_out(by_class, 1)
-    chosen = sorted(int(i) for names in (val if part == "val" else train) for i in names)
+    parts = dict(zip((*missing, "train"), hold_out(by_class, len(missing), share), strict=True))
+    chosen = sorted(int(i) for names in parts[part] for i in names)
     return ImageData(images=data.images[chosen], labels=data.labels[chosen])
 
 

@@ -1,21 +1,23 @@
 """1,797 handwritten digits of 8 x 8 pixels that ship inside scikit-learn, without a download.
 
-Source: UCI Optical Recognition of Handwritten Digits, through sklearn.datasets.load_digits.
+Source: UCI Optical Recognition of Handwritten Digits, as sklearn.datasets.load_digits has it.
 """
 
 from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Final
 
 import numpy as np
 
-from nas.datasets import Dataset, ImageData
+from nas.datasets import Dataset, ImageData, held_out_part
 
-SHARES: Final = {"val": 0.2, "test": 0.2}
+SHARE: Final = 0.2  # of every class, for search validation and for test
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Digits(Dataset):
-    """Ten classes, 1,078 / 359 / 360 images for training, search validation and test, each with every class alike."""
+    """Ten classes, 1,079 / 359 / 359 images for training, search validation and test, each with every class alike."""
 
     name = "digits"
     classes = tuple("0123456789")
@@ -24,16 +26,13 @@ class Digits(Dataset):
     mirrors = False
 
     def load(self, part: str) -> ImageData:
-        from sklearn.datasets import load_digits  # takes a second, which only a process that trains should pay
-        from sklearn.model_selection import train_test_split
-
-        bunch = load_digits()
-        grey = np.rint(bunch.images * (255 / 16)).astype(np.uint8)
-        labels = bunch.target.astype(np.int64)
-        rest, test = train_test_split(np.arange(len(labels)), test_size=SHARES["test"], random_state=0, stratify=labels)
-        train, val = train_test_split(rest, test_size=SHARES["val"] / (1 - SHARES["test"]), random_state=0, stratify=labels[rest])
-        chosen = {"train": train, "val": val, "test": test}[part]
-        return ImageData(images=np.repeat(grey[chosen, :, :, None], 3, axis=3), labels=labels[chosen])
+        package = find_spec("sklearn")  # to import it takes a second
+        assert package is not None
+        assert package.origin is not None
+        table = np.loadtxt(Path(package.origin).parent / "datasets" / "data" / "digits.csv.gz", delimiter=",")
+        grey = np.rint(table[:, :-1] * (255 / 16)).astype(np.uint8).reshape(-1, 8, 8, 1)
+        data = ImageData(images=np.repeat(grey, 3, axis=3), labels=table[:, -1].astype(np.int64))
+        return held_out_part(data, part, missing=("val", "test"), share=SHARE)
 
 
 DATASET: Final = Digits()
