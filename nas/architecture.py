@@ -1,7 +1,6 @@
 """A mobile network as one frozen value: its canonical text, its id, and the rules every such value keeps.
 
-Widths are final channel counts: what is written is what is built. Read `published.py` next for the published
-networks as such values, then `costs.py` for what they cost.
+Widths are final channel counts: what is written is what is built.
 """
 
 import hashlib

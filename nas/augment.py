@@ -1,7 +1,7 @@
 """Training batches: cut out of the stored images a whole batch at a time, each image its own way, where they are trained on.
 
 Searches do no more. Colours and operations, which only a full training may ask for, are torchvision's, an image at a time.
-Crops are drawn on the CPU, so that they are the same on every device. Read `train.py` next.
+Crops are drawn on the CPU, so that they are the same on every device.
 """
 
 import math

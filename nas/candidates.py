@@ -1,7 +1,4 @@
-"""The networks that a sampler may choose from, what is known of each before it is trained, and what a study tells of them.
-
-Read `samplers.py` next.
-"""
+"""The networks that a sampler may choose from, what is known of each before it is trained, and what a study tells of them."""
 
 import math
 from collections.abc import Callable, Collection, Hashable, Mapping, Sequence

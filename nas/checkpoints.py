@@ -1,4 +1,4 @@
-"""Where a training run goes on after it was killed: its last epoch, and the weights of its best. Read `train.py` next."""
+"""Where a training run goes on after it was killed: its last epoch, and the weights of its best."""
 
 import hashlib
 import io

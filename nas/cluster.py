@@ -1,7 +1,4 @@
-"""Ray: on this machine alone, or on a cluster that runs already; what it has to offer, and what is sent there.
-
-Read `driver.py` next.
-"""
+"""Ray: on this machine alone, or on a cluster that runs already; what it has to offer, and what is sent there."""
 
 import logging
 import os

@@ -1,4 +1,4 @@
-"""What every column of a run's tables means, in one place: `RESULTS.md` is made of it. Read `table.py` next."""
+"""What every column of a run's tables means, in one place: `RESULTS.md` is made of it."""
 
 from collections.abc import Sequence
 from typing import Final, NamedTuple

@@ -1,4 +1,4 @@
-"""Two searches held against each other, and a search's short trainings against full ones. Read `report.py` next."""
+"""Two searches held against each other, and a search's short trainings against full ones."""
 
 from dataclasses import dataclass
 from pathlib import Path

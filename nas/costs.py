@@ -1,6 +1,6 @@
 """Exact parameters, multiply-adds and activation memory of an Architecture, by arithmetic alone.
 
-They are sums over the network's layers. Read `modules.py` next for the same network in torch.
+They are sums over the network's layers.
 """
 
 from dataclasses import dataclass

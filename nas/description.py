@@ -1,6 +1,6 @@
 """Experiment ⇄ plain values: what experiment.json holds of a run, and the same run's experiment, rebuilt from it.
 
-Needs neither torch nor Ray. Read `runs.py` next.
+Needs neither torch nor Ray.
 """
 
 import importlib

@@ -1,4 +1,4 @@
-"""What this process computes on: the device, its precision and its memory. Read `predict.py` next."""
+"""What this process computes on: the device, its precision and its memory."""
 
 import ctypes
 from typing import Final

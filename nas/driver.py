@@ -1,7 +1,4 @@
-"""Experiment → run folder: Ray Tune runs the trials that the searcher proposes, on all of the machine or on a cluster.
-
-Read `runs.py` for what the folder holds, `table.py` for how it becomes a DataFrame.
-"""
+"""Experiment → run folder: Ray Tune runs the trials that the searcher proposes, on all of the machine or on a cluster."""
 
 import json
 import logging

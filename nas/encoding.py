@@ -1,4 +1,4 @@
-"""Parameter sets as arrays: positions to draw and change, features to model. Read `samplers.py` next."""
+"""Parameter sets as arrays: positions to draw and change, features to model."""
 
 import math
 import re

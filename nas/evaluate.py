@@ -1,6 +1,6 @@
 """The worker's side of a trial: an architecture's text in, an Outcome out, whatever happens.
 
-Imports no Ray. Read `searcher.py` next for the driver's side.
+Imports no Ray.
 """
 
 import math

@@ -1,7 +1,4 @@
-"""A whole run as one value.
-
-Read `driver.py` next for how an Experiment becomes a run folder.
-"""
+"""A whole run as one value."""
 
 import math
 from dataclasses import dataclass, field, replace

@@ -1,4 +1,4 @@
-"""How much of a space meets the limits, and the way from a point outside them to one inside. Read `searcher.py` next."""
+"""How much of a space meets the limits, and the way from a point outside them to one inside."""
 
 import math
 import random

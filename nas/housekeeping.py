@@ -1,4 +1,4 @@
-"""Every run in a folder, and what of them could be removed. Needs neither torch nor Ray. Read `cli.py` next."""
+"""Every run in a folder, and what of them could be removed. Needs neither torch nor Ray."""
 
 import os
 import shutil

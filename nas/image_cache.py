@@ -2,7 +2,7 @@
 
 A cache is a folder, which may be removed at any time: `images.u8` holds the pixels of train, val and test, `damaged.json` names
 the files that could not be read. Its name ends with a hash of the files' paths, sizes and times, so files that change are
-decoded anew. Read `nas/datasets/` next.
+decoded anew.
 """
 
 import errno

@@ -1,4 +1,4 @@
-"""Images in folders: which there are, the part each belongs to, and a file as pixels. Read `image_cache.py` next."""
+"""Images in folders: which there are, the part each belongs to, and a file as pixels."""
 
 import os
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""Which weights a run keeps: by default those of the networks on its front. Read `searcher.py` next."""
+"""Which weights a run keeps: by default those of the networks on its front."""
 
 import logging
 import shutil

@@ -1,4 +1,4 @@
-"""`nas measure` and `nas latency`: parse, call one function, print. Read `cli.py` next."""
+"""`nas measure` and `nas latency`: parse, call one function, print."""
 
 import re
 import shlex

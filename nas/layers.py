@@ -1,7 +1,4 @@
-"""A network as its layers, each with what it computes, what it costs and what timm calls it: the one place that knows.
-
-Read `costs.py` next, which adds them up.
-"""
+"""A network as its layers, each with what it computes, what it costs and what timm calls it: the one place that knows."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -99,18 +96,6 @@ class Part(NamedTuple):
     num_classes: int = 0
     """Of the head."""
 
-    @property
-    def key(self) -> str:
-        """The whole in a latency table: `mbconv5/2 24>72>40 relu @56`, `head mobilenetv3 960>1280>1000 hard_swish @7`."""
-        match self.value:
-            case Stem():
-                return self.layers()[0].key
-            case Block():
-                return _block_key(self.value, self.width, self.size)
-            case Head(kind=kind, width=features):
-                widths = f"{self.width}>{features or self.width}>{self.num_classes}"
-                return f"head {kind} {widths} {self.activation} @{self.size}"
-
     def layers(self) -> list[Layer]:
         """Its layers in order; paths of modules are those in the block."""
         match self.value:
@@ -178,15 +163,6 @@ def _squeeze(block: Block, width: int, size: int, kept: int) -> Layer:
     )
 
 
-def _block_key(block: Block, width: int, size: int) -> str:
-    widths = [width, *([block.hidden] if block.hidden else []), block.width]
-    squeeze = f" squeeze {block.squeeze} {block.gate}" if block.squeeze else ""
-    plain = " linear" if block.op == "sep" and block.linear else ""
-    skip = " skip" if block.skip else ""
-    name = f"{block.op}{block.kernel}" + f"/{block.stride}" * (block.stride > 1)
-    return f"{name} {'>'.join(map(str, widths))}{squeeze} {block.activation}{plain}{skip} @{size}"
-
-
 def parts(architecture: Architecture, num_classes: int) -> list[Part]:
     """The stem, each block and the head of a network, in order."""
     tensorflow, activation = architecture.convention == "tensorflow", architecture.activation
@@ -210,6 +186,6 @@ def layers(architecture: Architecture, num_classes: int) -> list[Layer]:
 
 
 @lru_cache(maxsize=100_000)
-def part_keys(part: Part) -> tuple[str, tuple[str, ...]]:
-    """(key, keys of the layers) of a part: a latency table may have the time of the whole, or of each layer."""
-    return part.key, tuple(layer.key for layer in part.layers())
+def layer_keys(part: Part) -> tuple[str, ...]:
+    """The keys of a part's layers."""
+    return tuple(layer.key for layer in part.layers())

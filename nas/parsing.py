@@ -1,4 +1,4 @@
-"""How options become values: tyro reads the fields of dataclasses, and our own objects by their names. Read `cli.py` next."""
+"""How options become values: tyro reads the fields of dataclasses, and our own objects by their names."""
 
 import argparse
 import contextlib

@@ -1,7 +1,4 @@
-"""What a session of a run is going to do, found before Ray starts, so that every mistake shows before anything is trained.
-
-Read `proposer.py` next.
-"""
+"""What a session of a run is going to do, found before Ray starts, so that every mistake shows before anything is trained."""
 
 import logging
 import math

@@ -1,4 +1,4 @@
-"""Whole images in, classes out: what a network reads, its predictions, and a fingerprint of them. Read `augment.py` next."""
+"""Whole images in, classes out: what a network reads, its predictions, and a fingerprint of them."""
 
 import hashlib
 from dataclasses import dataclass

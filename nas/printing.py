@@ -1,4 +1,4 @@
-"""What the commands print: rows, fronts, paths. Read `cli.py` next."""
+"""What the commands print: rows, fronts, paths."""
 
 import logging
 import shlex

@@ -1,7 +1,4 @@
-"""What a search proposes networks for: the space, the objectives and the limits. It knows no run, no Ray and no training.
-
-Read `feasibility.py` next.
-"""
+"""What a search proposes networks for: the space, the objectives and the limits. It knows no run, no Ray and no training."""
 
 import math
 from collections.abc import Mapping

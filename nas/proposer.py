@@ -1,4 +1,4 @@
-"""Where new networks come from: Optuna's sampler, held to the limits and to what was proposed before. Read `searcher.py` next."""
+"""Where new networks come from: Optuna's sampler, held to the limits and to what was proposed before."""
 
 import math
 import random

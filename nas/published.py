@@ -1,7 +1,7 @@
 """The published networks of the mobile family, as Architecture values under timm's model names.
 
 Each table is the paper's, a row per line; the tests hold every network's parameters, multiply-adds and logits against
-timm's. Read `costs.py` next.
+timm's.
 """
 
 import math

@@ -1,4 +1,4 @@
-"""What earlier sessions of a run found, and the trials that they left, put into a new session. Read `searcher.py` next."""
+"""What earlier sessions of a run found, and the trials that they left, put into a new session."""
 
 from collections.abc import Mapping
 

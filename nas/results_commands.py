@@ -1,4 +1,4 @@
-"""`nas runs`, `clean`, `table`, `report`, `compare`, `verify`, `dashboard`: call one function, print. Read `cli.py` next."""
+"""`nas runs`, `clean`, `table`, `report`, `compare`, `verify`, `dashboard`: call one function, print."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The tunables of FrontierSampler in one place, with the values that its figures were measured with. Read `samplers.py` next."""
+"""The tunables of FrontierSampler in one place, with the values that its figures were measured with."""
 
 from dataclasses import dataclass
 from typing import Final

@@ -1,4 +1,4 @@
-"""An Optuna sampler for objectives some of which cost nothing to compute. Read `searcher.py` next for who asks it."""
+"""An Optuna sampler for objectives some of which cost nothing to compute."""
 
 import logging
 import threading

@@ -1,4 +1,4 @@
-"""`nas scale`: parse, call one function, print. Read `cli.py` next."""
+"""`nas scale`: parse, call one function, print."""
 
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,4 @@
-"""Compound scaling: a network deeper, wider and at another resolution by EfficientNet's rules, alone or as a family in a folder.
-
-Read `scaling_search.py` next for how alpha, beta and gamma are found.
-"""
+"""Compound scaling: a network deeper, wider and at another resolution by EfficientNet's rules, alone or as a family."""
 
 import math
 import re

@@ -1,7 +1,4 @@
-"""The alpha, beta and gamma that scale a trained network best: a search of the compound space at phi = 1.
-
-Read `scale_commands.py` next.
-"""
+"""The alpha, beta and gamma that scale a trained network best: a search of the compound space at phi = 1."""
 
 import math
 from contextlib import nullcontext

@@ -1,7 +1,4 @@
-"""Early stopping for several objectives: asynchronous successive halving by non-dominated rank.
-
-Read `driver.py` for how Ray Tune asks it.
-"""
+"""Early stopping for several objectives: asynchronous successive halving by non-dominated rank."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

@@ -1,4 +1,4 @@
-"""What a session of a search works with, and how a trial begins and ends in it. Read `searcher.py` next."""
+"""What a session of a search works with, and how a trial begins and ends in it."""
 
 import logging
 import time

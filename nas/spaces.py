@@ -1,7 +1,7 @@
 """What a search space is: named parameters, and the two ways between them and an Architecture.
 
 A choice that changes nothing in the network leaves no trace in the Architecture, so two parameter sets that mean the
-same network give the same id. Read `searcher.py` next for how a search draws from a space.
+same network give the same id.
 """
 
 import math

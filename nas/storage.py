@@ -1,6 +1,6 @@
 """Where trials under way keep their checkpoints, and where the driver takes the weights of those that ended from.
 
-A folder, or any URI that fsspec knows. Read `worker.py` next.
+A folder, or any URI that fsspec knows.
 """
 
 import logging

@@ -1,4 +1,4 @@
-"""Optuna's side of a search: the sampler by its name, and the study that is asked and told. Read `proposer.py` next."""
+"""Optuna's side of a search: the sampler by its name, and the study that is asked and told."""
 
 import warnings
 from collections.abc import Callable, Mapping

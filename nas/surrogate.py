@@ -1,7 +1,4 @@
-"""What is believed of losses of any scale, by a Gaussian process that is good from ten observations on, and the gain it promises.
-
-Read `samplers.py` next.
-"""
+"""What is believed of losses of any scale, by a Gaussian process, and the gain that a candidate promises."""
 
 import itertools
 import math

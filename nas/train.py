@@ -1,6 +1,6 @@
 """The one training loop, read top to bottom: settings, data, model, optimizer, loop.
 
-Imports no Ray: a network trains in any process. Read `evaluate.py` next for how a trial uses it.
+Imports no Ray: a network trains in any process.
 """
 
 import hashlib

@@ -1,4 +1,4 @@
-"""One trial from its proposal to its end: the only form that it has between the log and the table. Read `trial_log.py` next."""
+"""One trial from its proposal to its end: the only form that it has between the log and the table."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields

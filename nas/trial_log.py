@@ -1,4 +1,4 @@
-"""The trial log of a run, `trials.jsonl`: its one writer, and its events read as trials. Read `table.py` next."""
+"""The trial log of a run, `trials.jsonl`: its one writer, and its events read as trials."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace

@@ -1,7 +1,4 @@
-"""How far a search's short trainings can be trusted: the best of its front, trained in full with several seeds.
-
-Read `comparison.py` next.
-"""
+"""How far a search's short trainings can be trusted: the best of its front, trained in full with several seeds."""
 
 import logging
 from collections.abc import Callable, Sequence

@@ -1,4 +1,4 @@
-"""Warm starts: networks to try first, results reused from other runs, and baselines beside the search. Read `plan.py` next."""
+"""Warm starts: networks to try first, results reused from other runs, and baselines beside the search."""
 
 import random
 from collections.abc import Iterable, Iterator, Mapping

@@ -1,6 +1,6 @@
 """What Ray runs in a worker process: one trial after another, each reporting its epochs and in the end its outcome.
 
-Imports torch with the first trial, so that the driver does not. Read `evaluate.py` next.
+Imports torch with the first trial, so that the driver does not.
 """
 
 import faulthandler

@@ -1,6 +1,6 @@
 """What networks train on: a dataset in three parts, each an array of images.
 
-Each dataset is a file here that exports DATASET and is found by its name. Read `predict.py` next.
+Each dataset is a file here that exports DATASET and is found by its name.
 """
 
 from abc import ABC, abstractmethod
@@ -118,7 +118,7 @@ def from_torchvision(name: str, root: str, part: str) -> ImageData:
 
 
 def held_out_part(data: ImageData, part: str, *, missing: Sequence[str] = ("val",), share: float = HELD_OUT) -> ImageData:
-    """`data` itself for a part that the dataset has; else its images of that part: the same `share` of every class, or the rest."""
+    """`data` itself for a part that the dataset has; else the same `share` of every class, or for `train` the rest."""
     if part not in (*missing, "train"):
         return data
     by_class = [[str(i) for i in np.flatnonzero(data.labels == label)] for label in np.unique(data.labels)]

@@ -1,7 +1,7 @@
 """A latency table: made by running networks of a space layer by layer on this machine, and checked against whole networks.
 
 A layer is timed where it stands in a network: alone it would find its input in no cache, and its output wanted in no other
-layout. Read `nas/objectives/` next.
+layout.
 """
 
 import random

@@ -1,4 +1,4 @@
-"""A network as an ONNX graph with its norms folded into the convolutions, as it is deployed. Read `timing.py` next."""
+"""A network as an ONNX graph with its norms folded into the convolutions, as it is deployed."""
 
 from collections.abc import Mapping
 from dataclasses import replace

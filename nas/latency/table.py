@@ -1,6 +1,6 @@
 """What a latency is of, a table of the milliseconds of layers on one device, and what it says of a whole network.
 
-Needs neither torch nor a runtime. Read `timing.py` next.
+Needs neither torch nor a runtime.
 """
 
 import json
@@ -8,15 +8,16 @@ import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, Final
 
 from nas.architecture import Architecture
 from nas.errors import NasError, unknown
 from nas.files import write_whole
-from nas.layers import part_keys, parts
+from nas.layers import layer_keys, parts
 
-FORMAT: Final = 1  # of the file
+FORMAT: Final = 2  # of the file
 RUNTIMES: Final = ("onnxruntime", "torch")
 DEVICES: Final = ("cpu", "cuda")
 DTYPES: Final = ("float32", "bfloat16", "float16")
@@ -77,7 +78,7 @@ class Check:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LatencyTable:
-    """Milliseconds of layers, by `Layer.key`, or of whole parts, by `Part.key`, on one device in one runtime.
+    """Milliseconds of layers, by `Layer.key`, on one device in one runtime; a network takes the sum of its layers.
 
     Raises: ValueError for a time that is not 0 or more.
     """
@@ -91,8 +92,6 @@ class LatencyTable:
     space: str
     """The search space that it was made for."""
     milliseconds: Mapping[str, float]
-    overhead_ms: float = 0.0
-    """A whole network takes the sum of its layers, and this."""
     check: Check | None = None
     """How good it is; None where nobody looked."""
 
@@ -107,7 +106,7 @@ class LatencyTable:
         Raises: NasError naming five of the layers that the table does not have, and how many more are missing.
         """
         try:
-            return self.overhead_ms + sum(map(self.milliseconds.__getitem__, self._keys(architecture, num_classes)))
+            return sum(map(self.milliseconds.__getitem__, _keys(architecture, num_classes)))
         except KeyError:
             missing = self.missing(architecture, num_classes)
             more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
@@ -118,14 +117,7 @@ class LatencyTable:
 
     def missing(self, architecture: Architecture, num_classes: int) -> list[str]:
         """The layers of a network that the table does not have."""
-        return list(dict.fromkeys(key for key in self._keys(architecture, num_classes) if key not in self.milliseconds))
-
-    def _keys(self, architecture: Architecture, num_classes: int) -> Iterator[str]:
-        for whole, layers in map(part_keys, parts(architecture, num_classes)):
-            if whole in self.milliseconds:
-                yield whole
-            else:
-                yield from layers
+        return list(dict.fromkeys(key for key in _keys(architecture, num_classes) if key not in self.milliseconds))
 
     def __str__(self) -> str:
         """The device, the runtime and how good it is, as a search tells it."""
@@ -144,6 +136,10 @@ class LatencyTable:
         Raises: NasError if the file cannot be written.
         """
         write_whole(file, json.dumps({"format": FORMAT} | asdict(self), indent=1) + "\n")
+
+
+def _keys(architecture: Architecture, num_classes: int) -> Iterator[str]:
+    return chain.from_iterable(map(layer_keys, parts(architecture, num_classes)))
 
 
 def table_folder() -> Path:
@@ -172,17 +168,17 @@ def newest_table(space: str, networks: Sequence[Architecture], num_classes: int)
 def read_table(file: str | Path) -> LatencyTable:
     """The table of a file.
 
-    Raises: NasError if it is not one, or is of a newer format.
+    Raises: NasError if it is not one, or is of another format.
     """
     path = Path(file)
     if not path.is_file():
         raise NasError(f"latency table {path} is not there; `nas latency build` makes one")
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
-        if (version := record.pop("format")) <= FORMAT:
+        if (version := record.pop("format")) == FORMAT:
             check: dict[str, Any] = record["check"] or {}
             check = {name: tuple(value) if isinstance(value, list) else value for name, value in check.items()}
             return LatencyTable(**record | {"setup": Setup(**record["setup"]), "check": Check(**check) if check else None})
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OSError) as error:
         raise NasError(f"latency table {path} is damaged: {type(error).__name__}: {error}") from None
-    raise NasError(f"latency table {path} is of format {version}, and this version reads up to {FORMAT}")
+    raise NasError(f"latency table {path} is of format {version}, and this version reads {FORMAT}; build it again")

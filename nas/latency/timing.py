@@ -1,6 +1,6 @@
 """Running a network in the runtimes that people deploy in, whole or layer by layer, and measuring it honestly.
 
-A measurement says its spread and its device, and is refused where the machine does not hold still. Read `build.py` next.
+A measurement says its spread and its device, and is refused where the machine does not hold still.
 """
 
 import json

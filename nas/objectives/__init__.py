@@ -1,7 +1,6 @@
 """What a search optimises and what it must respect.
 
-Each objective is a file here that exports OBJECTIVE and is found by its name. Read `nas/datasets/` next for what networks
-train on.
+Each objective is a file here that exports OBJECTIVE and is found by its name.
 """
 
 import math

@@ -43,31 +43,27 @@ def test_a_network_costs_what_its_layers_cost(architecture):
 
 
 @pytest.mark.parametrize(
-    ("name", "part", "key", "keys"),
+    ("name", "part", "keys"),
     [
-        ("mobilenetv3_small_100", 0, "conv3/2 3>16 hard_swish @224", ["conv3/2 3>16 hard_swish @224"]),
+        ("mobilenetv3_small_100", 0, ["conv3/2 3>16 hard_swish @224"]),
         (
             "mobilenetv3_small_100",
             1,
-            "sep3/2 16>16 squeeze 8 hard_sigmoid relu linear @112",
             ["depthwise3/2 16 relu @112", "squeeze 16 8 hard_sigmoid relu @56", "conv1 16>16 @56"],
         ),
         (
             "mobilenetv3_small_100",
             3,
-            "mbconv3 24>88>24 relu skip @28",
             ["conv1 24>88 relu @28", "depthwise3 88 relu @28", "conv1 88>24 @28", "add 24 @28"],
         ),
         (
             "mobilenetv3_small_100",
             -1,
-            "head mobilenetv3 576>1024>1000 hard_swish @7",
             ["pool 576 @7", "conv1 576>1024 hard_swish @1", "linear 1024>1000 @1"],
         ),
         (
             "tf_efficientnet_b0",
             4,
-            "mbconv5/2 24>144>40 squeeze 6 sigmoid silu @56",
             [
                 "conv1 24>144 silu @56",
                 "depthwise5/2 same 144 silu @56",
@@ -78,17 +74,15 @@ def test_a_network_costs_what_its_layers_cost(architecture):
         (
             "efficientnet_b0",
             -1,
-            "head efficientnet 320>1280>1000 silu @7",
             ["conv1 320>1280 silu @7", "pool 1280 @7", "linear 1280>1000 @1"],
         ),
         (
             "efficientnetv2_s",
             3,
-            "fused3/2 24>96>48 silu @112",
             ["conv3/2 24>96 silu @112", "conv1 96>48 @56"],
         ),
     ],
 )
-def test_tables_on_disk_stay_readable(name, part, key, keys):
+def test_tables_on_disk_stay_readable(name, part, keys):
     found = parts(replace(nas.reference(name), resolution=224), 1000)[part]
-    assert (found.key, [layer.key for layer in found.layers()]) == (key, keys)
+    assert [layer.key for layer in found.layers()] == keys
