@@ -24,5 +24,5 @@ class Counted(Shades):
 
 
 EXPERIMENT: Final = replace(
-    widths.EXPERIMENT, space=widths.Widths(largest=8 * 64), dataset=Counted(num_images=32), trials=40, workers=1
+    widths.EXPERIMENT, space=widths.Widths(largest=8 * 64), dataset=Counted(num_images=32), trials=20, workers=1
 )

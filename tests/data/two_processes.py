@@ -25,4 +25,4 @@ def main(rank: int, folder: str) -> None:
 
 if __name__ == "__main__":
     os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
-    torch.multiprocessing.spawn(main, (sys.argv[1],), nprocs=2)
+    torch.multiprocessing.start_processes(main, (sys.argv[1],), nprocs=2, start_method="fork")  # neither imports torch again

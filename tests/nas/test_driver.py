@@ -212,7 +212,7 @@ def test_ctrl_c_lets_epochs_end_and_leaves_trials_that_can_be_continued(tmp_path
 
 
 def test_ctrl_c_twice_does_not_wait_for_the_epoch(tmp_path):
-    process = begun(tmp_path, "search", WIDTHS, "--train.epochs", 50, "--trials", 1, "--dataset.num-images", 40_000, epochs=1)
+    process = begun(tmp_path, "search", WIDTHS, "--train.epochs", 500, "--trials", 1, "--dataset.num-images", 5_000, epochs=1)
     os.killpg(process.pid, signal.SIGINT)
     printed = ""
     while "stopping when the epochs under way have ended" not in printed:
@@ -259,8 +259,8 @@ def test_memory_is_handed_back_between_many_trials_of_one_process(running_ray, t
     lines = [line.split() for line in (tmp_path / "rss").read_text().splitlines()]
     worker = lines[-1][0]
     megabytes = [float(rss) for pid, rss in lines if pid == worker]
-    assert len(megabytes) == 80  # one process loads two parts forty times
-    assert statistics.median(megabytes[-20:]) < 1.05 * statistics.median(megabytes[20:40])
+    assert len(megabytes) == 40  # one process loads two parts twenty times
+    assert statistics.median(megabytes[-10:]) < 1.5 * megabytes[2]  # 1.3, as torch keeps what it has compiled; else 1.9
 
 
 def test_gpus_are_shared_by_whole_trials_and_never_by_more(tmp_path):

@@ -39,15 +39,12 @@ TINY = Path(__file__).parent.parent / "data" / "tiny_space.py"
 def hurry():
     """Measurements are short meanwhile, and not refused though other tests run."""
     with pytest.MonkeyPatch.context() as patch:
-        for module in ("build", "timing"):
-            patch.setattr(f"nas.latency.{module}.REFERENCE_SECONDS", 0.01)
+        patch.setattr("nas.latency.build.REFERENCE_SECONDS", 0.01)
         patch.setattr("nas.latency.build.LARGEST_DRIFT", 1e9)
         patch.setattr("nas.latency.build.WHOLE_SECONDS", 0.01)
         patch.setattr("nas.statistics.RESAMPLES", 100)
         patch.setattr("nas.latency.timing.MIN_CPU_SHARE", 0.0)
         patch.setattr("nas.latency.timing.MAX_DRIFT", 1e9)
-        patch.setattr("nas.latency.timing.SECONDS", 0.05)
-        patch.setattr("nas.latency.timing.WARM_UP_SECONDS", 0.02)
         yield
 
 
