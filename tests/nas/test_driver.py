@@ -212,7 +212,7 @@ def test_ctrl_c_lets_epochs_end_and_leaves_trials_that_can_be_continued(tmp_path
 
 
 def test_ctrl_c_twice_does_not_wait_for_the_epoch(tmp_path):
-    process = begun(tmp_path, "search", WIDTHS, "--train.epochs", 500, "--trials", 1, "--dataset.num-images", 5_000, epochs=1)
+    process = begun(tmp_path, "search", WIDTHS, "--train.epochs", 500, "--trials", 1, "--dataset.num-images", 3_000, epochs=1)
     os.killpg(process.pid, signal.SIGINT)
     printed = ""
     while "stopping when the epochs under way have ended" not in printed:
