@@ -6,7 +6,7 @@ A folder, or any URI that fsspec knows.
 import logging
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,17 +38,34 @@ class TrialFolder:
         return TrialFolder(uri=f"{storage}/trial{trial}")
 
     @contextmanager
-    def opened(self) -> Iterator["OpenFolder"]:
-        """In a worker: the folder on this machine's disk; itself if it is there, else a copy that `push` sends back."""
+    def opened(self) -> Iterator[tuple[Path, Callable[[], None]]]:
+        """In a worker: (the folder on this machine's disk, what sends its changes to the place that it is a copy of).
+
+        A training is worth more than its checkpoint: what cannot be sent is logged, and sent the next time.
+        """
         fs, place = _found(self.uri)
         if isinstance(fs, LocalFileSystem):
-            yield OpenFolder(path=Path(place))
+            yield Path(place), lambda: None
             return
-        with tempfile.TemporaryDirectory() as copy:
-            for file in FILES:
-                if fs.exists(f"{place}/{file}"):
-                    fs.get_file(f"{place}/{file}", f"{copy}/{file}")
-            yield OpenFolder(path=Path(copy), fs=fs, place=place)
+        sent: dict[Path, float] = {}
+        with tempfile.TemporaryDirectory() as folder:
+            copies = [Path(folder, file) for file in FILES]
+            for copy in copies:
+                if fs.exists(f"{place}/{copy.name}"):
+                    fs.get_file(f"{place}/{copy.name}", str(copy))
+
+            def push() -> None:
+                times = {copy: copy.stat().st_mtime for copy in copies if copy.is_file()}
+                try:
+                    with users_code(f"storage {place}"):
+                        for copy, time in times.items() - sent.items():
+                            fs.makedirs(place, exist_ok=True)
+                            fs.put_file(str(copy), f"{place}/{copy.name}")
+                            sent[copy] = time
+                except NasError as error:
+                    logger.warning("%s", error)
+
+            yield Path(folder), push
 
     def take_weights(self, target: Path) -> None:
         """Put a copy of the trial's weights at `target`, whole or not at all.
@@ -70,38 +87,6 @@ class TrialFolder:
                 shutil.rmtree(place, ignore_errors=True)
             elif fs.exists(place):
                 fs.rm(place, recursive=True)
-
-
-@dataclass(slots=True, kw_only=True)
-class OpenFolder:
-    """A trial's folder on a worker's disk."""
-
-    path: Path
-    fs: Any = None
-    """Of the place that it is a copy of; None if it is that place."""
-    place: str = ""
-    pushed: tuple[float, ...] = ()
-
-    def push(self) -> None:
-        """Send what has changed since the last time to the place that this is a copy of.
-
-        A training is worth more than its checkpoint: what cannot be sent is told, and tried again the next time.
-        """
-        if self.fs is None:
-            return
-        files = [file for name in FILES if (file := self.path / name).is_file()]
-        times = tuple(file.stat().st_mtime for file in files)
-        if times == self.pushed:
-            return
-        try:
-            with users_code(f"storage {self.place}"):
-                self.fs.makedirs(self.place, exist_ok=True)
-                for file in files:
-                    self.fs.put_file(str(file), f"{self.place}/{file.name}")
-        except NasError as error:
-            logger.warning("%s", error)
-        else:
-            self.pushed = times
 
 
 def check_storage(uri: str) -> None:

@@ -54,14 +54,14 @@ def _trained(config: dict[str, Any], task: Task, site: Site) -> Outcome:
     from nas.evaluate import evaluate  # takes seconds, in which the trial has not begun
 
     node = ray.get_runtime_context().get_node_id()
-    with TrialFolder.of(site.storage, config["trial"]).opened() as folder, _ended_after(site.timeout):
+    with TrialFolder.of(site.storage, config["trial"]).opened() as (folder, push), _ended_after(site.timeout):
 
         def on_epoch(epoch: Epoch) -> None:
-            folder.push()
+            push()
             tune.report(asdict(epoch) | {"node": node})
 
-        outcome = evaluate(config["network"], task, folder=folder.path, on_epoch=on_epoch)
-        folder.push()
+        outcome = evaluate(config["network"], task, folder=folder, on_epoch=on_epoch)
+        push()
     return outcome
 
 

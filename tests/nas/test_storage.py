@@ -25,23 +25,23 @@ fsspec.register_implementation("failing", Failing)
 
 def test_a_place_that_fails_costs_no_training_and_has_it_all_once_it_is_back(tmp_path, caplog):
     folder = TrialFolder.of("failing://run", 3)
-    with folder.opened() as opened:
-        (opened.path / LAST_FILE).write_text("1")
-        opened.push()
+    with folder.opened() as (opened, push):
+        (opened / LAST_FILE).write_text("1")
+        push()
         Failing.down = True
-        (opened.path / LAST_FILE).write_text("2")
-        (opened.path / WEIGHTS_FILE).write_text("weights")
-        opened.push()
+        (opened / LAST_FILE).write_text("2")
+        (opened / WEIGHTS_FILE).write_text("weights")
+        push()
         assert "ConnectionError: no route" in caplog.text
         with pytest.raises(NasError, match="weights of failing://run/trial3"):
             folder.take_weights(tmp_path / "3.safetensors")
         assert not list(tmp_path.iterdir())
         Failing.down = False
-        opened.push()
-    with folder.opened() as again:  # another process, or machine
-        assert (again.path / LAST_FILE).read_text() == "2"
+        push()
+    with folder.opened() as (again, _):  # another process, or machine
+        assert (again / LAST_FILE).read_text() == "2"
     folder.take_weights(tmp_path / "3.safetensors")
     assert (tmp_path / "3.safetensors").read_text() == "weights"
     folder.remove()
-    with folder.opened() as gone:
-        assert not list(gone.path.iterdir())
+    with folder.opened() as (gone, _):
+        assert not list(gone.iterdir())
