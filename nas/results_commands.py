@@ -4,7 +4,6 @@ from pathlib import Path
 
 from nas.parsing import command
 from nas.printing import log_to_stdout, print_front, print_rows, print_table, shown_path
-from nas.trial import Status
 
 
 @command
@@ -66,6 +65,7 @@ def table(
     from nas.table import best as best_row
     from nas.table import front as front_of
     from nas.table import results, select
+    from nas.trial import Status
 
     df = results(*run)
     chosen = front_of(df) if front else df
