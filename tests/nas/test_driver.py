@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from contextlib import redirect_stdout
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import replace
 
 import pytest
@@ -211,31 +211,35 @@ def test_ctrl_c_lets_epochs_end_and_leaves_trials_that_can_be_continued(tmp_path
     check_interrupted(tmp_path, process.returncode, printed, errors)
 
 
-def test_ctrl_c_twice_does_not_wait_for_the_epoch(tmp_path):
-    process = begun(tmp_path, "search", WIDTHS, "--train.epochs", 500, "--trials", 1, "--dataset.num-images", 3_000, epochs=1)
-    os.killpg(process.pid, signal.SIGINT)
-    printed = ""
-    while "stopping when the epochs under way have ended" not in printed:
-        line = process.stdout.readline()
-        assert line, process.communicate()
-        printed += line
-    os.killpg(process.pid, signal.SIGINT)
-    rest, errors = process.communicate(timeout=600)
-    check_interrupted(tmp_path, process.returncode, printed + rest, errors)
+@contextmanager
+def signals(folder, *told, epochs):
+    """While it lasts, this process gets signals once a search in a folder has told of so many epochs, a second apart."""
+
+    def send():
+        while len(epochs_told(folder)) < epochs:
+            time.sleep(0.05)
+        for signum in told:
+            os.kill(os.getpid(), signum)
+            time.sleep(1)
+
+    thread = threading.Thread(target=send)
+    thread.start()
+    yield
+    thread.join()
+
+
+def test_ctrl_c_twice_does_not_wait_for_the_epoch(running_ray, tmp_path):
+    long = ["search", WIDTHS, "--train.epochs", 500, "--trials", 1, "--dataset.num-images", 4_000]
+    with signals(tmp_path, signal.SIGINT, signal.SIGINT, epochs=1):
+        answer = type_command(*long, cwd=tmp_path)
+    assert "stopping when the epochs under way have ended" in answer.printed
+    check_interrupted(tmp_path, answer.code, answer.printed, answer.errors)
     assert len(epochs_told(tmp_path)) == 1
 
 
 def test_sigterm_stops_a_search_at_once(running_ray, tmp_path):
-
-    def interrupt():
-        while len(epochs_told(tmp_path)) < 4:
-            time.sleep(0.05)
-        os.kill(os.getpid(), signal.SIGTERM)
-
-    thread = threading.Thread(target=interrupt)
-    thread.start()
-    answer = type_command(*LONG, cwd=tmp_path)
-    thread.join()
+    with signals(tmp_path, signal.SIGTERM, epochs=4):
+        answer = type_command(*LONG, cwd=tmp_path)
     check_interrupted(tmp_path, answer.code, answer.printed, answer.errors)
 
 

@@ -22,6 +22,7 @@ from nas.distributed import train_on_workers
 from nas.exports import FILES
 from nas.networks import find_network
 from nas.predict import Preprocess, num_correct, predict
+from nas.progress import shown_training
 from nas.recipe import TrainSettings
 from nas.trainer import FirstWeights, Training, run_training
 from tests.conftest import DATA, type_command
@@ -114,13 +115,17 @@ def test_interrupted_and_killed_it_keeps_others_out_and_ends_with_the_same_bits(
     assert [path.name for path in (tmp_path / "exports").iterdir()] == [folder.name]
 
 
-def test_in_a_terminal_a_bar_shows_the_speed_and_the_time_left(tmp_path, monkeypatch):
+def test_in_a_terminal_a_bar_shows_the_speed_and_the_time_left(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("FORCE_COLOR", "1")  # by which rich takes the output for a terminal
     monkeypatch.setenv("TERM", "xterm")
-    answer = type_command("train", "mobilenetv2_035", *DIGITS, *SIZES, "--train.epochs", "1", cwd=tmp_path)
-    assert answer.code == 0, answer.errors
-    assert re.search(r"epoch 1/1 .*━.* images/s, val_top1_pct [0-9.]+, left .*0:00:0", answer.printed)
-    assert len(re.findall(r"epoch 1/1: loss", answer.printed)) == 1
+    monkeypatch.setenv("COLUMNS", "200")
+    training = Training(network=architecture(), dataset=Stripes(), train=SETTINGS, output=str(tmp_path / "net"))
+    with shown_training(1) as shown:
+        network = find_network(training.network)
+        run_training(training, network, FirstWeights(), on_epoch=shown.on_epoch, on_step=shown.on_step)
+    printed = capsys.readouterr().out
+    assert re.search(r"epoch 1/1 .*━.* images/s, val_top1_pct [0-9.]+, left .*0:00:0", printed)
+    assert len(re.findall(r"epoch 1/1: loss", printed)) == 1
 
 
 def test_a_network_that_is_there_is_never_replaced(whole, mistaken):
