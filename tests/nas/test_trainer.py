@@ -10,7 +10,6 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
-from functools import partial
 
 import pytest
 import torch
@@ -18,13 +17,12 @@ from safetensors.torch import load_file
 
 import nas
 from nas.checkpoints import best_file
-from nas.distributed import train_on_workers
 from nas.exports import FILES
 from nas.networks import find_network
 from nas.predict import Preprocess, num_correct, predict
 from nas.progress import shown_training
 from nas.recipe import TrainSettings
-from nas.trainer import FirstWeights, Training, run_training
+from nas.trainer import FirstWeights, Training, run_training, train_network
 from tests.conftest import DATA, type_command
 from tests.data.stripes import Stripes, architecture
 
@@ -203,15 +201,14 @@ def test_two_workers_do_what_one_does(tmp_path, monkeypatch):
     common = {"network": "timm:test_convnext", "dataset": nas.dataset(str(DATA / "shades.py")), "resolution": 32, "seed": 3}
     common["train"] = replace(SETTINGS, optimizer="sgd", lr=1e-2, augment="none")
     monkeypatch.chdir(tmp_path)  # where these images leave a trace when they are tested on
-    there = Training(**common, output=str(tmp_path / "two"))
     told = []
-    work = partial(run_training, there, find_network(there.network, resolution=there.resolution), FirstWeights())
-    train_on_workers(work, there.dataset, workers=2, storage=there.checkpoints, on_epoch=told.append)
+    two = train_network(Training(**common, workers=2, output=str(tmp_path / "two")), on_epoch=told.append)
     assert [epoch.epoch for epoch in told] == [1]
     torch.set_num_threads(1)
-    theirs, ours = load_file(best_file(there.checkpoints, 1)), best_weights(Training(**common, output=str(tmp_path / "one")))
-    for name, weight in theirs.items():
-        assert torch.allclose(weight, ours[name], atol=2e-5, rtol=1e-3), name
+    there, here = load_file(two / "model.safetensors"), best_weights(Training(**common, output=str(tmp_path / "one")))
+    for name, theirs in there.items():
+        assert torch.allclose(theirs, here[name], atol=2e-5, rtol=1e-3), name
+    assert json.loads((two / "card.json").read_text())["train"]["workers"] == 2
 
 
 def test_two_processes_end_with_one_average_of_the_statistics_that_each_saw(tmp_path):
