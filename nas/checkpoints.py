@@ -15,8 +15,7 @@ from torch.optim import Optimizer
 
 from nas.errors import NasError
 from nas.files import write_whole
-from nas.recipe import Epoch
-from nas.storage import LAST_FILE
+from nas.recipe import LAST_FILE, Epoch
 
 
 class CheckpointError(NasError):

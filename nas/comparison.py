@@ -8,7 +8,8 @@ import numpy as np
 import pandas as pd
 
 from nas.errors import NasError
-from nas.pareto import Box, loss
+from nas.objectives import loss
+from nas.pareto import Box
 from nas.statistics import Agreement, agreement, difference_interval
 from nas.table import full_trainings, losses, results, run_folders
 from nas.trial import Status

@@ -36,9 +36,10 @@ from nas.runs import RAY, create_run, locked, mend_logs, read_experiment, write_
 from nas.scheduler import EarlyStopping
 from nas.search_state import make_state
 from nas.searcher import ArchitectureSearcher
-from nas.trial import Reason, Task
+from nas.task import Site, Task
+from nas.trial import Reason
 from nas.trial_log import read_history, read_trials
-from nas.worker import RetiredError, Site, run_trial
+from nas.worker import RetiredError, run_trial
 
 logger = logging.getLogger(__name__)
 

@@ -22,8 +22,9 @@ from nas.networks import Network, TimmNetwork, parse_network
 from nas.objectives import Candidate, Objective, latency_ms
 from nas.recipe import Epoch, TrainReport
 from nas.storage import WEIGHTS_FILE
+from nas.task import Task
 from nas.train import DivergedError, TrainSetup, train
-from nas.trial import Outcome, Reason, Status, Task
+from nas.trial import Outcome, Reason, Status
 
 MEASURING: Final = "frontier-nas-measuring.lock"
 CHECKPOINT_SHARE: Final = 0.05  # of a trial's time that writing checkpoints may take

@@ -1,4 +1,4 @@
-"""Fronts and hypervolumes of points, each a tuple of losses: a direction's sign, dominance and the reference point live here."""
+"""Fronts and hypervolumes of points, each a tuple of losses: dominance and the reference point live here."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -7,11 +7,6 @@ from typing import Final, TypeAlias
 
 Losses: TypeAlias = tuple[float, ...]  # of a network on every objective, each the lower the better
 BEYOND: Final = 0.1  # from the worst loss to the reference point, as a share of the range of losses
-
-
-def loss(value: float, direction: str) -> float:
-    """A value with the sign by which lower is better; of a loss, the value again."""
-    return value if direction == "minimize" else -value
 
 
 def dominates(one: Losses, other: Losses) -> bool:

@@ -14,7 +14,7 @@ from nas.feasibility import Feasibility, approach, moves
 from nas.problem import Point, Problem
 from nas.spaces import Params, sample
 from nas.trial import Status
-from nas.trial_log import TrialLog
+from nas.trial_writer import TrialLog
 from nas.warm_start import Start
 
 INFEASIBLE_ASKS: Final = 15  # of the sampler for one trial, before the nearest of them is moved inside the limits

@@ -16,6 +16,7 @@ INTERVALS: Final = (
     (("randaugment_ops",), 1, 14, "[]"),
     (("randaugment_magnitude",), 0, 30, "[]"),
 )
+LAST_FILE: Final = "last.pt"  # the checkpoint of a training's last epoch
 CHOICES: Final = {
     "augment": ("none", "randaugment", "trivial"),
     "precision": ("auto", "float32", "bfloat16", "float16"),

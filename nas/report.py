@@ -25,10 +25,10 @@ from optuna.trial import TrialState
 
 from nas.architecture import Architecture
 from nas.comparison import trust
-from nas.dashboard import RunStudy
 from nas.errors import ArchitectureError, NasError
 from nas.housekeeping import summarize
 from nas.pareto import Box
+from nas.run_study import RunStudy
 from nas.runs import read_experiment
 from nas.spaces import num_choices
 from nas.table import close_pairs, history, losses, results

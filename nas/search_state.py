@@ -17,12 +17,13 @@ from nas.plan import Session
 from nas.problem import Point
 from nas.proposer import Proposer
 from nas.recipe import Epoch
+from nas.run_study import create_study
 from nas.sampler_settings import CURVE
 from nas.scheduler import Halving
 from nas.storage import TrialFolder
-from nas.study import create_study, make_sampler
+from nas.study import make_sampler
 from nas.trial import Outcome, Reason, Status, Trial
-from nas.trial_log import TrialLog
+from nas.trial_writer import TrialLog
 
 logger = logging.getLogger(__name__)
 

@@ -17,11 +17,10 @@ from fsspec.implementations.local import LocalFileSystem
 
 from nas.errors import NasError, users_code
 from nas.files import whole_file
+from nas.recipe import LAST_FILE
 
 logger = logging.getLogger(__name__)
 
-LAST_FILE: Final = "last.pt"
-"""The latest checkpoint."""
 WEIGHTS_FILE: Final = "weights.safetensors"
 FILES: Final = (LAST_FILE, WEIGHTS_FILE)
 

@@ -1,15 +1,13 @@
-"""Optuna's side of a search: the sampler by its name, and the study that is asked and told."""
+"""The samplers of a search, by their names."""
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Final
 
 import numpy as np
 import optuna
 from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import BaseSampler
-from optuna.storages import InMemoryStorage
-from optuna.study import StudyDirection
 
 from nas.errors import unknown
 from nas.problem import Problem
@@ -74,14 +72,3 @@ def _frontier(problem: Problem, seed: int) -> BaseSampler:
         admits=lambda params: problem.examine(params).feasible,
         seed=seed,
     )
-
-
-def create_study(
-    objectives: Mapping[str, str], *, name: str, sampler: BaseSampler | None = None, storage: InMemoryStorage | None = None
-) -> optuna.Study:
-    """A study of objectives and their directions, in memory: one on a disk waits for it at every parameter of every ask."""
-    directions = [StudyDirection[direction.upper()] for direction in objectives.values()]
-    study = optuna.create_study(study_name=name, storage=storage, directions=directions, sampler=sampler)
-    with warnings.catch_warnings(action="ignore", category=ExperimentalWarning):
-        study.set_metric_names(list(objectives))
-    return study

@@ -15,7 +15,8 @@ from nas.columns import HISTORY_TYPES, TYPES
 from nas.errors import NasError, unknown, users_code
 from nas.files import read_lines
 from nas.networks import CARD_FILE
-from nas.pareto import Losses, loss, non_dominated
+from nas.objectives import loss
+from nas.pareto import Losses, non_dominated
 from nas.runs import EXPERIMENT_FILE, FULL, HISTORY_FILE, read_experiment
 from nas.trial import Status, Trial
 from nas.trial_log import read_trials

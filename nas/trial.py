@@ -5,10 +5,7 @@ from dataclasses import asdict, dataclass, field, fields
 from enum import StrEnum
 from typing import Any, Final
 
-from nas.datasets import Dataset
-from nas.latency.table import LatencyTable
-from nas.objectives import Objective
-from nas.recipe import Epoch, TrainSettings
+from nas.recipe import Epoch
 
 
 class Status(StrEnum):
@@ -116,17 +113,3 @@ class Trial:
         """Whether it is one of the trials that a search is asked for, and has ended."""
         by_limit = self.outcome is not None and self.outcome.reason is Reason.LIMIT
         return self.status in ENDED and not (self.is_baseline or self.reused or by_limit)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Task:
-    """What all trials of a session have in common: how a network is trained, and what is measured of it."""
-
-    dataset: Dataset
-    objectives: tuple[Objective, ...]
-    """Those that need training; without any, nothing is trained."""
-    settings: TrainSettings
-    seed: int
-    """Of weights and batches."""
-    latency: LatencyTable | None = None
-    """What layers take on the device that is searched for; None to measure where an objective needs it."""

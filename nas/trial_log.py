@@ -1,18 +1,16 @@
-"""The trial log of a run, `trials.jsonl`: its one writer, and its events read as trials."""
+"""The trial log of a run, `trials.jsonl`: its events, read as trials."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
-from datetime import UTC, datetime
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
 from nas.errors import NasError
-from nas.files import append_line, read_lines
-from nas.problem import Point
+from nas.files import read_lines
 from nas.recipe import Epoch
 from nas.runs import HISTORY_FILE, TRIALS_FILE, is_running
-from nas.trial import Outcome, Reason, Status, Trial
+from nas.trial import Outcome, Status, Trial
 
 
 class Event(StrEnum):
@@ -81,86 +79,6 @@ def _changed(trial: Trial, event: Mapping[str, Any], kind: Event) -> Trial:
             outcome = Outcome.from_record(event)
             return replace(trial, status=outcome.status, outcome=outcome, ended=event["time"], reused=event.get("reused", False))
     return trial
-
-
-@dataclass(slots=True)
-class Tally:
-    """What a run's proposals came to, over all its sessions."""
-
-    done: int = 0
-    failed: int = 0
-    stopped: int = 0
-    infeasible: int = 0
-    """Proposals outside a limit."""
-    repeated: int = 0
-    """Proposals of a network that has a trial."""
-    reused: int = 0
-    """Networks whose outcome another run had."""
-
-    def count(self, status: Status, *, reason: Reason | None = None, reused: bool = False) -> None:
-        """One more trial that has ended, or proposal that was skipped; trials that a later limit ended are in no count."""
-        name = "reused" if reused else status.value
-        if reason is not Reason.LIMIT:
-            setattr(self, name, getattr(self, name) + 1)
-
-    @property
-    def ended(self) -> int:
-        """Trials that were trained and have ended."""
-        return self.done + self.failed + self.stopped
-
-
-@dataclass(slots=True, kw_only=True)
-class TrialLog:
-    """The one writer of a run's trial log and of its history of epochs.
-
-    Every method raises NasError if the disk is full or the folder is gone; what was written before stays.
-    """
-
-    run: Path
-    tally: Tally = field(default_factory=Tally)
-
-    def start(self, trial: Trial) -> None:
-        """A trial that begins."""
-        what = {"id": trial.id, "values": dict(trial.values), "params": dict(trial.params), "architecture": trial.architecture}
-        baseline = trial.is_baseline or None
-        self._write(Event.START, trial.number, **what, source=trial.source, name=trial.name, baseline=baseline)
-
-    def skip(self, status: Status, point: Point, *, source: str = "search", name: str | None = None) -> None:
-        """A proposal that is infeasible or repeated, and is not trained."""
-        self.tally.count(status)
-        what = {"id": point.id, "values": dict(point.values), "params": point.params}
-        self._write(Event(status.value), None, **what, source=source, name=name)
-
-    def measured(self, trial: int, values: Mapping[str, float]) -> None:
-        """Costs of an earlier trial that a new limit asks for."""
-        self._write(Event.MEASURED, trial, values=dict(values))
-
-    def resume(self, trial: int) -> None:
-        """A trial of an earlier session that is continued."""
-        self._write(Event.RESUME, trial)
-
-    def retry(self, trial: int, *, retries: int, crashes: int) -> None:
-        """A trial that begins again after its worker process or machine was lost."""
-        self._write(Event.RETRY, trial, retries=retries, crashes=crashes)
-
-    def interrupt(self, trial: int, *, epochs: int, values: Mapping[str, float]) -> None:
-        """A trial that has not ended with its session, and what is known of it."""
-        self._write(Event.INTERRUPT, trial, epochs=epochs, values=dict(values))
-
-    def end(self, trial: int, outcome: Outcome, *, reused: bool = False) -> None:
-        """A trial that has ended, with all its values."""
-        record = outcome.to_record()
-        del record["history"]
-        self._write(Event.END, trial, **record, reused=reused or None)
-
-    def epoch(self, trial: int, epoch: Epoch) -> None:
-        """One more epoch of a trial."""
-        append_line(self.run / HISTORY_FILE, {"trial": trial} | asdict(epoch))
-
-    def _write(self, event: Event, trial: int | None, **fields: Any) -> None:
-        """One event; what is None is left out."""
-        record = {"event": event, "time": datetime.now(UTC).isoformat(timespec="milliseconds"), "trial": trial, **fields}
-        append_line(self.run / TRIALS_FILE, {name: value for name, value in record.items() if value is not None})
 
 
 def read_history(run: Path) -> list[tuple[int, Epoch]]:

@@ -9,7 +9,7 @@ import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,25 +18,14 @@ from ray import tune
 
 from nas.recipe import Epoch
 from nas.storage import TrialFolder
-from nas.trial import Outcome, Reason, Status, Task
+from nas.task import Site, Task
+from nas.trial import Outcome, Reason, Status
 
 LONGEST_SECONDS: Final = 1e8  # that faulthandler waits on every system: three years
 
 
 class RetiredError(RuntimeError):
     """Ends a worker process in which something broke, so that no further trial runs in it; its own trial has been told."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Site:
-    """Where the trials of a session run, and how long."""
-
-    storage: str
-    """Folder or URI of the trials' checkpoints."""
-    folder: str
-    """The driver's working folder, which relative paths of a dataset start from."""
-    timeout: float = math.inf
-    """Seconds of one trial."""
 
 
 def run_trial(config: dict[str, Any], *, task: Task, site: Site) -> None:

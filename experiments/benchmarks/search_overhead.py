@@ -42,7 +42,7 @@ from nas.runs import TRIALS_FILE, WEIGHTS, create_run
 from nas.spaces import Params, SearchSpace, checked, sample, some_values
 from nas.study import SAMPLERS
 from nas.trial import Outcome, Status, Trial
-from nas.trial_log import TrialLog
+from nas.trial_writer import TrialLog
 
 if TYPE_CHECKING:
     from nas.searcher import ArchitectureSearcher

@@ -13,11 +13,15 @@ from nas.architecture import Architecture
 from nas.errors import NasError, unknown
 from nas.latency.table import LatencyTable
 from nas.networks import Network
-from nas.pareto import loss
 from nas.plugins import load_plugin, plugin_names
 from nas.recipe import TrainReport
 
 DIRECTIONS: Final = ("minimize", "maximize")
+
+
+def loss(value: float, direction: str) -> float:
+    """A value with the sign by which lower is better; of a loss, the value again."""
+    return value if direction == "minimize" else -value
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -26,7 +26,7 @@ from nas.layers import layers
 from nas.plugins import load_plugin
 from nas.runs import is_running, read_experiment
 from nas.storage import WEIGHTS_FILE
-from nas.trial import Task
+from nas.task import Task
 from tests.conftest import DATA, type_command
 from tests.data.shades import Shades
 

@@ -12,7 +12,8 @@ from nas.evaluate import evaluate
 from nas.objectives import Objective, objective
 from nas.objectives.mnasnet_reward import mnasnet_reward
 from nas.recipe import TrainSettings
-from nas.trial import Reason, Status, Task
+from nas.task import Task
+from nas.trial import Reason, Status
 from tests.data.shades import Shades
 
 BASE = nas.reference("mobilenetv2_035")

@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import nas
-from nas.pareto import Box, hypervolume, loss, non_dominated
+from nas.objectives import loss
+from nas.pareto import Box, hypervolume, non_dominated
 
 SIDE = 5
 

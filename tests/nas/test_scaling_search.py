@@ -17,7 +17,7 @@ from nas.recipe import Epoch, TrainSettings
 from nas.runs import create_run, read_experiment
 from nas.scaling_search import read_fit, trained_network
 from nas.trial import Outcome, Reason, Status, Trial
-from nas.trial_log import TrialLog
+from nas.trial_writer import TrialLog
 from search_spaces.compound import CompoundSpace
 
 MOBILE = nas.reference("mobilenetv2_035")
