@@ -34,9 +34,10 @@ from nas.exports import (
     with_weights,
 )
 from nas.files import whole_folder
-from nas.latency.onnx_graph import OPSET, onnx_model
 from nas.latency.timing import measure
-from nas.networks import ARCHITECTURE_FILE, CARD_FILE, WEIGHTS_FILE, Network, OwnNetwork, TimmNetwork
+from nas.models import standalone
+from nas.models.network import ARCHITECTURE_FILE, CARD_FILE, WEIGHTS_FILE, Network, OwnNetwork, TimmNetwork
+from nas.models.onnx import OPSET, onnx_model
 from nas.predict import Preprocess, evenly, fingerprint, num_correct, predict
 from nas.proof import ARTEFACTS, BATCH, INT8_FILE, onnx_run
 
@@ -112,7 +113,7 @@ def write_artefacts(folder: Path, network: Network, model: nn.Module, card: Mapp
     model = model.cpu().eval().to(memory_format=torch.contiguous_format)
     config = json.dumps(timm_config(network, card), indent=2, ensure_ascii=False)
     (folder / CONFIG_FILE).write_text(config + "\n", encoding="utf-8")
-    shutil.copyfile(Path(__file__).with_name("standalone.py"), folder / MODEL_FILE)
+    shutil.copyfile(standalone.__file__, folder / MODEL_FILE)
     example = torch.zeros(2, 3, network.resolution, network.resolution)
     any_batch = ({0: torch.export.Dim("batch", min=1)},)
     with quiet():

@@ -140,7 +140,7 @@ def space(name: str | None = None, /) -> None:
         return
     import random
 
-    from nas.costs import cost
+    from nas.models.cost import cost
     from nas.spaces import num_points, sample
     from nas.spaces import space as find_space
 

@@ -18,7 +18,7 @@ from nas.checkpoints import CheckpointError, Checkpoints, save_weights
 from nas.devices import is_out_of_memory, pick_device, release_freed_memory
 from nas.errors import MachineBusyError, describe_error
 from nas.files import locked
-from nas.networks import Network, TimmNetwork, parse_network
+from nas.models.network import Network, TimmNetwork, parse_network
 from nas.objectives import Candidate, Objective, latency_ms
 from nas.recipe import Epoch, TrainReport
 from nas.storage import WEIGHTS_FILE

@@ -11,9 +11,9 @@ from optuna.samplers import BaseSampler
 from nas.datasets import Dataset
 from nas.errors import NasError
 from nas.latency.table import LatencyTable, read_table
+from nas.models.zoo import references
 from nas.objectives import Limit, Objective
 from nas.plugins import check_kind
-from nas.published import references
 from nas.recipe import TrainSettings
 from nas.spaces import SearchSpace
 

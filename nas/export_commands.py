@@ -61,7 +61,7 @@ def export(arguments: list[str]) -> None:
 
 
 def _print_export(folder: Path, *, brief: bool = False) -> None:
-    from nas.networks import CARD_FILE
+    from nas.models.network import CARD_FILE
     from nas.proof import INT8_FILE
 
     card = json.loads((folder / CARD_FILE).read_text(encoding="utf-8"))

@@ -12,7 +12,7 @@ from nas.parsing import choose, command
 from nas.printing import shown_path
 
 if TYPE_CHECKING:
-    from nas.architecture import Architecture
+    from nas.models.architecture import Architecture
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +39,7 @@ class Networks(Shape):
     def reachable(self, space: str, **how: int) -> "list[Architecture]":
         """The networks; `how` are points and seed. Raises: NasError if there is none."""
         from nas.latency.build import reachable
-        from nas.networks import OwnNetwork
+        from nas.models.network import OwnNetwork
         from nas.objectives import Candidate, parse_limit
         from nas.spaces import space as find_space
 
@@ -62,7 +62,7 @@ def measure(network: str, /, *, setup: Setup, shape: Shape) -> None:
         shape: Of its input and output.
     """
     from nas.latency.timing import measure as measure_latency
-    from nas.networks import find_network
+    from nas.models.network import find_network
 
     architecture = find_network(network, resolution=shape.resolution).architecture
     found = measure_latency(architecture, shape.classes, setup)

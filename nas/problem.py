@@ -5,10 +5,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from nas.architecture import Architecture, id_of
 from nas.errors import NasError, users_code
 from nas.latency.table import LatencyTable
-from nas.networks import Network, OwnNetwork
+from nas.models.architecture import Architecture, id_of
+from nas.models.network import Network, OwnNetwork
 from nas.objectives import Candidate, Limit, Objective
 from nas.pareto import Losses
 from nas.plugins import check_kind

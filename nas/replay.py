@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from nas.errors import NasError, users_code
-from nas.networks import parse_network
+from nas.models.network import parse_network
 from nas.problem import Point
 from nas.sampler_settings import CURVE
 from nas.scheduler import Standing

@@ -23,10 +23,10 @@ from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 from optuna.study import StudyDirection
 from optuna.trial import TrialState
 
-from nas.architecture import Architecture
 from nas.comparison import trust
 from nas.errors import ArchitectureError, NasError
 from nas.housekeeping import summarize
+from nas.models.architecture import Architecture
 from nas.pareto import Box
 from nas.run_study import RunStudy
 from nas.runs import read_experiment

@@ -15,7 +15,7 @@ from nas.description import dataset_of
 from nas.devices import device_name, pick_device
 from nas.errors import NasError
 from nas.exports import check_replaceable, with_weights
-from nas.networks import Network, parse_network
+from nas.models.network import Network, parse_network
 from nas.runs import read_experiment, weights_file
 from nas.table import best as best_row
 from nas.table import front, history, results, select

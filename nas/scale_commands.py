@@ -9,8 +9,8 @@ from nas.parsing import parsed
 from nas.printing import log_to_stdout, print_rows, shown_path
 
 if TYPE_CHECKING:
-    from nas.architecture import Architecture
-    from nas.scaling import ScalingRule
+    from nas.models.architecture import Architecture
+    from nas.models.scaling import ScalingRule
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,8 +57,8 @@ def scale(arguments: list[str]) -> None:
     import pandas as pd
     import tyro
 
+    from nas.models.scaling import ScalingRule, check_output, parse_macs, scale_family, scale_to_macs, write_family
     from nas.runs import EXPERIMENT_FILE
-    from nas.scaling import ScalingRule, check_output, parse_macs, scale_family, scale_to_macs, write_family
 
     options: ScaleOptions = parsed(ScaleOptions, args=arguments, prog="nas scale", config=(tyro.conf.PositionalRequiredArgs,))
     given = {name: value for name in ("alpha", "beta", "gamma") if (value := getattr(options, name)) is not None}
@@ -89,7 +89,7 @@ def scale(arguments: list[str]) -> None:
 
 def _by_name(options: ScaleOptions) -> _Found:
     from nas.exports import read_export
-    from nas.networks import export_folder, find_network
+    from nas.models.network import export_folder, find_network
 
     for field in ("fit", "trial"):
         if getattr(options, field) is not None:

@@ -7,16 +7,16 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from nas.architecture import Architecture
-from nas.costs import cost
 from nas.description import experiment_of, space_of
 from nas.errors import NasError
-from nas.networks import parse_network
+from nas.models.architecture import Architecture
+from nas.models.cost import cost
+from nas.models.network import parse_network
+from nas.models.scaling import ScalingRule
 from nas.objectives import Limit
 from nas.objectives.macs_m import OBJECTIVE as MACS
 from nas.objectives.val_top1_pct import OBJECTIVE as TOP1
 from nas.runs import read_experiment
-from nas.scaling import ScalingRule
 from nas.spaces import space
 from nas.statistics import standard_error_pct
 from nas.table import best, history, results

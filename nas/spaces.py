@@ -12,8 +12,8 @@ from typing import Any, TypeAlias
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution
 
-from nas.architecture import Architecture
 from nas.errors import NasError, SpaceError
+from nas.models.architecture import Architecture
 from nas.plugins import check_kind, load_plugin
 
 Params: TypeAlias = dict[str, Any]  # parameter name → value

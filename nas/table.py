@@ -14,7 +14,7 @@ from pandas.errors import UndefinedVariableError
 from nas.columns import HISTORY_TYPES, TYPES
 from nas.errors import NasError, unknown, users_code
 from nas.files import read_lines
-from nas.networks import CARD_FILE
+from nas.models.network import CARD_FILE
 from nas.objectives import loss
 from nas.pareto import Losses, non_dominated
 from nas.runs import EXPERIMENT_FILE, FULL, HISTORY_FILE, read_experiment

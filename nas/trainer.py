@@ -14,7 +14,6 @@ import tyro
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from nas.architecture import Architecture
 from nas.artefacts import make_card, measure_accuracy, write_export
 from nas.checkpoints import Checkpoints, best_file
 from nas.datasets import Dataset, load_part
@@ -23,7 +22,8 @@ from nas.devices import is_out_of_memory, pick_device
 from nas.errors import NasError, describe_error
 from nas.exports import read_export, with_weights
 from nas.files import is_locked, locked
-from nas.networks import WEIGHTS_FILE, Network, export_folder, find_network
+from nas.models.architecture import Architecture
+from nas.models.network import WEIGHTS_FILE, Network, export_folder, find_network
 from nas.plugins import check_kind
 from nas.recipe import Epoch, TrainReport, TrainSettings
 from nas.train import DivergedError, TrainSetup, best_epoch, check_settings, resolution_at, train

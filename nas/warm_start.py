@@ -7,13 +7,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
-from nas.architecture import Architecture
 from nas.description import as_json, describe
 from nas.errors import ArchitectureError, NasError, SpaceError
 from nas.experiment import Experiment
-from nas.networks import Network, OwnNetwork, find_network
+from nas.models.architecture import Architecture
+from nas.models.network import Network, OwnNetwork, find_network
+from nas.models.zoo import reference, references
 from nas.problem import Point, Problem
-from nas.published import reference, references
 from nas.runs import EXPERIMENT_FILE, read_experiment, weights_file
 from nas.spaces import Params, SearchSpace, sample
 from nas.table import front, results

@@ -13,9 +13,9 @@ from typing import Annotated, Any, Final
 from optuna.distributions import BaseDistribution, FloatDistribution
 from tyro.conf import arg
 
-from nas.architecture import Architecture
-from nas.published import reference, references
-from nas.scaling import ScalingRule, scale, scaled_depth
+from nas.models.architecture import Architecture
+from nas.models.scaling import ScalingRule, scale, scaled_depth
+from nas.models.zoo import reference, references
 from nas.spaces import Params, SearchSpace, check_range, checked, first_choices, num_choices
 
 SHARE_STEP: Final = 0.05

@@ -1,6 +1,6 @@
 """EfficientNet-B0 at free multiples of depth, width and resolution; B0 to B7 are points, by their published table.
 
-Source: Tan and Le, arXiv:1905.11946; coefficients as in tensorflow/tpu efficientnet_builder.py (see nas/published.py).
+Source: Tan and Le, arXiv:1905.11946; coefficients as in tensorflow/tpu efficientnet_builder.py (see nas/models/zoo.py).
 """
 
 from collections.abc import Mapping
@@ -10,9 +10,9 @@ from typing import Any, Final
 
 from optuna.distributions import BaseDistribution, FloatDistribution, IntDistribution
 
-from nas.architecture import Architecture
-from nas.published import EFFICIENTNET_COEFFICIENTS, reference
-from nas.scaling import scale
+from nas.models.architecture import Architecture
+from nas.models.scaling import scale
+from nas.models.zoo import EFFICIENTNET_COEFFICIENTS, reference
 from nas.spaces import Params, SearchSpace, check_range, checked, first_choices, num_choices
 
 STEP: Final = 0.01  # of the multiples: finer than any difference in rounded widths and depths that matters

@@ -11,8 +11,8 @@ from typing import Any, Final
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
 
-from nas.architecture import ACTIVATIONS, RESOLUTIONS, Architecture, Block, Head, Row, Stem, make_stages, round_width
-from nas.published import MOBILENETV2, reference
+from nas.models.architecture import ACTIVATIONS, RESOLUTIONS, Architecture, Block, Head, Row, Stem, make_stages, round_width
+from nas.models.zoo import MOBILENETV2, reference
 from nas.spaces import Params, SearchSpace, check_choices, check_range, checked, first_choices
 
 POINTS: Final = ("mobilenetv2_100", "semnasnet_100", "mnasnet_100")

@@ -11,8 +11,8 @@ from typing import Any, Final
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
 
-from nas.architecture import CONVENTIONS, RESOLUTIONS, Architecture, Block, Head, Row, Stem, make_stages, round_width
-from nas.published import MOBILENETV3_LARGE, MOBILENETV3_SMALL, Table, reference
+from nas.models.architecture import CONVENTIONS, RESOLUTIONS, Architecture, Block, Head, Row, Stem, make_stages, round_width
+from nas.models.zoo import MOBILENETV3_LARGE, MOBILENETV3_SMALL, Table, reference
 from nas.spaces import Params, SearchSpace, check_choices, check_range, checked, first_choices
 
 TABLES: Final[dict[str, Table]] = {"large": MOBILENETV3_LARGE, "small": MOBILENETV3_SMALL}

@@ -24,7 +24,8 @@ from timm.models._efficientnet_blocks import SqueezeExcite
 from torch import nn
 
 import nas
-from nas.architecture import (
+from nas.cli import run
+from nas.models.architecture import (
     ACTIVATIONS,
     CONVENTIONS,
     GATES,
@@ -35,7 +36,6 @@ from nas.architecture import (
     Stem,
     make_block,
 )
-from nas.cli import run
 
 settings.register_profile("default", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("default")

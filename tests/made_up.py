@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import nas
-from nas.networks import CARD_FILE
+from nas.models.network import CARD_FILE
 from nas.plugins import load_plugin
 from nas.runs import FULL, HISTORY_FILE, TRIALS_FILE, create_run
 from nas.spaces import sample

@@ -16,7 +16,7 @@ from typing import Any, Final
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
 from nas import cost, space
-from nas.architecture import Architecture
+from nas.models.architecture import Architecture
 from nas.spaces import Params
 
 CLASSES: Final = 10

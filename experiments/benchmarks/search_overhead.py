@@ -35,7 +35,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution
 
 from experiments.digits_mobilenetv3 import EXPERIMENT
 from nas import Architecture, Experiment, cost, objective, results
-from nas.architecture import Head, Row, Stem, make_stages
+from nas.models.architecture import Head, Row, Stem, make_stages
 from nas.pareto import hypervolume, non_dominated
 from nas.plan import problem_of
 from nas.runs import TRIALS_FILE, WEIGHTS, create_run

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from nas import Architecture, build, load
-from nas.networks import CARD_FILE, export_folder, find_network
+from nas.models.network import CARD_FILE, export_folder, find_network
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,10 +12,10 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, Final
 
-from nas.architecture import Architecture
 from nas.errors import NasError, unknown
 from nas.files import write_whole
-from nas.layers import layer_keys, parts
+from nas.models.architecture import Architecture
+from nas.models.layers import layer_keys, parts
 
 FORMAT: Final = 2  # of the file
 RUNTIMES: Final = ("onnxruntime", "torch")

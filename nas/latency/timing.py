@@ -21,14 +21,14 @@ import pandas as pd
 import torch
 from torch import nn
 
-from nas.architecture import Architecture
 from nas.devices import DTYPES, device_name, is_out_of_memory
 from nas.errors import MachineBusyError, NasError
-from nas.latency.onnx_graph import onnx_model
 from nas.latency.table import ONE_THREAD, Setup
-from nas.layers import Layer, layers
-from nas.modules import build
-from nas.published import reference
+from nas.models.architecture import Architecture
+from nas.models.build import build
+from nas.models.layers import Layer, layers
+from nas.models.onnx import onnx_model
+from nas.models.zoo import reference
 
 PROVIDERS: Final = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}  # of onnxruntime
 REFERENCE: Final = "mobilenetv3_small_100"  # timed before and after each measurement

@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Final
 
-from nas.architecture import Architecture
 from nas.errors import NasError, unknown
 from nas.latency.table import LatencyTable
-from nas.networks import Network
+from nas.models.architecture import Architecture
+from nas.models.network import Network
 from nas.plugins import load_plugin, plugin_names
 from nas.recipe import TrainReport
 

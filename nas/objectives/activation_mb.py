@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from nas.costs import cost
+from nas.models.cost import cost
 from nas.objectives import Candidate, Objective
 
 

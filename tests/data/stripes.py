@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from nas.architecture import Architecture
 from nas.datasets import Dataset, ImageData
+from nas.models.architecture import Architecture
 from search_spaces.mobilenetv3 import MobileNetV3Space
 
 

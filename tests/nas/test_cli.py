@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nas.networks import CARD_FILE
+from nas.models.network import CARD_FILE
 from tests.conftest import DATA, files
 from tests.data.pictures import save
 

@@ -8,7 +8,7 @@ import pytest
 import nas
 from nas.cli import run as command
 from nas.comparison import compare, trust
-from nas.networks import CARD_FILE
+from nas.models.network import CARD_FILE
 from nas.runs import FULL
 from tests.made_up import end, run_of_points, start, train_in_full, write
 

@@ -22,7 +22,7 @@ import nas
 from nas.evaluate import evaluate
 from nas.latency.build import reachable
 from nas.latency.table import LatencyTable, Setup, read_table, table_folder
-from nas.layers import layers
+from nas.models.layers import layers
 from nas.plugins import load_plugin
 from nas.runs import is_running, read_experiment
 from nas.storage import WEIGHTS_FILE

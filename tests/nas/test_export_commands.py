@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import nas
-from nas.networks import ARCHITECTURE_FILE, CARD_FILE, WEIGHTS_FILE
+from nas.models.network import ARCHITECTURE_FILE, CARD_FILE, WEIGHTS_FILE
 from nas.predict import Preprocess, fingerprint, predict
 from tests.conftest import files
 from tests.played import new_run

@@ -24,7 +24,7 @@ from nas import proof
 from nas.artefacts import prove
 from nas.checkpoints import best_file
 from nas.exports import FILES, read_export
-from nas.networks import find_network
+from nas.models.network import find_network
 from nas.predict import Preprocess
 from nas.recipe import TrainSettings
 from nas.trainer import Training, first_weights, load_first, run_training

@@ -20,11 +20,11 @@ from nas.cli import run
 from nas.description import as_json, describe, experiment_of
 from nas.errors import MachineBusyError
 from nas.latency.build import build_table, check_table, compared, reachable
-from nas.latency.onnx_graph import onnx_model
 from nas.latency.table import LatencyTable, Setup, newest_table, read_table, table_folder
 from nas.latency.timing import measure, profile, runner, timed
-from nas.layers import layers
-from nas.networks import OwnNetwork
+from nas.models.layers import layers
+from nas.models.network import OwnNetwork
+from nas.models.onnx import onnx_model
 from nas.objectives import Candidate, objective, parse_limit
 from nas.objectives.mnasnet_reward import HARD
 from nas.plan import problem_of, with_latency

@@ -5,7 +5,7 @@ import math
 import pytest
 
 import nas
-from nas.networks import OwnNetwork
+from nas.models.network import OwnNetwork
 from nas.objectives import Candidate, Limit, Objective, objective, parse_limit
 from nas.plugins import plugin_names
 from nas.recipe import Epoch, TrainReport

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 import nas
-from nas.networks import OwnNetwork, find_network
+from nas.models.network import OwnNetwork, find_network
 from nas.objectives import Objective, objective, parse_limit
 from nas.plan import problem_of
 from nas.spaces import first_choices

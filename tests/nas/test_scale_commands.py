@@ -9,7 +9,7 @@ import pytest
 
 import nas
 from nas.cli import run
-from nas.scaling import MAX_PHI
+from nas.models.scaling import MAX_PHI
 
 README = Path(__file__).parents[2] / "README.md"
 

@@ -9,7 +9,7 @@ import pytest
 import nas
 from nas.cli import run as command
 from nas.description import experiment_of
-from nas.networks import TimmNetwork
+from nas.models.network import TimmNetwork
 from nas.objectives.macs_m import OBJECTIVE as MACS
 from nas.objectives.val_top1_pct import OBJECTIVE as TOP1
 from nas.plugins import load_plugin

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 import nas
 from nas.checkpoints import best_file
 from nas.exports import FILES
-from nas.networks import find_network
+from nas.models.network import find_network
 from nas.predict import Preprocess, num_correct, predict
 from nas.progress import shown_training
 from nas.recipe import TrainSettings

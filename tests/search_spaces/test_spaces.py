@@ -10,10 +10,10 @@ import pytest
 import torch
 
 import nas
-from nas.architecture import Head, Row, Stem, make_block, make_stages
 from nas.errors import SpaceError
+from nas.models.architecture import Head, Row, Stem, make_block, make_stages
+from nas.models.zoo import EFFICIENTNET_COEFFICIENTS, MOBILENETV3_LARGE
 from nas.plugins import plugin_names
-from nas.published import EFFICIENTNET_COEFFICIENTS, MOBILENETV3_LARGE
 from nas.spaces import num_points, sample
 from search_spaces.compound import CompoundSpace, multiples
 from search_spaces.efficientnet import EfficientNetSpace

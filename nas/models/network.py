@@ -7,10 +7,10 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
-from nas.architecture import MAX_TEXT, Architecture
-from nas.costs import cost
 from nas.errors import NasError, describe_error, unknown
-from nas.published import reference, references
+from nas.models.architecture import MAX_TEXT, Architecture
+from nas.models.cost import cost
+from nas.models.zoo import reference, references
 
 if TYPE_CHECKING:
     from torch import nn
@@ -49,7 +49,7 @@ class OwnNetwork:
 
     def build(self, num_classes: int, *, drop_rate: float = 0.0, drop_path_rate: float = 0.0) -> "nn.Module":
         """The newly initialised torch module."""
-        from nas.modules import build
+        from nas.models.build import build
 
         return build(self.architecture, num_classes, drop_rate=drop_rate, drop_path_rate=drop_path_rate)
 

@@ -9,10 +9,10 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, Final
 
-from nas.architecture import RESOLUTIONS, Architecture, Block, round_width
-from nas.costs import Cost, cost
 from nas.errors import NasError
 from nas.files import whole_folder
+from nas.models.architecture import RESOLUTIONS, Architecture, Block, round_width
+from nas.models.cost import Cost, cost
 
 MAX_PHI: Final = 30  # either way; by the published rule B0 leaves the bounds of architectures beyond -18.9 and 10.9
 PER_PHI: Final = 1000  # steps in which a phi for a budget is looked for

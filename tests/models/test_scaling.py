@@ -3,7 +3,7 @@
 import pytest
 
 import nas
-from nas.published import EFFICIENTNET_COEFFICIENTS
+from nas.models.zoo import EFFICIENTNET_COEFFICIENTS
 
 
 @pytest.mark.parametrize("name", EFFICIENTNET_COEFFICIENTS)

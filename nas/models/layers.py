@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import NamedTuple
 
-from nas.architecture import Architecture, Block, Convolution, Head, Stem
+from nas.models.architecture import Architecture, Block, Convolution, Head, Stem
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,11 +6,11 @@ from typing import Any
 from timm.models import is_model, register_model
 from torch import nn
 
-from nas.architecture import Architecture
 from nas.errors import NasError
-from nas.standalone import build as build_plain
-from nas.standalone import feature_maps
-from nas.standalone import frontier_nas as build_for_timm
+from nas.models.architecture import Architecture
+from nas.models.standalone import build as build_plain
+from nas.models.standalone import feature_maps
+from nas.models.standalone import frontier_nas as build_for_timm
 
 
 def build(

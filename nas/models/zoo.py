@@ -10,8 +10,8 @@ from dataclasses import replace
 from functools import partial
 from typing import Final
 
-from nas.architecture import Architecture, Head, Row, Stem, make_stages, round_width
 from nas.errors import unknown
+from nas.models.architecture import Architecture, Head, Row, Stem, make_stages, round_width
 
 Table = tuple[tuple[Row, ...], ...]
 

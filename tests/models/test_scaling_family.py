@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import nas
-from nas.networks import find_network
-from nas.published import EFFICIENTNET_COEFFICIENTS
-from nas.scaling import check_output, parse_macs
+from nas.models.network import find_network
+from nas.models.scaling import check_output, parse_macs
+from nas.models.zoo import EFFICIENTNET_COEFFICIENTS
 from nas.warm_start import named
 from tests.conftest import architectures
 

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import nas
-from nas.architecture import Architecture, round_width
 from nas.errors import ArchitectureError
+from nas.models.architecture import Architecture, round_width
 from tests.conftest import architectures
 
 TEXT = nas.reference("mobilenetv3_small_100").to_json()

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final
 
-from nas.architecture import Architecture
 from nas.errors import NasError
-from nas.layers import Part, parts
+from nas.models.architecture import Architecture
+from nas.models.layers import Part, parts
 
 FLOAT32_BYTES: Final = 4
 

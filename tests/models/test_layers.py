@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 
 import nas
-from nas.layers import layers, parts
+from nas.models.layers import layers, parts
 from tests.conftest import architectures
 
 MODULES = {"conv": torch.nn.Conv2d, "depthwise": torch.nn.Conv2d, "linear": torch.nn.Linear}

@@ -7,8 +7,8 @@ import torch
 from hypothesis import given, settings
 
 import nas
-from nas.architecture import Stem
-from nas.modules import build
+from nas.models.architecture import Stem
+from nas.models.build import build
 from tests.conftest import architectures
 
 NAMES = ("mobilenetv3_small_100", "efficientnet_b0", "mobilenetv1_100", "efficientnetv2_s", "fbnetc_100")

@@ -9,8 +9,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from nas.architecture import Architecture
-from nas.layers import Layer, layers_by_part
+from nas.models.architecture import Architecture
+from nas.models.layers import Layer, layers_by_part
 
 OPSET: Final = 17
 LANES: Final = 8
