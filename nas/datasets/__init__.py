@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from nas.datasets.images.splits import HELD_OUT, hold_out
 from nas.errors import NasError, describe_error, users_code
 from nas.plugins import check_kind, load_plugin
-from nas.splits import HELD_OUT, hold_out
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

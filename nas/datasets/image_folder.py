@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Final
 
 from nas.datasets import Dataset, ImageData
+from nas.datasets.images.cache import cached_images
+from nas.datasets.images.listing import class_names, list_images
 from nas.errors import NasError
-from nas.image_cache import cached_images
-from nas.image_files import class_names, list_images
 
 IMAGENET_MEAN: Final = (0.485, 0.456, 0.406)  # as timm.data.IMAGENET_DEFAULT_MEAN and _STD
 IMAGENET_STD: Final = (0.229, 0.224, 0.225)

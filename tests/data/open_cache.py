@@ -9,8 +9,8 @@ from pathlib import Path
 
 import rich.progress  # noqa: F401 - what is imported late is there before the limit
 
-from nas.image_cache import cached_images
-from nas.image_files import list_images
+from nas.datasets.images.cache import cached_images
+from nas.datasets.images.listing import list_images
 
 folder, side, *limit = sys.argv[1:]
 if limit:

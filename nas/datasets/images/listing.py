@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
+from nas.datasets.images.splits import PARTS, hold_out, in_hash_order
 from nas.errors import NasError
-from nas.splits import PARTS, hold_out, in_hash_order
 
 OTHER_PARTS: Final = ("train", "training", "val", "valid", "validation", "test", "testing")  # folders that are no classes
 SUFFIXES: Final = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")

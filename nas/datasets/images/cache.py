@@ -24,10 +24,10 @@ from typing import BinaryIO, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from nas.datasets.images.listing import Listing, decode, shown
+from nas.datasets.images.splits import PARTS
 from nas.errors import NasError, users_code
 from nas.files import locked, whole_file, write_whole
-from nas.image_files import Listing, decode, shown
-from nas.splits import PARTS
 
 logger = logging.getLogger(__name__)
 

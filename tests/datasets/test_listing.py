@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from nas.datasets.images.listing import class_names, decode, list_images
+from nas.datasets.images.splits import PARTS
 from nas.errors import NasError
-from nas.image_files import class_names, decode, list_images
-from nas.splits import PARTS
 from tests.data.pictures import fill, save
 
 

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 
 from nas.datasets.image_folder import ImageFolder
+from nas.datasets.images.cache import cache_folder, cached_images
+from nas.datasets.images.listing import decode, list_images
+from nas.datasets.images.splits import PARTS
 from nas.errors import NasError
-from nas.image_cache import cache_folder, cached_images
-from nas.image_files import decode, list_images
-from nas.splits import PARTS
 from tests.data.pictures import fill, save
 
 PROGRAM = Path(__file__).parents[1] / "data" / "open_cache.py"

@@ -18,8 +18,8 @@ import nas
 from nas.datasets import ImageData, held_out_part, load_part
 from nas.datasets.cifar10 import CIFAR10
 from nas.datasets.imagenette import CLASSES
+from nas.datasets.images.splits import PARTS
 from nas.plugins import plugin_names
-from nas.splits import PARTS
 from tests.data.pictures import fill
 
 
