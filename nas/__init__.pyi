@@ -29,7 +29,6 @@ from nas.objectives import Limit as Limit
 from nas.objectives import Objective as Objective
 from nas.objectives import objective as objective
 from nas.objectives.mnasnet_reward import mnasnet_reward as mnasnet_reward
-from nas.recipe import TrainSettings as TrainSettings
 from nas.report import write_report as write_report
 from nas.run_exports import export as export
 from nas.run_exports import export_front as export_front
@@ -44,4 +43,5 @@ from nas.table import history as history
 from nas.table import results as results
 from nas.trainer import Training as Training
 from nas.trainer import train_network as train_network
+from nas.training.settings import TrainSettings as TrainSettings
 from nas.verification import verify as verify

@@ -38,8 +38,8 @@ from nas.latency.timing import measure
 from nas.models import standalone
 from nas.models.network import ARCHITECTURE_FILE, CARD_FILE, WEIGHTS_FILE, Network, OwnNetwork, TimmNetwork
 from nas.models.onnx import OPSET, onnx_model
-from nas.predict import Preprocess, evenly, fingerprint, num_correct, predict
 from nas.proof import ARTEFACTS, BATCH, INT8_FILE, onnx_run
+from nas.training.predict import Preprocess, evenly, fingerprint, num_correct, predict
 
 TORCHS_OPSET: Final = 18  # the least that torch's exporter writes
 TOLERANCE: Final = 1e-3  # of the largest logit, as sums are taken in another order

@@ -24,8 +24,8 @@ from nas.errors import NasError, users_code
 from nas.experiment import Experiment
 from nas.objectives import Limit, Objective
 from nas.plugins import module_at, own_file
-from nas.recipe import TrainSettings
 from nas.spaces import SearchSpace
+from nas.training.settings import TrainSettings
 
 SCHEMA: Final = 5
 PACKAGES: Final = ("frontier-nas", "torch", "torchvision", "timm", "onnxruntime", "optuna", "ray", "numpy")

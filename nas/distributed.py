@@ -15,7 +15,7 @@ from ray.util.queue import Queue
 from nas.cluster import ray_session, sent_by_value
 from nas.datasets import Dataset
 from nas.errors import NasError
-from nas.recipe import Epoch, TrainReport
+from nas.training.settings import Epoch, TrainReport
 from nas.worker import settle
 
 OnEpoch = Callable[[Epoch], None]

@@ -14,16 +14,16 @@ from typing import Final
 
 import torch
 
-from nas.checkpoints import CheckpointError, Checkpoints, save_weights
-from nas.devices import is_out_of_memory, pick_device, release_freed_memory
 from nas.errors import MachineBusyError, describe_error
 from nas.files import locked
 from nas.models.network import Network, TimmNetwork, parse_network
 from nas.objectives import Candidate, Objective, latency_ms
-from nas.recipe import Epoch, TrainReport
 from nas.storage import WEIGHTS_FILE
 from nas.task import Task
-from nas.train import DivergedError, TrainSetup, train
+from nas.training.checkpoint import CheckpointError, Checkpoints, save_weights
+from nas.training.device import is_out_of_memory, pick_device, release_freed_memory
+from nas.training.loop import DivergedError, TrainSetup, train
+from nas.training.settings import Epoch, TrainReport
 from nas.trial import Outcome, Reason, Status
 
 MEASURING: Final = "frontier-nas-measuring.lock"

@@ -14,8 +14,8 @@ from nas.latency.table import LatencyTable, read_table
 from nas.models.zoo import references
 from nas.objectives import Limit, Objective
 from nas.plugins import check_kind
-from nas.recipe import TrainSettings
 from nas.spaces import SearchSpace
+from nas.training.settings import TrainSettings
 
 
 @dataclass(frozen=True, kw_only=True)

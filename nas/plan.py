@@ -18,11 +18,11 @@ from nas.latency.table import newest_table
 from nas.objectives import Limit
 from nas.plugins import check_kind
 from nas.problem import Point, Problem
-from nas.recipe import Epoch, TrainSettings
 from nas.runs import LATENCY_FILE, WEIGHTS, write_experiment
 from nas.spaces import sample
 from nas.storage import check_storage
 from nas.study import SAMPLERS, check_sampler
+from nas.training.settings import Epoch, TrainSettings
 from nas.trial import UNDER_WAY, Trial
 from nas.warm_start import Reused, Start, baselines, outcomes, starts
 
@@ -54,7 +54,7 @@ def make_plan(experiment: Experiment) -> Plan:
     """
     check_sampler(experiment.sampler)
     if experiment.train.optimizer != TrainSettings().optimizer:  # the default is known to work, and this imports torch and timm
-        from nas.train import check_settings
+        from nas.training.loop import check_settings
 
         check_settings(experiment.train)
     for objective in (*experiment.objectives, *(limit.objective for limit in experiment.limits)):

@@ -12,7 +12,7 @@ from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from nas.recipe import Epoch
+from nas.training.settings import Epoch
 
 if TYPE_CHECKING:  # it loads Ray, which no training needs
     from nas.searcher import ArchitectureSearcher

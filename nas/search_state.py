@@ -16,12 +16,12 @@ from nas.keeper import Keeper
 from nas.plan import Session
 from nas.problem import Point
 from nas.proposer import Proposer
-from nas.recipe import Epoch
 from nas.run_study import create_study
 from nas.sampler_settings import CURVE
 from nas.scheduler import Halving
 from nas.storage import TrialFolder
 from nas.study import make_sampler
+from nas.training.settings import Epoch
 from nas.trial import Outcome, Reason, Status, Trial
 from nas.trial_writer import TrialLog
 

@@ -16,9 +16,9 @@ from typing import Any
 from ray.tune.search import Searcher
 
 from nas.errors import NasError
-from nas.recipe import Epoch
 from nas.replay import replay
 from nas.search_state import Pending, SearchState
+from nas.training.settings import Epoch
 from nas.trial import Outcome, Reason, Status
 from nas.warm_start import reused_starts
 

@@ -17,7 +17,7 @@ from fsspec.implementations.local import LocalFileSystem
 
 from nas.errors import NasError, users_code
 from nas.files import whole_file
-from nas.recipe import LAST_FILE
+from nas.training.settings import LAST_FILE
 
 logger = logging.getLogger(__name__)
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from nas.datasets import Dataset
 from nas.latency.table import LatencyTable
 from nas.objectives import Objective
-from nas.recipe import TrainSettings
+from nas.training.settings import TrainSettings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,18 +15,18 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from nas.artefacts import make_card, measure_accuracy, write_export
-from nas.checkpoints import Checkpoints, best_file
 from nas.datasets import Dataset, load_part
 from nas.description import package_versions
-from nas.devices import is_out_of_memory, pick_device
 from nas.errors import NasError, describe_error
 from nas.exports import read_export, with_weights
 from nas.files import is_locked, locked
 from nas.models.architecture import Architecture
 from nas.models.network import WEIGHTS_FILE, Network, export_folder, find_network
 from nas.plugins import check_kind
-from nas.recipe import Epoch, TrainReport, TrainSettings
-from nas.train import DivergedError, TrainSetup, best_epoch, check_settings, resolution_at, train
+from nas.training.checkpoint import Checkpoints, best_file
+from nas.training.device import is_out_of_memory, pick_device
+from nas.training.loop import DivergedError, TrainSetup, best_epoch, check_settings, resolution_at, train
+from nas.training.settings import Epoch, TrainReport, TrainSettings
 
 RECIPE = TrainSettings(epochs=80, augment="trivial", erasing=0.1, drop_rate=0.2, ema_decay=0.999, weight_decay=0.05)
 

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, field, fields
 from enum import StrEnum
 from typing import Any, Final
 
-from nas.recipe import Epoch
+from nas.training.settings import Epoch
 
 
 class Status(StrEnum):

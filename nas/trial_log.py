@@ -8,8 +8,8 @@ from typing import Any
 
 from nas.errors import NasError
 from nas.files import read_lines
-from nas.recipe import Epoch
 from nas.runs import HISTORY_FILE, TRIALS_FILE, is_running
+from nas.training.settings import Epoch
 from nas.trial import Outcome, Status, Trial
 
 

@@ -8,8 +8,8 @@ from typing import Any
 
 from nas.files import append_line
 from nas.problem import Point
-from nas.recipe import Epoch
 from nas.runs import HISTORY_FILE, TRIALS_FILE
+from nas.training.settings import Epoch
 from nas.trial import Outcome, Reason, Status, Trial
 from nas.trial_log import Event
 

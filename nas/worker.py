@@ -16,9 +16,9 @@ from typing import Any, Final
 import ray
 from ray import tune
 
-from nas.recipe import Epoch
 from nas.storage import TrialFolder
 from nas.task import Site, Task
+from nas.training.settings import Epoch
 from nas.trial import Outcome, Reason, Status
 
 LONGEST_SECONDS: Final = 1e8  # that faulthandler waits on every system: three years

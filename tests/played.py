@@ -13,11 +13,11 @@ from ray.tune.search import Searcher
 import nas
 from nas.plan import Session, make_plan, with_latency
 from nas.plugins import load_plugin
-from nas.recipe import Epoch
 from nas.runs import create_run
 from nas.scheduler import EarlyStopping
 from nas.search_state import make_state
 from nas.searcher import ArchitectureSearcher
+from nas.training.settings import Epoch
 from nas.trial import Outcome, Status
 from nas.trial_log import read_history, read_trials
 

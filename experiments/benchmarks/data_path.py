@@ -28,10 +28,10 @@ from torchvision.io import ImageReadMode, decode_image
 from torchvision.transforms import v2
 
 from nas import TrainSettings
-from nas.augment import Augment
 from nas.datasets.image_folder import IMAGENET_MEAN, IMAGENET_STD, ImageFolder
-from nas.devices import keep_freed_memory
-from nas.predict import Preprocess
+from nas.training.augment import Augment
+from nas.training.device import keep_freed_memory
+from nas.training.predict import Preprocess
 
 MIN_AREA = 0.35
 

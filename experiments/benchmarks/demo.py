@@ -19,7 +19,7 @@ from nas import export, front, results, search
 CLASSIFY = """
 import json, sys
 import torch, nas
-from nas.predict import Preprocess, fingerprint, num_correct, predict
+from nas.training.predict import Preprocess, fingerprint, num_correct, predict
 folder = sys.argv[1]
 torch.set_num_threads(1)
 card = json.load(open(folder + "/card.json"))

@@ -16,7 +16,7 @@ from nas import build, cost
 from nas.artefacts import measure_accuracy
 from nas.datasets import load_part
 from nas.datasets.imagenette import Imagenette
-from nas.train import TrainSetup, train
+from nas.training.loop import TrainSetup, train
 
 
 def main() -> None:

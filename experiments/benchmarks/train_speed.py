@@ -25,10 +25,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from nas import TrainSettings, build, reference
-from nas.augment import Augment
 from nas.datasets import Dataset, ImageData
 from nas.datasets.image_folder import IMAGENET_MEAN, IMAGENET_STD, ImageFolder
-from nas.train import TrainSetup, train
+from nas.training.augment import Augment
+from nas.training.loop import TrainSetup, train
 
 SETTINGS = TrainSettings(epochs=1, batch_size=128, min_crop=0.35)
 CPU = torch.device("cpu")

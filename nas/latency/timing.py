@@ -21,7 +21,6 @@ import pandas as pd
 import torch
 from torch import nn
 
-from nas.devices import DTYPES, device_name, is_out_of_memory
 from nas.errors import MachineBusyError, NasError
 from nas.latency.table import ONE_THREAD, Setup
 from nas.models.architecture import Architecture
@@ -29,6 +28,7 @@ from nas.models.build import build
 from nas.models.layers import Layer, layers
 from nas.models.onnx import onnx_model
 from nas.models.zoo import reference
+from nas.training.device import DTYPES, device_name, is_out_of_memory
 
 PROVIDERS: Final = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}  # of onnxruntime
 REFERENCE: Final = "mobilenetv3_small_100"  # timed before and after each measurement

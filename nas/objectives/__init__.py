@@ -14,7 +14,7 @@ from nas.latency.table import LatencyTable
 from nas.models.architecture import Architecture
 from nas.models.network import Network
 from nas.plugins import load_plugin, plugin_names
-from nas.recipe import TrainReport
+from nas.training.settings import TrainReport
 
 DIRECTIONS: Final = ("minimize", "maximize")
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import torch
 from torch import distributed
 
-from nas.recipe import TrainSettings
-from nas.train import TrainSetup, train
+from nas.training.loop import TrainSetup, train
+from nas.training.settings import TrainSettings
 from tests.data.stripes import Stripes, TwoLayers
 
 

@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 
 import nas
 from nas.models.network import ARCHITECTURE_FILE, CARD_FILE, WEIGHTS_FILE
-from nas.predict import Preprocess, fingerprint, predict
+from nas.training.predict import Preprocess, fingerprint, predict
 from tests.conftest import files
 from tests.played import new_run
 

@@ -22,12 +22,12 @@ from timm.utils import accuracy as timm_accuracy
 import nas
 from nas import proof
 from nas.artefacts import prove
-from nas.checkpoints import best_file
 from nas.exports import FILES, read_export
 from nas.models.network import find_network
-from nas.predict import Preprocess
-from nas.recipe import TrainSettings
 from nas.trainer import Training, first_weights, load_first, run_training
+from nas.training.checkpoint import best_file
+from nas.training.predict import Preprocess
+from nas.training.settings import TrainSettings
 from tests.conftest import DATA, type_command
 
 pytestmark = pytest.mark.slow

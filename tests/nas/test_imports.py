@@ -75,7 +75,7 @@ def test_commands_costs_tables_and_a_searchs_driver_load_no_torch():
 
 def test_loading_building_and_training_load_no_ray():
     build = "import nas; nas.load; nas.build(nas.reference('mobilenetv2_035'))"
-    built, trained = loaded_after(build, "import nas.train, nas.evaluate")
+    built, trained = loaded_after(build, "import nas.training.loop, nas.evaluate")
     assert built <= {"torch", "timm", "torchvision"}
     assert trained <= {"torch", "timm", "torchvision", "sklearn"}
 

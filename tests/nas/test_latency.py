@@ -28,8 +28,8 @@ from nas.models.onnx import onnx_model
 from nas.objectives import Candidate, objective, parse_limit
 from nas.objectives.mnasnet_reward import HARD
 from nas.plan import problem_of, with_latency
-from nas.recipe import Epoch, TrainReport
 from nas.spaces import sample
+from nas.training.settings import Epoch, TrainReport
 
 SMALL = replace(nas.reference("mobilenetv3_small_100"), resolution=64)
 TINY = Path(__file__).parent.parent / "data" / "tiny_space.py"

@@ -8,7 +8,7 @@ import nas
 from nas.models.network import OwnNetwork
 from nas.objectives import Candidate, Limit, Objective, objective, parse_limit
 from nas.plugins import plugin_names
-from nas.recipe import Epoch, TrainReport
+from nas.training.settings import Epoch, TrainReport
 
 NETWORK = OwnNetwork(architecture=nas.reference("mobilenetv3_small_100"))
 REPORT = TrainReport(

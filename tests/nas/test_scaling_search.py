@@ -13,9 +13,9 @@ from nas.models.network import TimmNetwork
 from nas.objectives.macs_m import OBJECTIVE as MACS
 from nas.objectives.val_top1_pct import OBJECTIVE as TOP1
 from nas.plugins import load_plugin
-from nas.recipe import Epoch, TrainSettings
 from nas.runs import create_run, read_experiment
 from nas.scaling_search import read_fit, trained_network
+from nas.training.settings import Epoch, TrainSettings
 from nas.trial import Outcome, Reason, Status, Trial
 from nas.trial_writer import TrialLog
 from search_spaces.compound import CompoundSpace

@@ -11,8 +11,8 @@ import pytest
 import nas
 from nas.files import read_lines
 from nas.objectives import Objective, objective
-from nas.recipe import Epoch
 from nas.runs import HISTORY_FILE, locked
+from nas.training.settings import Epoch
 from nas.trial import Outcome, Reason, Status
 from tests.played import EXPERIMENT, Twelve, new_run, next_session
 

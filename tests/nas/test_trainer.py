@@ -16,13 +16,13 @@ import torch
 from safetensors.torch import load_file
 
 import nas
-from nas.checkpoints import best_file
 from nas.exports import FILES
 from nas.models.network import find_network
-from nas.predict import Preprocess, num_correct, predict
 from nas.progress import shown_training
-from nas.recipe import TrainSettings
 from nas.trainer import FirstWeights, Training, run_training, train_network
+from nas.training.checkpoint import best_file
+from nas.training.predict import Preprocess, num_correct, predict
+from nas.training.settings import TrainSettings
 from tests.conftest import DATA, type_command
 from tests.data.stripes import Stripes, architecture
 

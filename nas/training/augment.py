@@ -13,8 +13,8 @@ import torch
 from torch import Generator, Tensor
 from torchvision.transforms import v2
 
-from nas.predict import Preprocess, normalize_into
-from nas.recipe import TrainSettings
+from nas.training.predict import Preprocess, normalize_into
+from nas.training.settings import TrainSettings
 
 ATTEMPTS: Final = 10  # as torchvision.transforms.RandomResizedCrop
 LOG_RATIO: Final = math.log(4 / 3)  # aspect ratios from 3:4 to 4:3, as there

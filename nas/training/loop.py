@@ -20,13 +20,13 @@ from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 from torchvision.transforms import v2
 
-from nas.augment import Augment
-from nas.checkpoints import Checkpoints, TrainState, best_file, restore_last, save_last, save_weights
 from nas.datasets import Dataset, ImageData, load_part
-from nas.devices import DTYPES, device_name, keep_freed_memory, pick_precision
 from nas.errors import NasError, unknown, users_code
-from nas.predict import Preprocess, fingerprint, num_correct, predict
-from nas.recipe import Epoch, TrainReport, TrainSettings
+from nas.training.augment import Augment
+from nas.training.checkpoint import Checkpoints, TrainState, best_file, restore_last, save_last, save_weights
+from nas.training.device import DTYPES, device_name, keep_freed_memory, pick_precision
+from nas.training.predict import Preprocess, fingerprint, num_correct, predict
+from nas.training.settings import Epoch, TrainReport, TrainSettings
 
 logger = logging.getLogger(__name__)
 

@@ -6,9 +6,9 @@ import torch
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as tv
 
-from nas.augment import Augment, cut_on_cpu, cut_on_gpu, random_boxes
-from nas.predict import Preprocess
-from nas.recipe import TrainSettings
+from nas.training.augment import Augment, cut_on_cpu, cut_on_gpu, random_boxes
+from nas.training.predict import Preprocess
+from nas.training.settings import TrainSettings
 
 SIDE = 40
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from nas.datasets import ImageData
-from nas.devices import is_out_of_memory
+from nas.training.device import is_out_of_memory
 
 EVAL_BATCH: Final = 256
 EVAL_PIXELS: Final = 2**24  # of one batch, which keeps the memory of large images in bounds

@@ -14,12 +14,12 @@ from safetensors.torch import load_file
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 import nas
-from nas.checkpoints import LAST_FILE, Checkpoints, best_file
-from nas.devices import is_out_of_memory, pick_precision
 from nas.errors import NasError
-from nas.predict import Preprocess, fingerprint, num_correct, predict
-from nas.recipe import TrainSettings
-from nas.train import DivergedError, TrainSetup, best_epoch, check_settings, train
+from nas.training.checkpoint import LAST_FILE, Checkpoints, best_file
+from nas.training.device import is_out_of_memory, pick_precision
+from nas.training.loop import DivergedError, TrainSetup, best_epoch, check_settings, train
+from nas.training.predict import Preprocess, fingerprint, num_correct, predict
+from nas.training.settings import TrainSettings
 from tests.data.stripes import Stripes, TwoLayers, architecture, weights
 
 SETTINGS = TrainSettings(epochs=3, batch_size=16, lr=3e-2, min_crop=0.8)

@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 
 from nas.errors import NasError
 from nas.files import write_whole
-from nas.recipe import LAST_FILE, Epoch
+from nas.training.settings import LAST_FILE, Epoch
 
 
 class CheckpointError(NasError):
