@@ -34,10 +34,10 @@ from nas.exports import (
     with_weights,
 )
 from nas.files import whole_folder
-from nas.latency.timing import measure
 from nas.models import standalone
 from nas.models.network import ARCHITECTURE_FILE, CARD_FILE, WEIGHTS_FILE, Network, OwnNetwork, TimmNetwork
 from nas.models.onnx import OPSET, onnx_model
+from nas.objectives.latency.measure import measure
 from nas.proof import ARTEFACTS, BATCH, INT8_FILE, onnx_run
 from nas.training.predict import Preprocess, evenly, fingerprint, num_correct, predict
 

@@ -10,9 +10,9 @@ from optuna.samplers import BaseSampler
 
 from nas.datasets import Dataset
 from nas.errors import NasError
-from nas.latency.table import LatencyTable, read_table
 from nas.models.zoo import references
 from nas.objectives import Limit, Objective
+from nas.objectives.latency.table import LatencyTable, read_table
 from nas.plugins import check_kind
 from nas.spaces import SearchSpace
 from nas.training.settings import TrainSettings

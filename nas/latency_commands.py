@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from nas.errors import NasError
-from nas.latency.table import Setup, read_table, table_folder
+from nas.objectives.latency.table import Setup, read_table, table_folder
 from nas.parsing import choose, command
 from nas.printing import shown_path
 
@@ -38,9 +38,9 @@ class Networks(Shape):
 
     def reachable(self, space: str, **how: int) -> "list[Architecture]":
         """The networks; `how` are points and seed. Raises: NasError if there is none."""
-        from nas.latency.build import reachable
         from nas.models.network import OwnNetwork
         from nas.objectives import Candidate, parse_limit
+        from nas.objectives.latency.build import reachable
         from nas.spaces import space as find_space
 
         limits = list(map(parse_limit, self.limit))
@@ -61,8 +61,8 @@ def measure(network: str, /, *, setup: Setup, shape: Shape) -> None:
         setup: What it is run in.
         shape: Of its input and output.
     """
-    from nas.latency.timing import measure as measure_latency
     from nas.models.network import find_network
+    from nas.objectives.latency.measure import measure as measure_latency
 
     architecture = find_network(network, resolution=shape.resolution).architecture
     found = measure_latency(architecture, shape.classes, setup)
@@ -83,8 +83,8 @@ def latency_build(space: str, /, *, setup: Setup, which: Networks, output: Path 
         which: Which of its networks.
         output: The table's file, by default where searches look for it.
     """
-    from nas.latency.build import build_table
-    from nas.latency.timing import device_model
+    from nas.objectives.latency.build import build_table
+    from nas.objectives.latency.measure import device_model
     from nas.progress import bar
     from nas.spaces import space as find_space
 
@@ -112,7 +112,7 @@ def latency_check(table: Path, /, *, which: Networks, networks: int = 30, space:
         space: Their space, by default the one that the table was built for.
     """
     found = read_table(table)
-    from nas.latency.build import check_table
+    from nas.objectives.latency.build import check_table
 
     def told(network: "Architecture", measured: float, predicted: float) -> None:
         print(f"{network.id}: measured {measured:.4g} ms, predicted {predicted:.4g} ms", flush=True)

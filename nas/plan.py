@@ -14,8 +14,8 @@ from nas.description import PLAIN, as_json, describe, describe_session, experime
 from nas.errors import NasError, unknown, users_code
 from nas.experiment import Experiment
 from nas.feasibility import Feasibility, check_limits
-from nas.latency.table import newest_table
 from nas.objectives import Limit
+from nas.objectives.latency.table import newest_table
 from nas.plugins import check_kind
 from nas.problem import Point, Problem
 from nas.runs import LATENCY_FILE, WEIGHTS, write_experiment

@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from nas.errors import NasError, users_code
-from nas.latency.table import LatencyTable
 from nas.models.architecture import Architecture, id_of
 from nas.models.network import Network, OwnNetwork
 from nas.objectives import Candidate, Limit, Objective
+from nas.objectives.latency.table import LatencyTable
 from nas.pareto import Losses
 from nas.plugins import check_kind
 from nas.spaces import Params, SearchSpace

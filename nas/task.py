@@ -4,8 +4,8 @@ import math
 from dataclasses import dataclass
 
 from nas.datasets import Dataset
-from nas.latency.table import LatencyTable
 from nas.objectives import Objective
+from nas.objectives.latency.table import LatencyTable
 from nas.training.settings import TrainSettings
 
 

@@ -56,7 +56,7 @@ def short_measurements():
     """An export measures how long its network takes, which need not be exact here."""
     with pytest.MonkeyPatch.context() as patch:
         for name in ("SECONDS", "REFERENCE_SECONDS", "WARM_UP_SECONDS"):
-            patch.setattr(f"nas.latency.timing.{name}", 0.02)
+            patch.setattr(f"nas.objectives.latency.measure.{name}", 0.02)
         yield
 
 

@@ -14,8 +14,8 @@ from typing import Final
 
 import nas
 from nas.errors import NasError
-from nas.latency.build import build_table, check_table, reachable
-from nas.latency.timing import measure
+from nas.objectives.latency.build import build_table, check_table, reachable
+from nas.objectives.latency.measure import measure
 
 NUM_CLASSES: Final = 1000
 

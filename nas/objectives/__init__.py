@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from nas.errors import NasError, unknown
-from nas.latency.table import LatencyTable
 from nas.models.architecture import Architecture
 from nas.models.network import Network
+from nas.objectives.latency.table import LatencyTable
 from nas.plugins import load_plugin, plugin_names
 from nas.training.settings import TrainReport
 

@@ -13,7 +13,7 @@ def measure(candidate: Candidate) -> float:
         return candidate.latency.predict(candidate.architecture, candidate.num_classes)
     if candidate.latency_ms is not None:
         return candidate.latency_ms
-    from nas.latency.timing import measure as measure_here  # torch and onnxruntime
+    from nas.objectives.latency.measure import measure as measure_here  # torch and onnxruntime
 
     return measure_here(candidate.architecture, candidate.num_classes).median_ms
 

@@ -20,9 +20,9 @@ from safetensors.torch import load_file
 
 import nas
 from nas.evaluate import evaluate
-from nas.latency.build import reachable
-from nas.latency.table import LatencyTable, Setup, read_table, table_folder
 from nas.models.layers import layers
+from nas.objectives.latency.build import reachable
+from nas.objectives.latency.table import LatencyTable, Setup, read_table, table_folder
 from nas.plugins import load_plugin
 from nas.runs import is_running, read_experiment
 from nas.storage import WEIGHTS_FILE

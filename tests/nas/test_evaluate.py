@@ -87,14 +87,14 @@ def test_a_text_that_is_no_architecture_is_a_failure(tmp_path):
 
 
 def test_a_latency_is_measured_where_no_table_is_given(tmp_path, monkeypatch):
-    monkeypatch.setattr("nas.latency.timing.SECONDS", 0.05)
-    monkeypatch.setattr("nas.latency.timing.REFERENCE_SECONDS", 0.05)
-    monkeypatch.setattr("nas.latency.timing.MAX_DRIFT", -1.0)  # no machine is this still
+    monkeypatch.setattr("nas.objectives.latency.measure.SECONDS", 0.05)
+    monkeypatch.setattr("nas.objectives.latency.measure.REFERENCE_SECONDS", 0.05)
+    monkeypatch.setattr("nas.objectives.latency.measure.MAX_DRIFT", -1.0)  # no machine is this still
     busy = outcome(tmp_path, objective("val_top1_pct"), objective("latency_ms"))
     assert (busy.status, busy.reason) == (Status.FAILED, Reason.BUSY)
     assert not busy.history  # found before the training
-    monkeypatch.setattr("nas.latency.timing.MAX_DRIFT", 10.0)  # other tests run meanwhile
-    monkeypatch.setattr("nas.latency.timing.MIN_CPU_SHARE", 0.0)
+    monkeypatch.setattr("nas.objectives.latency.measure.MAX_DRIFT", 10.0)  # other tests run meanwhile
+    monkeypatch.setattr("nas.objectives.latency.measure.MIN_CPU_SHARE", 0.0)
     done = outcome(tmp_path, objective("val_top1_pct"), objective("latency_ms"), mnasnet_reward(1000.0))
     assert done.status is Status.DONE, done.error
     top1, ms, reward = done.values.values()

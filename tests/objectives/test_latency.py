@@ -19,13 +19,13 @@ from experiments.digits_mobilenetv3 import EXPERIMENT
 from nas.cli import run
 from nas.description import as_json, describe, experiment_of
 from nas.errors import MachineBusyError
-from nas.latency.build import build_table, check_table, compared, reachable
-from nas.latency.table import LatencyTable, Setup, newest_table, read_table, table_folder
-from nas.latency.timing import measure, profile, runner, timed
 from nas.models.layers import layers
 from nas.models.network import OwnNetwork
 from nas.models.onnx import onnx_model
 from nas.objectives import Candidate, objective, parse_limit
+from nas.objectives.latency.build import build_table, check_table, compared, reachable
+from nas.objectives.latency.measure import measure, profile, runner, timed
+from nas.objectives.latency.table import LatencyTable, Setup, newest_table, read_table, table_folder
 from nas.objectives.mnasnet_reward import HARD
 from nas.plan import problem_of, with_latency
 from nas.spaces import sample
@@ -39,12 +39,12 @@ TINY = Path(__file__).parent.parent / "data" / "tiny_space.py"
 def hurry():
     """Measurements are short meanwhile, and not refused though other tests run."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("nas.latency.build.REFERENCE_SECONDS", 0.01)
-        patch.setattr("nas.latency.build.LARGEST_DRIFT", 1e9)
-        patch.setattr("nas.latency.build.WHOLE_SECONDS", 0.01)
+        patch.setattr("nas.objectives.latency.build.REFERENCE_SECONDS", 0.01)
+        patch.setattr("nas.objectives.latency.build.LARGEST_DRIFT", 1e9)
+        patch.setattr("nas.objectives.latency.build.WHOLE_SECONDS", 0.01)
         patch.setattr("nas.statistics.RESAMPLES", 100)
-        patch.setattr("nas.latency.timing.MIN_CPU_SHARE", 0.0)
-        patch.setattr("nas.latency.timing.MAX_DRIFT", 1e9)
+        patch.setattr("nas.objectives.latency.measure.MIN_CPU_SHARE", 0.0)
+        patch.setattr("nas.objectives.latency.measure.MAX_DRIFT", 1e9)
         yield
 
 

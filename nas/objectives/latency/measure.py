@@ -22,12 +22,12 @@ import torch
 from torch import nn
 
 from nas.errors import MachineBusyError, NasError
-from nas.latency.table import ONE_THREAD, Setup
 from nas.models.architecture import Architecture
 from nas.models.build import build
 from nas.models.layers import Layer, layers
 from nas.models.onnx import onnx_model
 from nas.models.zoo import reference
+from nas.objectives.latency.table import ONE_THREAD, Setup
 from nas.training.device import DTYPES, device_name, is_out_of_memory
 
 PROVIDERS: Final = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}  # of onnxruntime

@@ -21,10 +21,10 @@ REPORT = TrainReport(
 
 @pytest.mark.parametrize("name", plugin_names("objective"))
 def test_every_objective_is_one_finite_number_under_its_files_name(name, monkeypatch):
-    monkeypatch.setattr("nas.latency.timing.SECONDS", 0.05)
-    monkeypatch.setattr("nas.latency.timing.REFERENCE_SECONDS", 0.05)
-    monkeypatch.setattr("nas.latency.timing.MAX_DRIFT", 10.0)  # other tests run meanwhile
-    monkeypatch.setattr("nas.latency.timing.MIN_CPU_SHARE", 0.0)
+    monkeypatch.setattr("nas.objectives.latency.measure.SECONDS", 0.05)
+    monkeypatch.setattr("nas.objectives.latency.measure.REFERENCE_SECONDS", 0.05)
+    monkeypatch.setattr("nas.objectives.latency.measure.MAX_DRIFT", 10.0)  # other tests run meanwhile
+    monkeypatch.setattr("nas.objectives.latency.measure.MIN_CPU_SHARE", 0.0)
     found = objective(name)
     assert found.name == name
     assert name.rsplit("_", 1)[1] in ("m", "mb", "pct", "ms", "reward")  # its unit

@@ -20,11 +20,20 @@ from sklearn.preprocessing import MultiLabelBinarizer
 
 from nas.errors import MachineBusyError, NasError
 from nas.files import append_line, locked, mend_lines, read_lines
-from nas.latency.table import ONE_THREAD, Check, LatencyTable, Setup
-from nas.latency.timing import REFERENCE, between_references, device_model, measure, profile, runner, runtime_version, timed
 from nas.models.architecture import Architecture
 from nas.models.layers import layers
 from nas.models.zoo import reference
+from nas.objectives.latency.measure import (
+    REFERENCE,
+    between_references,
+    device_model,
+    measure,
+    profile,
+    runner,
+    runtime_version,
+    timed,
+)
+from nas.objectives.latency.table import ONE_THREAD, Check, LatencyTable, Setup
 from nas.spaces import SearchSpace, is_choice, sample
 from nas.statistics import bootstrap_interval
 
