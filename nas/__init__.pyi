@@ -1,13 +1,11 @@
 """The public names, each once: type checkers read this file, and `__init__.py` takes from it where a name lives."""
 
-from nas.comparison import compare as compare
 from nas.datasets import Dataset as Dataset
 from nas.datasets import ImageData as ImageData
 from nas.datasets import dataset as dataset
 from nas.driver import resume as resume
 from nas.driver import search as search
 from nas.errors import NasError as NasError
-from nas.experiment import Experiment as Experiment
 from nas.exports import load as load
 from nas.models.architecture import Architecture as Architecture
 from nas.models.architecture import Block as Block
@@ -29,18 +27,20 @@ from nas.objectives import Limit as Limit
 from nas.objectives import Objective as Objective
 from nas.objectives import objective as objective
 from nas.objectives.mnasnet_reward import mnasnet_reward as mnasnet_reward
-from nas.report import write_report as write_report
 from nas.run_exports import export as export
 from nas.run_exports import export_front as export_front
+from nas.runs.compare import compare as compare
+from nas.runs.experiment import Experiment as Experiment
+from nas.runs.report import write_report as write_report
+from nas.runs.results import best as best
+from nas.runs.results import front as front
+from nas.runs.results import history as history
+from nas.runs.results import results as results
 from nas.samplers import FrontierSampler as FrontierSampler
 from nas.scaling_search import fit_scaling as fit_scaling
 from nas.scaling_search import read_fit as read_fit
 from nas.spaces import SearchSpace as SearchSpace
 from nas.spaces import space as space
-from nas.table import best as best
-from nas.table import front as front
-from nas.table import history as history
-from nas.table import results as results
 from nas.trainer import Training as Training
 from nas.trainer import train_network as train_network
 from nas.training.settings import TrainSettings as TrainSettings

@@ -20,7 +20,6 @@ from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, Q
 from torch import Tensor, nn
 
 from nas.datasets import Dataset, ImageData
-from nas.description import package_versions
 from nas.errors import MachineBusyError, NasError, describe_error
 from nas.exports import (
     BINARY_FILES,
@@ -39,6 +38,7 @@ from nas.models.network import ARCHITECTURE_FILE, CARD_FILE, WEIGHTS_FILE, Netwo
 from nas.models.onnx import OPSET, onnx_model
 from nas.objectives.latency.measure import measure
 from nas.proof import ARTEFACTS, BATCH, INT8_FILE, onnx_run
+from nas.runs.serialization import package_versions
 from nas.training.predict import Preprocess, evenly, fingerprint, num_correct, predict
 
 TORCHS_OPSET: Final = 18  # the least that torch's exporter writes

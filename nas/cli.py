@@ -17,7 +17,7 @@ from nas.results_commands import clean, compare, dashboard, report, runs, table,
 from nas.scale_commands import scale
 
 if TYPE_CHECKING:
-    from nas.experiment import Experiment
+    from nas.runs.experiment import Experiment
 
 INTERRUPTED: Final = 130  # as a shell reports a process that SIGINT ended
 
@@ -57,7 +57,7 @@ def search(arguments: list[str]) -> None:
         print("nas search EXPERIMENT [--help | options]: an experiment's name, or the path of a Python file with an EXPERIMENT\n")
         _list("experiment")
         return
-    from nas.experiment import Experiment
+    from nas.runs.experiment import Experiment
 
     name, *options = arguments
     experiment = load_plugin("experiment", name)
@@ -82,8 +82,8 @@ def resume(arguments: list[str]) -> None:
         return
     if arguments[0].startswith("-"):
         raise NasError(f"nas resume takes the run folder first, and then options; given: {arguments[0]}")
-    from nas.description import experiment_of
-    from nas.runs import check_free, read_experiment
+    from nas.runs.folder import check_free, read_experiment
+    from nas.runs.serialization import experiment_of
 
     run, *options = arguments
     folder = Path(run).resolve()
@@ -112,7 +112,7 @@ def _run_and_print(experiment: "Experiment", run: Callable[..., Path], *argument
 
     log_to_stdout()
     folder = run(*arguments, watch=shown_search, **options)
-    from nas.table import results
+    from nas.runs.results import results
 
     df = results(folder)
     failed = df[df["status"] == "failed"]

@@ -13,8 +13,8 @@ import ray
 from ray import cloudpickle
 
 from nas.errors import NasError, describe_error
-from nas.experiment import Experiment
 from nas.plugins import modules_beside
+from nas.runs.experiment import Experiment
 from nas.storage import is_local
 
 logger = logging.getLogger(__name__)

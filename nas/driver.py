@@ -21,7 +21,6 @@ from ray.tune.experiment import Trial
 
 from nas.cluster import ray_session, resources, sent_by_value
 from nas.errors import NasError, describe_error
-from nas.experiment import Experiment
 from nas.plan import (
     Session,
     check_images,
@@ -32,13 +31,14 @@ from nas.plan import (
     with_latency,
     with_own_table,
 )
-from nas.runs import RAY, create_run, locked, mend_logs, read_experiment, write_experiment
+from nas.runs.experiment import Experiment
+from nas.runs.folder import RAY, create_run, locked, mend_logs, read_experiment, write_experiment
+from nas.runs.trial import Reason
+from nas.runs.trial_log import read_history, read_trials
 from nas.scheduler import EarlyStopping
 from nas.search_state import make_state
 from nas.searcher import ArchitectureSearcher
 from nas.task import Site, Task
-from nas.trial import Reason
-from nas.trial_log import read_history, read_trials
 from nas.worker import RetiredError, run_trial
 
 logger = logging.getLogger(__name__)

@@ -18,13 +18,13 @@ from nas.errors import MachineBusyError, describe_error
 from nas.files import locked
 from nas.models.network import Network, TimmNetwork, parse_network
 from nas.objectives import Candidate, Objective, latency_ms
+from nas.runs.trial import Outcome, Reason, Status
 from nas.storage import WEIGHTS_FILE
 from nas.task import Task
 from nas.training.checkpoint import CheckpointError, Checkpoints, save_weights
 from nas.training.device import is_out_of_memory, pick_device, release_freed_memory
 from nas.training.loop import DivergedError, TrainSetup, train
 from nas.training.settings import Epoch, TrainReport
-from nas.trial import Outcome, Reason, Status
 
 MEASURING: Final = "frontier-nas-measuring.lock"
 CHECKPOINT_SHARE: Final = 0.05  # of a trial's time that writing checkpoints may take

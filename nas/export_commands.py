@@ -42,7 +42,7 @@ def export(arguments: list[str]) -> None:
     options = parsed(ExportOptions, args=arguments, prog="nas export", config=(tyro.conf.PositionalRequiredArgs,))
     from nas.run_exports import choose, export_front
     from nas.run_exports import export as export_network
-    from nas.table import results
+    from nas.runs.results import results
 
     if options.front:
         if options.trial is not None or options.best is not None or options.within_error:

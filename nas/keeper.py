@@ -8,8 +8,8 @@ from pathlib import Path
 
 from nas.errors import NasError
 from nas.files import whole_file
-from nas.pareto import Box, Losses, dominates
-from nas.runs import weights_file
+from nas.runs.folder import weights_file
+from nas.runs.pareto import Box, Losses, dominates
 from nas.storage import TrialFolder
 
 logger = logging.getLogger(__name__)

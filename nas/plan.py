@@ -8,22 +8,22 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Final
 
-from nas.columns import TYPES
 from nas.datasets import load_part
-from nas.description import PLAIN, as_json, describe, describe_session, experiment_of, from_plain
 from nas.errors import NasError, unknown, users_code
-from nas.experiment import Experiment
 from nas.feasibility import Feasibility, check_limits
 from nas.objectives import Limit
 from nas.objectives.latency.table import newest_table
 from nas.plugins import check_kind
 from nas.problem import Point, Problem
-from nas.runs import LATENCY_FILE, WEIGHTS, write_experiment
+from nas.runs.columns import TYPES
+from nas.runs.experiment import Experiment
+from nas.runs.folder import LATENCY_FILE, WEIGHTS, write_experiment
+from nas.runs.serialization import PLAIN, as_json, describe, describe_session, experiment_of, from_plain
+from nas.runs.trial import UNDER_WAY, Trial
 from nas.spaces import sample
 from nas.storage import check_storage
 from nas.study import SAMPLERS, check_sampler
 from nas.training.settings import Epoch, TrainSettings
-from nas.trial import UNDER_WAY, Trial
 from nas.warm_start import Reused, Start, baselines, outcomes, starts
 
 logger = logging.getLogger(__name__)

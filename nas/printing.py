@@ -20,7 +20,7 @@ def log_to_stdout() -> None:
 
 def print_front(df: "pd.DataFrame") -> None:
     """The rows of the front, the best first, and how many they are of how many."""
-    from nas.table import close_pairs, front
+    from nas.runs.results import close_pairs, front
 
     chosen = front(df)
     print_rows(chosen, ["trial", "id", *df.attrs["directions"], "seconds", "source", "name"])

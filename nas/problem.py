@@ -10,8 +10,8 @@ from nas.models.architecture import Architecture, id_of
 from nas.models.network import Network, OwnNetwork
 from nas.objectives import Candidate, Limit, Objective
 from nas.objectives.latency.table import LatencyTable
-from nas.pareto import Losses
 from nas.plugins import check_kind
+from nas.runs.pareto import Losses
 from nas.spaces import Params, SearchSpace
 
 COVERED: Final = "in the latency table"  # the name of this constraint among the limits

@@ -12,8 +12,8 @@ from optuna.trial import Trial, TrialState, create_trial
 from nas.errors import NasError, describe_error, users_code
 from nas.feasibility import Feasibility, approach, moves
 from nas.problem import Point, Problem
+from nas.runs.trial import Status
 from nas.spaces import Params, sample
-from nas.trial import Status
 from nas.trial_writer import TrialLog
 from nas.warm_start import Start
 

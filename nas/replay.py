@@ -5,10 +5,10 @@ from collections.abc import Mapping
 from nas.errors import NasError, users_code
 from nas.models.network import parse_network
 from nas.problem import Point
+from nas.runs.trial import ENDED, UNDER_WAY, Outcome, Reason, Status, Trial
 from nas.sampler_settings import CURVE
 from nas.scheduler import Standing
 from nas.search_state import Pending, SearchState
-from nas.trial import ENDED, UNDER_WAY, Outcome, Reason, Status, Trial
 from nas.warm_start import point_of
 
 Epochs = Mapping[int, Mapping[int, float]]  # trial → epoch → top-1 after it

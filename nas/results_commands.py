@@ -13,7 +13,7 @@ def runs(folder: Path = Path("runs"), /) -> None:
     Args:
         folder: The folder that the run folders are in.
     """
-    from nas.housekeeping import RunSummary, list_runs
+    from nas.runs.listing import RunSummary, list_runs
 
     found = list_runs(folder)
     print_table(RunSummary._fields, [(shown_path(run.run), *run[1:-1], f"{run.size_mb:,.1f}") for run in found])
@@ -28,8 +28,8 @@ def clean(run: tuple[Path, ...], /, *, yes: bool = False) -> None:
         run: Run folders.
         yes: Remove them.
     """
-    from nas.housekeeping import clean as clean_run
-    from nas.housekeeping import removable, size_mb
+    from nas.runs.listing import clean as clean_run
+    from nas.runs.listing import removable, size_mb
 
     for folder in run:
         entries = removable(folder)
@@ -62,10 +62,10 @@ def table(
         within_error: With --best, rank even where the latency table's error is larger than the difference.
         output: A CSV file to write instead, of every column; RESULTS.md describes each.
     """
-    from nas.table import best as best_row
-    from nas.table import front as front_of
-    from nas.table import results, select
-    from nas.trial import Status
+    from nas.runs.results import best as best_row
+    from nas.runs.results import front as front_of
+    from nas.runs.results import results, select
+    from nas.runs.trial import Status
 
     df = results(*run)
     chosen = front_of(df) if front else df
@@ -95,7 +95,7 @@ def report(run: Path, /, *, output: Path | None = None) -> None:
         run: The run folder.
         output: The file to write, by default report.html in the run folder.
     """
-    from nas.report import write_report
+    from nas.runs.report import write_report
 
     print(shown_path(write_report(run, output)))
 
@@ -108,7 +108,7 @@ def compare(one: Path, other: Path, /) -> None:
         one: A run folder, or a folder of them.
         other: The same.
     """
-    from nas.comparison import compare as compare_runs
+    from nas.runs.compare import compare as compare_runs
 
     found = compare_runs(one, other)
     reference = ", ".join(f"{name} {value:.4g}" for name, value in found.reference.items())
@@ -136,7 +136,7 @@ def verify(run: Path, /, *, top: int = 5, seeds: int = 3, epochs: int | None = N
         epochs: Of each training, by default ten times the run's; all else is the run's own recipe.
     """
     from nas.progress import bar
-    from nas.table import results
+    from nas.runs.results import results
     from nas.verification import verify as verify_run
 
     log_to_stdout()
@@ -157,6 +157,6 @@ def dashboard(run: Path, /, *, port: int = 8080) -> None:
         run: The run folder.
         port: Where it listens.
     """
-    from nas.dashboard import serve
+    from nas.runs.dashboard import serve
 
     serve(run, port=port, on_ready=lambda address: print(f"{address} until Ctrl-C", flush=True))

@@ -11,13 +11,13 @@ from torch import nn
 
 from nas.artefacts import make_card, measure_accuracy, write_export
 from nas.datasets import Dataset, ImageData, load_part
-from nas.description import dataset_of
 from nas.errors import NasError
 from nas.exports import check_replaceable, with_weights
 from nas.models.network import Network, parse_network
-from nas.runs import read_experiment, weights_file
-from nas.table import best as best_row
-from nas.table import front, history, results, select
+from nas.runs.folder import read_experiment, weights_file
+from nas.runs.results import best as best_row
+from nas.runs.results import front, history, results, select
+from nas.runs.serialization import dataset_of
 from nas.training.device import device_name, pick_device
 
 

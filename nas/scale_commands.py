@@ -58,7 +58,7 @@ def scale(arguments: list[str]) -> None:
     import tyro
 
     from nas.models.scaling import ScalingRule, check_output, parse_macs, scale_family, scale_to_macs, write_family
-    from nas.runs import EXPERIMENT_FILE
+    from nas.runs.folder import EXPERIMENT_FILE
 
     options: ScaleOptions = parsed(ScaleOptions, args=arguments, prog="nas scale", config=(tyro.conf.PositionalRequiredArgs,))
     given = {name: value for name in ("alpha", "beta", "gamma") if (value := getattr(options, name)) is not None}
@@ -102,7 +102,7 @@ def _by_name(options: ScaleOptions) -> _Found:
 
 
 def _of_run(run: Path, options: ScaleOptions) -> _Found:
-    from nas.runs import read_experiment
+    from nas.runs.folder import read_experiment
     from nas.scaling_search import read_fit, trained_network
 
     num_classes = len(read_experiment(run)["dataset"]["classes"])

@@ -7,7 +7,6 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from nas.description import experiment_of, space_of
 from nas.errors import NasError
 from nas.models.architecture import Architecture
 from nas.models.cost import cost
@@ -16,10 +15,11 @@ from nas.models.scaling import ScalingRule
 from nas.objectives import Limit
 from nas.objectives.macs_m import OBJECTIVE as MACS
 from nas.objectives.val_top1_pct import OBJECTIVE as TOP1
-from nas.runs import read_experiment
+from nas.runs.folder import read_experiment
+from nas.runs.results import best, history, results
+from nas.runs.serialization import experiment_of, space_of
 from nas.spaces import space
 from nas.statistics import standard_error_pct
-from nas.table import best, history, results
 
 if TYPE_CHECKING:
     from nas.driver import Watch

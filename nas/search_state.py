@@ -16,13 +16,13 @@ from nas.keeper import Keeper
 from nas.plan import Session
 from nas.problem import Point
 from nas.proposer import Proposer
-from nas.run_study import create_study
+from nas.runs.study import create_study
+from nas.runs.trial import Outcome, Reason, Status, Trial
 from nas.sampler_settings import CURVE
 from nas.scheduler import Halving
 from nas.storage import TrialFolder
 from nas.study import make_sampler
 from nas.training.settings import Epoch
-from nas.trial import Outcome, Reason, Status, Trial
 from nas.trial_writer import TrialLog
 
 logger = logging.getLogger(__name__)

@@ -17,9 +17,9 @@ from ray.tune.search import Searcher
 
 from nas.errors import NasError
 from nas.replay import replay
+from nas.runs.trial import Outcome, Reason, Status
 from nas.search_state import Pending, SearchState
 from nas.training.settings import Epoch
-from nas.trial import Outcome, Reason, Status
 from nas.warm_start import reused_starts
 
 logger = logging.getLogger(__name__)

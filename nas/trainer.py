@@ -16,13 +16,13 @@ from torch import Tensor, nn
 
 from nas.artefacts import make_card, measure_accuracy, write_export
 from nas.datasets import Dataset, load_part
-from nas.description import package_versions
 from nas.errors import NasError, describe_error
 from nas.exports import read_export, with_weights
 from nas.files import is_locked, locked
 from nas.models.architecture import Architecture
 from nas.models.network import WEIGHTS_FILE, Network, export_folder, find_network
 from nas.plugins import check_kind
+from nas.runs.serialization import package_versions
 from nas.training.checkpoint import Checkpoints, best_file
 from nas.training.device import is_out_of_memory, pick_device
 from nas.training.loop import DivergedError, TrainSetup, best_epoch, check_settings, resolution_at, train

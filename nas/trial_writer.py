@@ -8,10 +8,10 @@ from typing import Any
 
 from nas.files import append_line
 from nas.problem import Point
-from nas.runs import HISTORY_FILE, TRIALS_FILE
+from nas.runs.folder import HISTORY_FILE, TRIALS_FILE
+from nas.runs.trial import Outcome, Reason, Status, Trial
+from nas.runs.trial_log import Event
 from nas.training.settings import Epoch
-from nas.trial import Outcome, Reason, Status, Trial
-from nas.trial_log import Event
 
 
 @dataclass(slots=True)

@@ -10,15 +10,15 @@ import ray
 from ray.exceptions import RayError
 
 from nas.cluster import ray_session, resources, sent_by_value
-from nas.comparison import Trust, trust
-from nas.description import experiment_of
 from nas.errors import NasError, describe_error
-from nas.experiment import Experiment
 from nas.files import locked
 from nas.models.architecture import Architecture
 from nas.models.network import CARD_FILE
-from nas.runs import FULL, read_experiment
-from nas.table import results
+from nas.runs.compare import Trust, trust
+from nas.runs.experiment import Experiment
+from nas.runs.folder import FULL, read_experiment
+from nas.runs.results import results
+from nas.runs.serialization import experiment_of
 from nas.trainer import Training, train_network
 from nas.worker import settle
 

@@ -7,18 +7,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
-from nas.description import as_json, describe
 from nas.errors import ArchitectureError, NasError, SpaceError
-from nas.experiment import Experiment
 from nas.models.architecture import Architecture
 from nas.models.network import Network, OwnNetwork, find_network
 from nas.models.zoo import reference, references
 from nas.problem import Point, Problem
-from nas.runs import EXPERIMENT_FILE, read_experiment, weights_file
+from nas.runs.experiment import Experiment
+from nas.runs.folder import EXPERIMENT_FILE, read_experiment, weights_file
+from nas.runs.results import front, results
+from nas.runs.serialization import as_json, describe
+from nas.runs.trial import Outcome, Status
+from nas.runs.trial_log import read_trials
 from nas.spaces import Params, SearchSpace, sample
-from nas.table import front, results
-from nas.trial import Outcome, Status
-from nas.trial_log import read_trials
 
 PROBE: Final = 100  # random points that tell the largest resolution of a space
 

@@ -16,10 +16,10 @@ from typing import Any, Final
 import ray
 from ray import tune
 
+from nas.runs.trial import Outcome, Reason, Status
 from nas.storage import TrialFolder
 from nas.task import Site, Task
 from nas.training.settings import Epoch
-from nas.trial import Outcome, Reason, Status
 
 LONGEST_SECONDS: Final = 1e8  # that faulthandler waits on every system: three years
 

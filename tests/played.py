@@ -13,13 +13,13 @@ from ray.tune.search import Searcher
 import nas
 from nas.plan import Session, make_plan, with_latency
 from nas.plugins import load_plugin
-from nas.runs import create_run
+from nas.runs.folder import create_run
+from nas.runs.trial import Outcome, Status
+from nas.runs.trial_log import read_history, read_trials
 from nas.scheduler import EarlyStopping
 from nas.search_state import make_state
 from nas.searcher import ArchitectureSearcher
 from nas.training.settings import Epoch
-from nas.trial import Outcome, Status
-from nas.trial_log import read_history, read_trials
 
 EXPERIMENT: Final = replace(load_plugin("experiment", "digits_mobilenetv3"), trials=12)
 SMALLEST: Final = [name for name in nas.references() if name.startswith(("mnasnet", "mobilenetv2_0"))][:6]

@@ -36,12 +36,12 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution
 from experiments.digits_mobilenetv3 import EXPERIMENT
 from nas import Architecture, Experiment, cost, objective, results
 from nas.models.architecture import Head, Row, Stem, make_stages
-from nas.pareto import hypervolume, non_dominated
 from nas.plan import problem_of
-from nas.runs import TRIALS_FILE, WEIGHTS, create_run
+from nas.runs.folder import TRIALS_FILE, WEIGHTS, create_run
+from nas.runs.pareto import hypervolume, non_dominated
+from nas.runs.trial import Outcome, Status, Trial
 from nas.spaces import Params, SearchSpace, checked, sample, some_values
 from nas.study import SAMPLERS
-from nas.trial import Outcome, Status, Trial
 from nas.trial_writer import TrialLog
 
 if TYPE_CHECKING:

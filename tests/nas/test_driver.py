@@ -24,7 +24,7 @@ from nas.models.layers import layers
 from nas.objectives.latency.build import reachable
 from nas.objectives.latency.table import LatencyTable, Setup, read_table, table_folder
 from nas.plugins import load_plugin
-from nas.runs import is_running, read_experiment
+from nas.runs.folder import is_running, read_experiment
 from nas.storage import WEIGHTS_FILE
 from nas.task import Task
 from tests.conftest import DATA, type_command

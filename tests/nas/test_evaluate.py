@@ -11,9 +11,9 @@ import nas
 from nas.evaluate import evaluate
 from nas.objectives import Objective, objective
 from nas.objectives.mnasnet_reward import mnasnet_reward
+from nas.runs.trial import Reason, Status
 from nas.task import Task
 from nas.training.settings import TrainSettings
-from nas.trial import Reason, Status
 from tests.data.shades import Shades
 
 BASE = nas.reference("mobilenetv2_035")

@@ -11,7 +11,7 @@ from scipy.stats import ks_2samp
 import nas
 from nas.files import read_lines
 from nas.objectives import parse_limit
-from nas.runs import TRIALS_FILE
+from nas.runs.folder import TRIALS_FILE
 from nas.spaces import first_choices, sample
 from nas.study import PLAIN, make_sampler
 from tests.played import EXPERIMENT, SMALLEST, Twelve, new_run

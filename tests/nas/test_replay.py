@@ -7,11 +7,11 @@ from collections import Counter
 import pytest
 
 import nas
-from nas.housekeeping import removable
 from nas.objectives import parse_limit
-from nas.pareto import dominates
-from nas.runs import TRIALS_FILE, mend_logs
-from nas.table import best
+from nas.runs.folder import TRIALS_FILE, mend_logs
+from nas.runs.listing import removable
+from nas.runs.pareto import dominates
+from nas.runs.results import best
 from tests.played import Twelve, new_run, next_session
 
 

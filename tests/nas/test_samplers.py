@@ -16,7 +16,7 @@ from scipy.optimize import check_grad
 from nas import FrontierSampler, NasError
 from nas.candidates import Candidates, Functions
 from nas.encoding import Encoding
-from nas.pareto import hypervolume
+from nas.runs.pareto import hypervolume
 from nas.sampler_settings import CURVE
 from nas.surrogate import PRIORS, BelievedLoss, KnownLoss, Scale, Surrogate, _misfit, expected_gain, fit
 

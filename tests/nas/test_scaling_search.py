@@ -8,15 +8,15 @@ import pytest
 
 import nas
 from nas.cli import run as command
-from nas.description import experiment_of
 from nas.models.network import TimmNetwork
 from nas.objectives.macs_m import OBJECTIVE as MACS
 from nas.objectives.val_top1_pct import OBJECTIVE as TOP1
 from nas.plugins import load_plugin
-from nas.runs import create_run, read_experiment
+from nas.runs.folder import create_run, read_experiment
+from nas.runs.serialization import experiment_of
+from nas.runs.trial import Outcome, Reason, Status, Trial
 from nas.scaling_search import read_fit, trained_network
 from nas.training.settings import Epoch, TrainSettings
-from nas.trial import Outcome, Reason, Status, Trial
 from nas.trial_writer import TrialLog
 from search_spaces.compound import CompoundSpace
 

@@ -8,7 +8,7 @@ import statistics
 import pytest
 from ray.tune.schedulers import ASHAScheduler, TrialScheduler
 
-from nas.pareto import non_dominated
+from nas.runs.pareto import non_dominated
 from nas.scheduler import Halving, Standing, rungs
 
 EPOCHS = 27

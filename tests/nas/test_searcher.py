@@ -11,9 +11,9 @@ import pytest
 import nas
 from nas.files import read_lines
 from nas.objectives import Objective, objective
-from nas.runs import HISTORY_FILE, locked
+from nas.runs.folder import HISTORY_FILE, locked
+from nas.runs.trial import Outcome, Reason, Status
 from nas.training.settings import Epoch
-from nas.trial import Outcome, Reason, Status
 from tests.played import EXPERIMENT, Twelve, new_run, next_session
 
 NAN = Outcome(status=Status.FAILED, reason=Reason.NAN, error="the loss was nan")

@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 import nas
-from nas.comparison import trust
+from nas.runs.compare import trust
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("running_ray")]
 

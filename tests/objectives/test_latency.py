@@ -17,7 +17,6 @@ import torch
 import nas
 from experiments.digits_mobilenetv3 import EXPERIMENT
 from nas.cli import run
-from nas.description import as_json, describe, experiment_of
 from nas.errors import MachineBusyError
 from nas.models.layers import layers
 from nas.models.network import OwnNetwork
@@ -28,6 +27,7 @@ from nas.objectives.latency.measure import measure, profile, runner, timed
 from nas.objectives.latency.table import LatencyTable, Setup, newest_table, read_table, table_folder
 from nas.objectives.mnasnet_reward import HARD
 from nas.plan import problem_of, with_latency
+from nas.runs.serialization import as_json, describe, experiment_of
 from nas.spaces import sample
 from nas.training.settings import Epoch, TrainReport
 

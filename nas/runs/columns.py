@@ -94,7 +94,7 @@ def documentation() -> str:
     ]
     parts = (
         "# The tables of a run\n",
-        "Made by `python -m nas.columns > RESULTS.md`. What is missing is NA, never 0.\n",
+        "Made by `python -m nas.runs.columns > RESULTS.md`. What is missing is NA, never 0.\n",
         "## `nas.results(run)`: a row for every trial, and for every proposal that was skipped\n",
         _listed(TRIALS),
         "\nEvery objective and every limit is a column of the type float64 by its own name, which ends in its unit. Ours:\n",

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from nas.errors import NasError
-from nas.run_study import RunStudy
+from nas.runs.study import RunStudy
 
 PAUSE: Final = 2.0  # seconds between two looks at the log; optuna-dashboard keeps what it has read as long
 

@@ -8,9 +8,9 @@ from typing import Any
 
 from nas.errors import NasError
 from nas.files import read_lines
-from nas.runs import HISTORY_FILE, TRIALS_FILE, is_running
+from nas.runs.folder import HISTORY_FILE, TRIALS_FILE, is_running
 from nas.training.settings import Epoch
-from nas.trial import Outcome, Status, Trial
+from nas.runs.trial import Outcome, Status, Trial
 
 
 class Event(StrEnum):

@@ -1,6 +1,6 @@
 """The page of a run: one HTML file that works offline, made of the run folder alone, also while the search runs.
 
-Here is what the page holds; what it looks like is in `nas/page/`, whose `report.js` is read next. Needs neither torch nor Ray.
+Here is what the page holds; what it looks like is in `page/`, whose `report.js` is read next. Needs neither torch nor Ray.
 """
 
 import json
@@ -23,16 +23,16 @@ from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 from optuna.study import StudyDirection
 from optuna.trial import TrialState
 
-from nas.comparison import trust
+from nas.runs.compare import trust
 from nas.errors import ArchitectureError, NasError
-from nas.housekeeping import summarize
+from nas.runs.listing import summarize
 from nas.models.architecture import Architecture
-from nas.pareto import Box
-from nas.run_study import RunStudy
-from nas.runs import read_experiment
+from nas.runs.pareto import Box
+from nas.runs.study import RunStudy
+from nas.runs.folder import read_experiment
 from nas.spaces import num_choices
-from nas.table import close_pairs, history, losses, results
-from nas.trial import Status
+from nas.runs.results import close_pairs, history, losses, results
+from nas.runs.trial import Status
 
 REPORT_FILE: Final = "report.html"
 SCRIPTS: Final = ("page.js", "network.js", "figures.js", "report.js")  # in the order in which they build on each other
@@ -66,7 +66,7 @@ def write_report(run: str | PathLike[str], output: str | PathLike[str] | None = 
 def _page(found: Mapping[str, Any]) -> str:
     from plotly.offline import get_plotlyjs
 
-    parts = files("nas") / "page"
+    parts = files("nas.runs") / "page"
     return Template((parts / "report.html").read_text(encoding="utf-8")).substitute(
         style=(parts / "report.css").read_text(encoding="utf-8"),
         data=json.dumps(found, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c"),

@@ -7,9 +7,9 @@ import pytest
 
 import nas
 from nas.cli import run as command
-from nas.comparison import compare, trust
+from nas.runs.compare import compare, trust
 from nas.models.network import CARD_FILE
-from nas.runs import FULL
+from nas.runs.folder import FULL
 from tests.made_up import end, run_of_points, start, train_in_full, write
 
 POINTS = [(80.0, 10.0), (85.0, 20.0), (85.0, 30.0), (90.0, 40.0)]

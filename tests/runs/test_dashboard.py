@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from nas.dashboard import RunStudy
+from nas.runs.dashboard import RunStudy
 from tests.made_up import end, run_of_networks, skip, write
 
 TRIALS = (

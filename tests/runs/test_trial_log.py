@@ -3,9 +3,9 @@
 import pytest
 
 import nas
-from nas.runs import TRIALS_FILE
-from nas.trial import Reason, Status
-from nas.trial_log import read_history, read_trials
+from nas.runs.folder import TRIALS_FILE
+from nas.runs.trial import Reason, Status
+from nas.runs.trial_log import read_history, read_trials
 from tests.played import new_run
 
 

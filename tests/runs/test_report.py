@@ -14,9 +14,9 @@ from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.support.wait import WebDriverWait
 
 import nas
-from nas.pareto import Box
-from nas.report import convergence, gather, write_report
-from nas.runs import TRIALS_FILE, locked, read_experiment
+from nas.runs.pareto import Box
+from nas.runs.report import convergence, gather, write_report
+from nas.runs.folder import TRIALS_FILE, locked, read_experiment
 from tests.made_up import describe_run, run_of_networks, run_of_points, skip, train_in_full, write
 
 needs_browser = [
@@ -334,7 +334,7 @@ def test_a_space_that_is_gone_and_few_trials_are_sentences(tmp_path):
 def test_making_the_page_loads_neither_torch_nor_ray_and_says_nothing(run, tmp_path):
     code = f"""
 import sys
-from nas.report import write_report
+from nas.runs.report import write_report
 write_report({str(run)!r}, {str(tmp_path / "page.html")!r})
 print([name for name in ("torch", "ray", "timm") if name in sys.modules])
 """

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 import nas
 from nas.objectives import loss
-from nas.pareto import Box, hypervolume, non_dominated
+from nas.runs.pareto import Box, hypervolume, non_dominated
 
 SIDE = 5
 

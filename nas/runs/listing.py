@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from nas.errors import NasError
-from nas.runs import EXPERIMENT_FILE, WEIGHTS, is_running, locked, read_experiment, weights_file
-from nas.table import best, results
-from nas.trial import UNDER_WAY
-from nas.trial_log import read_trials
+from nas.runs.folder import EXPERIMENT_FILE, WEIGHTS, is_running, locked, read_experiment, weights_file
+from nas.runs.results import best, results
+from nas.runs.trial import UNDER_WAY
+from nas.runs.trial_log import read_trials
 
 
 class RunSummary(NamedTuple):
