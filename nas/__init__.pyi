@@ -36,7 +36,7 @@ from nas.runs.results import best as best
 from nas.runs.results import front as front
 from nas.runs.results import history as history
 from nas.runs.results import results as results
-from nas.samplers import FrontierSampler as FrontierSampler
+from nas.sampler.frontier import FrontierSampler as FrontierSampler
 from nas.scaling_search import fit_scaling as fit_scaling
 from nas.scaling_search import read_fit as read_fit
 from nas.spaces import SearchSpace as SearchSpace

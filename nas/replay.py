@@ -6,7 +6,7 @@ from nas.errors import NasError, users_code
 from nas.models.network import parse_network
 from nas.problem import Point
 from nas.runs.trial import ENDED, UNDER_WAY, Outcome, Reason, Status, Trial
-from nas.sampler_settings import CURVE
+from nas.sampler.settings import CURVE
 from nas.scheduler import Standing
 from nas.search_state import Pending, SearchState
 from nas.warm_start import point_of

@@ -18,7 +18,7 @@ from nas.problem import Point
 from nas.proposer import Proposer
 from nas.runs.study import create_study
 from nas.runs.trial import Outcome, Reason, Status, Trial
-from nas.sampler_settings import CURVE
+from nas.sampler.settings import CURVE
 from nas.scheduler import Halving
 from nas.storage import TrialFolder
 from nas.study import make_sampler

@@ -59,7 +59,7 @@ def plain_sampler(name: str, seed: int) -> BaseSampler:
 
 def _frontier(problem: Problem, seed: int) -> BaseSampler:
     """Our own, which is given each network's costs before training."""
-    from nas.samplers import FrontierSampler
+    from nas.sampler.frontier import FrontierSampler
 
     def costs(params: Params) -> list[float | None]:
         values = problem.examine(params).values

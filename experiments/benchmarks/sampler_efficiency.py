@@ -39,7 +39,7 @@ from optuna.study import StudyDirection
 from experiments.benchmarks.problems import Problem, alone, everything, made_up, nas_bench_macro
 from experiments.benchmarks.search_overhead import MacroSpace
 from nas.runs.pareto import dominates, hypervolume, non_dominated
-from nas.samplers import FrontierSampler
+from nas.sampler.frontier import FrontierSampler
 from nas.spaces import Params, num_points, sample, some_values
 from nas.study import plain_sampler
 

@@ -114,7 +114,5 @@ def _arguments(block: dict[str, Any], width_in: int) -> dict[str, Any]:
     return arguments | {"exp_kernel_size" if block["op"] == "fused" else "dw_kernel_size": block["kernel"]}
 
 
-if __name__ != "nas.models.standalone" and not is_model(
-    "frontier_nas"
-):  # a copy; nas.register_with_timm() checks the values, too
+if __name__ != "nas.models.standalone" and not is_model("frontier_nas"):  # a copy: here, register_with_timm() does it
     register_model(frontier_nas)

@@ -7,7 +7,7 @@ from optuna.distributions import IntDistribution
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
-from nas.samplers import FrontierSampler
+from nas.sampler.frontier import FrontierSampler
 
 optuna.logging.disable_default_handler()
 space = {name: IntDistribution(0, 5) for name in "ab"}

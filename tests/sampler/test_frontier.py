@@ -14,11 +14,11 @@ from optuna.trial import TrialState, create_trial
 from scipy.optimize import check_grad
 
 from nas import FrontierSampler, NasError
-from nas.candidates import Candidates, Functions
-from nas.encoding import Encoding
 from nas.runs.pareto import hypervolume
-from nas.sampler_settings import CURVE
-from nas.surrogate import PRIORS, BelievedLoss, KnownLoss, Scale, Surrogate, _misfit, expected_gain, fit
+from nas.sampler.candidates import Candidates, Functions
+from nas.sampler.encoding import Encoding
+from nas.sampler.settings import CURVE
+from nas.sampler.surrogate import PRIORS, BelievedLoss, KnownLoss, Scale, Surrogate, _misfit, expected_gain, fit
 
 SPACE = {f"x{i}": CategoricalDistribution((0, 1, 2)) for i in range(8)}
 

@@ -13,7 +13,7 @@ from scipy.linalg.lapack import dtrtri
 from scipy.optimize import minimize
 from scipy.special import ndtr
 
-from nas.sampler_settings import SETTINGS
+from nas.sampler.settings import SETTINGS
 
 Floats = NDArray[np.float64]
 

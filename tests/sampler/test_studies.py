@@ -18,9 +18,9 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState, create_trial
 
 from nas import FrontierSampler
-from nas.candidates import Candidates, Functions, read
-from nas.encoding import Encoding
-from nas.sampler_settings import CURVE, SETTINGS
+from nas.sampler.candidates import Candidates, Functions, read
+from nas.sampler.encoding import Encoding
+from nas.sampler.settings import CURVE, SETTINGS
 
 SHARING = Path(__file__).parents[1] / "data" / "share_study.py"
 SPACE = {f"x{i}": CategoricalDistribution((0, 1, 2)) for i in range(8)}

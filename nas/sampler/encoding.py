@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from optuna.distributions import BaseDistribution, CategoricalDistribution
 
-from nas.sampler_settings import SETTINGS
+from nas.sampler.settings import SETTINGS
 
 Positions: TypeAlias = NDArray[np.float64]  # networks, parameters: the index of the value, or of a continuous one 0 to 1
 Identity: TypeAlias = Callable[[dict[str, Any]], Hashable]

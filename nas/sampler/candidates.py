@@ -12,10 +12,10 @@ from optuna.distributions import BaseDistribution
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
-from nas.encoding import ABSENT, Encoding, Identity, Positions, key_of
 from nas.errors import NasError, users_code
-from nas.sampler_settings import CURVE, SETTINGS
-from nas.surrogate import fit
+from nas.sampler.encoding import ABSENT, Encoding, Identity, Positions, key_of
+from nas.sampler.settings import CURVE, SETTINGS
+from nas.sampler.surrogate import fit
 
 Costs: TypeAlias = Callable[[dict[str, Any]], Sequence[float | None]]
 Admits: TypeAlias = Callable[[dict[str, Any]], bool]

@@ -15,11 +15,23 @@ from optuna.samplers import BaseSampler
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from nas.candidates import Admits, Batch, Candidates, Costs, Functions, Position, Record, learning_curve, propose, read, rows
-from nas.encoding import ABSENT, Encoding, Identity, Positions
 from nas.errors import NasError
-from nas.sampler_settings import SETTINGS
-from nas.surrogate import BelievedLoss, KnownLoss, Scale, Surrogate, expected_gain, fitted_on
+from nas.sampler.candidates import (
+    Admits,
+    Batch,
+    Candidates,
+    Costs,
+    Functions,
+    Position,
+    Record,
+    learning_curve,
+    propose,
+    read,
+    rows,
+)
+from nas.sampler.encoding import ABSENT, Encoding, Identity, Positions
+from nas.sampler.settings import SETTINGS
+from nas.sampler.surrogate import BelievedLoss, KnownLoss, Scale, Surrogate, expected_gain, fitted_on
 
 logger = logging.getLogger(__name__)
 
