@@ -3,8 +3,6 @@
 from nas.datasets import Dataset as Dataset
 from nas.datasets import ImageData as ImageData
 from nas.datasets import dataset as dataset
-from nas.driver import resume as resume
-from nas.driver import search as search
 from nas.errors import NasError as NasError
 from nas.exports import load as load
 from nas.models.architecture import Architecture as Architecture
@@ -37,8 +35,10 @@ from nas.runs.results import front as front
 from nas.runs.results import history as history
 from nas.runs.results import results as results
 from nas.sampler.frontier import FrontierSampler as FrontierSampler
-from nas.scaling_search import fit_scaling as fit_scaling
-from nas.scaling_search import read_fit as read_fit
+from nas.searching.scaling import fit_scaling as fit_scaling
+from nas.searching.scaling import read_fit as read_fit
+from nas.searching.tuner import resume as resume
+from nas.searching.tuner import search as search
 from nas.spaces import SearchSpace as SearchSpace
 from nas.spaces import space as space
 from nas.trainer import Training as Training

@@ -70,7 +70,7 @@ def search(arguments: list[str]) -> None:
         f"{', '.join(plugin_names('dataset'))}; objectives: {', '.join(plugin_names('objective'))}."
     )
     experiment = _with_options(replace(experiment, **named), options, prog=f"nas search {name}", description=about)
-    from nas.driver import search as search_experiment  # torch and Ray, once the command is known to be right
+    from nas.searching.tuner import search as search_experiment  # torch and Ray, once the command is known to be right
 
     _run_and_print(experiment, search_experiment, experiment, name=Path(name).stem)
 
@@ -91,7 +91,7 @@ def resume(arguments: list[str]) -> None:
     before = experiment_of(read_experiment(folder), folder.parent)
     after = _with_options(before, options, prog=f"nas resume {run}")
     pairs = {field.name: (getattr(before, field.name), getattr(after, field.name)) for field in fields(after)}
-    from nas.driver import resume as resume_run
+    from nas.searching.tuner import resume as resume_run
 
     _run_and_print(after, resume_run, folder, **{name: new for name, (old, new) in pairs.items() if new != old})
 

@@ -12,11 +12,11 @@ from ray.train import RunConfig, ScalingConfig, TrainingFailedError
 from ray.train.torch import TorchTrainer
 from ray.util.queue import Queue
 
-from nas.cluster import ray_session, sent_by_value
 from nas.datasets import Dataset
 from nas.errors import NasError
+from nas.searching.ray_session import ray_session, sent_by_value
+from nas.searching.worker import settle
 from nas.training.settings import Epoch, TrainReport
-from nas.worker import settle
 
 OnEpoch = Callable[[Epoch], None]
 

@@ -15,7 +15,7 @@ from rich.text import Text
 from nas.training.settings import Epoch
 
 if TYPE_CHECKING:  # it loads Ray, which no training needs
-    from nas.searcher import ArchitectureSearcher
+    from nas.searching.searcher import ArchitectureSearcher
 
 
 @contextmanager

@@ -103,7 +103,7 @@ def _by_name(options: ScaleOptions) -> _Found:
 
 def _of_run(run: Path, options: ScaleOptions) -> _Found:
     from nas.runs.folder import read_experiment
-    from nas.scaling_search import read_fit, trained_network
+    from nas.searching.scaling import read_fit, trained_network
 
     num_classes = len(read_experiment(run)["dataset"]["classes"])
     fit = read_fit(run) if options.fit is None and options.trial is None else None
@@ -118,7 +118,7 @@ def _of_run(run: Path, options: ScaleOptions) -> _Found:
 def _fitted(run: Path, options: ScaleOptions) -> "ScalingRule | None":
     """The rule that a new fit finds."""
     from nas.progress import shown_search
-    from nas.scaling_search import fit_scaling
+    from nas.searching.scaling import fit_scaling
 
     log_to_stdout()
     folder = fit_scaling(run, trial=options.trial, trials=options.fit or 0, watch=shown_search)

@@ -9,7 +9,6 @@ from pathlib import Path
 import ray
 from ray.exceptions import RayError
 
-from nas.cluster import ray_session, resources, sent_by_value
 from nas.errors import NasError, describe_error
 from nas.files import locked
 from nas.models.architecture import Architecture
@@ -19,8 +18,9 @@ from nas.runs.experiment import Experiment
 from nas.runs.folder import FULL, read_experiment
 from nas.runs.results import results
 from nas.runs.serialization import experiment_of
+from nas.searching.ray_session import ray_session, resources, sent_by_value
+from nas.searching.worker import settle
 from nas.trainer import Training, train_network
-from nas.worker import settle
 
 logger = logging.getLogger(__name__)
 

@@ -11,14 +11,14 @@ from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
 
 import nas
-from nas.plan import Session, make_plan, with_latency
 from nas.plugins import load_plugin
 from nas.runs.folder import create_run
 from nas.runs.trial import Outcome, Status
 from nas.runs.trial_log import read_history, read_trials
-from nas.scheduler import EarlyStopping
-from nas.search_state import make_state
-from nas.searcher import ArchitectureSearcher
+from nas.searching.early_stopping import EarlyStopping
+from nas.searching.plan import Session, make_plan, with_latency
+from nas.searching.searcher import ArchitectureSearcher
+from nas.searching.state import make_state
 from nas.training.settings import Epoch
 
 EXPERIMENT: Final = replace(load_plugin("experiment", "digits_mobilenetv3"), trials=12)

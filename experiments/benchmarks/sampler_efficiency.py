@@ -40,8 +40,8 @@ from experiments.benchmarks.problems import Problem, alone, everything, made_up,
 from experiments.benchmarks.search_overhead import MacroSpace
 from nas.runs.pareto import dominates, hypervolume, non_dominated
 from nas.sampler.frontier import FrontierSampler
+from nas.searching.samplers import plain_sampler
 from nas.spaces import Params, num_points, sample, some_values
-from nas.study import plain_sampler
 
 Losses: TypeAlias = tuple[float, ...]
 Strategy: TypeAlias = Generator[Params, float, None]  # gives parameters, is sent the accuracy measured

@@ -36,16 +36,16 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution
 from experiments.digits_mobilenetv3 import EXPERIMENT
 from nas import Architecture, Experiment, cost, objective, results
 from nas.models.architecture import Head, Row, Stem, make_stages
-from nas.plan import problem_of
 from nas.runs.folder import TRIALS_FILE, WEIGHTS, create_run
 from nas.runs.pareto import hypervolume, non_dominated
 from nas.runs.trial import Outcome, Status, Trial
+from nas.searching.plan import problem_of
+from nas.searching.samplers import SAMPLERS
+from nas.searching.trial_writer import TrialLog
 from nas.spaces import Params, SearchSpace, checked, sample, some_values
-from nas.study import SAMPLERS
-from nas.trial_writer import TrialLog
 
 if TYPE_CHECKING:
-    from nas.searcher import ArchitectureSearcher
+    from nas.searching.searcher import ArchitectureSearcher
 
 Losses = tuple[float, ...]
 Round = dict[str, float]  # figure → what one round measured
@@ -131,7 +131,7 @@ def alone(*arguments: str) -> tuple[Round, float]:
 
 def search_ours(trials: str) -> Round:
     """Seconds of nas.search."""
-    from nas.driver import search
+    from nas.searching.tuner import search
 
     with tempfile.TemporaryDirectory() as folder:
         started = time.perf_counter()
@@ -185,9 +185,9 @@ def whole_search(repeats: int, trials: int) -> dict[str, Any]:
 
 def make_searcher(experiment: Experiment) -> "ArchitectureSearcher":
     """A searcher on a run folder of its own, as a search makes it."""
-    from nas.plan import Session, make_plan
-    from nas.search_state import make_state
-    from nas.searcher import ArchitectureSearcher
+    from nas.searching.plan import Session, make_plan
+    from nas.searching.searcher import ArchitectureSearcher
+    from nas.searching.state import make_state
 
     session = Session(experiment=experiment, run=create_run(experiment, experiment.space.name), plan=make_plan(experiment))
     return ArchitectureSearcher(make_state(session), workers=1)
@@ -220,7 +220,7 @@ def resident_mb() -> float:
 
 def ask_and_record(space: str, sampler: str) -> Round:
     """Milliseconds a trial, over all and over the last, asks a trial, and how much the process grew."""
-    from nas.storage import WEIGHTS_FILE
+    from nas.searching.storage import WEIGHTS_FILE
 
     experiments: dict[str, Experiment] = {"mobilenetv3": EXPERIMENT, "macro": MACRO}
     generator, times = random.Random(0), []

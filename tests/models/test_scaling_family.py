@@ -14,7 +14,7 @@ import nas
 from nas.models.network import find_network
 from nas.models.scaling import check_output, parse_macs
 from nas.models.zoo import EFFICIENTNET_COEFFICIENTS
-from nas.warm_start import named
+from nas.searching.warm_start import named
 from tests.conftest import architectures
 
 B0 = nas.reference("efficientnet_b0")

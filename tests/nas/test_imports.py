@@ -65,7 +65,7 @@ def test_commands_costs_tables_and_a_searchs_driver_load_no_torch():
         "import nas, nas.cli; nas.cost(nas.reference('efficientnet_b0'))",
         "nas.space('mobilenetv3')",
         "nas.results; nas.front",
-        "import nas.driver, experiments.digits_mobilenetv3",
+        "import nas.searching.tuner, experiments.digits_mobilenetv3",
     )
     assert light == set()
     assert space <= {"optuna"}
@@ -75,7 +75,7 @@ def test_commands_costs_tables_and_a_searchs_driver_load_no_torch():
 
 def test_loading_building_and_training_load_no_ray():
     build = "import nas; nas.load; nas.build(nas.reference('mobilenetv2_035'))"
-    built, trained = loaded_after(build, "import nas.training.loop, nas.evaluate")
+    built, trained = loaded_after(build, "import nas.training.loop, nas.searching.evaluate")
     assert built <= {"torch", "timm", "torchvision"}
     assert trained <= {"torch", "timm", "torchvision", "sklearn"}
 

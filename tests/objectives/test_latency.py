@@ -26,8 +26,8 @@ from nas.objectives.latency.build import build_table, check_table, compared, rea
 from nas.objectives.latency.measure import measure, profile, runner, timed
 from nas.objectives.latency.table import LatencyTable, Setup, newest_table, read_table, table_folder
 from nas.objectives.mnasnet_reward import HARD
-from nas.plan import problem_of, with_latency
 from nas.runs.serialization import as_json, describe, experiment_of
+from nas.searching.plan import problem_of, with_latency
 from nas.spaces import sample
 from nas.training.settings import Epoch, TrainReport
 

@@ -10,21 +10,21 @@ from typing import Any, Final
 
 from nas.datasets import load_part
 from nas.errors import NasError, unknown, users_code
-from nas.feasibility import Feasibility, check_limits
 from nas.objectives import Limit
 from nas.objectives.latency.table import newest_table
 from nas.plugins import check_kind
-from nas.problem import Point, Problem
 from nas.runs.columns import TYPES
 from nas.runs.experiment import Experiment
 from nas.runs.folder import LATENCY_FILE, WEIGHTS, write_experiment
 from nas.runs.serialization import PLAIN, as_json, describe, describe_session, experiment_of, from_plain
 from nas.runs.trial import UNDER_WAY, Trial
+from nas.searching.feasibility import Feasibility, check_limits
+from nas.searching.problem import Point, Problem
+from nas.searching.samplers import SAMPLERS, check_sampler
+from nas.searching.storage import check_storage
+from nas.searching.warm_start import Reused, Start, baselines, outcomes, starts
 from nas.spaces import sample
-from nas.storage import check_storage
-from nas.study import SAMPLERS, check_sampler
 from nas.training.settings import Epoch, TrainSettings
-from nas.warm_start import Reused, Start, baselines, outcomes, starts
 
 logger = logging.getLogger(__name__)
 

@@ -19,14 +19,14 @@ import ray
 from safetensors.torch import load_file
 
 import nas
-from nas.evaluate import evaluate
 from nas.models.layers import layers
 from nas.objectives.latency.build import reachable
 from nas.objectives.latency.table import LatencyTable, Setup, read_table, table_folder
 from nas.plugins import load_plugin
 from nas.runs.folder import is_running, read_experiment
-from nas.storage import WEIGHTS_FILE
-from nas.task import Task
+from nas.searching.evaluate import evaluate
+from nas.searching.storage import WEIGHTS_FILE
+from nas.searching.task import Task
 from tests.conftest import DATA, type_command
 from tests.data.shades import Shades
 

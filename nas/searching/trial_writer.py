@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from nas.files import append_line
-from nas.problem import Point
 from nas.runs.folder import HISTORY_FILE, TRIALS_FILE
 from nas.runs.trial import Outcome, Reason, Status, Trial
 from nas.runs.trial_log import Event
+from nas.searching.problem import Point
 from nas.training.settings import Epoch
 
 

@@ -4,12 +4,12 @@ from collections.abc import Mapping
 
 from nas.errors import NasError, users_code
 from nas.models.network import parse_network
-from nas.problem import Point
 from nas.runs.trial import ENDED, UNDER_WAY, Outcome, Reason, Status, Trial
 from nas.sampler.settings import CURVE
-from nas.scheduler import Standing
-from nas.search_state import Pending, SearchState
-from nas.warm_start import point_of
+from nas.searching.early_stopping import Standing
+from nas.searching.problem import Point
+from nas.searching.state import Pending, SearchState
+from nas.searching.warm_start import point_of
 
 Epochs = Mapping[int, Mapping[int, float]]  # trial → epoch → top-1 after it
 

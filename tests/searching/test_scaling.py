@@ -15,9 +15,9 @@ from nas.plugins import load_plugin
 from nas.runs.folder import create_run, read_experiment
 from nas.runs.serialization import experiment_of
 from nas.runs.trial import Outcome, Reason, Status, Trial
-from nas.scaling_search import read_fit, trained_network
+from nas.searching.scaling import read_fit, trained_network
+from nas.searching.trial_writer import TrialLog
 from nas.training.settings import Epoch, TrainSettings
-from nas.trial_writer import TrialLog
 from search_spaces.compound import CompoundSpace
 
 MOBILE = nas.reference("mobilenetv2_035")

@@ -10,7 +10,7 @@ from nas.errors import NasError
 from nas.files import whole_file
 from nas.runs.folder import weights_file
 from nas.runs.pareto import Box, Losses, dominates
-from nas.storage import TrialFolder
+from nas.searching.storage import TrialFolder
 
 logger = logging.getLogger(__name__)
 

@@ -7,9 +7,9 @@ from dataclasses import replace
 import pytest
 
 import nas
-from nas.feasibility import Feasibility, check_limits
 from nas.objectives import parse_limit
-from nas.plan import problem_of
+from nas.searching.feasibility import Feasibility, check_limits
+from nas.searching.plan import problem_of
 from nas.spaces import sample
 from tests.played import EXPERIMENT, new_run
 

@@ -17,8 +17,8 @@ import ray
 from ray import tune
 
 from nas.runs.trial import Outcome, Reason, Status
-from nas.storage import TrialFolder
-from nas.task import Site, Task
+from nas.searching.storage import TrialFolder
+from nas.searching.task import Site, Task
 from nas.training.settings import Epoch
 
 LONGEST_SECONDS: Final = 1e8  # that faulthandler waits on every system: three years
@@ -40,7 +40,7 @@ def run_trial(config: dict[str, Any], *, task: Task, site: Site) -> None:
 
 
 def _trained(config: dict[str, Any], task: Task, site: Site) -> Outcome:
-    from nas.evaluate import evaluate  # takes seconds, in which the trial has not begun
+    from nas.searching.evaluate import evaluate  # takes seconds, in which the trial has not begun
 
     node = ray.get_runtime_context().get_node_id()
     with TrialFolder.of(site.storage, config["trial"]).opened() as (folder, push), _ended_after(site.timeout):

@@ -16,11 +16,11 @@ from typing import Any
 from ray.tune.search import Searcher
 
 from nas.errors import NasError
-from nas.replay import replay
 from nas.runs.trial import Outcome, Reason, Status
-from nas.search_state import Pending, SearchState
+from nas.searching.replay import replay
+from nas.searching.state import Pending, SearchState
+from nas.searching.warm_start import reused_starts
 from nas.training.settings import Epoch
-from nas.warm_start import reused_starts
 
 logger = logging.getLogger(__name__)
 

@@ -7,7 +7,7 @@ import pytest
 import nas
 from nas.models.network import OwnNetwork, find_network
 from nas.objectives import Objective, objective, parse_limit
-from nas.plan import problem_of
+from nas.searching.plan import problem_of
 from nas.spaces import first_choices
 from tests.played import EXPERIMENT, Twelve, new_run
 

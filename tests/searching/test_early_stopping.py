@@ -9,7 +9,7 @@ import pytest
 from ray.tune.schedulers import ASHAScheduler, TrialScheduler
 
 from nas.runs.pareto import non_dominated
-from nas.scheduler import Halving, Standing, rungs
+from nas.searching.early_stopping import Halving, Standing, rungs
 
 EPOCHS = 27
 NETWORKS = 100

@@ -15,7 +15,7 @@ from ray import cloudpickle
 from nas.errors import NasError, describe_error
 from nas.plugins import modules_beside
 from nas.runs.experiment import Experiment
-from nas.storage import is_local
+from nas.searching.storage import is_local
 
 logger = logging.getLogger(__name__)
 

@@ -11,13 +11,13 @@ from nas.errors import ArchitectureError, NasError, SpaceError
 from nas.models.architecture import Architecture
 from nas.models.network import Network, OwnNetwork, find_network
 from nas.models.zoo import reference, references
-from nas.problem import Point, Problem
 from nas.runs.experiment import Experiment
 from nas.runs.folder import EXPERIMENT_FILE, read_experiment, weights_file
 from nas.runs.results import front, results
 from nas.runs.serialization import as_json, describe
 from nas.runs.trial import Outcome, Status
 from nas.runs.trial_log import read_trials
+from nas.searching.problem import Point, Problem
 from nas.spaces import Params, SearchSpace, sample
 
 PROBE: Final = 100  # random points that tell the largest resolution of a space

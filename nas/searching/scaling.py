@@ -22,7 +22,7 @@ from nas.spaces import space
 from nas.statistics import standard_error_pct
 
 if TYPE_CHECKING:
-    from nas.driver import Watch
+    from nas.searching.tuner import Watch
 
 TOLERANCE: Final = 0.05  # of twice the multiply-adds: depths round up, so by the rule alone they grow by 1.9 to 2.8 for B0
 
@@ -45,7 +45,7 @@ def fit_scaling(run: str | PathLike[str], *, trial: int | None = None, trials: i
     multiply-adds, are trained by the run's recipe. `resume` continues a fit that was killed.
     Source: EfficientNet, arXiv:1905.11946, section 3.3, step 1. Raises: NasError as `search` does.
     """
-    from nas.driver import search  # which loads Ray
+    from nas.searching.tuner import search  # which loads Ray
 
     described, (_, base) = read_experiment(Path(run)), trained_network(run, trial)
     asked = experiment_of(described, Path(run).resolve().parent)

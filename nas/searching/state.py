@@ -12,18 +12,18 @@ from typing import Final
 
 import optuna
 
-from nas.keeper import Keeper
-from nas.plan import Session
-from nas.problem import Point
-from nas.proposer import Proposer
 from nas.runs.study import create_study
 from nas.runs.trial import Outcome, Reason, Status, Trial
 from nas.sampler.settings import CURVE
-from nas.scheduler import Halving
-from nas.storage import TrialFolder
-from nas.study import make_sampler
+from nas.searching.early_stopping import Halving
+from nas.searching.front_weights import Keeper
+from nas.searching.plan import Session
+from nas.searching.problem import Point
+from nas.searching.proposals import Proposer
+from nas.searching.samplers import make_sampler
+from nas.searching.storage import TrialFolder
+from nas.searching.trial_writer import TrialLog
 from nas.training.settings import Epoch
-from nas.trial_writer import TrialLog
 
 logger = logging.getLogger(__name__)
 

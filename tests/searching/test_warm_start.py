@@ -8,8 +8,8 @@ import pytest
 import nas
 from nas.objectives import Objective, objective
 from nas.runs.folder import TRIALS_FILE, create_run
+from nas.searching.warm_start import outcomes, starts
 from nas.spaces import sample
-from nas.warm_start import outcomes, starts
 from tests.played import EXPERIMENT, new_run, next_session
 
 

@@ -19,9 +19,13 @@ from ray import tune
 from ray.exceptions import OutOfMemoryError, RayError, RayTaskError
 from ray.tune.experiment import Trial
 
-from nas.cluster import ray_session, resources, sent_by_value
 from nas.errors import NasError, describe_error
-from nas.plan import (
+from nas.runs.experiment import Experiment
+from nas.runs.folder import RAY, create_run, locked, mend_logs, read_experiment, write_experiment
+from nas.runs.trial import Reason
+from nas.runs.trial_log import read_history, read_trials
+from nas.searching.early_stopping import EarlyStopping
+from nas.searching.plan import (
     Session,
     check_images,
     check_unfinished,
@@ -31,15 +35,11 @@ from nas.plan import (
     with_latency,
     with_own_table,
 )
-from nas.runs.experiment import Experiment
-from nas.runs.folder import RAY, create_run, locked, mend_logs, read_experiment, write_experiment
-from nas.runs.trial import Reason
-from nas.runs.trial_log import read_history, read_trials
-from nas.scheduler import EarlyStopping
-from nas.search_state import make_state
-from nas.searcher import ArchitectureSearcher
-from nas.task import Site, Task
-from nas.worker import RetiredError, run_trial
+from nas.searching.ray_session import ray_session, resources, sent_by_value
+from nas.searching.searcher import ArchitectureSearcher
+from nas.searching.state import make_state
+from nas.searching.task import Site, Task
+from nas.searching.worker import RetiredError, run_trial
 
 logger = logging.getLogger(__name__)
 

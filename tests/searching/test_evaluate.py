@@ -8,11 +8,11 @@ import torch
 from safetensors.torch import load_file
 
 import nas
-from nas.evaluate import evaluate
 from nas.objectives import Objective, objective
 from nas.objectives.mnasnet_reward import mnasnet_reward
 from nas.runs.trial import Reason, Status
-from nas.task import Task
+from nas.searching.evaluate import evaluate
+from nas.searching.task import Task
 from nas.training.settings import TrainSettings
 from tests.data.shades import Shades
 

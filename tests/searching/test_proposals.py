@@ -12,15 +12,15 @@ import nas
 from nas.files import read_lines
 from nas.objectives import parse_limit
 from nas.runs.folder import TRIALS_FILE
+from nas.searching.samplers import PLAIN, make_sampler
 from nas.spaces import first_choices, sample
-from nas.study import PLAIN, make_sampler
 from tests.played import EXPERIMENT, SMALLEST, Twelve, new_run
 
 
 @pytest.fixture(autouse=True)
 def few_probes(monkeypatch):
     """How much of a space meets the limits is known less exactly, and sooner."""
-    monkeypatch.setattr("nas.feasibility.PROBE", 1_000)
+    monkeypatch.setattr("nas.searching.feasibility.PROBE", 1_000)
 
 
 @pytest.mark.parametrize("sampler", PLAIN)

@@ -10,12 +10,12 @@ from optuna.samplers import RandomSampler
 from optuna.trial import Trial, TrialState, create_trial
 
 from nas.errors import NasError, describe_error, users_code
-from nas.feasibility import Feasibility, approach, moves
-from nas.problem import Point, Problem
 from nas.runs.trial import Status
+from nas.searching.feasibility import Feasibility, approach, moves
+from nas.searching.problem import Point, Problem
+from nas.searching.trial_writer import TrialLog
+from nas.searching.warm_start import Start
 from nas.spaces import Params, sample
-from nas.trial_writer import TrialLog
-from nas.warm_start import Start
 
 INFEASIBLE_ASKS: Final = 15  # of the sampler for one trial, before the nearest of them is moved inside the limits
 REPEATED_ASKS: Final = 2  # of the sampler for one trial, before what differs from the last in a single parameter is taken

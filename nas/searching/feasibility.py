@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from nas.errors import NasError
-from nas.problem import COVERED, Point, Problem
+from nas.searching.problem import COVERED, Point, Problem
 from nas.spaces import Params, sample, some_values
 from nas.statistics import share_interval
 

@@ -10,7 +10,7 @@ from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import BaseSampler
 
 from nas.errors import unknown
-from nas.problem import Problem
+from nas.searching.problem import Problem
 from nas.spaces import Params
 
 FRONTIER: Final = "frontier"
