@@ -4,7 +4,12 @@ from nas.datasets import Dataset as Dataset
 from nas.datasets import ImageData as ImageData
 from nas.datasets import dataset as dataset
 from nas.errors import NasError as NasError
-from nas.exports import load as load
+from nas.exporting.folder import load as load
+from nas.exporting.full_training import Training as Training
+from nas.exporting.full_training import train_network as train_network
+from nas.exporting.run import export as export
+from nas.exporting.run import export_front as export_front
+from nas.exporting.verify import verify as verify
 from nas.models.architecture import Architecture as Architecture
 from nas.models.architecture import Block as Block
 from nas.models.architecture import Head as Head
@@ -25,8 +30,6 @@ from nas.objectives import Limit as Limit
 from nas.objectives import Objective as Objective
 from nas.objectives import objective as objective
 from nas.objectives.mnasnet_reward import mnasnet_reward as mnasnet_reward
-from nas.run_exports import export as export
-from nas.run_exports import export_front as export_front
 from nas.runs.compare import compare as compare
 from nas.runs.experiment import Experiment as Experiment
 from nas.runs.report import write_report as write_report
@@ -41,7 +44,4 @@ from nas.searching.tuner import resume as resume
 from nas.searching.tuner import search as search
 from nas.spaces import SearchSpace as SearchSpace
 from nas.spaces import space as space
-from nas.trainer import Training as Training
-from nas.trainer import train_network as train_network
 from nas.training.settings import TrainSettings as TrainSettings
-from nas.verification import verify as verify

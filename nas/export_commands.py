@@ -40,8 +40,8 @@ def export(arguments: list[str]) -> None:
     import tyro
 
     options = parsed(ExportOptions, args=arguments, prog="nas export", config=(tyro.conf.PositionalRequiredArgs,))
-    from nas.run_exports import choose, export_front
-    from nas.run_exports import export as export_network
+    from nas.exporting.run import choose, export_front
+    from nas.exporting.run import export as export_network
     from nas.runs.results import results
 
     if options.front:
@@ -61,8 +61,8 @@ def export(arguments: list[str]) -> None:
 
 
 def _print_export(folder: Path, *, brief: bool = False) -> None:
+    from nas.exporting.fresh_process import INT8_FILE
     from nas.models.network import CARD_FILE
-    from nas.proof import INT8_FILE
 
     card = json.loads((folder / CARD_FILE).read_text(encoding="utf-8"))
     accuracy, proof = card["accuracy"], {name: found for name, found in card["proof"].items() if name != INT8_FILE}
@@ -97,8 +97,8 @@ def train(arguments: list[str]) -> None:
         raise NasError(f"--dataset is missing; give a name or a path of a file; known: {', '.join(plugin_names('dataset'))}")
     import tyro
 
+    from nas.exporting.full_training import Training, train_network
     from nas.progress import shown_training
-    from nas.trainer import Training, train_network
 
     dataset = found["dataset"] if found else load_plugin("dataset", "imagenette")
     training = parsed(

@@ -135,9 +135,9 @@ def verify(run: Path, /, *, top: int = 5, seeds: int = 3, epochs: int | None = N
         seeds: How often each is trained.
         epochs: Of each training, by default ten times the run's; all else is the run's own recipe.
     """
+    from nas.exporting.verify import verify as verify_run
     from nas.progress import bar
     from nas.runs.results import results
-    from nas.verification import verify as verify_run
 
     log_to_stdout()
     with bar("full trainings") as on_done:

@@ -88,7 +88,7 @@ def scale(arguments: list[str]) -> None:
 
 
 def _by_name(options: ScaleOptions) -> _Found:
-    from nas.exports import read_export
+    from nas.exporting.folder import read_export
     from nas.models.network import export_folder, find_network
 
     for field in ("fit", "trial"):

@@ -23,9 +23,9 @@ from torch._inductor import aoti_compile_and_package, aoti_load_package
 
 from experiments.benchmarks.cost import NETWORKS
 from nas import reference
-from nas.artefacts import make_card, write_artefacts
+from nas.exporting.formats import make_card, write_artefacts
+from nas.exporting.fresh_process import onnx_run
 from nas.models.network import OwnNetwork
-from nas.proof import onnx_run
 
 BATCHES: Final = (1, 8)
 LARGEST_LOGIT: Final = 10.0

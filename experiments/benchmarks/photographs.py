@@ -13,9 +13,9 @@ import torch
 
 from experiments.imagenette_cpu import EXPERIMENT
 from nas import build, cost
-from nas.artefacts import measure_accuracy
 from nas.datasets import load_part
 from nas.datasets.imagenette import Imagenette
+from nas.exporting.formats import measure_accuracy
 from nas.training.loop import TrainSetup, train
 
 

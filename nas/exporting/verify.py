@@ -10,6 +10,7 @@ import ray
 from ray.exceptions import RayError
 
 from nas.errors import NasError, describe_error
+from nas.exporting.full_training import Training, train_network
 from nas.files import locked
 from nas.models.architecture import Architecture
 from nas.models.network import CARD_FILE
@@ -20,7 +21,6 @@ from nas.runs.results import results
 from nas.runs.serialization import experiment_of
 from nas.searching.ray_session import ray_session, resources, sent_by_value
 from nas.searching.worker import settle
-from nas.trainer import Training, train_network
 
 logger = logging.getLogger(__name__)
 

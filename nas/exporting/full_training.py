@@ -14,10 +14,10 @@ import tyro
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from nas.artefacts import make_card, measure_accuracy, write_export
 from nas.datasets import Dataset, load_part
 from nas.errors import NasError, describe_error
-from nas.exports import read_export, with_weights
+from nas.exporting.folder import read_export, with_weights
+from nas.exporting.formats import make_card, measure_accuracy, write_export
 from nas.files import is_locked, locked
 from nas.models.architecture import Architecture
 from nas.models.network import WEIGHTS_FILE, Network, export_folder, find_network
@@ -100,7 +100,7 @@ def train_network(
     with _room_for(training):
         _refuse_what_is_there(target)  # once nobody else can put it there
         if training.workers > 1:
-            from nas.distributed import train_on_workers  # Ray, only when it is asked for
+            from nas.exporting.distributed import train_on_workers  # Ray, only when it is asked for
 
             work = partial(run_training, training, network, first)
             report = train_on_workers(work, dataset, workers=training.workers, storage=training.checkpoints, on_epoch=on_epoch)

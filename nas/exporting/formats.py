@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from nas.datasets import Dataset, ImageData
 from nas.errors import MachineBusyError, NasError, describe_error
-from nas.exports import (
+from nas.exporting.folder import (
     BINARY_FILES,
     CONFIG_FILE,
     MODEL_FILE,
@@ -32,12 +32,12 @@ from nas.exports import (
     sha256,
     with_weights,
 )
+from nas.exporting.fresh_process import ARTEFACTS, BATCH, INT8_FILE, onnx_run
 from nas.files import whole_folder
 from nas.models import standalone
 from nas.models.network import ARCHITECTURE_FILE, CARD_FILE, WEIGHTS_FILE, Network, OwnNetwork, TimmNetwork
 from nas.models.onnx import OPSET, onnx_model
 from nas.objectives.latency.measure import measure
-from nas.proof import ARTEFACTS, BATCH, INT8_FILE, onnx_run
 from nas.runs.serialization import package_versions
 from nas.training.predict import Preprocess, evenly, fingerprint, num_correct, predict
 

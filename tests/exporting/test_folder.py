@@ -21,10 +21,10 @@ from timm.utils import accuracy as timm_accuracy
 
 import nas
 from nas import proof
-from nas.artefacts import prove
-from nas.exports import FILES, read_export
+from nas.exporting.folder import FILES, read_export
+from nas.exporting.formats import prove
+from nas.exporting.full_training import Training, first_weights, load_first, run_training
 from nas.models.network import find_network
-from nas.trainer import Training, first_weights, load_first, run_training
 from nas.training.checkpoint import best_file
 from nas.training.predict import Preprocess
 from nas.training.settings import TrainSettings
@@ -204,7 +204,7 @@ def test_where_the_images_are_gone_generated_ones_prove_it(copied, exported, tmp
 
 
 def test_a_failed_proof_leaves_no_folder_that_looks_good(copied, monkeypatch):
-    monkeypatch.setattr("nas.artefacts.SECONDS", 0.01)  # in which nothing runs
+    monkeypatch.setattr("nas.exporting.formats.SECONDS", 0.01)  # in which nothing runs
     with pytest.raises(nas.NasError, match=r"did not give 128 logits in 0 s"):
         nas.export(copied, best="val_top1_pct")
     assert list((copied / "exports").iterdir()) == []

@@ -17,9 +17,9 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from nas.errors import NasError
+from nas.exporting.fresh_process import INT8_FILE
 from nas.models.network import ARCHITECTURE_FILE, CARD_FILE, WEIGHTS_FILE, Network, parse_network
 from nas.models.standalone import feature_maps
-from nas.proof import INT8_FILE
 
 CONFIG_FILE: Final = "config.json"
 MODEL_FILE: Final = "model.py"

@@ -16,10 +16,10 @@ import torch
 from safetensors.torch import load_file
 
 import nas
-from nas.exports import FILES
+from nas.exporting.folder import FILES
+from nas.exporting.full_training import FirstWeights, Training, run_training, train_network
 from nas.models.network import find_network
 from nas.progress import shown_training
-from nas.trainer import FirstWeights, Training, run_training, train_network
 from nas.training.checkpoint import best_file
 from nas.training.predict import Preprocess, num_correct, predict
 from nas.training.settings import TrainSettings

@@ -16,11 +16,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import nas
-from nas.exports import sha256
+from nas.exporting.folder import sha256
+from nas.exporting.full_training import Training, first_weights, load_first, pretrained, run_training
 from nas.models.architecture import Architecture, Head, Stem, make_stages
 from nas.models.network import OwnNetwork, find_network
 from nas.models.zoo import MOBILENETV2
-from nas.trainer import Training, first_weights, load_first, pretrained, run_training
 from nas.training.checkpoint import best_file, save_weights
 from nas.training.settings import TrainSettings
 from tests.data.shades import Shades

@@ -9,10 +9,10 @@ import pandas as pd
 import torch
 from torch import nn
 
-from nas.artefacts import make_card, measure_accuracy, write_export
 from nas.datasets import Dataset, ImageData, load_part
 from nas.errors import NasError
-from nas.exports import check_replaceable, with_weights
+from nas.exporting.folder import check_replaceable, with_weights
+from nas.exporting.formats import make_card, measure_accuracy, write_export
 from nas.models.network import Network, parse_network
 from nas.runs.folder import read_experiment, weights_file
 from nas.runs.results import best as best_row
