@@ -24,7 +24,7 @@ from timm.models._efficientnet_blocks import SqueezeExcite
 from torch import nn
 
 import nas
-from nas.cli import run
+from nas.cli.app import run
 from nas.models.architecture import (
     ACTIVATIONS,
     CONVENTIONS,

@@ -291,7 +291,7 @@ def table(repeats: int) -> dict[str, Any]:
         results(run)  # imports, and reads the file once
         for _ in range(repeats):
             started = time.perf_counter()
-            subprocess.run([sys.executable, "-m", "nas.cli", "table", str(run)], check=True, capture_output=True)
+            subprocess.run([sys.executable, "-m", "nas", "table", str(run)], check=True, capture_output=True)
             rounds["nas table"].append({"seconds": time.perf_counter() - started})
             started = time.perf_counter()
             results(run)

@@ -50,10 +50,10 @@ def main() -> None:
         run = str(made_up_run(folder, options.trials))
         commands = {
             "python -c pass": ["-c", "pass"],
-            "nas --help": ["-m", "nas.cli", "--help"],
-            "nas search (the list)": ["-m", "nas.cli", "search"],
-            f"nas table, {options.trials} trials": ["-m", "nas.cli", "table", run],
-            f"nas table --front, {options.trials} trials": ["-m", "nas.cli", "table", run, "--front"],
+            "nas --help": ["-m", "nas", "--help"],
+            "nas search (the list)": ["-m", "nas", "search"],
+            f"nas table, {options.trials} trials": ["-m", "nas", "table", run],
+            f"nas table --front, {options.trials} trials": ["-m", "nas", "table", run, "--front"],
         }
         times: dict[str, list[float]] = {name: [] for name in commands}
         for _ in range(options.repeats + 1):

@@ -1,0 +1,1 @@
+"""What leaves: a folder per network that runs without this project, full trainings, and their check."""

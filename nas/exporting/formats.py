@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from nas.datasets import Dataset, ImageData
 from nas.errors import MachineBusyError, NasError, describe_error
+from nas.exporting import fresh_process
 from nas.exporting.folder import (
     BINARY_FILES,
     CONFIG_FILE,
@@ -167,7 +168,7 @@ def _logits_without_us(folder: Path, images: Tensor) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(dir=folder) as place:
         file = Path(place, "images.npy")
         np.save(file, images.numpy())
-        line = [sys.executable, "-P", str(Path(__file__).with_name("proof.py")), str(folder.resolve()), str(file), place]
+        line = [sys.executable, "-P", str(fresh_process.__file__), str(folder.resolve()), str(file), place]
         threads = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}
         try:
             answer = subprocess.run(line, capture_output=True, text=True, check=False, timeout=SECONDS, cwd=place, env=threads)

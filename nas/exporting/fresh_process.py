@@ -1,6 +1,6 @@
 """What each file of an export gives in a process that has this project nowhere.
 
-Run as a script by `artefacts.py`: FOLDER, a .npy file of images as networks read them, and a folder to put the logits in, one
+Run as a script by `formats.py`: FOLDER, a .npy file of images as networks read them, and a folder to put the logits in, one
 .npy file for each artefact. Imports torch, timm, safetensors and onnxruntime alone.
 """
 

@@ -215,7 +215,7 @@ class Architecture:
             raise _refusal("stages", downsamplings, f"a number of stages with stride 2 up to {MAX_DOWNSAMPLINGS}")
 
     def _check_size(self) -> None:
-        """Refuse what would not fit into memory, by the weights of convolutions and the largest map (exact costs: `costs.py`)."""
+        """Refuse what would not fit into memory, by the weights of convolutions and the largest map (exact costs: `cost.py`)."""
         weights = features = 0
         for part, width, size, size_out in self.walk():
             if type(part) is Block:

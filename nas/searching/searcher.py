@@ -1,7 +1,7 @@
 """What Ray Tune asks and tells: which network to run next, and what became of it.
 
 A Ray Tune Searcher around an Optuna study, so that Ray runs the trials and any of Optuna's samplers proposes them. Read
-`driver.py` next for how the two are run.
+`tuner.py` next for how the two are run.
 """
 
 import json

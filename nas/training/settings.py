@@ -1,4 +1,4 @@
-"""How a network is trained, and what came of it, in plain values; the loop itself is in `train.py`."""
+"""How a network is trained, and what came of it, in plain values; the loop itself is in `loop.py`."""
 
 import math
 from dataclasses import dataclass

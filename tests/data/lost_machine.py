@@ -14,7 +14,7 @@ if __name__ == "__main__":
     node = cluster.add_node(num_cpus=1)
     cluster.wait_for_nodes()
     experiment = Path(__file__).with_name("widths.py")
-    search = subprocess.Popen([sys.executable, "-m", "nas.cli", "search", experiment, "--address", cluster.address, *OPTIONS])
+    search = subprocess.Popen([sys.executable, "-m", "nas", "search", experiment, "--address", cluster.address, *OPTIONS])
     while True:  # until every machine has told of epochs
         told = list(Path("runs").glob("*/history.jsonl"))
         if told and len({line.split(",")[0] for line in told[0].read_text().splitlines()}) >= 2:

@@ -16,10 +16,10 @@ import torch
 from safetensors.torch import load_file
 
 import nas
+from nas.cli.live import shown_training
 from nas.exporting.folder import FILES
 from nas.exporting.full_training import FirstWeights, Training, run_training, train_network
 from nas.models.network import find_network
-from nas.progress import shown_training
 from nas.training.checkpoint import best_file
 from nas.training.predict import Preprocess, num_correct, predict
 from nas.training.settings import TrainSettings
@@ -38,7 +38,7 @@ SETTINGS = TrainSettings(epochs=1, batch_size=32, lr=3e-3, min_crop=0.8, augment
 def started(*arguments, cwd):
     """A command in a process of its own, which is killed in the end."""
     signal.signal(signal.SIGINT, signal.default_int_handler)  # which a job in a shell's background ignores, with its children
-    line = [sys.executable, "-m", "nas.cli", *arguments]
+    line = [sys.executable, "-m", "nas", *arguments]
     variables = os.environ | {"OMP_NUM_THREADS": "1"}
     with subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=cwd, env=variables) as process:
         try:

@@ -16,7 +16,7 @@ import torch
 
 import nas
 from experiments.digits_mobilenetv3 import EXPERIMENT
-from nas.cli import run
+from nas.cli.app import run
 from nas.errors import MachineBusyError
 from nas.models.layers import layers
 from nas.models.network import OwnNetwork

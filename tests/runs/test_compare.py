@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import nas
-from nas.cli import run as command
+from nas.cli.app import run as command
 from nas.runs.compare import compare, trust
 from nas.models.network import CARD_FILE
 from nas.runs.folder import FULL

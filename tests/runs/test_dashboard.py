@@ -49,7 +49,7 @@ def test_the_dashboard_serves_this_machine_alone_and_follows_the_log(run):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    line = [sys.executable, "-m", "nas.cli", "dashboard", str(run), "--port", str(port)]
+    line = [sys.executable, "-m", "nas", "dashboard", str(run), "--port", str(port)]
     straight = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # whatever proxy this machine names
     with subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 import nas
-from nas.cli import run as command
+from nas.cli.app import run as command
 from nas.models.network import TimmNetwork
 from nas.objectives.macs_m import OBJECTIVE as MACS
 from nas.objectives.val_top1_pct import OBJECTIVE as TOP1

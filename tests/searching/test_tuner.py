@@ -52,7 +52,7 @@ def epochs_told(folder):
 
 def begun(folder, *arguments, epochs):
     """A search in a process and a Ray of its own, once it has told of so many epochs."""
-    line = [sys.executable, "-m", "nas.cli", *map(str, arguments)]
+    line = [sys.executable, "-m", "nas", *map(str, arguments)]
     process = subprocess.Popen(
         line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=folder, start_new_session=True
     )
@@ -305,8 +305,8 @@ def test_a_search_in_a_terminal_shows_what_it_does(running_ray, tmp_path, monkey
 
     reader = threading.Thread(target=read)
     reader.start()
-    from nas.printing import log_to_stdout
-    from nas.progress import shown_search
+    from nas.cli.live import shown_search
+    from nas.cli.output import log_to_stdout
 
     with os.fdopen(theirs, "w") as terminal, redirect_stdout(terminal):
         log_to_stdout()

@@ -1,0 +1,1 @@
+"""Images in files: listed, split into parts, decoded once."""

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import nas
-from nas.cli import run
+from nas.cli.app import run
 from nas.models.scaling import MAX_PHI
 
 README = Path(__file__).parents[2] / "README.md"

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from nas.parsing import command
-from nas.printing import log_to_stdout, print_front, print_rows, print_table, shown_path
+from nas.cli.options import command
+from nas.cli.output import log_to_stdout, print_front, print_rows, print_table, shown_path
 
 
 @command
@@ -135,8 +135,8 @@ def verify(run: Path, /, *, top: int = 5, seeds: int = 3, epochs: int | None = N
         seeds: How often each is trained.
         epochs: Of each training, by default ten times the run's; all else is the run's own recipe.
     """
+    from nas.cli.live import bar
     from nas.exporting.verify import verify as verify_run
-    from nas.progress import bar
     from nas.runs.results import results
 
     log_to_stdout()

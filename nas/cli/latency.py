@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from nas.cli.options import choose, command
+from nas.cli.output import shown_path
 from nas.errors import NasError
 from nas.objectives.latency.table import Setup, read_table, table_folder
-from nas.parsing import choose, command
-from nas.printing import shown_path
 
 if TYPE_CHECKING:
     from nas.models.architecture import Architecture
@@ -83,9 +83,9 @@ def latency_build(space: str, /, *, setup: Setup, which: Networks, output: Path 
         which: Which of its networks.
         output: The table's file, by default where searches look for it.
     """
+    from nas.cli.live import bar
     from nas.objectives.latency.build import build_table
     from nas.objectives.latency.measure import device_model
-    from nas.progress import bar
     from nas.spaces import space as find_space
 
     name, side = find_space(space).name, [f"{which.resolution}px"] * bool(which.resolution)

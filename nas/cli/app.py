@@ -7,14 +7,14 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from nas.cli.export import export, train
+from nas.cli.latency import latency, measure
+from nas.cli.options import HELP, USER_ERROR, choose, command, constructors, named_plugins, parsed
+from nas.cli.output import log_to_stdout, print_front, shown_path
+from nas.cli.results import clean, compare, dashboard, report, runs, table, verify
+from nas.cli.scale import scale
 from nas.errors import NasError
-from nas.export_commands import export, train
-from nas.latency_commands import latency, measure
-from nas.parsing import HELP, USER_ERROR, choose, command, constructors, named_plugins, parsed
 from nas.plugins import load_plugin, plugin_names, summary
-from nas.printing import log_to_stdout, print_front, shown_path
-from nas.results_commands import clean, compare, dashboard, report, runs, table, verify
-from nas.scale_commands import scale
 
 if TYPE_CHECKING:
     from nas.runs.experiment import Experiment
@@ -108,7 +108,7 @@ def _run_and_print(experiment: "Experiment", run: Callable[..., Path], *argument
 
     Raises: NasError if no trial is done; what the first one says is most often the reason.
     """
-    from nas.progress import shown_search
+    from nas.cli.live import shown_search
 
     log_to_stdout()
     folder = run(*arguments, watch=shown_search, **options)
@@ -178,6 +178,3 @@ COMMANDS: Final = {
         *(export, scale, train, space, measure, latency),
     )
 }
-
-if __name__ == "__main__":
-    main()

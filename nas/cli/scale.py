@@ -4,9 +4,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from nas.cli.options import parsed
+from nas.cli.output import log_to_stdout, print_rows, shown_path
 from nas.errors import NasError
-from nas.parsing import parsed
-from nas.printing import log_to_stdout, print_rows, shown_path
 
 if TYPE_CHECKING:
     from nas.models.architecture import Architecture
@@ -117,7 +117,7 @@ def _of_run(run: Path, options: ScaleOptions) -> _Found:
 
 def _fitted(run: Path, options: ScaleOptions) -> "ScalingRule | None":
     """The rule that a new fit finds."""
-    from nas.progress import shown_search
+    from nas.cli.live import shown_search
     from nas.searching.scaling import fit_scaling
 
     log_to_stdout()

@@ -103,7 +103,7 @@ def test_a_mistake_that_shows_when_ray_runs_is_one_sentence_too(running_ray, fol
 def test_a_shell_sees_one_sentence_and_exit_code_2_and_nothing_half_written(folder):
     """Of a cluster that is not there, which Ray itself would say much about."""
     before = files(folder)
-    line = [sys.executable, "-m", "nas.cli", "search", NINE, "--address", "127.0.0.1:1"]
+    line = [sys.executable, "-m", "nas", "search", NINE, "--address", "127.0.0.1:1"]
     answer = subprocess.run(line, capture_output=True, text=True, cwd=folder, check=False, timeout=900)
     assert (answer.returncode, len(answer.stderr.strip().splitlines())) == (2, 1), answer.stderr
     assert "address '127.0.0.1:1': no Ray cluster answers there" in answer.stderr
@@ -190,6 +190,6 @@ def test_a_folder_of_photographs_is_searched_exported_and_trained_to_the_end(run
 
 def test_an_output_that_is_closed_ends_a_command_without_a_word(digits_run, tmp_path):
     """As `nas table RUN | head -1` closes it."""
-    line = f"{shlex.quote(sys.executable)} -m nas.cli table {shlex.quote(str(digits_run))} | head -0"
+    line = f"{shlex.quote(sys.executable)} -m nas table {shlex.quote(str(digits_run))} | head -0"
     answer = subprocess.run(["bash", "-c", line], capture_output=True, text=True, cwd=tmp_path, check=False)
     assert answer.stderr == ""

@@ -6,10 +6,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from nas.cli.options import named_plugins, parsed
+from nas.cli.output import log_to_stdout, shown_path
 from nas.errors import NasError
-from nas.parsing import named_plugins, parsed
 from nas.plugins import load_plugin, plugin_names
-from nas.printing import log_to_stdout, shown_path
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,8 +97,8 @@ def train(arguments: list[str]) -> None:
         raise NasError(f"--dataset is missing; give a name or a path of a file; known: {', '.join(plugin_names('dataset'))}")
     import tyro
 
+    from nas.cli.live import shown_training
     from nas.exporting.full_training import Training, train_network
-    from nas.progress import shown_training
 
     dataset = found["dataset"] if found else load_plugin("dataset", "imagenette")
     training = parsed(

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 import nas
-from nas.cli import run as command
+from nas.cli.app import run as command
 from tests.made_up import end, run_of_points, start, write
 
 
