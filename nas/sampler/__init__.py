@@ -1,1 +1,1 @@
-"""FrontierSampler, an Optuna sampler for objectives some of which cost nothing to compute. Imports Optuna and `nas.errors` alone."""
+"""FrontierSampler: an Optuna sampler for objectives some of which cost nothing. Imports Optuna and `nas.errors` alone."""
