@@ -10,9 +10,9 @@ import pandas as pd
 from nas.errors import NasError
 from nas.objectives import loss
 from nas.runs.pareto import Box
-from nas.statistics import Agreement, agreement, difference_interval
 from nas.runs.results import full_trainings, losses, results, run_folders
 from nas.runs.trial import Status
+from nas.statistics import Agreement, agreement, difference_interval
 
 ENOUGH: Final = 2  # runs of a side, that tell something of the noise
 

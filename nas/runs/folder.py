@@ -13,11 +13,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
-from nas.runs.serialization import SCHEMA, describe
 from nas.errors import NasError
-from nas.runs.experiment import Experiment
 from nas.files import is_locked, mend_lines, write_whole
 from nas.files import locked as lock_file
+from nas.runs.experiment import Experiment
+from nas.runs.serialization import SCHEMA, describe
 
 EXPERIMENT_FILE: Final = "experiment.json"
 TRIALS_FILE: Final = "trials.jsonl"

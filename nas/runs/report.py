@@ -23,16 +23,16 @@ from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 from optuna.study import StudyDirection
 from optuna.trial import TrialState
 
-from nas.runs.compare import trust
 from nas.errors import ArchitectureError, NasError
-from nas.runs.listing import summarize
 from nas.models.architecture import Architecture
-from nas.runs.pareto import Box
-from nas.runs.study import RunStudy
+from nas.runs.compare import trust
 from nas.runs.folder import read_experiment
-from nas.spaces import num_choices
+from nas.runs.listing import summarize
+from nas.runs.pareto import Box
 from nas.runs.results import close_pairs, history, losses, results
+from nas.runs.study import RunStudy
 from nas.runs.trial import Status
+from nas.spaces import num_choices
 
 REPORT_FILE: Final = "report.html"
 SCRIPTS: Final = ("page.js", "network.js", "figures.js", "report.js")  # in the order in which they build on each other

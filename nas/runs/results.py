@@ -11,13 +11,13 @@ from typing import Any
 import pandas as pd
 from pandas.errors import UndefinedVariableError
 
-from nas.runs.columns import HISTORY_TYPES, TYPES
 from nas.errors import NasError, unknown, users_code
 from nas.files import read_lines
 from nas.models.network import CARD_FILE
 from nas.objectives import loss
-from nas.runs.pareto import Losses, non_dominated
+from nas.runs.columns import HISTORY_TYPES, TYPES
 from nas.runs.folder import EXPERIMENT_FILE, FULL, HISTORY_FILE, read_experiment
+from nas.runs.pareto import Losses, non_dominated
 from nas.runs.trial import Status, Trial
 from nas.runs.trial_log import read_trials
 

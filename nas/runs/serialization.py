@@ -21,9 +21,9 @@ import numpy as np
 
 from nas.datasets import Dataset
 from nas.errors import NasError, users_code
-from nas.runs.experiment import Experiment
 from nas.objectives import Limit, Objective
 from nas.plugins import module_at, own_file
+from nas.runs.experiment import Experiment
 from nas.spaces import SearchSpace
 from nas.training.settings import TrainSettings
 

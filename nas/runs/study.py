@@ -13,11 +13,11 @@ from optuna.storages import InMemoryStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from nas.runs.serialization import space_of
 from nas.runs.folder import read_experiment
-from nas.spaces import is_choice
+from nas.runs.serialization import space_of
 from nas.runs.trial import ENDED, Status, Trial
 from nas.runs.trial_log import read_trials
+from nas.spaces import is_choice
 
 STATES: Final = {Status.DONE: TrialState.COMPLETE, Status.STOPPED: TrialState.PRUNED, Status.FAILED: TrialState.FAIL}
 

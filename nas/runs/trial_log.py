@@ -9,8 +9,8 @@ from typing import Any
 from nas.errors import NasError
 from nas.files import read_lines
 from nas.runs.folder import HISTORY_FILE, TRIALS_FILE, is_running
-from nas.training.settings import Epoch
 from nas.runs.trial import Outcome, Status, Trial
+from nas.training.settings import Epoch
 
 
 class Event(StrEnum):

@@ -7,8 +7,8 @@ import pytest
 
 import nas
 from nas.cli.app import run as command
-from nas.runs.compare import compare, trust
 from nas.models.network import CARD_FILE
+from nas.runs.compare import compare, trust
 from nas.runs.folder import FULL
 from tests.made_up import end, run_of_points, start, train_in_full, write
 

@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 
 import nas
-from nas.runs.columns import HISTORY_TYPES, TYPES, documentation
-from nas.runs.serialization import dataset_of
+from nas.cli.output import print_front
 from nas.files import append_line, read_lines
 from nas.plugins import load_plugin
-from nas.cli.output import print_front
+from nas.runs.columns import HISTORY_TYPES, TYPES, documentation
 from nas.runs.folder import HISTORY_FILE, TRIALS_FILE, read_experiment
 from nas.runs.results import best, close_pairs, select
+from nas.runs.serialization import dataset_of
 from tests.made_up import begin_run, describe_run, end, run_of_points, skip, start, write
 
 DATA = Path(__file__).parents[1] / "data"
