@@ -20,7 +20,7 @@ from timm.utils import AverageMeter
 from timm.utils import accuracy as timm_accuracy
 
 import nas
-from nas import proof
+from nas.exporting import fresh_process
 from nas.exporting.folder import FILES, read_export
 from nas.exporting.formats import prove
 from nas.exporting.full_training import Training, first_weights, load_first, run_training
@@ -94,7 +94,7 @@ def test_reloaded_accuracy_is_the_trials_to_the_last_image(digits_run, exported,
     monkeypatch.syspath_prepend(str(exported))
     monkeypatch.delitem(sys.modules, "model", raising=False)
     with torch.inference_mode():
-        logits = proof.in_batches(proof.ARTEFACTS[name](exported), images.numpy())
+        logits = fresh_process.in_batches(fresh_process.ARTEFACTS[name](exported), images.numpy())
     monkeypatch.delitem(sys.modules, "model", raising=False)
     assert 100 * (logits.argmax(1) == labels).sum() / len(labels) == row["val_top1_pct"]
 
@@ -104,7 +104,7 @@ def test_int8_is_smaller_and_its_accuracy_is_what_the_card_says(exported, card):
     for part in ("val", "test"):
         assert card["accuracy"]["int8"][part] > card["accuracy"][f"{part}_top1_pct"] - 10
         images, labels = whole_part(part, card)
-        classes = proof.in_batches(proof.onnx_run(exported / "model_int8.onnx"), images.numpy()).argmax(1)
+        classes = fresh_process.in_batches(fresh_process.onnx_run(exported / "model_int8.onnx"), images.numpy()).argmax(1)
         assert abs(100 * float((classes == labels).mean()) - card["accuracy"]["int8"][part]) < 100 * 3 / len(labels)
 
 
