@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 INSTALLED := $(VENV)/installed
 
-.PHONY: demo test check clean
+.PHONY: demo test check docs clean
 
 demo: $(INSTALLED)  ## a real search on handwritten digits, its front, and an export proven in a fresh process
 	$(VENV)/bin/python -m experiments.benchmarks.demo
@@ -14,6 +14,13 @@ check: $(INSTALLED)
 	$(VENV)/bin/ruff check
 	$(VENV)/bin/ruff format --check
 	$(VENV)/bin/mypy
+
+docs: $(VENV)/docs  ## the documentation, in site/; a warning is an error
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict
+
+$(VENV)/docs: $(INSTALLED)
+	$(VENV)/bin/python -m pip install --quiet --editable '.[docs]'
+	touch $@
 
 $(INSTALLED): pyproject.toml
 	$(PYTHON) -m venv $(VENV)

@@ -1,0 +1,40 @@
+"""Makes the pages that are written from the code while mkdocs builds: the commands' options, and the tables' columns."""
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.structure.files import File, Files
+
+from nas.cli.app import COMMANDS
+from nas.runs.columns import documentation
+
+SUBCOMMANDS = {"latency": ("build", "check")}
+EXPERIMENT = "digits_mobilenetv3"  # `search` has the options of the experiment that it is given
+
+
+def on_files(files: Files, config: MkDocsConfig) -> Files:
+    """Adds the generated pages to those that are written by hand."""
+    for path, content in (("reference/cli.md", "\n".join(command_pages())), ("reference/tables.md", documentation())):
+        files.append(File.generated(config, path, content=content))
+    return files
+
+
+def command_pages() -> Iterator[str]:
+    """The page of the commands, a section each, as `--help` prints it."""
+    yield "# Commands\n\nEvery command prints its options with `--help`. This page is made from them.\n"
+    for command in COMMANDS:
+        for words in [(command, name) for name in SUBCOMMANDS.get(command, ())] or [(command,)]:
+            arguments = [*words, EXPERIMENT] if command == "search" else [*words]
+            yield f"## nas {' '.join(words)}\n\n```text\n{help_of(arguments)}\n```\n"
+
+
+def help_of(arguments: list[str]) -> str:
+    """What a command prints for `--help`, without a terminal's colours."""
+    environment = {**os.environ, "COLUMNS": "100", "NO_COLOR": "1", "PYTHONIOENCODING": "utf-8"}
+    command = [sys.executable, "-m", "nas", *arguments, "--help"]
+    printed = subprocess.run(command, capture_output=True, text=True, check=True, env=environment, encoding="utf-8")
+    return re.sub(r"\x1b\[[0-9;]*m", "", printed.stdout).strip()
