@@ -1,10 +1,11 @@
-"""Makes the pages that are written from the code while mkdocs builds: the commands' options, and the tables' columns."""
+"""Makes the pages that have another source while mkdocs builds: the commands' options, the tables' columns, CONTRIBUTING.md."""
 
 import os
 import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
@@ -12,13 +13,19 @@ from mkdocs.structure.files import File, Files
 from nas.cli.app import COMMANDS
 from nas.runs.columns import documentation
 
+CONTRIBUTING = Path(__file__).parents[1] / "CONTRIBUTING.md"
 SUBCOMMANDS = {"latency": ("build", "check")}
 EXPERIMENT = "digits_mobilenetv3"  # `search` has the options of the experiment that it is given
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Adds the generated pages to those that are written by hand."""
-    for path, content in (("reference/cli.md", "\n".join(command_pages())), ("reference/tables.md", documentation())):
+    pages = {
+        "reference/cli.md": "\n".join(command_pages()),
+        "reference/tables.md": documentation(),
+        "contribute.md": CONTRIBUTING.read_text(encoding="utf-8").replace("](docs/", "]("),
+    }
+    for path, content in pages.items():
         files.append(File.generated(config, path, content=content))
     return files
 

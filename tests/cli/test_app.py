@@ -1,43 +1,27 @@
-"""The `nas` command: lists, help, the README's lines, and every mistake as one sentence that leaves nothing half written."""
+"""The `nas` command: lists, help, and every mistake as one sentence that leaves nothing half written."""
 
 import json
-import re
 import shlex
 import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from nas.models.network import CARD_FILE
 from tests.conftest import DATA, files
 from tests.data.pictures import save
 
-README = Path(__file__).parents[2] / "README.md"
 NINE = DATA / "nine.py"
 pytestmark = pytest.mark.slow
-
-
-def readme_dataset():
-    """The dataset file that the README shows."""
-    (source,) = re.findall(r"```python\n(\"{3}Images that lie.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
-    return source
-
-
-def readme_searches():
-    """The searches by name that the README shows, as lists of words, without those that a file of one's own is needed for."""
-    (block,) = re.findall(r"```\n(nas search  .*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
-    lines = [shlex.split(line, comments=True)[1:] for line in block.splitlines()]
-    return [words for words in lines if len(words) > 1 and not words[1].endswith(".py")]
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """Where the user works: a folder with two files of their own."""
     here = tmp_path_factory.mktemp("user")
-    (here / "my_images.py").write_text(readme_dataset())
-    (here / "named_seconds.py").write_text((DATA / "named_seconds.py").read_text())
+    for name in ("my_images.py", "named_seconds.py"):
+        (here / name).write_text((DATA / name).read_text())
     return here
 
 
@@ -143,28 +127,6 @@ def test_another_space_and_dataset_by_name(tmp_path, typed):
     shown = typed("search", NINE, "--space", "compound", "--dataset=digits", "--help", cwd=tmp_path)
     assert "--space.max-phi" in shown
     assert "--dataset.num-images" not in shown
-
-
-@pytest.mark.parametrize("words", readme_searches(), ids=" ".join)
-def test_the_readmes_searches_run(running_ray, words, tmp_path, typed):
-    """With one trial, and no training: how many the README asks for, and what they learn, does not matter."""
-    if "--trials" in words:
-        del words[words.index("--trials") : words.index("--trials") + 2]
-    if "--objectives" in words:
-        words[words.index("val_top1_pct")] = "macs_m"
-    else:
-        words = [*words, "--objectives", "macs_m"]
-    printed = typed(*words, "--trials", 1, "--workers", 1, cwd=tmp_path)
-    assert "1 done, 0 failed" in printed or "--help" in words
-
-
-def test_the_readmes_dataset_file_searches_arrays(running_ray, tmp_path, typed):
-    (tmp_path / "my_images.py").write_text(readme_dataset())
-    labels = np.arange(100) // 10 % 2
-    noise = np.random.default_rng(0).integers(0, 100, (100, 32, 32, 3), dtype=np.uint8)
-    np.savez(tmp_path / "images.npz", images=noise + (150 * labels).astype(np.uint8)[:, None, None, None], labels=labels)
-    options = ["--dataset", "./my_images.py", "--dataset.file", "./images.npz", "--trials", 1, "--train.epochs", 1]
-    assert "1 done, 0 failed" in typed("search", "digits_mobilenetv3", *options, cwd=tmp_path)
 
 
 def test_a_folder_of_photographs_is_searched_exported_and_trained_to_the_end(running_ray, tmp_path, typed):

@@ -1,17 +1,12 @@
 """`nas scale`, as a user types it; of a run, see test_scaling_search."""
 
 import csv
-import re
-import shlex
-from pathlib import Path
 
 import pytest
 
 import nas
 from nas.cli.app import run
 from nas.models.scaling import MAX_PHI
-
-README = Path(__file__).parents[2] / "README.md"
 
 
 def test_the_command_prints_the_table_and_writes_the_folder(tmp_path, monkeypatch, capsys):
@@ -54,13 +49,3 @@ def test_the_command_prints_the_table_and_writes_the_folder(tmp_path, monkeypatc
 def test_a_mistake_is_one_sentence_on_stderr(tmp_path, mistaken, arguments, sentence):
     (tmp_path / "mine.txt").write_text("mine")
     assert sentence in mistaken("scale", *arguments, cwd=tmp_path)
-
-
-def test_the_readmes_commands_run(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    (block,) = re.findall(r"```\n(nas scale .*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
-    lines = [shlex.split(line, comments=True)[1:] for line in block.splitlines()]
-    assert len(lines) > 3
-    for words in lines:
-        if not any("…" in word for word in words):  # which names a run
-            assert run(words) == 0
