@@ -1,4 +1,4 @@
-"""What goes wrong through a user's own input; the command line prints the sentence and exits with 2."""
+"""Errors that a user can mend: each is one sentence, which the command line prints before it exits with code 2."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -6,24 +6,24 @@ from difflib import get_close_matches
 
 
 class NasError(Exception):
-    """A mistake in what was given; its text is one sentence: what was given, and what is allowed."""
+    """A user's mistake. The text is one sentence: the value, what is allowed, and where."""
 
 
 class ArchitectureError(NasError):
-    """A value that no architecture may have."""
+    """An architecture with a value that is not allowed."""
 
 
 class SpaceError(NasError):
-    """An architecture that is not a point of the search space."""
+    """An architecture outside the search space."""
 
 
 class MachineBusyError(NasError):
-    """A machine that does not hold still while it is measured."""
+    """A machine that is too busy to measure times on."""
 
 
 @contextmanager
-def users_code(what: str) -> Iterator[None]:
-    """Where a user's own file runs, which may raise anything: whatever it raises becomes one sentence about `what`."""
+def user_code(what: str) -> Iterator[None]:
+    """Turns whatever a user's own code raises inside the block into one NasError about `what`."""
     try:
         yield
     except NasError as error:
@@ -33,16 +33,16 @@ def users_code(what: str) -> Iterator[None]:
 
 
 def describe_error(error: BaseException) -> str:
-    """The kind of an exception and the first line of what it says."""
+    """The type of an exception and the first line of its text, at most 500 characters."""
     return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"[:500]
 
 
-def unknown(kind: str, given: str, known: Iterable[str]) -> NasError:
-    """The error for a name that does not exist, with the nearest name and every known one, or the nearest of very many."""
-    names, given = sorted(known), given[:100]
-    near = get_close_matches(given, names, n=8, cutoff=0.5)
-    hint = f"did you mean {near[0]!r}? " if near else ""
-    told = f"known: {', '.join(names) or 'none'}"
-    if len(names) > 40:
-        told = (f"near it: {', '.join(near)}; " if near else "") + f"there are {len(names):,}, such as {names[0]}"
-    return NasError(f"{kind} {given!r} does not exist; {hint}{told}")
+def unknown_name(kind: str, name: str, names: Iterable[str]) -> NasError:
+    """The error for a name that does not exist. It suggests the nearest name and lists all of them, if they are 40 or fewer."""
+    options, name = sorted(names), name[:100]
+    matches = get_close_matches(name, options, n=8, cutoff=0.5)
+    hint = f"did you mean {matches[0]!r}? " if matches else ""
+    listed = f"known: {', '.join(options) or 'none'}"
+    if len(options) > 40:
+        listed = (f"near it: {', '.join(matches)}; " if matches else "") + f"there are {len(options):,}, such as {options[0]}"
+    return NasError(f"{kind} {name!r} does not exist; {hint}{listed}")

@@ -1,4 +1,4 @@
-"""Files and folders that are whole or not there, logs of one line an event, and locks: the one place that knows how."""
+"""Atomic writes of files and folders, logs with one JSON record per line, and file locks."""
 
 import fcntl
 import json
@@ -14,24 +14,24 @@ from filelock import FileLock, Timeout
 from nas.errors import NasError
 
 
-def write_whole(path: Path, data: bytes | str) -> None:
-    """Write a file so that at any moment, even after a power cut, its place holds the old or the new one.
+def write_atomically(path: Path, data: bytes | str) -> None:
+    """Write a file atomically: at any moment, even after a power cut, the path holds the old file or the new one.
 
     Raises: NasError if the disk is full or the folder cannot be written; the old file stays.
     """
-    with whole_file(path) as partial, partial.open("wb") as file:
+    with atomic_file(path) as partial, partial.open("wb") as file:
         file.write(data.encode() if isinstance(data, str) else data)
         file.flush()
         os.fsync(file.fileno())
 
 
 @contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
-    """The path of a file to write, which takes the place of `path` when the block ends without an error.
+def atomic_file(path: Path) -> Iterator[Path]:
+    """A temporary path to write to; the file replaces `path` when the block ends without an error.
 
-    Raises: NasError if it cannot be written; what was in the place stays.
+    Raises: NasError if it cannot be written; the old file stays.
     """
-    partial = path.with_name(f".{path.name}.partial")  # the next call overwrites what a killed one left
+    partial = path.with_name(f".{path.name}.partial")  # a killed process leaves it; the next call overwrites it
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield partial
@@ -43,44 +43,48 @@ def whole_file(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def whole_folder(target: Path, check: Callable[[Path], None]) -> Iterator[Path]:
-    """A new folder to write into, which takes the place of `target` when the block ends without an error.
+def atomic_folder(target: Path, check: Callable[[Path], None]) -> Iterator[Path]:
+    """A temporary folder to write into; it replaces `target` when the block ends without an error.
 
-    The old folder stays until then, also if the process is killed: the next call puts it back. `check` raises for a folder that
-    must not be replaced; it runs before the block and after it.
+    The old folder stays until then. If the process is killed in between, the next call restores it. `check` raises for a folder
+    that must not be replaced; it runs before the block and after it.
 
-    Raises: NasError for a folder that another process writes, or that cannot be written.
+    Raises: NasError if another process writes the folder, or if it cannot be written.
     """
-    partial, earlier, lock = (target.with_name(f".{target.name}.{state}") for state in ("partial", "earlier", "lock"))
+    old, partial, lock = (target.with_name(f".{target.name}.{role}") for role in ("old", "partial", "lock"))
     busy = f"{target} is being written by another process; wait, or give another folder with --output"
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         lock.touch()
-        with locked(lock, busy=busy), ExitStack() as at_the_end:
-            at_the_end.callback(lock.unlink, missing_ok=True)
-            at_the_end.callback(_settle, target, partial, earlier)
-            _settle(target, partial, earlier)
+        with locked(lock, busy=busy), ExitStack() as cleanup:
+            cleanup.callback(lock.unlink, missing_ok=True)
+            cleanup.callback(_restore, target, old, partial)
+            _restore(target, old, partial)
             check(target)
             partial.mkdir()
             yield partial
             check(target)
-            if target.exists():
-                target.rename(earlier)
-            partial.rename(target)
+            _replace(target, old, partial)
     except OSError as error:
         raise NasError(f"{target} cannot be written: {error.strerror or error}; give another folder with --output") from None
 
 
-def _settle(target: Path, partial: Path, earlier: Path) -> None:
-    """Put back the old folder where no new one has taken its place, and remove what else lies beside it."""
-    if earlier.exists() and not target.exists():
-        earlier.rename(target)
-    for left in (earlier, partial):
-        shutil.rmtree(left, ignore_errors=True)
+def _replace(target: Path, old: Path, partial: Path) -> None:
+    if target.exists():
+        target.rename(old)
+    partial.rename(target)
 
 
-def append_line(file: Path, record: Mapping[str, Any]) -> None:
-    """Add one line of JSON to a log: whole, or not at all.
+def _restore(target: Path, old: Path, partial: Path) -> None:
+    """Put the old folder back if no new one replaced it, and remove the temporary folders."""
+    if old.exists() and not target.exists():
+        old.rename(target)
+    for folder in (old, partial):
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def append_record(file: Path, record: Mapping[str, Any]) -> None:
+    """Append one record to a log as a line of JSON, whole or not at all.
 
     Raises: NasError if the disk is full or the folder is gone.
     """
@@ -89,32 +93,36 @@ def append_line(file: Path, record: Mapping[str, Any]) -> None:
         with file.open("ab") as log:
             log.write(line)
     except OSError as error:
-        mend_lines(file)  # a full disk takes a part of it
-        raise NasError(f"{file} cannot be written: {error.strerror}; what had ended before is kept") from None
+        cut_torn_line(file)  # a full disk may have taken a part of the line
+        raise NasError(f"{file} cannot be written: {error.strerror}; the records before it are kept") from None
 
 
-def read_lines(file: Path) -> Iterator[dict[str, Any]]:
-    """The records of a log; a torn last line, whose writer was killed or still writes, is left out.
+def read_records(file: Path) -> Iterator[dict[str, Any]]:
+    """The records of a log. A torn last line is skipped: its writer was killed, or is still writing.
 
-    Raises: NasError if another line is damaged.
+    Raises: NasError if any other line is damaged.
     """
     lines = file.read_bytes().split(b"\n")
     for number, line in enumerate(lines, start=1):
-        if not line:
-            continue
-        try:
-            record = dict(json.loads(line))
-        except (ValueError, TypeError, RecursionError):
-            if number == len(lines):
-                return
-            raise NasError(f"{file}: line {number} is damaged; restore the file from a copy, or remove that line") from None
-        yield record
+        record = _parse_record(line) if line else None
+        if record is not None:
+            yield record
+        elif line and number < len(lines):
+            raise NasError(f"{file}: line {number} is damaged; restore the file from a copy, or remove that line")
 
 
-def mend_lines(file: Path) -> None:
-    """Cut a torn last line off a log, so that others can follow it.
+def _parse_record(line: bytes) -> dict[str, Any] | None:
+    """The JSON object in a line; None if the line is damaged."""
+    try:
+        return dict(json.loads(line))
+    except (ValueError, TypeError, RecursionError):
+        return None
 
-    Raises: NasError if the file cannot be used.
+
+def cut_torn_line(file: Path) -> None:
+    """Cut a torn last line off a log, so that the next record starts a new line.
+
+    Raises: NasError if the file cannot be read or written.
     """
     try:
         os.truncate(file, file.read_bytes().rfind(b"\n") + 1)
@@ -126,12 +134,13 @@ def mend_lines(file: Path) -> None:
 def locked(file: Path, *, busy: str, wait_seconds: float = 0.0) -> Iterator[None]:
     """Hold a lock on a file; the system releases it when this process dies.
 
-    Raises: NasError with the sentence `busy` if another process holds it after so many seconds, or if it cannot be written.
+    Raises: NasError with the text `busy` if another process still holds the lock after `wait_seconds`; NasError if the file
+    cannot be created.
     """
     lock = FileLock(file, timeout=wait_seconds)
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.touch()  # else a lock waits for a place that cannot be written as for one that is held
+        file.touch()  # else FileLock waits for a file that it cannot create
         lock.acquire()
     except Timeout:
         raise NasError(busy) from None
@@ -144,10 +153,10 @@ def locked(file: Path, *, busy: str, wait_seconds: float = 0.0) -> Iterator[None
 
 
 def is_locked(file: Path) -> bool:
-    """Whether a process holds the lock on a file, on this machine or where the file system passes on its locks."""
+    """True if a process holds the lock on a file; on a network file system, also a process on another machine."""
     try:
-        with file.open("rb") as opened:
-            fcntl.flock(opened, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except OSError as error:  # else there is no such file, or the file system has no locks
+        with file.open("rb") as stream:
+            fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError as error:  # other errors: no such file, or a file system without locks
         return isinstance(error, BlockingIOError)
     return False

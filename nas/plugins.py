@@ -1,4 +1,4 @@
-"""Spaces, datasets, objectives and experiments, found by the name of their file or by its path."""
+"""Loads spaces, datasets, objectives and experiments by the name of their file or by its path."""
 
 import ast
 import importlib
@@ -10,9 +10,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Final
 
-from nas.errors import NasError, unknown, users_code
+from nas.errors import NasError, unknown_name, user_code
 
-# Where the plug-ins of each kind lie, and the name that each file exports.
+# Kind of plug-in → the package of its files, and the name that each file exports.
 PACKAGES: Final = {
     "space": ("search_spaces", "SPACE"),
     "dataset": ("nas.datasets", "DATASET"),
@@ -28,41 +28,44 @@ def plugin_names(kind: str) -> tuple[str, ...]:
     return tuple(sorted(module.name for module in pkgutil.iter_modules(package.__path__) if not module.ispkg))
 
 
-def summary(kind: str, name: str) -> str:
-    """The first line of a plug-in's docstring, read without running it."""
+def plugin_summary(kind: str, name: str) -> str:
+    """The first line of a plug-in's docstring, read without executing the file."""
     package = importlib.import_module(PACKAGES[kind][0])
     source = Path(package.__path__[0], f"{name}.py").read_text(encoding="utf-8")
     return (ast.get_docstring(ast.parse(source)) or "").partition("\n")[0]
 
 
 def load_plugin(kind: str, name: str) -> Any:
-    """What a plug-in exports, by its name or by the path of a file of one's own.
+    """The object that a plug-in exports, by the plug-in's name or by the path of a user's file.
 
-    Raises: NasError if there is none of that name, or if the file is missing, raises, or does not export it.
+    Raises: NasError for an unknown name, or for a file that is missing, raises an error, or does not export the object.
     """
-    package, exported = PACKAGES[kind]
+    package, attribute = PACKAGES[kind]
     if name.endswith(".py") or "/" in name:
-        module = module_at(Path(name))
+        module = load_module(Path(name))
     elif name in plugin_names(kind):
         module = importlib.import_module(f"{package}.{name}")
     else:
-        raise unknown(kind, name, plugin_names(kind))
-    if not hasattr(module, exported):
-        raise NasError(f"{name} exports no {exported}; define {exported} = ... at the top level of the file")
-    return getattr(module, exported)
+        raise unknown_name(kind, name, plugin_names(kind))
+    if not hasattr(module, attribute):
+        raise NasError(f"{name} exports no {attribute}; define {attribute} = ... at the top level of the file")
+    return getattr(module, attribute)
 
 
-def check_kind(field: str, value: object, kind: type) -> None:
-    """Refuse a value that is not of a class.
+def check_type(field: str, value: object, expected: type) -> None:
+    """Check that a field's value is an instance of a class of ours.
 
-    Raises: NasError.
+    Raises: NasError if it is not.
     """
-    if not isinstance(value, kind):
-        raise NasError(f"{field}: {value!r} is a {type(value).__name__}; it must be a nas.{kind.__name__}")
+    if not isinstance(value, expected):
+        raise NasError(f"{field}: {value!r} is a {type(value).__name__}; it must be a nas.{expected.__name__}")
 
 
-def module_at(path: Path) -> ModuleType:
-    """The module in a file, which may import its neighbours as if it were run as a script."""
+def load_module(path: Path) -> ModuleType:
+    """The module in a file, executed anew. As in a script, it can import the files beside it.
+
+    Raises: NasError if the file is missing, is not Python, or raises an error.
+    """
     if not path.is_file():
         raise NasError(f"{path} is not a file; give a name that `nas` knows or the path of a Python file")
     folder = str(path.resolve().parent)
@@ -73,24 +76,24 @@ def module_at(path: Path) -> ModuleType:
         raise NasError(f"{path} is not a Python file; its name must end in .py")
     module = importlib.util.module_from_spec(spec)
     sys.modules[path.stem] = module
-    with users_code(str(path)):
+    with user_code(str(path)):
         spec.loader.exec_module(module)
     return module
 
 
-def modules_beside(values: Sequence[object]) -> list[ModuleType]:
-    """The modules of a user's own files that these values come from, with every module imported from beside or below them.
+def user_modules(values: Sequence[object]) -> list[ModuleType]:
+    """The user's own modules that define these values, and every loaded module from the same folders or below.
 
-    A worker process cannot import them by name, so they have to be sent by value.
+    A worker process cannot import them by name, so Ray has to send their code.
     """
     names = {getattr(value, "__module__", type(value).__module__) for value in values}
-    folders = {file.parent for name in names if (file := own_file(name))}
+    folders = {file.parent for name in names if (file := user_file(name))}
     loaded = list(sys.modules.items())
-    return [module for name, module in loaded if (file := own_file(name)) and not folders.isdisjoint(file.parents)]
+    return [module for name, module in loaded if (file := user_file(name)) and not folders.isdisjoint(file.parents)]
 
 
-def own_file(module: str) -> Path | None:
-    """The file of a loaded module that a user wrote; None for a script that runs, and for what is installed."""
+def user_file(module: str) -> Path | None:
+    """The file of a loaded module that a user wrote; None for the main script and for installed packages."""
     file = getattr(sys.modules.get(module), "__file__", None)
     if not isinstance(file, str) or module.partition(".")[0] in ("nas", "search_spaces", "experiments", "__main__"):
         return None

@@ -1,4 +1,4 @@
-"""What is noise: standard errors, and intervals that hold 95 % of what is measured on few images, networks or seeds."""
+"""Standard errors and 95 % confidence intervals for figures from few images, networks or seeds."""
 
 import math
 import warnings
@@ -8,86 +8,89 @@ from typing import Any, Final, TypeAlias
 
 import numpy as np
 
-CONFIDENCE: Final = 0.95  # of every interval here
-RESAMPLES: Final = 2_000  # of every bootstrap
-MANY: Final = 20  # values a side from which on a bootstrap of a mean holds as much as it says
-ENOUGH: Final = 5  # networks, of which a bootstrap of their ranking has something to draw
+CONFIDENCE: Final = 0.95  # level of every interval
+RESAMPLES: Final = 2_000  # draws of every bootstrap
+MIN_BOOTSTRAP_VALUES: Final = 20  # per sample; with fewer, a bootstrap interval of a mean is too narrow
+MIN_RANKED_NETWORKS: Final = 5  # with fewer, a bootstrap of a ranking draws the same few rankings
 
 Interval: TypeAlias = tuple[float, float]
 
 
 def standard_error_pct(top1_pct: float, images: float) -> float:
-    """The standard error of a top-1 over so many images, percent points: binomial, so without what another seed would change."""
+    """The binomial standard error of a top-1 measured on `images`, percentage points; variance between seeds is not included."""
     share = min(max(top1_pct / 100, 0.0), 1.0)
     return 100 * math.sqrt(share * (1 - share) / images)
 
 
-def share_interval(held: int, draws: int) -> Interval:
-    """The interval of a share that `held` of so many independent draws tell (Wilson's), 0 to 1."""
+def proportion_interval(successes: int, draws: int) -> Interval:
+    """Wilson's interval, within 0 to 1, of the probability behind so many `successes` in independent `draws`."""
     from scipy.stats import binomtest
 
-    found = binomtest(held, draws).proportion_ci(CONFIDENCE, method="wilson")
-    return float(found.low), float(found.high)
+    interval = binomtest(successes, draws).proportion_ci(CONFIDENCE, method="wilson")
+    return float(interval.low), float(interval.high)
 
 
 def difference_interval(one: Sequence[float], other: Sequence[float]) -> Interval:
-    """The interval of the difference of two means: a bootstrap; of few values Welch's t, as a bootstrap is too sure of them."""
+    """The interval of the difference of two means: Welch's t for fewer than 20 values, otherwise a bootstrap."""
     from scipy.stats import ttest_ind
 
     if max(np.ptp(one), np.ptp(other)) == 0:
         return (float(np.mean(one) - np.mean(other)),) * 2
-    if min(len(one), len(other)) >= MANY:
+    if min(len(one), len(other)) >= MIN_BOOTSTRAP_VALUES:
         return bootstrap_interval(lambda a, b: float(np.mean(a) - np.mean(b)), one, other, paired=False)
-    found = ttest_ind(one, other, equal_var=False).confidence_interval(CONFIDENCE)
-    return float(found.low), float(found.high)
+    interval = ttest_ind(one, other, equal_var=False).confidence_interval(CONFIDENCE)
+    return float(interval.low), float(interval.high)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Agreement:
+class RankAgreement:
     """How well two rankings of the same networks agree."""
 
     kendall: float
     """Kendall's tau, from -1 to 1; NaN where one ranking is all ties."""
     interval: Interval | None
-    """By a bootstrap over the networks, and over the repeats of each; None for less than five networks."""
+    """Bootstrap over the networks and over the measurements of each; None for fewer than five networks."""
 
     def __str__(self) -> str:
-        """The number and its interval."""
+        """Tau and its interval, such as `0.80, 95 % from 0.40 to 1.00`."""
         if self.interval is None:
             return f"{self.kendall:.2f}, too few for an interval"
         return f"{self.kendall:.2f}, 95 % from {self.interval[0]:.2f} to {self.interval[1]:.2f}"
 
 
-def agreement(one: Sequence[float], other: Sequence[Sequence[float]]) -> Agreement:
-    """How a ranking of networks agrees with that by the mean of several measurements of each."""
+def rank_agreement(one: Sequence[float], other: Sequence[Sequence[float]]) -> RankAgreement:
+    """How well ranking networks by `one` agrees with ranking them by the mean of their measurements in `other`.
+
+    Shapes: `one` (networks,); `other` (networks, measurements of each).
+    """
     from scipy.stats import kendalltau
 
-    def tau(places: Any, means: Any) -> float:
-        return float(kendalltau(np.take(one, places), means).statistic)
+    def tau(indices: Any, means: Any) -> float:
+        return float(kendalltau(np.take(one, indices), means).statistic)
 
-    everyone = np.arange(len(one))
-    kendall = tau(everyone, [np.mean(repeats) for repeats in other])
-    if len(one) < ENOUGH:
-        return Agreement(kendall=kendall, interval=None)
+    networks = np.arange(len(one))
+    kendall = tau(networks, [np.mean(values) for values in other])
+    if len(one) < MIN_RANKED_NETWORKS:
+        return RankAgreement(kendall=kendall, interval=None)
     generator = np.random.default_rng(1)
 
-    def drawn_tau(places: Any) -> float:
-        means = [generator.choice(repeats, len(repeats)).mean() for repeats in other]
-        return tau(places, np.take(means, places))  # a network drawn twice ties with itself in both rankings
+    def resampled_tau(indices: Any) -> float:
+        means = [generator.choice(values, len(values)).mean() for values in other]
+        return tau(indices, np.take(means, indices))  # a network drawn twice ties with itself in both rankings
 
-    return Agreement(kendall=kendall, interval=bootstrap_interval(drawn_tau, everyone))
+    return RankAgreement(kendall=kendall, interval=bootstrap_interval(resampled_tau, networks))
 
 
 def bootstrap_interval(statistic: Callable[..., float], *samples: Any, paired: bool = True) -> Interval:
-    """The interval of a statistic of samples by a bootstrap over their places, which belong together where they are `paired`.
+    """The percentile bootstrap interval of a statistic; `paired` samples are resampled with the same indices.
 
-    Draws of which the statistic is NaN, such as a ranking of ties alone, are left out; NaN if there is no other.
+    Draws with a NaN statistic, such as a ranking of ties alone, are left out. NaN if all draws are.
     """
     from scipy.stats import bootstrap
 
     options: Any = {"method": "percentile", "n_resamples": RESAMPLES, "vectorized": False, "paired": paired, "rng": 0}
     with warnings.catch_warnings(action="ignore"):
-        found = bootstrap(samples, statistic, **options).bootstrap_distribution
+        draws = bootstrap(samples, statistic, **options).bootstrap_distribution
     tail = (1 - CONFIDENCE) / 2
-    low, high = np.nanquantile(found, (tail, 1 - tail)) if np.isfinite(found).any() else (np.nan, np.nan)
+    low, high = np.nanquantile(draws, (tail, 1 - tail)) if np.isfinite(draws).any() else (np.nan, np.nan)
     return float(low), float(high)

@@ -16,7 +16,7 @@ from tyro.conf import arg
 from nas.models.architecture import Architecture
 from nas.models.scaling import ScalingRule, scale, scaled_depth
 from nas.models.zoo import reference, references
-from nas.spaces import Params, SearchSpace, check_range, checked, first_choices, num_choices
+from nas.spaces import Params, SearchSpace, check_encoding, check_range, first_choices, num_choices
 
 SHARE_STEP: Final = 0.05
 PHI_STEP: Final = 0.25
@@ -82,8 +82,8 @@ class CompoundSpace(SearchSpace):
                 self._depths(depth) == tuple(len(blocks) for blocks in architecture.stages)
                 and self.decode(params) == architecture
             ):
-                return checked(self, architecture, params)
-        return checked(self, architecture, first_choices(self.parameters))
+                return check_encoding(self, architecture, params)
+        return check_encoding(self, architecture, first_choices(self.parameters))
 
     @cached_property
     def _by_resolution(self) -> Mapping[int, list[Params]]:

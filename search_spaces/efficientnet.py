@@ -13,7 +13,7 @@ from optuna.distributions import BaseDistribution, FloatDistribution, IntDistrib
 from nas.models.architecture import Architecture
 from nas.models.scaling import scale
 from nas.models.zoo import EFFICIENTNET_COEFFICIENTS, reference
-from nas.spaces import Params, SearchSpace, check_range, checked, first_choices, num_choices
+from nas.spaces import Params, SearchSpace, check_encoding, check_range, first_choices, num_choices
 
 STEP: Final = 0.01  # of the multiples: finer than any difference in rounded widths and depths that matters
 
@@ -68,7 +68,7 @@ class EfficientNetSpace(SearchSpace):
         params = first_choices(self.parameters) | {"resolution": architecture.resolution}
         params["depth"] = self._by_depths.get(_depths(architecture))
         params["width"] = self._by_widths.get(_widths(architecture))
-        return checked(self, architecture, params)
+        return check_encoding(self, architecture, params)
 
     @cached_property
     def _by_depths(self) -> Mapping[tuple[int, ...], float]:

@@ -13,7 +13,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, IntD
 
 from nas.models.architecture import ACTIVATIONS, RESOLUTIONS, Architecture, Block, Head, Row, Stem, make_stages, round_width
 from nas.models.zoo import MOBILENETV2, reference
-from nas.spaces import Params, SearchSpace, check_choices, check_range, checked, first_choices
+from nas.spaces import Params, SearchSpace, check_choices, check_encoding, check_range, first_choices
 
 POINTS: Final = ("mobilenetv2_100", "semnasnet_100", "mnasnet_100")
 
@@ -88,7 +88,7 @@ class MnasNetSpace(SearchSpace):
         for stage, blocks in enumerate(architecture.stages[: len(SKELETON)], start=1):
             params |= {f"stage{stage}.{field}": value for field, value in self._choices(stage, blocks, width_in).items()}
             width_in = blocks[-1].width
-        return checked(self, architecture, params)
+        return check_encoding(self, architecture, params)
 
     def _choices(self, stage: int, blocks: tuple[Block, ...], width_in: int) -> Params:
         """The choices of one stage that its blocks show."""

@@ -13,7 +13,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, IntD
 
 from nas.models.architecture import CONVENTIONS, RESOLUTIONS, Architecture, Block, Head, Row, Stem, make_stages, round_width
 from nas.models.zoo import MOBILENETV3_LARGE, MOBILENETV3_SMALL, Table, reference
-from nas.spaces import Params, SearchSpace, check_choices, check_range, checked, first_choices
+from nas.spaces import Params, SearchSpace, check_choices, check_encoding, check_range, first_choices
 
 TABLES: Final[dict[str, Table]] = {"large": MOBILENETV3_LARGE, "small": MOBILENETV3_SMALL}
 FEATURES: Final = {"large": 1280, "small": 1024}  # width of the head's convolution
@@ -133,7 +133,7 @@ class MobileNetV3Space(SearchSpace):
                     f"stage{stage}.{field}": value for field, value in self._choices(stage, blocks, rows[0], width_in).items()
                 }
                 width_in = blocks[-1].width
-        return checked(self, architecture, params)
+        return check_encoding(self, architecture, params)
 
     def _choices(self, stage: int, blocks: tuple[Block, ...], skeleton: Row, width_in: int) -> Params:
         """The choices of one stage that its blocks show."""

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from nas.errors import NasError
-from nas.files import append_line, is_locked, locked, mend_lines, read_lines, whole_folder, write_whole
+from nas.files import append_record, atomic_folder, cut_torn_line, is_locked, locked, read_records, write_atomically
 
 
 def only_mine(target):
@@ -20,12 +20,12 @@ def only_mine(target):
 
 
 def write(target, text="new"):
-    with whole_folder(target, only_mine) as folder:
+    with atomic_folder(target, only_mine) as folder:
         (folder / "mine").write_text(text)
 
 
 def broken(target):
-    with whole_folder(target, only_mine) as folder:
+    with atomic_folder(target, only_mine) as folder:
         (folder / "mine").write_text(str(1 / 0))
 
 
@@ -46,7 +46,7 @@ def test_an_error_leaves_the_earlier_one(tmp_path):
 
 def test_a_folder_that_appears_while_it_is_written_is_not_replaced(tmp_path):
     def appear():
-        with whole_folder(tmp_path / "net", only_mine) as folder:
+        with atomic_folder(tmp_path / "net", only_mine) as folder:
             (folder / "mine").touch()
             (tmp_path / "net").mkdir()
             (tmp_path / "net" / "notes").touch()
@@ -59,14 +59,14 @@ def test_a_folder_that_appears_while_it_is_written_is_not_replaced(tmp_path):
 def test_an_earlier_one_that_a_kill_left_aside_comes_back(tmp_path):
     """As after a kill between the two renames."""
     write(tmp_path / "net", "old")
-    (tmp_path / "net").rename(tmp_path / ".net.earlier")
+    (tmp_path / "net").rename(tmp_path / ".net.old")
     with pytest.raises(ZeroDivisionError):
         broken(tmp_path / "net")
     assert (tmp_path / "net" / "mine").read_text() == "old"
 
 
 def hold(target):
-    with whole_folder(target, only_mine) as folder:
+    with atomic_folder(target, only_mine) as folder:
         (folder / "mine").touch()
         time.sleep(60)
 
@@ -106,35 +106,35 @@ def full_disk(size):
 
 
 def test_a_full_disk_keeps_the_file_that_was_there(tmp_path):
-    write_whole(tmp_path / "file", b"before")
+    write_atomically(tmp_path / "file", b"before")
     with (
         full_disk(1000),
         pytest.raises(NasError, match="cannot be written: File too large; what was there before is kept"),
     ):
-        write_whole(tmp_path / "file", bytes(5000))
+        write_atomically(tmp_path / "file", bytes(5000))
     assert (tmp_path / "file").read_bytes() == b"before"
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 def test_a_log_takes_a_line_whole_or_not_at_all(tmp_path):
     log = tmp_path / "log"
-    append_line(log, {"a": 1})
+    append_record(log, {"a": 1})
     with full_disk(20), pytest.raises(NasError, match="cannot be written"):
-        append_line(log, {"a": "x" * 50})
-    append_line(log, {"a": 2})
-    assert list(read_lines(log)) == [{"a": 1}, {"a": 2}]
+        append_record(log, {"a": "x" * 50})
+    append_record(log, {"a": 2})
+    assert list(read_records(log)) == [{"a": 1}, {"a": 2}]
 
 
 def test_a_torn_last_line_is_left_out_and_any_other_is_refused(tmp_path):
     log = tmp_path / "log"
     log.write_text('{"a": 1}\n{"a": 2')
-    assert list(read_lines(log)) == [{"a": 1}]
-    mend_lines(log)
-    append_line(log, {"a": 3})
-    assert list(read_lines(log)) == [{"a": 1}, {"a": 3}]
+    assert list(read_records(log)) == [{"a": 1}]
+    cut_torn_line(log)
+    append_record(log, {"a": 3})
+    assert list(read_records(log)) == [{"a": 1}, {"a": 3}]
     log.write_text('{"a": 1}\n{"a": 2\n{"a": 3}\n')
     with pytest.raises(NasError, match="line 2 is damaged"):
-        list(read_lines(log))
+        list(read_records(log))
 
 
 def test_a_lock_is_seen_and_refused_with_the_sentence_given(tmp_path):

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 import nas
-from nas.plugins import PACKAGES, load_plugin, modules_beside, plugin_names, summary
+from nas.plugins import PACKAGES, load_plugin, plugin_names, plugin_summary, user_modules
 
 
 @pytest.mark.parametrize("kind", PACKAGES)
@@ -14,7 +14,7 @@ def test_every_plugin_exports_what_its_kind_exports_and_says_what_it_is(kind):
     assert plugin_names(kind)
     for name in plugin_names(kind):
         assert load_plugin(kind, name) is not None
-        line = summary(kind, name)
+        line = plugin_summary(kind, name)
         assert line.endswith(".")
         assert 20 < len(line) <= 130
 
@@ -57,8 +57,8 @@ def test_a_file_may_import_its_neighbours_and_both_are_sent_to_workers(tmp_path,
     (tmp_path / "own_space.py").write_text("from neighbour_of_mine import Thing\nclass Mine(Thing): pass\nSPACE = Mine()\n")
     thing = load_plugin("space", str(tmp_path / "own_space.py"))
     assert thing.value == 3
-    assert {module.__name__ for module in modules_beside([thing])} == {"neighbour_of_mine", "own_space", "inner_of_mine.deep"}
-    assert modules_beside([nas.space("mnasnet"), nas.objective("macs_m")]) == []
+    assert {module.__name__ for module in user_modules([thing])} == {"neighbour_of_mine", "own_space", "inner_of_mine.deep"}
+    assert user_modules([nas.space("mnasnet"), nas.objective("macs_m")]) == []
 
 
 @pytest.mark.parametrize(("kind", "find"), [("space", nas.space), ("dataset", nas.dataset)])

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from nas.statistics import agreement, difference_interval, share_interval, standard_error_pct
+from nas.statistics import difference_interval, proportion_interval, rank_agreement, standard_error_pct
 
 
 @pytest.mark.parametrize("runs", [2, 5, 20])
@@ -20,8 +20,8 @@ def test_the_interval_of_a_difference_holds_the_truth_about_as_often_as_it_says(
 
 
 def test_the_interval_of_a_ranking_is_wide_where_seeds_disagree():
-    steady = agreement(range(8), [[i + 0.1, i - 0.1] for i in range(8)])
-    noisy = agreement(range(8), [[i + 6.0, i - 6.0] for i in range(8)])
+    steady = rank_agreement(range(8), [[i + 0.1, i - 0.1] for i in range(8)])
+    noisy = rank_agreement(range(8), [[i + 6.0, i - 6.0] for i in range(8)])
     assert steady.kendall == noisy.kendall == pytest.approx(1)
     assert steady.interval == pytest.approx((1.0, 1.0))
     assert noisy.interval[0] < 0.5
@@ -30,15 +30,15 @@ def test_the_interval_of_a_ranking_is_wide_where_seeds_disagree():
 
 @pytest.mark.filterwarnings("error")
 def test_rankings_without_an_order_or_of_few_networks_have_no_interval():
-    ties = agreement(range(6), [[1.0]] * 6)
+    ties = rank_agreement(range(6), [[1.0]] * 6)
     assert math.isnan(ties.kendall)
     assert all(map(math.isnan, ties.interval))
-    assert agreement(range(4), [[1.0], [2.0], [3.0], [4.0]]).interval is None
+    assert rank_agreement(range(4), [[1.0], [2.0], [3.0], [4.0]]).interval is None
 
 
 def test_a_share_has_wilsons_interval():
-    assert share_interval(0, 4000) == pytest.approx((0, 1.96**2 / (4000 + 1.96**2)), rel=1e-3)
-    assert share_interval(50, 100) == pytest.approx((0.4038, 0.5962), abs=1e-4)  # by his formula
+    assert proportion_interval(0, 4000) == pytest.approx((0, 1.96**2 / (4000 + 1.96**2)), rel=1e-3)
+    assert proportion_interval(50, 100) == pytest.approx((0.4038, 0.5962), abs=1e-4)  # by his formula
 
 
 def test_a_standard_error_is_that_of_a_share():

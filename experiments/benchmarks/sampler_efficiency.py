@@ -41,7 +41,7 @@ from experiments.benchmarks.search_overhead import MacroSpace
 from nas.runs.pareto import dominates, hypervolume, non_dominated
 from nas.sampler.frontier import FrontierSampler
 from nas.searching.samplers import plain_sampler
-from nas.spaces import Params, num_points, sample, some_values
+from nas.spaces import Params, grid_values, num_points, sample
 
 Losses: TypeAlias = tuple[float, ...]
 Strategy: TypeAlias = Generator[Params, float, None]  # gives parameters, is sent the accuracy measured
@@ -91,7 +91,7 @@ def evolution(problem: Problem, seed: int, *, population: int, tournament: int) 
         else:
             parent = max(generator.sample(alive, tournament), key=lambda one: one[1])[0]
             name = generator.choice(list(problem.distributions))
-            child = parent | {name: generator.choice([v for v in some_values(problem.distributions[name]) if v != parent[name]])}
+            child = parent | {name: generator.choice([v for v in grid_values(problem.distributions[name]) if v != parent[name]])}
         if problem.admits(child):
             alive = [*alive[-population + 1 :], (child, (yield child))]
 
@@ -106,7 +106,7 @@ def local_search(problem: Problem, seed: int) -> Strategy:
         value, better = (yield here), True
         while better:
             better = False
-            moves = [(n, v) for n, d in problem.distributions.items() for v in some_values(d) if v != here[n]]
+            moves = [(n, v) for n, d in problem.distributions.items() for v in grid_values(d) if v != here[n]]
             for name, choice in generator.sample(moves, len(moves)):
                 neighbour = here | {name: choice}
                 found = (yield neighbour) if problem.admits(neighbour) else value
@@ -175,7 +175,7 @@ def everything_known(problem: Problem, found: Iterable[Found]) -> tuple[list[Los
     """The losses of every network; or of those that were tried, where they are too many."""
     if num_points(problem.distributions) > ENUMERATED:
         return [losses for one in found for losses in one.losses], False
-    values = [some_values(distribution) for distribution in problem.distributions.values()]
+    values = [grid_values(distribution) for distribution in problem.distributions.values()]
     points = (dict(zip(problem.distributions, choice, strict=True)) for choice in itertools.product(*values))
     return list({problem.identity(p): problem.losses(p) for p in points if problem.admits(p)}.values()), True
 

@@ -42,7 +42,7 @@ from nas.runs.trial import Outcome, Status, Trial
 from nas.searching.plan import problem_of
 from nas.searching.samplers import SAMPLERS
 from nas.searching.trial_writer import TrialLog
-from nas.spaces import Params, SearchSpace, checked, sample, some_values
+from nas.spaces import Params, SearchSpace, check_encoding, grid_values, sample
 
 if TYPE_CHECKING:
     from nas.searching.searcher import ArchitectureSearcher
@@ -95,7 +95,7 @@ class MacroSpace(SearchSpace):
         choices: list[int] = []
         for stage, (_, depth) in zip(architecture.stages, MACRO_STAGES, strict=False):
             choices += [*(block.kernel // 2 for block in stage), *[0] * depth][:depth]
-        return checked(self, architecture, dict(zip(self.parameters, choices, strict=False)))
+        return check_encoding(self, architecture, dict(zip(self.parameters, choices, strict=False)))
 
 
 MACRO: Final = Experiment(space=MacroSpace(), dataset=EXPERIMENT.dataset, objectives=EXPERIMENT.objectives)
@@ -155,7 +155,7 @@ def search_plain(trials: str) -> Round:
     from ray import tune
     from ray.tune.search.optuna import OptunaSearch
 
-    space = {name: tune.choice(some_values(choices)) for name, choices in EXPERIMENT.space.parameters.items()}
+    space = {name: tune.choice(grid_values(choices)) for name, choices in EXPERIMENT.space.parameters.items()}
     with tempfile.TemporaryDirectory() as folder:
         started = time.perf_counter()
         ray.init(num_cpus=2)

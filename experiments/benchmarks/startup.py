@@ -15,7 +15,7 @@ from pathlib import Path
 
 from experiments.digits_mobilenetv3 import EXPERIMENT
 from nas import reference
-from nas.files import append_line
+from nas.files import append_record
 from nas.runs.folder import TRIALS_FILE, create_run
 
 
@@ -28,8 +28,8 @@ def made_up_run(folder: str, trials: int) -> Path:
         values = {"macs_m": 1.0 + trial % 97, "val_top1_pct": 50.0 + trial % 41}
         of_trial = {"trial": trial, "time": "2026-01-01T00:00:00+00:00", "values": values}
         start = {"id": f"{trial:016x}", "params": params, "source": "search", "architecture": text}
-        append_line(run / TRIALS_FILE, {"event": "start"} | of_trial | start)
-        append_line(run / TRIALS_FILE, {"event": "end", "status": "done", "epochs": 10} | of_trial)
+        append_record(run / TRIALS_FILE, {"event": "start"} | of_trial | start)
+        append_record(run / TRIALS_FILE, {"event": "end", "status": "done", "epochs": 10} | of_trial)
     return run
 
 

@@ -14,7 +14,7 @@ from nas.cli.output import log_to_stdout, print_front, shown_path
 from nas.cli.results import clean, compare, dashboard, report, runs, table, verify
 from nas.cli.scale import scale
 from nas.errors import NasError
-from nas.plugins import load_plugin, plugin_names, summary
+from nas.plugins import load_plugin, plugin_names, plugin_summary
 
 if TYPE_CHECKING:
     from nas.runs.experiment import Experiment
@@ -168,7 +168,7 @@ def _choices(distribution: Any) -> str:
 
 def _list(kind: str) -> None:
     for name in plugin_names(kind):
-        print(f"  {name:<24} {summary(kind, name)}")
+        print(f"  {name:<24} {plugin_summary(kind, name)}")
 
 
 COMMANDS: Final = {

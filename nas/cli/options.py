@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
 from typing import Any, Final, TypeAlias
 
-from nas.errors import NasError, unknown
+from nas.errors import NasError, unknown_name
 from nas.plugins import load_plugin
 
 USER_ERROR = 2
@@ -41,7 +41,7 @@ def choose(commands: Mapping[str, Command], arguments: Sequence[str], *, prog: s
         lines = [f"  {prog} {name:<9} {(found.__doc__ or '').splitlines()[0]}" for name, found in commands.items()]
         print("\n".join([purpose, "", *lines, "", "Each has --help."]))
     elif arguments[0] not in commands:
-        raise unknown(f"{prog} command".removeprefix("nas "), arguments[0], commands)
+        raise unknown_name(f"{prog} command".removeprefix("nas "), arguments[0], commands)
     else:
         commands[arguments[0]](list(arguments[1:]))
 

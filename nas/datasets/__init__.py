@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nas.datasets.images.splits import HELD_OUT, hold_out
-from nas.errors import NasError, describe_error, users_code
-from nas.plugins import check_kind, load_plugin
+from nas.errors import NasError, describe_error, user_code
+from nas.plugins import check_type, load_plugin
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,7 +81,7 @@ def dataset(name: str) -> Dataset:
     Raises: NasError if there is none.
     """
     loaded: Dataset = load_plugin("dataset", name)
-    check_kind("dataset", loaded, Dataset)
+    check_type("dataset", loaded, Dataset)
     return loaded
 
 
@@ -91,9 +91,9 @@ def load_part(dataset: Dataset, part: str) -> ImageData:
     Raises: NasError if it is empty, or has a label without a class, or the dataset raises.
     """
     name = f"dataset {dataset.name}: the {part} part"
-    with users_code(name):
+    with user_code(name):
         data = dataset.load(part)
-        check_kind("load", data, ImageData)
+        check_type("load", data, ImageData)
         data = ImageData(images=np.ascontiguousarray(data.images), labels=np.ascontiguousarray(data.labels))
     if not len(data):
         raise NasError(f"{name} has no images")
@@ -108,7 +108,7 @@ def from_torchvision(name: str, root: str, part: str) -> ImageData:
 
     The search validation part is held out of its training part.
     """
-    with downloading(name, root):
+    with download_errors(name, root):
         from torchvision import datasets  # takes seconds, which only a process that trains should pay
 
         raw = getattr(datasets, name)(root, train=part != "test", download=True)
@@ -128,7 +128,7 @@ def held_out_part(data: ImageData, part: str, *, missing: Sequence[str] = ("val"
 
 
 @contextmanager
-def downloading(what: str, root: str | Path) -> Iterator[None]:
+def download_errors(what: str, root: str | Path) -> Iterator[None]:
     """Where a dataset is downloaded, or read if it is there already: one sentence when that fails, and what to put where."""
     try:
         yield

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from nas.datasets import Dataset, ImageData, downloading
+from nas.datasets import Dataset, ImageData, download_errors
 from nas.datasets.image_folder import IMAGENET_MEAN, IMAGENET_STD, ImageFolder
 from nas.errors import NasError
 from nas.files import locked
@@ -71,7 +71,7 @@ class Imagenette(Dataset):
                 return folder
         arriving = root / f".{name}.partial"
         busy = f"{root / name} is being downloaded"
-        with locked(root / f".{name}.download", busy=busy, wait_seconds=math.inf), downloading(f"{name}.tgz", root):
+        with locked(root / f".{name}.download", busy=busy, wait_seconds=math.inf), download_errors(f"{name}.tgz", root):
             if not (root / name).exists():  # else another process was faster
                 from torchvision import datasets  # takes seconds, which only a process that trains should pay
 

@@ -34,7 +34,7 @@ from nas.exporting.folder import (
     with_weights,
 )
 from nas.exporting.fresh_process import ARTEFACTS, BATCH, INT8_FILE, onnx_run
-from nas.files import whole_folder
+from nas.files import atomic_folder
 from nas.models import standalone
 from nas.models.network import ARCHITECTURE_FILE, CARD_FILE, WEIGHTS_FILE, Network, OwnNetwork, TimmNetwork
 from nas.models.onnx import OPSET, onnx_model
@@ -64,7 +64,7 @@ def write_export(
     `parts` are the dataset's, if they are there; `val` is what the files are compared on, `train` what int8 is calibrated on.
     Raises: NasError for a file that gives other logits than the weights, or a folder that cannot be written.
     """
-    with whole_folder(target, check_replaceable) as folder:
+    with atomic_folder(target, check_replaceable) as folder:
         (folder / ARCHITECTURE_FILE).write_text(network.to_json() + "\n", encoding="utf-8")
         shutil.copyfile(weights, folder / WEIGHTS_FILE)
         model = with_weights(network, len(card["classes"]), folder / WEIGHTS_FILE)

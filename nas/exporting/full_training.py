@@ -21,7 +21,7 @@ from nas.exporting.formats import make_card, measure_accuracy, write_export
 from nas.files import is_locked, locked
 from nas.models.architecture import Architecture
 from nas.models.network import WEIGHTS_FILE, Network, export_folder, find_network
-from nas.plugins import check_kind
+from nas.plugins import check_type
 from nas.runs.serialization import package_versions
 from nas.training.checkpoint import Checkpoints, best_file
 from nas.training.device import is_out_of_memory, pick_device
@@ -54,7 +54,7 @@ class Training:
     """The folder to leave it in, by default exports/NETWORK-DATASET."""
 
     def __post_init__(self) -> None:
-        check_kind("dataset", self.dataset, Dataset)
+        check_type("dataset", self.dataset, Dataset)
         if not 0 <= self.seed < 2**32:
             raise NasError(f"seed: {self.seed} is not from 0 to {2**32 - 1}")
         if self.workers < 1:
@@ -95,7 +95,7 @@ def train_network(
     _refuse_what_is_there(target)
     resolutions = {resolution_at(epoch, network.resolution, training.train) for epoch in range(1, training.train.epochs + 1)}
     network.check(len(dataset.classes), sorted(resolutions))
-    first = first_weights(training, network)  # which may have to be downloaded
+    first = initial_weights(training, network)  # which may have to be downloaded
     load_part(dataset, "train")  # decoded here, where its progress is seen, before several processes want it
     with _room_for(training):
         _refuse_what_is_there(target)  # once nobody else can put it there
@@ -120,7 +120,7 @@ class FirstWeights:
     classifier: bool = False
 
 
-def first_weights(training: Training, network: Network) -> FirstWeights:
+def initial_weights(training: Training, network: Network) -> FirstWeights:
     """What a training begins with, read or downloaded.
 
     Raises: NasError for weights that are not there, or damaged.
@@ -183,7 +183,7 @@ def _export(training: Training, network: Network, first: FirstWeights, report: T
         },
         train=asdict(training.train)
         | {"device": report.device, "precision": report.precision}
-        | {"first_weights": first.what, "workers": training.workers, "seconds": report.seconds},
+        | {"initial_weights": first.what, "workers": training.workers, "seconds": report.seconds},
         versions=package_versions(),
     )
     write_export(training.target, network, weights, card, parts)
@@ -206,7 +206,7 @@ def run_training(
     return train(
         model.to(pick_device()),
         TrainSetup(dataset=training.dataset, settings=settings, resolution=network.resolution, seed=training.seed),
-        checkpoints=Checkpoints(folder=training.checkpoints, first_weights=first.what),
+        checkpoints=Checkpoints(folder=training.checkpoints, initial_weights=first.what),
         on_epoch=on_epoch,
         on_step=on_step,
     )

@@ -261,7 +261,7 @@ class Architecture:
     @property
     def id(self) -> str:
         """The first 16 hexadecimal digits of the SHA-256 of the canonical text."""
-        return id_of(self.to_json())
+        return architecture_id(self.to_json())
 
 
 @lru_cache(maxsize=100_000)
@@ -272,7 +272,7 @@ def _weights_and_width(block: Block, width: int) -> tuple[int, int]:
     return sum(conv.weights for conv in found) + gate, max(width, *(conv.width for conv in found))
 
 
-def id_of(text: str) -> str:
+def architecture_id(text: str) -> str:
     """The id of the architecture with this canonical text."""
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 

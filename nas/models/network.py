@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
-from nas.errors import NasError, describe_error, unknown
+from nas.errors import NasError, describe_error, unknown_name
 from nas.models.architecture import MAX_TEXT, Architecture
 from nas.models.cost import cost
 from nas.models.zoo import reference, references
@@ -204,14 +204,14 @@ def _named(name: str) -> Network:
     if "/" in name or name.endswith(".json") or Path(name).is_dir():
         what = f"has no {ARCHITECTURE_FILE}" if Path(name).is_dir() else "is not there"
         raise NasError(f"network {name[:200]!r} {what}; give an export's folder, or the file of an architecture's text")
-    raise unknown("network", name, [*references(), "timm:NAME"])
+    raise unknown_name("network", name, [*references(), "timm:NAME"])
 
 
 def _of_timm(name: str, resolution: int | None) -> TimmNetwork:
     import timm
 
     if not timm.is_model(name):
-        raise unknown("timm network", name, timm.list_models())
+        raise unknown_name("timm network", name, timm.list_models())
     config: Any = timm.get_pretrained_cfg(name)
     if config is None:
         raise NasError(f"timm network {name!r} says nothing of the images that it reads; give another, or one of our own by name")

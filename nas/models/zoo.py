@@ -10,7 +10,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Final
 
-from nas.errors import unknown
+from nas.errors import unknown_name
 from nas.models.architecture import Architecture, Head, Row, Stem, make_stages, round_width
 
 Table = tuple[tuple[Row, ...], ...]
@@ -261,5 +261,5 @@ def reference(name: str) -> Architecture:
     Raises: NasError for a name that is not among `references()`.
     """
     if name not in _RECIPES:
-        raise unknown("reference", name, _RECIPES)
+        raise unknown_name("reference", name, _RECIPES)
     return _RECIPES[name]()

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Final
 
-from nas.errors import NasError, unknown
+from nas.errors import NasError, unknown_name
 from nas.models.architecture import Architecture
 from nas.models.network import Network
 from nas.objectives.latency.table import LatencyTable
@@ -92,7 +92,7 @@ def objective(name: str, own: Iterable[Objective] = ()) -> Objective:
     if name.endswith(".py") or "/" in name or name in plugin_names("objective"):
         loaded: Objective = load_plugin("objective", name)
         return loaded
-    raise unknown("objective", name, {*plugin_names("objective"), *mine})
+    raise unknown_name("objective", name, {*plugin_names("objective"), *mine})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

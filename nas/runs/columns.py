@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
-from nas.plugins import plugin_names, summary
+from nas.plugins import plugin_names, plugin_summary
 
 
 class Column(NamedTuple):
@@ -90,7 +90,8 @@ HISTORY_TYPES: Final = {column.name: column.dtype for column in HISTORY}
 def documentation() -> str:
     """`RESULTS.md`."""
     objectives = [
-        Column(name, "float64", summary("objective", name).rstrip(".") + ".", _unit(name)) for name in plugin_names("objective")
+        Column(name, "float64", plugin_summary("objective", name).rstrip(".") + ".", _unit(name))
+        for name in plugin_names("objective")
     ]
     parts = (
         "# The tables of a run\n",

@@ -12,7 +12,7 @@ from nas.objectives import loss
 from nas.runs.pareto import Box
 from nas.runs.results import full_trainings, losses, results, run_folders
 from nas.runs.trial import Status
-from nas.statistics import Agreement, agreement, difference_interval
+from nas.statistics import RankAgreement, difference_interval, rank_agreement
 
 ENOUGH: Final = 2  # runs of a side, that tell something of the noise
 
@@ -96,7 +96,7 @@ class Trust:
     """Of each network, at the least."""
     epochs: int
     """Of each full training."""
-    agreement: Agreement
+    agreement: RankAgreement
     """Between the objective that has a learning curve and the mean test top-1 of the full trainings."""
 
     def __str__(self) -> str:
@@ -128,5 +128,5 @@ def trust(run: Path) -> Trust | None:
         networks=len(tests),
         seeds=int(tests.map(len).min()),
         epochs=int(epochs),
-        agreement=agreement(searched[tests.index].tolist(), tests.tolist()),
+        agreement=rank_agreement(searched[tests.index].tolist(), tests.tolist()),
     )

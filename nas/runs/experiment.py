@@ -13,7 +13,7 @@ from nas.errors import NasError
 from nas.models.zoo import references
 from nas.objectives import Limit, Objective
 from nas.objectives.latency.table import LatencyTable, read_table
-from nas.plugins import check_kind
+from nas.plugins import check_type
 from nas.spaces import SearchSpace
 from nas.training.settings import TrainSettings
 
@@ -66,12 +66,12 @@ class Experiment:
     """The folder that run folders are made in."""
 
     def __post_init__(self) -> None:
-        check_kind("space", self.space, SearchSpace)
-        check_kind("dataset", self.dataset, Dataset)
+        check_type("space", self.space, SearchSpace)
+        check_type("dataset", self.dataset, Dataset)
         for objective in self.objectives:
-            check_kind("objectives", objective, Objective)
+            check_type("objectives", objective, Objective)
         for limit in self.limits:
-            check_kind("limits", limit, Limit)
+            check_type("limits", limit, Limit)
         if not self.objectives:
             raise NasError("objectives: none given; a search needs at least one, such as val_top1_pct")
         names = [objective.name for objective in self.objectives]

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from nas.errors import NasError
-from nas.files import is_locked, mend_lines, write_whole
+from nas.files import cut_torn_line, is_locked, write_atomically
 from nas.files import locked as lock_file
 from nas.runs.experiment import Experiment
 from nas.runs.serialization import SCHEMA, describe
@@ -59,7 +59,7 @@ def write_experiment(run: Path, described: Mapping[str, Any]) -> None:
 
     Raises: NasError if it cannot be written.
     """
-    write_whole(run / EXPERIMENT_FILE, json.dumps(described, indent=2, ensure_ascii=False, default=str) + "\n")
+    write_atomically(run / EXPERIMENT_FILE, json.dumps(described, indent=2, ensure_ascii=False, default=str) + "\n")
 
 
 @contextmanager
@@ -89,7 +89,7 @@ def is_running(run: Path) -> bool:
 def mend_logs(run: Path) -> None:
     """Cut off a last line that was torn when its writer was killed, so that others can follow it."""
     for name in (TRIALS_FILE, HISTORY_FILE):
-        mend_lines(run / name)
+        cut_torn_line(run / name)
 
 
 def _new_folder(parent: Path, stem: str) -> Path:

@@ -11,8 +11,8 @@ from typing import Any
 import pandas as pd
 from pandas.errors import UndefinedVariableError
 
-from nas.errors import NasError, unknown, users_code
-from nas.files import read_lines
+from nas.errors import NasError, unknown_name, user_code
+from nas.files import read_records
 from nas.models.network import CARD_FILE
 from nas.objectives import loss
 from nas.runs.columns import HISTORY_TYPES, TYPES
@@ -123,7 +123,7 @@ def history(*runs: str | PathLike[str]) -> pd.DataFrame:
 
     Raises: NasError if one is not a run folder, or is damaged.
     """
-    lines = [line | {"run": run.resolve().name} for run in run_folders(*runs) for line in read_lines(run / HISTORY_FILE)]
+    lines = [line | {"run": run.resolve().name} for run in run_folders(*runs) for line in read_records(run / HISTORY_FILE)]
     try:
         return pd.DataFrame(lines, columns=list(HISTORY_TYPES)).astype(HISTORY_TYPES)
     except (TypeError, ValueError) as error:
@@ -197,7 +197,7 @@ def best(df: pd.DataFrame, objective: str, *, within_error: bool = False) -> "pd
     """
     directions: Mapping[str, str] = df.attrs["directions"]
     if objective not in directions:
-        raise unknown("objective", objective, directions)
+        raise unknown_name("objective", objective, directions)
     done = df[(df["status"] == Status.DONE) & df["within_limits"]].dropna(subset=list(directions))
     if done.empty:
         raise NasError(f"no trial here is done, so none is best on {objective}; see `nas table`")
@@ -256,12 +256,12 @@ def select(df: pd.DataFrame, conditions: str) -> pd.DataFrame:
     Raises: NasError for what is not a condition, or a column that is not there.
     """
     dotted = re.sub(r"(?<![\w`.'\"])params(\.\w+)+", r"`\g<0>`", conditions)
-    with users_code(f"where {conditions!r}"):
+    with user_code(f"where {conditions!r}"):
         try:
             meets = df.eval(dotted, engine="python")
         except UndefinedVariableError as error:
             name = str(error).split("'")[1].removeprefix("BACKTICK_QUOTED_STRING_").replace("_DOT_", ".")
-            raise unknown("column", name, df.columns) from None
+            raise unknown_name("column", name, df.columns) from None
     if not isinstance(meets, pd.Series) or not pd.api.types.is_bool_dtype(meets):
         raise NasError(f"where {conditions!r} is not true or false of a row; write such as \"macs_m < 60 and status == 'done'\"")
     return df[meets.fillna(value=False).astype(bool)]

@@ -20,9 +20,9 @@ from typing import Any, Final, cast
 import numpy as np
 
 from nas.datasets import Dataset
-from nas.errors import NasError, users_code
+from nas.errors import NasError, user_code
 from nas.objectives import Limit, Objective
-from nas.plugins import module_at, own_file
+from nas.plugins import load_module, user_file
 from nas.runs.experiment import Experiment
 from nas.spaces import SearchSpace
 from nas.training.settings import TrainSettings
@@ -80,7 +80,7 @@ def package_versions() -> dict[str, str]:
 def _describe_value(value: Any) -> dict[str, Any]:
     """A space, a dataset or a measure: its class, the file of that class where it is a user's own, and its fields."""
     kind = value if hasattr(value, "__qualname__") else type(value)
-    file = own_file(kind.__module__)
+    file = user_file(kind.__module__)
     return {
         "module": kind.__module__,
         "class": kind.__qualname__,
@@ -167,7 +167,7 @@ def space_of(described: Mapping[str, Any]) -> SearchSpace:
 def _objective_of(record: Mapping[str, Any]) -> Objective:
     measure = record["measure"]
     if "<" in measure["class"] and measure["file"]:  # a lambda has no name, but its objective has
-        values = list(vars(module_at(Path(measure["file"]))).values())
+        values = list(vars(load_module(Path(measure["file"]))).values())
         values += [one for value in values if isinstance(value, Experiment) for one in value.objectives]
         for value in values:
             if isinstance(value, Objective) and value.name == record["name"]:
@@ -179,8 +179,8 @@ def _rebuilt(kind: str, record: Mapping[str, Any]) -> Any:
     what = f"{kind} {record['name']}"
     if record["module"] == "__main__" or "<" in record["class"]:
         raise NasError(f"{what} comes from a script, a notebook or a lambda; give it from there: {kind}=... or experiment=...")
-    module = module_at(Path(record["file"])) if record["file"] else importlib.import_module(record["module"])
-    with users_code(what):
+    module = load_module(Path(record["file"])) if record["file"] else importlib.import_module(record["module"])
+    with user_code(what):
         found = attrgetter(record["class"])(module)
         return found if record["fields"] is None else found(**_values(record["fields"]))
 

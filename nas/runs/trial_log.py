@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from nas.errors import NasError
-from nas.files import read_lines
+from nas.files import read_records
 from nas.runs.folder import HISTORY_FILE, TRIALS_FILE, is_running
 from nas.runs.trial import Outcome, Status, Trial
 from nas.training.settings import Epoch
@@ -35,7 +35,7 @@ def read_trials(run: Path) -> list[Trial]:
     found: dict[Any, Trial] = {}
     file = run / TRIALS_FILE
     try:
-        for line, event in enumerate(read_lines(file)):
+        for line, event in enumerate(read_records(file)):
             key, kind = event.get("trial", f"line {line}"), Event(event["event"])
             before = found.get(key)
             trial = _proposed(event, kind) if before is None else _changed(before, event, kind)
@@ -87,6 +87,6 @@ def read_history(run: Path) -> list[tuple[int, Epoch]]:
     Raises: NasError for a damaged history.
     """
     try:
-        return [(line.pop("trial"), Epoch(**line)) for line in read_lines(run / HISTORY_FILE)]
+        return [(line.pop("trial"), Epoch(**line)) for line in read_records(run / HISTORY_FILE)]
     except (KeyError, TypeError) as error:
         raise NasError(f"{run / HISTORY_FILE} is damaged: an epoch lacks a field or has a wrong one ({error})") from None

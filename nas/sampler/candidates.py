@@ -12,7 +12,7 @@ from optuna.distributions import BaseDistribution
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
-from nas.errors import NasError, users_code
+from nas.errors import NasError, user_code
 from nas.sampler.encoding import ABSENT, Encoding, Identity, Positions, key_of
 from nas.sampler.settings import CURVE, SETTINGS
 from nas.sampler.surrogate import fit
@@ -45,20 +45,20 @@ class Functions:
         """What tells the network apart."""
         if self.identity is None:
             return tuple(map(key_of, params.values()))
-        with users_code("identity"):
+        with user_code("identity"):
             network = self.identity(dict(params))
             hash(network)
             return network
 
     def admitted(self, params: Mapping[str, Any]) -> bool:
         """Whether the network is inside the limits."""
-        with users_code("admits"):
+        with user_code("admits"):
             return self.admits is None or bool(self.admits(dict(params)))
 
     def answer(self, params: Mapping[str, Any], number: int) -> Sequence[float | None]:
         """The cost of each of so many objectives, None for those that need training."""
         assert self.costs is not None
-        with users_code("costs"):
+        with user_code("costs"):
             entries = [None if value is None else float(value) for value in self.costs(dict(params))]
         if len(entries) != number:
             raise NasError(f"costs gave {entries}; it must give an entry for each objective, of which there are {number}")

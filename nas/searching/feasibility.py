@@ -8,8 +8,8 @@ from typing import Final
 
 from nas.errors import NasError
 from nas.searching.problem import COVERED, Point, Problem
-from nas.spaces import Params, sample, some_values
-from nas.statistics import share_interval
+from nas.spaces import Params, grid_values, sample
+from nas.statistics import proportion_interval
 
 PROBE: Final = 4_000  # random points that tell, before anything is trained, how many networks meet the limits
 UNLIMITED_PROBE: Final = 100  # random points where there are no limits, but layers that a latency table may lack
@@ -28,7 +28,7 @@ class Feasibility:
 
     def __str__(self) -> str:
         """The share in percent, with half of its 95 % confidence interval (Wilson's)."""
-        low, high = share_interval(self.fitting, self.points)
+        low, high = proportion_interval(self.fitting, self.points)
         if not self.fitting:
             return f"less than {100 * high:.1g} %"
         half = (high - low) / 2
@@ -73,7 +73,7 @@ def _nothing_fits(problem: Problem, examined: list[Point]) -> NasError:
 
 def moves(problem: Problem, generator: random.Random) -> list[Params]:
     """Every change of a single parameter, in random order."""
-    changes = [{name: value} for name, distribution in problem.space.parameters.items() for value in some_values(distribution)]
+    changes = [{name: value} for name, distribution in problem.space.parameters.items() for value in grid_values(distribution)]
     generator.shuffle(changes)
     return changes
 

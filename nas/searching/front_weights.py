@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from nas.errors import NasError
-from nas.files import whole_file
+from nas.files import atomic_file
 from nas.runs.folder import weights_file
 from nas.runs.pareto import Box, Losses, dominates
 from nas.searching.storage import TrialFolder
@@ -73,7 +73,7 @@ class Keeper:
             if weights is None:
                 self.folder(trial).take_weights(self.weights(trial))
             elif weights.is_file():
-                with whole_file(self.weights(trial)) as partial:
+                with atomic_file(self.weights(trial)) as partial:
                     shutil.copyfile(weights, partial)
         except NasError as error:
             logger.warning("the weights of trial %d are not kept: %s", trial, error)

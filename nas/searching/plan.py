@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from nas.datasets import load_part
-from nas.errors import NasError, unknown, users_code
+from nas.errors import NasError, unknown_name, user_code
 from nas.objectives import Limit
 from nas.objectives.latency.table import newest_table
-from nas.plugins import check_kind
+from nas.plugins import check_type
 from nas.runs.columns import TYPES
 from nas.runs.experiment import Experiment
 from nas.runs.folder import LATENCY_FILE, WEIGHTS, write_experiment
@@ -90,7 +90,7 @@ def check_images(experiment: Experiment) -> None:
 
 def problem_of(experiment: Experiment) -> Problem:
     """The part of an experiment that proposals need."""
-    with users_code(f"dataset {experiment.dataset.name}: classes"):
+    with user_code(f"dataset {experiment.dataset.name}: classes"):
         num_classes = len(experiment.dataset.classes)
     return Problem(
         space=experiment.space,
@@ -180,7 +180,7 @@ def next_experiment(
                 f"{', '.join(CHANGEABLE)}"
             )
         if name not in CHANGEABLE:
-            raise unknown("change", name, CHANGEABLE)
+            raise unknown_name("change", name, CHANGEABLE)
     before = experiment_of(described, run.parent) if experiment is None else experiment
     own = run / LATENCY_FILE
     before = measuring(replace(before, latency=str(own) if own.is_file() else described["latency"]))
@@ -205,7 +205,7 @@ def _merged(limits: Sequence[Limit]) -> tuple[Limit, ...]:
     """One limit for each objective: each bound is that of the last limit that has one."""
     merged: dict[str, Limit] = {}
     for limit in limits:
-        check_kind("limits", limit, Limit)
+        check_type("limits", limit, Limit)
         old = merged.get(limit.objective.name, limit)
         low = limit.low if limit.low > -math.inf else old.low
         high = limit.high if limit.high < math.inf else old.high

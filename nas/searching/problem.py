@@ -5,12 +5,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from nas.errors import NasError, users_code
-from nas.models.architecture import Architecture, id_of
+from nas.errors import NasError, user_code
+from nas.models.architecture import Architecture, architecture_id
 from nas.models.network import Network, OwnNetwork
 from nas.objectives import Candidate, Limit, Objective
 from nas.objectives.latency.table import LatencyTable
-from nas.plugins import check_kind
+from nas.plugins import check_type
 from nas.runs.pareto import Losses
 from nas.spaces import Params, SearchSpace
 
@@ -73,9 +73,9 @@ class Problem:
         """
         key = tuple(params.items())
         if key not in self._examined:
-            with users_code(f"space {self.space.name}: decode"):
+            with user_code(f"space {self.space.name}: decode"):
                 architecture = self.space.decode(params)
-                check_kind("it", architecture, Architecture)
+                check_type("it", architecture, Architecture)
             if len(self._examined) == REMEMBERED:
                 self._examined.pop(next(iter(self._examined)))
             self._examined[key] = self.appraise(OwnNetwork(architecture=architecture), params)
@@ -103,7 +103,7 @@ class Problem:
             params={} if params is None else params,
             in_space=params is not None,
             text=text,
-            id=id_of(text) if own else f"{network.id}@{network.resolution}",
+            id=architecture_id(text) if own else f"{network.id}@{network.resolution}",
             values=values,
             excess=excess,
         )
@@ -120,7 +120,7 @@ class Problem:
 
 
 def _measured(objective: Objective, candidate: Candidate) -> float:
-    with users_code(f"objective {objective.name}"):
+    with user_code(f"objective {objective.name}"):
         value = objective.measure(candidate)
     if not isinstance(value, int | float) or not math.isfinite(value):
         raise NasError(f"objective {objective.name} gave {value!r} for a network; it must give a finite number")

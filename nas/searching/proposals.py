@@ -9,7 +9,7 @@ import optuna
 from optuna.samplers import RandomSampler
 from optuna.trial import Trial, TrialState, create_trial
 
-from nas.errors import NasError, describe_error, users_code
+from nas.errors import NasError, describe_error, user_code
 from nas.runs.trial import Status
 from nas.searching.feasibility import Feasibility, approach, moves
 from nas.searching.problem import Point, Problem
@@ -104,7 +104,7 @@ class Proposer:
             infeasible = sum(not point.feasible for point in skipped)
             if self.exhausted or infeasible == INFEASIBLE_ASKS or len(skipped) - infeasible == most_repeats:
                 break
-            with users_code(f"sampler {type(self.study.sampler).__name__}"):
+            with user_code(f"sampler {type(self.study.sampler).__name__}"):
                 trial = self.study.ask(self._distributions)
             point = self._examined(trial)
             if self._is_new(point):

@@ -13,7 +13,7 @@ import ray
 from ray import cloudpickle
 
 from nas.errors import NasError, describe_error
-from nas.plugins import modules_beside
+from nas.plugins import user_modules
 from nas.runs.experiment import Experiment
 from nas.searching.storage import is_local
 
@@ -139,7 +139,7 @@ def _fitting(node: Mapping[str, float], gpus: float) -> int:
 @contextmanager
 def sent_by_value(values: Sequence[object]) -> Iterator[None]:
     """While it lasts, what comes from a user's own files is pickled whole, as workers cannot import those files."""
-    modules = modules_beside(values)
+    modules = user_modules(values)
     for module in modules:
         cloudpickle.register_pickle_by_value(module)
     try:

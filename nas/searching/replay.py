@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from nas.errors import NasError, users_code
+from nas.errors import NasError, user_code
 from nas.models.network import parse_network
 from nas.runs.trial import ENDED, UNDER_WAY, Outcome, Reason, Status, Trial
 from nas.sampler.settings import CURVE
@@ -109,7 +109,7 @@ def _tell(state: SearchState, trial: Trial, point: Point, epochs: Epochs) -> Non
         state.proposer.infeasible.add(point.id)
     curve = [] if trial.number is None else state.curve(epochs.get(trial.number, {}))
     objectives = state.session.plan.problem.objectives
-    with users_code(f"space {state.session.plan.problem.space.name} has changed: a trial of {state.session.run}"):
+    with user_code(f"space {state.session.plan.problem.space.name} has changed: a trial of {state.session.run}"):
         values = [trial.values[objective.name] for objective in objectives] if trial.status is Status.DONE else None
         state.proposer.tell_past(point, trial.status, values, {CURVE: curve} if curve else {})
     _keep(state, trial, point)

@@ -9,7 +9,7 @@ import optuna
 from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import BaseSampler
 
-from nas.errors import unknown
+from nas.errors import unknown_name
 from nas.searching.problem import Problem
 from nas.spaces import Params
 
@@ -32,7 +32,7 @@ def check_sampler(sampler: str | BaseSampler) -> None:
     Raises: NasError.
     """
     if isinstance(sampler, str) and sampler not in SAMPLERS:
-        raise unknown("sampler", sampler, SAMPLERS)
+        raise unknown_name("sampler", sampler, SAMPLERS)
 
 
 def make_sampler(sampler: str | BaseSampler, problem: Problem, *, seed: int, session: int = 0) -> BaseSampler:

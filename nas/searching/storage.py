@@ -15,8 +15,8 @@ from typing import Any, Final
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
-from nas.errors import NasError, users_code
-from nas.files import whole_file
+from nas.errors import NasError, user_code
+from nas.files import atomic_file
 from nas.training.settings import LAST_FILE
 
 logger = logging.getLogger(__name__)
@@ -56,7 +56,7 @@ class TrialFolder:
             def push() -> None:
                 times = {copy: copy.stat().st_mtime for copy in copies if copy.is_file()}
                 try:
-                    with users_code(f"storage {place}"):
+                    with user_code(f"storage {place}"):
                         for copy, time in times.items() - sent.items():
                             fs.makedirs(place, exist_ok=True)
                             fs.put_file(str(copy), f"{place}/{copy.name}")
@@ -71,7 +71,7 @@ class TrialFolder:
 
         Raises: NasError if they cannot be read or written.
         """
-        with users_code(f"weights of {self.uri}"), whole_file(target) as partial:
+        with user_code(f"weights of {self.uri}"), atomic_file(target) as partial:
             fs, place = _found(self.uri)
             fs.get_file(f"{place}/{WEIGHTS_FILE}", str(partial))
 
@@ -80,7 +80,7 @@ class TrialFolder:
 
         Raises: NasError if that fails.
         """
-        with users_code(f"storage {self.uri}"):
+        with user_code(f"storage {self.uri}"):
             fs, place = _found(self.uri)
             if isinstance(fs, LocalFileSystem):
                 shutil.rmtree(place, ignore_errors=True)
@@ -93,7 +93,7 @@ def check_storage(uri: str) -> None:
 
     Raises: NasError.
     """
-    with users_code(f"storage {uri!r}, which must be a folder or a URI that fsspec knows,"):
+    with user_code(f"storage {uri!r}, which must be a folder or a URI that fsspec knows,"):
         fs, place = _found(uri)
         fs.makedirs(place, exist_ok=True)
         fs.pipe_file(f"{place}/.written", b"")

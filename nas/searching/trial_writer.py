@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from nas.files import append_line
+from nas.files import append_record
 from nas.runs.folder import HISTORY_FILE, TRIALS_FILE
 from nas.runs.trial import Outcome, Reason, Status, Trial
 from nas.runs.trial_log import Event
@@ -86,9 +86,9 @@ class TrialLog:
 
     def epoch(self, trial: int, epoch: Epoch) -> None:
         """One more epoch of a trial."""
-        append_line(self.run / HISTORY_FILE, {"trial": trial} | asdict(epoch))
+        append_record(self.run / HISTORY_FILE, {"trial": trial} | asdict(epoch))
 
     def _write(self, event: Event, trial: int | None, **fields: Any) -> None:
         """One event; what is None is left out."""
         record = {"event": event, "time": datetime.now(UTC).isoformat(timespec="milliseconds"), "trial": trial, **fields}
-        append_line(self.run / TRIALS_FILE, {name: value for name, value in record.items() if value is not None})
+        append_record(self.run / TRIALS_FILE, {name: value for name, value in record.items() if value is not None})

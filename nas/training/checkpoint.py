@@ -14,7 +14,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from nas.errors import NasError
-from nas.files import write_whole
+from nas.files import write_atomically
 from nas.training.settings import LAST_FILE, Epoch
 
 
@@ -31,7 +31,7 @@ class Checkpoints:
     """Whether the weights of the best epoch so far are kept beside the last epoch's state."""
     max_share: float = 1.0
     """Share of the time that writing may take; with 1 the state is written after every epoch, however long that takes."""
-    first_weights: str = "new"
+    initial_weights: str = "new"
     """What the training began with, which a checkpoint to go on from must share."""
 
     def is_due(self, save_seconds: float, unsaved_seconds: float) -> bool:
@@ -74,7 +74,7 @@ def save_last(folder: Path, state: TrainState, identity: Mapping[str, Any], hist
     saved = io.BytesIO()
     torch.save(record | {"identity": dict(identity), "history": [asdict(epoch) for epoch in history]}, saved)
     data = saved.getvalue()
-    write_whole(folder / LAST_FILE, hashlib.sha256(data).digest() + data)
+    write_atomically(folder / LAST_FILE, hashlib.sha256(data).digest() + data)
 
 
 def restore_last(folder: Path, state: TrainState, identity: Mapping[str, Any]) -> list[Epoch]:
@@ -105,4 +105,4 @@ def restore_last(folder: Path, state: TrainState, identity: Mapping[str, Any]) -
 
 def save_weights(model: nn.Module, path: Path) -> None:
     """The state of a model as a safetensors file, in place at once or not at all."""
-    write_whole(path, save({name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}))
+    write_atomically(path, save({name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}))

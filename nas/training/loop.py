@@ -21,7 +21,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torchvision.transforms import v2
 
 from nas.datasets import Dataset, ImageData, load_part
-from nas.errors import NasError, unknown, users_code
+from nas.errors import NasError, unknown_name, user_code
 from nas.training.augment import Augment
 from nas.training.checkpoint import Checkpoints, TrainState, best_file, restore_last, save_last, save_weights
 from nas.training.device import DTYPES, device_name, keep_freed_memory, pick_precision
@@ -41,9 +41,9 @@ def check_settings(settings: TrainSettings) -> None:
     Raises: NasError for an optimizer that timm does not have, or that cannot take a step here.
     """
     if settings.optimizer not in list_optimizers():
-        raise unknown("optimizer", settings.optimizer, list_optimizers())
+        raise unknown_name("optimizer", settings.optimizer, list_optimizers())
     weights = [nn.Parameter(torch.zeros(2, 2))]
-    with users_code(f"train.optimizer: {settings.optimizer!r} cannot be used here; it"):  # some need another package, or a GPU
+    with user_code(f"train.optimizer: {settings.optimizer!r} cannot be used here; it"):  # some need another package, or a GPU
         optimizer = create_optimizer_v2(weights, opt=settings.optimizer, lr=settings.lr)
         weights[0].grad = torch.zeros(2, 2)
         optimizer.step()
@@ -286,7 +286,7 @@ def _identity(run: _Run, checkpoints: Checkpoints) -> dict[str, Any]:
     setup, labels = run.setup, run.labels.cpu().numpy().tobytes()
     return {f"train.{name}": value for name, value in asdict(setup.settings).items()} | {
         "seed": setup.seed,
-        "first weights": checkpoints.first_weights,
+        "first weights": checkpoints.initial_weights,
         "resolution": setup.resolution,
         "precision": run.precision,
         "dataset": repr(setup.dataset) if is_dataclass(setup.dataset) else setup.dataset.name,

@@ -43,7 +43,7 @@ def test_the_command_prints_the_table_and_writes_the_folder(tmp_path, monkeypatc
         (["efficientnet_b0", "--trial", "1"], "trial: 'efficientnet_b0' is not a run folder"),
         (["efficientnet_b0", "--fit", "9", "--alpha", "1.2", "--beta", "1.1"], "leave out --alpha and --beta"),
         (["efficientnet_b0", "--classes", "-1"], "num_classes: -1 is not 0 or more"),
-        (["efficientnet_b0", "--output", "."], "is there already and holds other than a family"),
+        (["efficientnet_b0", "--output", "."], "exists and is not the folder of a family"),
     ],
 )
 def test_a_mistake_is_one_sentence_on_stderr(tmp_path, mistaken, arguments, sentence):

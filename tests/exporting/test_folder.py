@@ -23,7 +23,7 @@ import nas
 from nas.exporting import fresh_process
 from nas.exporting.folder import FILES, read_export
 from nas.exporting.formats import prove
-from nas.exporting.full_training import Training, first_weights, load_first, run_training
+from nas.exporting.full_training import Training, initial_weights, load_first, run_training
 from nas.models.network import find_network
 from nas.training.checkpoint import best_file
 from nas.training.predict import Preprocess
@@ -255,7 +255,7 @@ def test_an_export_goes_on_from_its_weights_without_the_classifier_where_the_cla
     dataset, settings = nas.dataset(str(DATA / "shades.py")), TrainSettings(epochs=1, lr=1e-12, weight_decay=0)
     training = Training(network=str(exported), dataset=dataset, train=settings, output=str(tmp_path / "tuned"))
     network = find_network(training.network)
-    first = first_weights(training, network)
+    first = initial_weights(training, network)
     assert first.what.startswith(f"{network.id}, ")
     run_training(training, network, first)
     before, after = load_file(exported / "model.safetensors"), load_file(best_file(training.checkpoints, 1))
@@ -272,7 +272,7 @@ def test_which_weights_a_training_begins_with(exported, dataset, weights, same):
     """The digits have MNIST's classes by name, and Imagenette's ten are others."""
     network = find_network(str(exported))
     training = Training(network=str(exported), dataset=nas.dataset(dataset), weights=weights)
-    first, model, before = first_weights(training, network), network.build(10), load_file(exported / "model.safetensors")
+    first, model, before = initial_weights(training, network), network.build(10), load_file(exported / "model.safetensors")
     if first.state is not None:
         load_first(model, first.state, classifier=first.classifier)
     equal = {name for name, value in model.state_dict().items() if torch.equal(value, before[name])}

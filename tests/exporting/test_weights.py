@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 
 import nas
 from nas.exporting.folder import sha256
-from nas.exporting.full_training import Training, first_weights, load_first, pretrained, run_training
+from nas.exporting.full_training import Training, initial_weights, load_first, pretrained, run_training
 from nas.models.architecture import Architecture, Head, Stem, make_stages
 from nas.models.network import OwnNetwork, find_network
 from nas.models.zoo import MOBILENETV2
@@ -147,9 +147,9 @@ def test_a_published_name_goes_before_a_folder_of_that_name(tmp_path, monkeypatc
     monkeypatch.chdir(tmp_path)
     write_folder(tmp_path / "mobilenetv2_035")
     training = Training(network="mobilenetv2_035", dataset=nas.dataset("digits"))
-    assert first_weights(training, find_network("mobilenetv2_035")).what == "new"
+    assert initial_weights(training, find_network("mobilenetv2_035")).what == "new"
     training = Training(network="./mobilenetv2_035", dataset=nas.dataset("digits"))
-    assert first_weights(training, find_network("./mobilenetv2_035")).what.startswith(tiny().id)
+    assert initial_weights(training, find_network("./mobilenetv2_035")).what.startswith(tiny().id)
 
 
 def test_a_huge_text_or_file_is_refused_before_it_is_read(tmp_path):
@@ -260,7 +260,7 @@ def test_a_training_begins_with_timms_weights(hub, tmp_path):
         output=str(tmp_path / "net"),
     )
     network = find_network("mobilenetv3_small_100", resolution=32)
-    first = first_weights(training, network)
+    first = initial_weights(training, network)
     assert first.what == "timm's mobilenetv3_small_100.lamb_in1k"
     run_training(training, network, first)
     state = load_file(best_file(training.checkpoints, 1))

@@ -201,9 +201,9 @@ def test_a_family_takes_the_place_of_its_like_alone(tmp_path):
 
     def refused(target):
         before = sorted(target.rglob("*")) if target.is_dir() else target.read_text()
-        with pytest.raises(nas.NasError, match="is there already and holds other than a family; give another folder"):
+        with pytest.raises(nas.NasError, match="exists and is not the folder of a family; give another folder"):
             nas.write_family(nas.scale_family(SMALL), target)
-        with pytest.raises(nas.NasError, match="is there already"):
+        with pytest.raises(nas.NasError, match="is not the folder of a family"):
             check_output(target)
         assert before == (sorted(target.rglob("*")) if target.is_dir() else target.read_text())
 

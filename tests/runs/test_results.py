@@ -9,7 +9,7 @@ import pytest
 
 import nas
 from nas.cli.output import print_front
-from nas.files import append_line, read_lines
+from nas.files import append_record, read_records
 from nas.plugins import load_plugin
 from nas.runs.columns import HISTORY_TYPES, TYPES, documentation
 from nas.runs.folder import HISTORY_FILE, TRIALS_FILE, read_experiment
@@ -144,7 +144,7 @@ def test_a_run_says_what_it_was_and_where(run):
     assert described["sessions"][0]["machine"]["cpus"] > 0
     assert described["sessions"][0]["machine"]["processor"]
     assert dataset_of(described) == nas.dataset("digits")
-    assert list(read_lines(run / HISTORY_FILE)) == []
+    assert list(read_records(run / HISTORY_FILE)) == []
 
 
 def test_a_datasets_fields_come_back_as_they_were(tmp_path, monkeypatch):
@@ -160,11 +160,11 @@ def test_a_disk_that_fills_up_leaves_no_torn_line(run):
     resource.setrlimit(resource.RLIMIT_FSIZE, (log.stat().st_size + 20, before[1]))
     try:
         with pytest.raises(nas.NasError, match=r"trials\.jsonl cannot be written: "):
-            append_line(log, {"event": "a line of more than twenty characters"})
+            append_record(log, {"event": "a line of more than twenty characters"})
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert log.read_bytes().endswith(b"}\n")
-    append_line(log, start(7, {}))
+    append_record(log, start(7, {}))
     assert len(nas.results(run)) == 9
 
 

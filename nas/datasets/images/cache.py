@@ -26,8 +26,8 @@ from numpy.typing import NDArray
 
 from nas.datasets.images.listing import Listing, decode, shown
 from nas.datasets.images.splits import PARTS
-from nas.errors import NasError, users_code
-from nas.files import locked, whole_file, write_whole
+from nas.errors import NasError, user_code
+from nas.files import atomic_file, locked, write_atomically
 
 logger = logging.getLogger(__name__)
 
@@ -112,9 +112,9 @@ def _make(folder: Path, listing: Listing, side: int) -> None:
     counts = [len(listing.parts[part]) for part in PARTS]
     logger.info("%d to train on, %d to rank on, %d to test with; %d files are no images by name", *counts, listing.num_strays)
     started = time.perf_counter()
-    with whole_file(folder / PIXELS_FILE) as file:
+    with atomic_file(folder / PIXELS_FILE) as file:
         damaged = _write_pixels(file, listing, side)
-        write_whole(folder / DAMAGED_FILE, json.dumps(damaged, indent=2) + "\n")
+        write_atomically(folder / DAMAGED_FILE, json.dumps(damaged, indent=2) + "\n")
     size_mb = len(listing.paths) * side * side * 3 / 1e6
     logger.info("decoded in %.1f s, %.0f MB in %s", time.perf_counter() - started, size_mb, folder)
 
@@ -161,7 +161,7 @@ def _decoded(listing: Listing, side: int) -> Iterator[NDArray[np.uint8] | str]:
 
 def _decode(side: int, file: Path) -> NDArray[np.uint8] | str:
     try:
-        with users_code("Pillow"):  # which may raise anything over a damaged file
+        with user_code("Pillow"):  # which may raise anything over a damaged file
             return decode(file, side)
     except NasError as error:
         cause = error.__cause__

@@ -19,7 +19,7 @@ from scipy.stats import kendalltau, spearmanr
 from sklearn.preprocessing import MultiLabelBinarizer
 
 from nas.errors import MachineBusyError, NasError
-from nas.files import append_line, locked, mend_lines, read_lines
+from nas.files import append_record, cut_torn_line, locked, read_records
 from nas.models.architecture import Architecture
 from nas.models.layers import layers
 from nas.models.zoo import reference
@@ -72,13 +72,13 @@ def build_table(
     keys = list(binarizer.classes_)
     with locked(lock, busy=f"{output} is being built by another process"), runner(reference(REFERENCE), 1000, setup) as known:
         if log.is_file():
-            mend_lines(log)  # of a call that was ended
-        lines = [line for line in (read_lines(log) if log.is_file() else ()) if line.items() >= identity.items()]
+            cut_torn_line(log)  # of a call that was ended
+        lines = [line for line in (read_records(log) if log.is_file() else ()) if line.items() >= identity.items()]
         done = {key for line in lines for key in line["keys"]}
         while (lacking := np.array([key not in done for key in keys])).any():  # most are met several times
             on_progress(int((~lacking).sum()), len(keys))
             lines.append(_timed_layers(networks[int(np.argmax(has @ lacking))], num_classes, setup, known))
-            append_line(log, identity | lines[-1])
+            append_record(log, identity | lines[-1])
             done.update(lines[-1]["keys"])
         on_progress(len(keys), len(keys))
         fitted = _fitted(lines)

@@ -12,8 +12,8 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, Final
 
-from nas.errors import NasError, unknown
-from nas.files import write_whole
+from nas.errors import NasError, unknown_name
+from nas.files import write_atomically
 from nas.models.architecture import Architecture
 from nas.models.layers import layer_keys, parts
 
@@ -45,7 +45,7 @@ class Setup:
     def __post_init__(self) -> None:
         for field, known in (("runtime", RUNTIMES), ("device", DEVICES), ("dtype", DTYPES)):
             if getattr(self, field) not in known:
-                raise unknown(field, getattr(self, field), known)
+                raise unknown_name(field, getattr(self, field), known)
         for field in ("threads", "batch"):
             if getattr(self, field) < 1:
                 raise NasError(f"{field}: {getattr(self, field)} is not 1 or more")
@@ -135,7 +135,7 @@ class LatencyTable:
 
         Raises: NasError if the file cannot be written.
         """
-        write_whole(file, json.dumps({"format": FORMAT} | asdict(self), indent=1) + "\n")
+        write_atomically(file, json.dumps({"format": FORMAT} | asdict(self), indent=1) + "\n")
 
 
 def _keys(architecture: Architecture, num_classes: int) -> Iterator[str]:
