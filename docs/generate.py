@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from mkdocs.structure.files import File, Files
 from nas.cli.app import COMMANDS
 from nas.runs.columns import documentation
 
+WIDTH = 90  # characters of a help text
 CONTRIBUTING = Path(__file__).parents[1] / "CONTRIBUTING.md"
 SUBCOMMANDS = {"latency": ("build", "check")}
 EXPERIMENT = "digits_mobilenetv3"  # `search` has the options of the experiment that it is given
@@ -34,14 +36,15 @@ def command_pages() -> Iterator[str]:
     """The page of the commands, a section each, as `--help` prints it."""
     yield "# Commands\n\nEvery command prints its options with `--help`. This page is made from them.\n"
     for command in COMMANDS:
-        for words in [(command, name) for name in SUBCOMMANDS.get(command, ())] or [(command,)]:
-            arguments = [*words, EXPERIMENT] if command == "search" else [*words]
+        for words in [[command, name] for name in SUBCOMMANDS.get(command, ())] or [command.split()]:
+            arguments = [*words, EXPERIMENT] if command == "search" else words
             yield f"## nas {' '.join(words)}\n\n```text\n{help_of(arguments)}\n```\n"
 
 
 def help_of(arguments: list[str]) -> str:
     """What a command prints for `--help`, without a terminal's colours."""
-    environment = {**os.environ, "COLUMNS": "100", "NO_COLOR": "1", "PYTHONIOENCODING": "utf-8"}
+    environment = {**os.environ, "COLUMNS": str(WIDTH), "NO_COLOR": "1", "PYTHONIOENCODING": "utf-8"}
     command = [sys.executable, "-m", "nas", *arguments, "--help"]
     printed = subprocess.run(command, capture_output=True, text=True, check=True, env=environment, encoding="utf-8")
-    return re.sub(r"\x1b\[[0-9;]*m", "", printed.stdout).strip()
+    lines = re.sub(r"\x1b\[[0-9;]*m", "", printed.stdout).strip().splitlines()
+    return "\n".join(textwrap.fill(line, WIDTH) if len(line) > WIDTH else line for line in lines)
