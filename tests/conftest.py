@@ -23,7 +23,6 @@ from timm.layers import SelectAdaptivePool2d
 from timm.models._efficientnet_blocks import SqueezeExcite
 from torch import nn
 
-import nas
 from nas.cli.app import run
 from nas.models.architecture import (
     ACTIVATIONS,
@@ -186,7 +185,10 @@ def finished(tmp_path_factory, request):
             options = ["--trials", 4, "--train.epochs", 2, "--seed", 1, "--workers", 1]
             answer = type_command("search", "digits_mobilenetv3", *options, cwd=folder)
             assert answer.code == 0, answer.printed + answer.errors
-            nas.export(next((folder / "runs").iterdir()), best="val_top1_pct", output=folder / "net")
+            (run,) = (folder / "runs").iterdir()
+            export = type_command("export", run, "--best", "val_top1_pct", "--output", "net", cwd=folder)
+            assert export.code == 0, export.printed + export.errors
+            (folder / "exported").write_text(export.printed)
             (folder / "printed").write_text(answer.printed)
     return folder
 

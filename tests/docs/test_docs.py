@@ -29,7 +29,10 @@ FENCE = re.compile(
     re.MULTILINE | re.DOTALL,
 )
 RUN = "runs/digits_mobilenetv3-20261129-075242"  # the run that the pages show
-SHARED_SEARCH = "nas search digits_mobilenetv3"  # the test suite has searched it already
+SHARED = {  # command → what it printed to the fixture `finished`, which has a smaller search
+    "nas search digits_mobilenetv3": "printed",
+    f"nas export {RUN} --best val_top1_pct --output ./net": "exported",
+}
 OTHER_PROGRAMS = ("cd", "docker", "git", "pip", "ray", "uv", ".venv/bin/pip", ".venv/bin/python")
 pytestmark = pytest.mark.slow
 
@@ -79,8 +82,8 @@ def folder(digits_run, digits_export, tmp_path, monkeypatch):
 
 @pytest.fixture(scope="module")
 def outputs(finished):
-    """Command → what it printed; a page that repeats one of another page, or the suite's own search, does not run it again."""
-    return {SHARED_SEARCH: (finished / "printed").read_text()}
+    """Command → what it printed; what another page or the whole suite has run is not run again."""
+    return {command: (finished / file).read_text() for command, file in SHARED.items()}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
