@@ -41,7 +41,7 @@ def end(trial: int, values: Mapping[str, float], /, **more: Any) -> dict[str, An
 
 
 def skip(event: str, values: Mapping[str, float]) -> dict[str, Any]:
-    """The line that tells of a skipped proposal: infeasible or repeated."""
+    """The line that tells of a skipped proposal: infeasible or a duplicate."""
     return {"event": event, "time": time_of(0, 2), "id": "x", "values": dict(values), "params": {}, "source": "search"}
 
 

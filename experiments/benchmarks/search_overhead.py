@@ -245,7 +245,7 @@ def ask_and_record(space: str, sampler: str) -> Round:
         "last_ms": statistics.fmean(times[-LAST:]),
         "mb_a_1000_trials": 1000 * grown / ASKED,
     }
-    return figures | {"asks_a_trial": 1 + searcher.state.log.tally.repeated / ASKED}
+    return figures | {"asks_a_trial": 1 + searcher.state.log.tally.duplicate / ASKED}
 
 
 def searcher_alone(repeats: int) -> dict[str, Any]:
@@ -335,7 +335,7 @@ def replay_ours(bench: Bench, sampler: str, seed: int) -> tuple[list[Losses], in
             losses = bench.losses[searcher.suggest(f"t{i}")["network"]]
             record(searcher, f"t{i}", -losses[0])
             found.append(losses)
-    return found, len(found) + searcher.state.log.tally.repeated
+    return found, len(found) + searcher.state.log.tally.duplicate
 
 
 def replay_plain(bench: Bench, sampler: str, seed: int) -> tuple[list[Losses], int]:

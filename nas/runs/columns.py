@@ -25,7 +25,7 @@ TRIALS: Final = (
         "status",
         "str",
         "done; stopped (early, with its values so far); failed; running; interrupted (`nas resume` continues it); of skipped "
-        "proposals infeasible (outside a limit) or repeated (of a network that has a trial).",
+        "proposals infeasible (it misses a limit) or duplicate (its network has a trial).",
     ),
     Column(
         "reason",
@@ -44,7 +44,7 @@ TRIALS: Final = (
         "str",
         "Of a reference, as published, or `like` one whose choices it has at another width or size; of a start, what was given, "
         "but the id for a text; "
-        "of a reuse, the run and its trial; of a repeated ask, the trial of its network.",
+        "of a reuse, the run and its trial; of a duplicate, the trial of its network.",
     ),
     Column(
         "is_front",

@@ -122,7 +122,7 @@ def _facts(described: Mapping[str, Any]) -> list[list[str]]:
         "Dataset": f"{dataset['name']}, {len(dataset['classes'])} classes",
         "Objectives": ", ".join(f"{one['name']} ({one['direction']})" for one in described["objectives"]),
         "Limits": ", ".join(limits) or "none",
-        "Recipe": ", ".join(f"{name} {train[name]}" for name in ("epochs", "batch_size", "optimizer", "lr")),
+        "Settings": ", ".join(f"{name} {train[name]}" for name in ("epochs", "batch_size", "optimizer", "lr")),
         "Sampler": f"{described['sampler']}, seed {described['seed']}",
         "Latency table": described["latency_table"] or "",
         "Machine": f"{machine['processor']}, {machine['cpus']} CPUs",

@@ -17,7 +17,7 @@ class Status(StrEnum):
     STOPPED = "stopped"
     FAILED = "failed"
     INFEASIBLE = "infeasible"
-    REPEATED = "repeated"
+    DUPLICATE = "duplicate"
 
 
 class Reason(StrEnum):
@@ -81,7 +81,7 @@ class Trial:
     """A proposal, and what became of it."""
 
     number: int | None
-    """In the order of proposal, from 0; None for a proposal that was skipped, infeasible or repeated."""
+    """In the order of proposal, from 0; None for a proposal that was skipped, infeasible or duplicate."""
     id: str
     """Of the network."""
     status: Status
@@ -94,7 +94,7 @@ class Trial:
     source: str = "search"
     """search, reference, start or reuse."""
     name: str | None = None
-    """Of a reference or start as it was given; of a reuse, the run and its trial; of a repeat, the trial of its network."""
+    """Of a reference or start as it was given; of a reuse, the run and its trial; of a duplicate, the trial of its network."""
     is_baseline: bool = False
     outcome: Outcome | None = None
     """None while it has not ended; of an interrupted one what it had."""

@@ -24,7 +24,7 @@ class Event(StrEnum):
     INTERRUPT = "interrupt"
     END = "end"
     INFEASIBLE = "infeasible"
-    REPEATED = "repeated"
+    DUPLICATE = "duplicate"
 
 
 def read_trials(run: Path) -> list[Trial]:

@@ -111,7 +111,7 @@ class Proposer:
                 return trial, point
             if point.feasible:
                 self.tell(trial, Status.FAILED)  # samplers leave failed trials out, as they know this network
-                self._log.skip(Status.REPEATED, point, name=f"trial {self.seen[point.id]}")
+                self._log.skip(Status.DUPLICATE, point, name=f"trial {self.seen[point.id]}")
             else:
                 self.tell(trial, Status.INFEASIBLE)
                 self._log.skip(Status.INFEASIBLE, point)

@@ -24,7 +24,7 @@ def replay(state: SearchState) -> None:
         epochs.setdefault(number, {})[epoch.epoch] = epoch.val_top1_pct
     judged: dict[int, Point] = {}
     for trial in state.session.past:
-        if trial.status is Status.REPEATED:
+        if trial.status is Status.DUPLICATE:
             state.log.tally.count(trial.status)
             continue
         point = _point(state, trial)

@@ -23,7 +23,7 @@ class Tally:
     stopped: int = 0
     infeasible: int = 0
     """Proposals outside a limit."""
-    repeated: int = 0
+    duplicate: int = 0
     """Proposals of a network that has a trial."""
     reused: int = 0
     """Networks whose outcome another run had."""
@@ -57,7 +57,7 @@ class TrialLog:
         self._write(Event.START, trial.number, **what, source=trial.source, name=trial.name, baseline=baseline)
 
     def skip(self, status: Status, point: Point, *, source: str = "search", name: str | None = None) -> None:
-        """A proposal that is infeasible or repeated, and is not trained."""
+        """A proposal that is infeasible or a duplicate, and is not trained."""
         self.tally.count(status)
         what = {"id": point.id, "values": dict(point.values), "params": point.params}
         self._write(Event(status.value), None, **what, source=source, name=name)

@@ -132,7 +132,7 @@ def run_session(session: Session, watch: Watch) -> None:
             raise searcher.failure
     tally = searcher.state.log.tally
     logger.info("%d done, %d failed, %d stopped early", tally.done, tally.failed, tally.stopped)
-    logger.info("%d infeasible and %d repeated proposals skipped", tally.infeasible, tally.repeated)
+    logger.info("%d infeasible and %d duplicate proposals skipped", tally.infeasible, tally.duplicate)
     if searcher.state.proposer.exhausted:
         write_experiment(run, read_experiment(run) | {"exhausted": True})
     if searcher.state.interrupted.is_set() and early:

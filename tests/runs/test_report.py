@@ -49,7 +49,7 @@ def run(tmp_path_factory):
         {},  # under way when its search was killed
     ]
     folder = run_of_networks(tmp_path_factory.mktemp("report"), trials)
-    write(folder, [skip(event, {"macs_m": 9.0}) for event in ("infeasible", "repeated", "repeated")])
+    write(folder, [skip(event, {"macs_m": 9.0}) for event in ("infeasible", "duplicate", "duplicate")])
     best = nas.front(nas.results(folder))["trial"].iloc[:2]
     for place, trial in enumerate(best):
         for seed in range(3):
@@ -128,7 +128,7 @@ class TestInABrowser:
             "return Object.fromEntries(pairs)"
         )
         front = int(nas.results(run)["is_front"].sum())
-        statuses = {"done": 12, "stopped": 1, "failed": 3, "interrupted": 1, "infeasible": 1, "repeated": 2}
+        statuses = {"done": 12, "stopped": 1, "failed": 3, "interrupted": 1, "infeasible": 1, "duplicate": 2}
         assert {name: int(count) for name, count in counted.items()} == statuses | {"on the front": front}
         assert json.loads(text(page, "#details")) == read_experiment(run)
         assert HOSTILE in text(page, "#failures tbody tr td:nth-child(3)")

@@ -46,12 +46,12 @@ def test_a_network_is_trained_once_and_an_exhausted_space_ends_the_search(tmp_pa
     texts = played.play(50)
     assert len(set(texts)) == len(texts) == 6
     assert played.ask("more") == Searcher.FINISHED
-    df, skipped = played.results, played.tally.repeated
-    assert Counter(df["status"]) == {"done": 6, "repeated": skipped}
+    df, skipped = played.results, played.tally.duplicate
+    assert Counter(df["status"]) == {"done": 6, "duplicate": skipped}
     assert skipped > 0
-    repeated, done = df[df["status"] == "repeated"], df[df["status"] == "done"].set_index("id")
-    assert [row.name for row in repeated.itertuples()] == [f"trial {done.loc[network, 'trial']}" for network in repeated["id"]]
-    assert not repeated["is_front"].any()
+    duplicates, done = df[df["status"] == "duplicate"], df[df["status"] == "done"].set_index("id")
+    assert list(duplicates["name"]) == [f"trial {done.loc[network, 'trial']}" for network in duplicates["id"]]
+    assert not duplicates["is_front"].any()
 
 
 def test_the_references_within_the_limits_come_first(tmp_path):
@@ -136,4 +136,4 @@ def test_beside_what_a_sampler_repeats_lies_something_new(tmp_path):
     tried = played.results.query("status == 'done'").iloc[len(EXPERIMENT.space.references) :]
     changed = [sum(row[f"params.{name}"] != value for name, value in point.items()) for _, row in tried.iterrows()]
     assert changed == [0] + [1] * 6
-    assert played.tally.repeated == 2 * 6
+    assert played.tally.duplicate == 2 * 6

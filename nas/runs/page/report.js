@@ -260,7 +260,7 @@ const MEANINGS = {
   running: "under way",
   interrupted: "not at its end when the search was; nas resume goes on with it",
   infeasible: "a proposal outside a limit, not trained",
-  repeated: "a proposal of a network that has a trial, not trained again",
+  duplicate: "a proposal of a network that has a trial, not trained again",
 };
 
 function fillStatuses() {
