@@ -18,6 +18,7 @@ from nas.models.build import build as build
 from nas.models.build import register_with_timm as register_with_timm
 from nas.models.cost import Cost as Cost
 from nas.models.cost import cost as cost
+from nas.models.draw import draw as draw
 from nas.models.scaling import ScalingRule as ScalingRule
 from nas.models.scaling import scale as scale
 from nas.models.scaling import scale_family as scale_family

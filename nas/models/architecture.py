@@ -263,6 +263,12 @@ class Architecture:
         """The first 16 hexadecimal digits of the SHA-256 of the canonical text."""
         return architecture_id(self.to_json())
 
+    def _repr_svg_(self) -> str:
+        """The drawing that a notebook shows of it."""
+        from nas.models.draw import draw  # which stands on this module
+
+        return draw(self)
+
 
 @lru_cache(maxsize=100_000)
 def _weights_and_width(block: Block, width: int) -> tuple[int, int]:

@@ -147,14 +147,22 @@ function moveMark(id) {
   Plotly.restyle(byId(id), changed, [place]);
 }
 
+/** The drawing of a network, which was compressed with zlib; it fills itself in. */
+function drawing(packed) {
+  const bytes = Uint8Array.from(atob(packed), (character) => character.charCodeAt(0));
+  const unpacked = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"));
+  const made = element("div", { class: "drawing" });
+  new Response(unpacked).text().then((svg) => made.append(new DOMParser().parseFromString(svg, "image/svg+xml").documentElement));
+  return made;
+}
+
 function showNetwork(row) {
-  const layers = layersOf(row);
+  const packed = DATA.networks[row];
   const parts = [element("h3", {}, title(row))];
-  if (layers) parts.push(picture(layers), key(layers));
+  if (packed) parts.push(drawing(packed));
   else parts.push(element("p", { class: "caption" }, "One of timm's own networks, whose layers are not known here: there is no picture of it."));
   const [texts, numbers] = knownOf(row);
   parts.push(definitions(element("dl", { class: "numbers" }), texts), definitions(element("dl", { class: "numbers double" }), numbers));
-  if (layers) parts.push(layerTable(layers));
   const trial = column("trial")[row];
   if (isDone(row) && !isFront(row)) parts.push(element("p", { class: "caption" }, "Off the front, a run keeps weights only with --keep-all."));
   if (isDone(row)) parts.push(element("code", { class: "command" }, `nas export ${DATA.folder} --trial ${trial}`));
