@@ -1,6 +1,6 @@
-"""A mobile network as one frozen value: its canonical text, its id, and the rules every such value keeps.
+"""The Architecture: a mobile network as one frozen value, with a canonical JSON text and an id.
 
-Widths are final channel counts: what is written is what is built.
+Every width is the final channel count, already multiplied and rounded. Read next: `layers.py`, `cost.py`, `build.py`.
 """
 
 import hashlib
@@ -19,26 +19,26 @@ T = TypeVar("T")
 OPS: Final = ("conv", "sep", "mbconv", "fused")
 ACTIVATIONS: Final = ("relu", "relu6", "silu", "hard_swish")
 KERNELS: Final = (1, 3, 5, 7)
-EXPANDING: Final = ("mbconv", "fused")
-LINEAR: Final = {"conv": (False,), "sep": (False, True), "mbconv": (True,), "fused": (True,)}
+EXPANDING_OPS: Final = ("mbconv", "fused")
+LINEAR_BY_OP: Final = {"conv": (False,), "sep": (False, True), "mbconv": (True,), "fused": (True,)}
 GATES: Final = ("sigmoid", "hard_sigmoid")
 CONVENTIONS: Final = ("torch", "tensorflow")
 HEADS: Final = ("efficientnet", "mobilenetv3")
 
-# Bounds, so that no text can ask for more than a few gigabytes. The largest published network of the family,
+# Bounds that keep any network read from a text within a few gigabytes of memory. The largest published network of the family,
 # EfficientNet-L2, has widths up to 5,504 (hidden 8,256), 800 px and 480 M weights.
 MAX_WIDTH: Final = 16_384
 RESOLUTIONS: Final = (16, 1024)
 MAX_STAGES: Final = 16
 MAX_BLOCKS: Final = 64  # in one stage
-MAX_DOWNSAMPLINGS: Final = 4  # stages of stride 2: with the stem's, output stride 32, where timm would dilate beyond
+MAX_DOWNSAMPLINGS: Final = 4  # stages with stride 2; with the stem's the output stride is 32, beyond which timm dilates
 MAX_WEIGHTS: Final = 2**31  # 8 GiB in float32
-MAX_FEATURES: Final = 2**28  # numbers in one feature map of one image; 1 GiB in float32
+MAX_FEATURES: Final = 2**28  # values in one feature map of one image; 1 GiB in float32
 MAX_TEXT: Final = 2**20  # characters
 
 
 def round_width(width: float) -> int:
-    """The multiple of 8 nearest to `width`, at least 8 and never more than 10 % below it.
+    """`width` rounded to a multiple of 8, at least 8 and at least 90 % of `width`.
 
     Source: `_make_divisible` of tensorflow/models slim mobilenet.py, the rule of MobileNetV2, V3, MnasNet and EfficientNet.
     """
@@ -46,22 +46,22 @@ def round_width(width: float) -> int:
     return rounded + 8 if rounded < 0.9 * width else rounded
 
 
-def _refusal(field: str, value: object, allowed: str) -> ArchitectureError:
-    return ArchitectureError(f"{field}: {reprlib.repr(value)} is not {allowed}")  # never long or deep
+def _invalid(field: str, value: object, allowed: str) -> ArchitectureError:
+    return ArchitectureError(f"{field}: {reprlib.repr(value)} is not {allowed}")  # reprlib shortens long and deep values
 
 
 def _check_width(field: str, value: int) -> None:
     if not (type(value) is int and 8 <= value <= MAX_WIDTH and value % 8 == 0):
-        raise _refusal(field, value, f"a multiple of 8 from 8 to {MAX_WIDTH}")
+        raise _invalid(field, value, f"a multiple of 8 from 8 to {MAX_WIDTH}")
 
 
 def _check_choice(field: str, value: object, choices: tuple[object, ...]) -> None:
     if value not in choices or type(value) is not type(choices[0]):  # True equals 1, but is not a stride
-        raise _refusal(field, value, "one of " + ", ".join(map(str, choices)))
+        raise _invalid(field, value, "one of " + ", ".join(map(str, choices)))
 
 
 class Convolution(NamedTuple):
-    """A convolution (conv or depthwise) from `width_in` to `width` channels, with timm's name for it and what follows it."""
+    """One convolution of a block and the activation behind it; `kind` is conv or depthwise, `module` timm's name."""
 
     kind: str
     module: str
@@ -73,7 +73,7 @@ class Convolution(NamedTuple):
 
     @property
     def weights(self) -> int:
-        """Learned numbers, without a bias and a norm."""
+        """Number of weights, without bias and norm."""
         return self.kernel**2 * self.width * (self.width_in if self.kind == "conv" else 1)
 
 
@@ -81,58 +81,60 @@ class Convolution(NamedTuple):
 class Block:
     """One block of a stage.
 
-    `conv` is kernel x kernel, norm, activation. `sep` is depthwise, then pointwise. `mbconv` is pointwise to `hidden`,
-    depthwise, pointwise. `fused` is kernel x kernel to `hidden`, then pointwise.
+    `conv` is a kernel x kernel convolution. `sep` is depthwise, then pointwise. `mbconv` is pointwise to `hidden`, depthwise,
+    pointwise. `fused` is kernel x kernel to `hidden`, then pointwise. A norm follows each convolution.
+
+    Raises: ArchitectureError, naming the field, the value and what is allowed.
     """
 
     op: str
     """One of conv, sep, mbconv, fused."""
     kernel: int
-    """Side of the (depthwise) convolution in pixels: 3, 5 or 7; 1 too in `conv`."""
+    """Side of the kernel x kernel or depthwise convolution, pixels: 3, 5 or 7; `conv` also takes 1."""
     stride: int
     """1 or 2; only the first block of a stage may have 2."""
     width: int
     """Output channels."""
     hidden: int
-    """Channels between expansion and projection; 0 in `conv` and `sep`, which have none."""
+    """Channels after expansion; 0 in `conv` and `sep`, which do not expand."""
     squeeze: int
     """Channels inside squeeze-and-excite; 0 for none."""
     gate: str | None
-    """Squeeze-and-excite's gate: `sigmoid` (the block's activation inside) or `hard_sigmoid` (ReLU inside); None without."""
+    """Gate of squeeze-and-excite: `sigmoid` (inside, the block's activation), `hard_sigmoid` (inside, ReLU), or None for none."""
     activation: str
     """One of relu, relu6, silu, hard_swish."""
     linear: bool
-    """No activation after the last convolution: always in `mbconv` and `fused`, never in `conv`, either in `sep`."""
+    """True for no activation after the last convolution: always in `mbconv` and `fused`, never in `conv`, a choice in `sep`."""
     skip: bool
-    """The input is added to the output; needs stride 1 and equal widths."""
+    """True if the input is added to the output; needs stride 1 and as many channels in as out."""
 
     def __post_init__(self) -> None:
         _check_choice("op", self.op, OPS)
         _check_choice("kernel", self.kernel, KERNELS if self.op == "conv" else KERNELS[1:])
         _check_choice("stride", self.stride, (1, 2))
         _check_width("width", self.width)
-        if self.op in EXPANDING:
+        if self.op in EXPANDING_OPS:
             _check_width("hidden", self.hidden)
         elif type(self.hidden) is not int or self.hidden != 0:
-            raise _refusal("hidden", self.hidden, f"0, as op {self.op!r} has none")
+            raise _invalid("hidden", self.hidden, f"0, as op {self.op!r} has none")
         most = 0 if self.op == "conv" else MAX_WIDTH
         if not (type(self.squeeze) is int and 0 <= self.squeeze <= most):
-            raise _refusal("squeeze", self.squeeze, f"a whole number from 0 to {most} in op {self.op!r}")
+            raise _invalid("squeeze", self.squeeze, f"a whole number from 0 to {most} in op {self.op!r}")
         _check_choice("gate", self.gate, GATES if self.squeeze else (None,))
         _check_choice("activation", self.activation, ACTIVATIONS)
-        _check_choice("linear", self.linear, LINEAR[self.op])
+        _check_choice("linear", self.linear, LINEAR_BY_OP[self.op])
         _check_choice("skip", self.skip, (False, True))
 
     def convolutions(self, width: int) -> list[Convolution]:
-        """Its convolutions on `width` channels, in order; squeeze-and-excite, whose two are left out, stands before the last."""
-        inner, act, how = self.hidden or width, self.activation, (self.kernel, self.stride)
+        """Its convolutions in order, for an input of `width` channels. Squeeze-and-excite, left out here, precedes the last."""
+        inner, act, kernel_stride = self.hidden or width, self.activation, (self.kernel, self.stride)
         last = Convolution("conv", "conv_pwl", inner, self.width, None if self.linear else act)
-        depthwise = Convolution("depthwise", "conv_dw", inner, inner, act, *how)
+        depthwise = Convolution("depthwise", "conv_dw", inner, inner, act, *kernel_stride)
         match self.op:
             case "conv":
-                return [Convolution("conv", "conv", width, self.width, act, *how)]
+                return [Convolution("conv", "conv", width, self.width, act, *kernel_stride)]
             case "fused":
-                return [Convolution("conv", "conv_exp", width, inner, act, *how), last]
+                return [Convolution("conv", "conv_exp", width, inner, act, *kernel_stride), last]
             case "sep":
                 return [depthwise, last._replace(module="conv_pw")]
             case _:
@@ -141,12 +143,12 @@ class Block:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stem:
-    """The first 3 x 3 convolution, from 3 image channels."""
+    """The first convolution: 3 x 3 on the 3 channels of the image, norm, activation."""
 
     width: int
     """Output channels."""
     stride: int
-    """2, or 1 for small images."""
+    """2, or 1 for images of about 32 pixels."""
 
     def __post_init__(self) -> None:
         _check_width("width", self.width)
@@ -155,13 +157,13 @@ class Stem:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Head:
-    """What turns the last feature map into logits."""
+    """The layers from the last feature map to the logits."""
 
     kind: str
     """`efficientnet`: 1 x 1 convolution, norm, activation, pool, linear. `mobilenetv3`: pool, 1 x 1 convolution with bias,
     activation, linear."""
     width: int
-    """Channels of that convolution; 0 leaves it out (`efficientnet` only)."""
+    """Output channels of the 1 x 1 convolution; 0 leaves it out (`efficientnet` only)."""
 
     def __post_init__(self) -> None:
         _check_choice("kind", self.kind, HEADS)
@@ -171,7 +173,7 @@ class Head:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Architecture:
-    """A whole network for square images. Equal networks have equal texts and equal ids.
+    """A network for square images. Equal networks have equal texts and equal ids.
 
     Raises: ArchitectureError, naming the field, the value and what is allowed.
     """
@@ -179,9 +181,9 @@ class Architecture:
     resolution: int
     """Side of the input in pixels, 16 to 1024."""
     convention: str
-    """Padding and BatchNorm epsilon: `torch` (both sides alike, 1e-5) or `tensorflow` (the odd pixel at the end, 1e-3)."""
+    """Padding and BatchNorm epsilon: `torch` (symmetric, 1e-5) or `tensorflow` (an odd pixel after the map, 1e-3)."""
     activation: str
-    """Of the stem and the head."""
+    """Activation of the stem and the head."""
     stem: Stem
     stages: tuple[tuple[Block, ...], ...]
     head: Head
@@ -189,33 +191,30 @@ class Architecture:
     def __post_init__(self) -> None:
         low, high = RESOLUTIONS
         if not (type(self.resolution) is int and low <= self.resolution <= high):
-            raise _refusal("resolution", self.resolution, f"a whole number from {low} to {high}")
+            raise _invalid("resolution", self.resolution, f"a whole number from {low} to {high}")
         _check_choice("convention", self.convention, CONVENTIONS)
         _check_choice("activation", self.activation, ACTIVATIONS)
         if not 1 <= len(self.stages) <= MAX_STAGES:
-            raise _refusal("stages", self.stages, f"1 to {MAX_STAGES} stages")
+            raise _invalid("stages", self.stages, f"1 to {MAX_STAGES} stages")
         for i, stage in enumerate(self.stages):
             if not 1 <= len(stage) <= MAX_BLOCKS:
-                raise _refusal(f"stages[{i}]", stage, f"1 to {MAX_BLOCKS} blocks")
+                raise _invalid(f"stages[{i}]", stage, f"1 to {MAX_BLOCKS} blocks")
         self._check_strides_and_skips()
         self._check_size()
 
     def _check_strides_and_skips(self) -> None:
         width = self.stem.width
-        for i, stage in enumerate(self.stages):
-            for j, block in enumerate(stage):
-                if j and block.stride != 1:
-                    raise _refusal(
-                        f"stages[{i}][{j}].stride", block.stride, "1, as only the first block of a stage may downsample"
-                    )
-                if block.skip and (block.stride != 1 or block.width != width):
-                    raise _refusal(f"stages[{i}][{j}].skip", True, "possible: it needs stride 1 and as many channels out as in")
-                width = block.width
+        for i, j, block in ((i, j, block) for i, stage in enumerate(self.stages) for j, block in enumerate(stage)):
+            if j and block.stride != 1:
+                raise _invalid(f"stages[{i}][{j}].stride", block.stride, "1, as only the first block of a stage may downsample")
+            if block.skip and (block.stride != 1 or block.width != width):
+                raise _invalid(f"stages[{i}][{j}].skip", True, "possible: it needs stride 1 and as many channels out as in")
+            width = block.width
         if (downsamplings := sum(stage[0].stride - 1 for stage in self.stages)) > MAX_DOWNSAMPLINGS:
-            raise _refusal("stages", downsamplings, f"a number of stages with stride 2 up to {MAX_DOWNSAMPLINGS}")
+            raise _invalid("stages", downsamplings, f"a number of stages with stride 2 up to {MAX_DOWNSAMPLINGS}")
 
     def _check_size(self) -> None:
-        """Refuse what would not fit into memory, by the weights of convolutions and the largest map (exact costs: `cost.py`)."""
+        """Check that weights and the largest feature map fit into memory (exact costs: `cost.py`)."""
         weights = features = 0
         for part, width, size, size_out in self.walk():
             if type(part) is Block:
@@ -226,12 +225,12 @@ class Architecture:
                 features = max(features, size_out * size_out * part.width)
             weights += more
         if weights > MAX_WEIGHTS:
-            raise _refusal("stages", weights, f"a bound on the weights within {MAX_WEIGHTS:,}")
+            raise _invalid("stages", weights, f"a number of weights up to {MAX_WEIGHTS:,}")
         if features > MAX_FEATURES:
-            raise _refusal("stages", features, f"a bound on the numbers in one feature map within {MAX_FEATURES:,}")
+            raise _invalid("stages", features, f"a number of values in one feature map up to {MAX_FEATURES:,}")
 
     def walk(self) -> Iterator[tuple[Stem | Block | Head, int, int, int]]:
-        """The stem, each block and the head, with (channels in, side in, side behind the stride) in pixels."""
+        """The stem, the blocks and the head, each as (part, input channels, input side, output side); sides in pixels."""
         width, size = 3, self.resolution
         parts: list[Stem | Block] = [self.stem, *itertools.chain(*self.stages)]
         for part in parts:
@@ -246,14 +245,14 @@ class Architecture:
 
     @classmethod
     def from_json(cls, text: str) -> Self:
-        """The architecture that a text describes, in any layout and order of keys, but with exactly the fields of the value.
+        """The architecture in a JSON text. Whitespace and key order are free; every field must be there, and no other.
 
-        Raises: ArchitectureError, whatever the text.
+        Raises: ArchitectureError for any other text.
         """
         if not (type(text) is str and len(text) <= MAX_TEXT):
-            raise _refusal("architecture", text, f"a text of at most {MAX_TEXT:,} characters")
+            raise _invalid("architecture", text, f"a text of at most {MAX_TEXT:,} characters")
         try:
-            value = json.loads(text, object_pairs_hook=_unique)
+            value = json.loads(text, object_pairs_hook=_unique_keys)
         except (ValueError, RecursionError) as error:
             raise ArchitectureError(f"architecture: the text is not JSON ({str(error)[:80]})") from None
         return _construct(cls, value, "architecture")
@@ -272,10 +271,10 @@ class Architecture:
 
 @lru_cache(maxsize=100_000)
 def _weights_and_width(block: Block, width: int) -> tuple[int, int]:
-    """(weights of the convolutions, channels of the widest map) of a block on `width` channels."""
-    found = block.convolutions(width)
-    gate = 2 * found[-1].width_in * block.squeeze
-    return sum(conv.weights for conv in found) + gate, max(width, *(conv.width for conv in found))
+    """(weights, channels of the widest feature map) of a block with `width` input channels."""
+    convolutions = block.convolutions(width)
+    squeeze_weights = 2 * convolutions[-1].width_in * block.squeeze
+    return sum(conv.weights for conv in convolutions) + squeeze_weights, max(width, *(conv.width for conv in convolutions))
 
 
 def architecture_id(text: str) -> str:
@@ -287,21 +286,21 @@ def _as_dict(value: Any) -> dict[str, Any]:
     return {name: getattr(value, name) for name in value.__slots__}
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     value = dict(pairs)
     if len(value) != len(pairs):
-        raise ValueError("a key stands twice in one object")
+        raise ValueError("an object has the same key twice")
     return value
 
 
 def _construct(cls: type[T], value: Any, path: str) -> T:
-    """`cls` from an object with exactly its fields; errors are led by where in the text they are."""
+    """`cls` from a JSON object with exactly its fields; an error begins with the `path` of the value in the text."""
     names = [field.name for field in fields(cls)]  # type: ignore[arg-type]
     if type(value) is not dict:
-        raise _refusal(path, value, f"an object with the fields {', '.join(names)}")
+        raise _invalid(path, value, f"an object with the fields {', '.join(names)}")
     for name in value:
         if name not in names:
-            raise _refusal(path, name, f"a field; the fields are {', '.join(names)}")
+            raise _invalid(path, name, f"a field; the fields are {', '.join(names)}")
     for name in names:
         if name not in value:
             raise ArchitectureError(f"{path}.{name}: missing; the fields are {', '.join(names)}")
@@ -319,36 +318,36 @@ def _construct(cls: type[T], value: Any, path: str) -> T:
 
 def _numbered(value: Any, path: str) -> Iterator[tuple[int, Any]]:
     if type(value) is not list:
-        raise _refusal(path, value, "a list")
+        raise _invalid(path, value, "a list")
     return enumerate(value)
 
 
 class Row(NamedTuple):
-    """One row of a paper's table: blocks in ratios, before any width is multiplied and rounded."""
+    """One row of a paper's table: repeats of a block given by ratios, before widths are multiplied and rounded."""
 
     width: float
-    """Output channels before the multiple and rounding."""
+    """Output channels before multiplying and rounding."""
     repeats: int = 1
     op: str = "mbconv"
     kernel: int = 3
     stride: int = 1
-    """Of the first repeat; the others have 1."""
+    """Stride of the first repeat; the others have stride 1."""
     expansion: float = 6.0
-    """Hidden over input channels."""
+    """Hidden channels / input channels."""
     squeeze: str = "none"
-    """`none`; `input`: a quarter of the input channels (MnasNet, EfficientNet); `hidden`: a quarter of the depthwise
-    channels, rounded, gated by a hard sigmoid (MobileNetV3)."""
+    """Squeeze-and-excite width. `none`; `input`: a quarter of the input channels, sigmoid gate (MnasNet, EfficientNet);
+    `hidden`: a quarter of the depthwise channels, rounded, hard sigmoid gate (MobileNetV3)."""
     activation: str = "relu"
     skip: bool = True
-    """A skip wherever the shapes allow one."""
+    """True for a skip wherever the shapes allow one."""
     linear: bool = True
-    """No activation after the last convolution; `conv` has one always."""
+    """True for no activation after the last convolution; `conv` always has one."""
 
 
-@lru_cache(maxsize=100_000)  # a search makes the same blocks again and again
+@lru_cache(maxsize=100_000)  # a search makes the same few blocks very often
 def make_block(row: Row, width_in: int, width: int, stride: int) -> Block:
-    """One block by a row's ratios, from `width_in` to `width` channels."""
-    hidden = round_width(width_in * row.expansion) if row.op in EXPANDING else 0
+    """The block of a row from `width_in` to `width` channels."""
+    hidden = round_width(width_in * row.expansion) if row.op in EXPANDING_OPS else 0
     squeeze, gate = 0, None
     if row.squeeze == "input" and row.op != "conv":
         squeeze, gate = width_in // 4, "sigmoid"
@@ -369,14 +368,19 @@ def make_block(row: Row, width_in: int, width: int, stride: int) -> Block:
 
 
 def make_stages(width_in: int, table: tuple[tuple[Row, ...], ...], multiple: float = 1.0) -> tuple[tuple[Block, ...], ...]:
-    """The stages of a paper's table (a tuple of rows a stage), with every width multiplied and rounded."""
-    stages = []
+    """The stages of a paper's table, which has a tuple of rows per stage, with every width multiplied and rounded."""
+    stages: list[tuple[Block, ...]] = []
     for rows in table:
-        blocks: list[Block] = []
-        for row in rows:
-            width = round_width(row.width * multiple)
-            for repeat in range(row.repeats):
-                blocks.append(make_block(row, width_in, width, stride=1 if repeat else row.stride))
-                width_in = width
-        stages.append(tuple(blocks))
+        stages.append(_make_stage(width_in, rows, multiple))
+        width_in = stages[-1][-1].width
     return tuple(stages)
+
+
+def _make_stage(width_in: int, rows: tuple[Row, ...], multiple: float) -> tuple[Block, ...]:
+    blocks: list[Block] = []
+    for row in rows:
+        width = round_width(row.width * multiple)
+        blocks.append(make_block(row, width_in, width, row.stride))
+        blocks += [make_block(row, width, width, 1)] * (row.repeats - 1)
+        width_in = width
+    return tuple(blocks)

@@ -1,4 +1,4 @@
-"""An Architecture as a torch module, made of timm's own blocks."""
+"""Builds an Architecture as a torch module from timm's own blocks."""
 
 import json
 from typing import Any
@@ -21,14 +21,15 @@ def build(
     drop_path_rate: float = 0.0,
     features_only: bool = False,
 ) -> nn.Module:
-    """timm's EfficientNet or MobileNetV3 with exactly these blocks, newly initialised, in training mode.
+    """timm's EfficientNet or MobileNetV3 class with exactly these blocks, newly initialised and in training mode.
 
-    It has `forward_features`, `forward_intermediates`, `forward_head`, `reset_classifier` and `feature_info`; with
-    `features_only` it gives the list of feature maps, one a reduction, as `timm.create_model(..., features_only=True)` does.
-    `drop_rate` is dropout before the classifier, `drop_path_rate` stochastic depth of the last block, growing to it linearly.
+    It has timm's `forward_features`, `forward_intermediates`, `forward_head`, `reset_classifier` and `feature_info`. With
+    `features_only` its output is a list of feature maps, one per reduction, as from `timm.create_model(..., features_only=True)`.
+    `drop_rate` is dropout before the classifier; `drop_path_rate` is stochastic depth, growing linearly to this rate at the last
+    block.
 
     Shapes: (N, 3, resolution, resolution) → (N, num_classes); other sizes work too.
-    Raises: NasError for a negative number of classes, or a rate that is no share.
+    Raises: NasError for a negative number of classes, or a rate that is not from 0 to less than 1.
     """
     if num_classes < 0:
         raise NasError(f"num_classes: {num_classes} is not 0 or more")
@@ -36,24 +37,24 @@ def build(
         if not 0 <= rate < 1:
             raise NasError(f"{name}: {rate} is not from 0 to less than 1")
     register_with_timm()
-    plain = json.loads(architecture.to_json())
-    model = build_plain(plain, num_classes, drop_rate=drop_rate, drop_path_rate=drop_path_rate)
+    values = json.loads(architecture.to_json())
+    model = build_plain(values, num_classes, drop_rate=drop_rate, drop_path_rate=drop_path_rate)
     return feature_maps(model) if features_only else model
 
 
 def register_with_timm() -> None:
-    """Tell timm of our networks, so that `timm.create_model("local-dir:FOLDER")` takes an export as it is.
+    """Register our networks with timm, so that `timm.create_model("local-dir:FOLDER")` loads an export.
 
-    Whatever builds or loads a network of ours does it, too.
+    `build` and `nas.load` call it too.
     """
     if not is_model("frontier_nas"):
         register_model(frontier_nas)
 
 
 def frontier_nas(pretrained: bool = False, *, architecture: dict[str, Any], **options: Any) -> nn.Module:  # noqa: FBT001, FBT002
-    """What timm makes of an export's `config.json`: the network of plain values, with the options of timm's own models.
+    """timm's entry point for an export's `config.json`; `options` are those of timm's own models.
 
-    Raises: NasError for values that are not an architecture.
+    Raises: ArchitectureError for values that are not a valid architecture.
     """
-    plain = json.loads(Architecture.from_json(json.dumps(architecture)).to_json())
-    return build_for_timm(pretrained, architecture=plain, **options)
+    Architecture.from_json(json.dumps(architecture))
+    return build_for_timm(pretrained, architecture=architecture, **options)

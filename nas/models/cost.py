@@ -1,7 +1,4 @@
-"""Exact parameters, multiply-adds and activation memory of an Architecture, by arithmetic alone.
-
-They are sums over the network's layers.
-"""
+"""Exact parameters, multiply-adds and activation memory of an Architecture, summed over its layers without building it."""
 
 from dataclasses import dataclass
 from functools import lru_cache
@@ -16,15 +13,15 @@ FLOAT32_BYTES: Final = 4
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cost:
-    """What a network costs, for one image."""
+    """The costs of a network, for one image."""
 
     params: int
-    """Learned numbers: weights, biases, BatchNorm's scale and shift."""
+    """Number of parameters: weights, biases, BatchNorm's scales and shifts."""
     macs: int
     """Multiply-adds of convolutions and linear layers, as papers count them."""
     activation_bytes: int
-    """Peak of what is alive at once in inference in float32: a layer's input and output, and any skip or squeezed map kept
-    meanwhile. Layers are convolutions, pools and linear layers; norms, activations, gates and sums work in place."""
+    """Peak activation memory of inference in float32, bytes: a layer's input and output, and the map that a skip keeps.
+    Layers are convolutions, pools and linear layers; norms, activations, gates and sums work in place."""
 
 
 def cost(architecture: Architecture, num_classes: int = 1000) -> Cost:
@@ -34,12 +31,12 @@ def cost(architecture: Architecture, num_classes: int = 1000) -> Cost:
     """
     if num_classes < 0:
         raise NasError(f"num_classes: {num_classes} is not 0 or more")
-    params, macs, alive = zip(*map(_sums, parts(architecture, num_classes)), strict=True)
-    return Cost(params=sum(params), macs=sum(macs), activation_bytes=FLOAT32_BYTES * max(alive))
+    params, macs, live_values = zip(*map(_part_cost, parts(architecture, num_classes)), strict=True)
+    return Cost(params=sum(params), macs=sum(macs), activation_bytes=FLOAT32_BYTES * max(live_values))
 
 
 @lru_cache(maxsize=100_000)
-def _sums(part: Part) -> tuple[int, int, int]:
-    """(params, macs, most numbers alive at once) of a part; a search asks for the same ones often."""
-    found = part.layers()
-    return sum(layer.params for layer in found), sum(layer.macs for layer in found), max(layer.alive for layer in found)
+def _part_cost(part: Part) -> tuple[int, int, int]:
+    """(params, macs, peak number of live values) of a part; cached, as the networks of a search share most of their parts."""
+    layers = part.layers()
+    return sum(layer.params for layer in layers), sum(layer.macs for layer in layers), max(layer.live_values for layer in layers)

@@ -1,4 +1,4 @@
-"""A network before it is built: an architecture of ours, by name, file or export, or one of timm's networks by name."""
+"""A network before it is built: an Architecture by name, file or export, or one of timm's networks by name."""
 
 import json
 import re
@@ -15,17 +15,17 @@ from nas.models.zoo import reference, references
 if TYPE_CHECKING:
     from torch import nn
 
-# The files of an export that `nas.load` reads.
+# Files of an export that `nas.load` reads.
 ARCHITECTURE_FILE: Final = "architecture.json"
 WEIGHTS_FILE: Final = "model.safetensors"
 CARD_FILE: Final = "card.json"
 
-TIMM: Final = "timm:"
+TIMM: Final = "timm:"  # prefix of the name of one of timm's networks
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OwnNetwork:
-    """The network of an Architecture."""
+    """A network that an Architecture describes."""
 
     architecture: Architecture
 
@@ -44,7 +44,7 @@ class OwnNetwork:
         return self.architecture.to_json()
 
     def at(self, resolution: int) -> "OwnNetwork":
-        """The same network for images of another size."""
+        """The same network at another input resolution, pixels."""
         return OwnNetwork(architecture=replace(self.architecture, resolution=resolution))
 
     def build(self, num_classes: int, *, drop_rate: float = 0.0, drop_path_rate: float = 0.0) -> "nn.Module":
@@ -54,25 +54,25 @@ class OwnNetwork:
         return build(self.architecture, num_classes, drop_rate=drop_rate, drop_path_rate=drop_path_rate)
 
     def costs(self, num_classes: int) -> dict[str, int]:
-        """params, macs and activation_bytes, exact."""
+        """Exact params, macs and activation_bytes of one image, by name."""
         return asdict(cost(self.architecture, num_classes))
 
     def check(self, num_classes: int, resolutions: Iterable[int]) -> None:
-        """Nothing: it reads images of any resolution."""
+        """Does nothing, as the network can read images of any resolution."""
 
     @property
     def timm_name(self) -> str:
-        """timm's name of the published network that this is, whatever its resolution.
+        """timm's name of this reference network, at any resolution.
 
-        Raises: NasError if it is none.
+        Raises: NasError if it is not a reference.
         """
         for name in references():
             if reference(name) == replace(self.architecture, resolution=reference(name).resolution):
                 return name
-        raise NasError(f"{self.id} is no published network, so timm has no weights for it; begin with --weights new")
+        raise NasError(f"{self.id} is not a reference network, so timm has no weights for it; use --weights new")
 
     def timm_config(self) -> dict[str, Any]:
-        """What timm's `config.json` says of it: the entry point, its arguments, and where its first and last layers are."""
+        """Its entries in timm's `config.json`: the entry point, its arguments, and the names of the first and last layer."""
         return {
             "architecture": "frontier_nas",
             "model_args": {"architecture": json.loads(self.to_json())},
@@ -82,12 +82,15 @@ class OwnNetwork:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TimmNetwork:
-    """One of timm's own networks, with the surface of `OwnNetwork`; it has no Architecture."""
+    """One of timm's networks, with the methods of `OwnNetwork` but no Architecture.
+
+    Raises: NasError for a resolution below 8 pixels.
+    """
 
     name: str
-    """As timm has it."""
+    """timm's model name."""
     resolution: int
-    """Side of the input, pixels; 8 or more."""
+    """Side of the input, pixels."""
 
     def __post_init__(self) -> None:
         if self.resolution < 8:
@@ -95,39 +98,39 @@ class TimmNetwork:
 
     @property
     def id(self) -> str:
-        """timm: and the name."""
+        """`timm:` and the model name."""
         return f"{TIMM}{self.name}"
 
     @property
     def architecture(self) -> Architecture:
-        """Raises: NasError, as it has none."""
-        raise NasError(f"{self.id} is timm's own network and has no architecture; give one that `nas` can build itself")
+        """Raises: NasError always, as timm's networks have no Architecture."""
+        raise NasError(f"{self.id} is timm's own network and has no architecture; give a reference, an export or a file")
 
     def to_json(self) -> str:
-        """The name and the resolution."""
+        """The name and the resolution as JSON."""
         return json.dumps({"timm": self.name, "resolution": self.resolution})
 
     def at(self, resolution: int) -> "TimmNetwork":
-        """The same network for images of another size."""
+        """The same network at another input resolution, pixels."""
         return replace(self, resolution=resolution)
 
     def build(self, num_classes: int, *, drop_rate: float = 0.0, drop_path_rate: float = 0.0) -> "nn.Module":
         """The newly initialised torch module.
 
-        Raises: NasError for a rate that the network does not have.
+        Raises: NasError for a rate that the network does not support.
         """
         import timm
 
         rates = {"drop_rate": drop_rate, "drop_path_rate": drop_path_rate}
-        given = {name: rate for name, rate in rates.items() if rate}
+        options = {name: rate for name, rate in rates.items() if rate}
         try:
-            module: nn.Module = timm.create_model(self.name, num_classes=num_classes, **given)
+            module: nn.Module = timm.create_model(self.name, num_classes=num_classes, **options)
         except TypeError as error:
-            raise NasError(f"{self.id} cannot be built with {given}: {error}") from None
+            raise NasError(f"{self.id} cannot be built with {options}: {error}") from None
         return module
 
     def costs(self, num_classes: int) -> dict[str, int]:
-        """params and macs, counted on the built network."""
+        """params and macs of one image by name, counted on the built network."""
         import torch
         from torch.utils.flop_counter import FlopCounterMode
 
@@ -138,9 +141,9 @@ class TimmNetwork:
         return {"params": sum(p.numel() for p in module.parameters()), "macs": counter.get_total_flops() // 2}
 
     def check(self, num_classes: int, resolutions: Iterable[int]) -> None:
-        """Refuse a resolution that the network cannot read.
+        """Check that the network can read images of these resolutions.
 
-        Raises: NasError.
+        Raises: NasError for the first that it cannot read.
         """
         for resolution in resolutions:
             try:
@@ -150,69 +153,72 @@ class TimmNetwork:
 
     @property
     def timm_name(self) -> str:
-        """Its name."""
+        """Its model name."""
         return self.name
 
     def timm_config(self) -> dict[str, Any]:
-        """What timm's `config.json` says of it: its name, and where its first and last layers are."""
+        """Its entries in timm's `config.json`: the model name, and the names of the first and last layer."""
         import timm
 
-        theirs = timm.get_pretrained_cfg(self.name)
-        places = {"first_conv": theirs.first_conv, "classifier": theirs.classifier}
-        return {"architecture": self.name, "pretrained_cfg": {place: name for place, name in places.items() if name is not None}}
+        config = timm.get_pretrained_cfg(self.name)
+        layers = {"first_conv": config.first_conv, "classifier": config.classifier}
+        return {"architecture": self.name, "pretrained_cfg": {key: name for key, name in layers.items() if name is not None}}
 
 
 Network: TypeAlias = OwnNetwork | TimmNetwork
 
 
 def parse_network(text: str) -> Network:
-    """The network whose `to_json` gave this text.
+    """The network that `to_json` wrote as this text.
 
-    Raises: NasError if it is neither an architecture nor a network of timm's.
+    Raises: NasError for any other text.
     """
-    timm = re.fullmatch(r'\s*\{"timm":\s*"([\w.-]+)",\s*"resolution":\s*(\d{1,5})\}\s*', text, re.ASCII)
-    if timm is not None:
-        return _of_timm(timm[1], int(timm[2]))
+    match = re.fullmatch(r'\s*\{"timm":\s*"([\w.-]+)",\s*"resolution":\s*(\d{1,5})\}\s*', text, re.ASCII)
+    if match is not None:
+        return _timm_network(match[1], int(match[2]))
     return OwnNetwork(architecture=Architecture.from_json(text))
 
 
 def find_network(name: str | Architecture, *, resolution: int | None = None) -> Network:
-    """The network of an architecture, a published network's name, an export's folder, an architecture's file, or timm:NAME.
+    """The network of an Architecture, a reference's name, an export's folder, an architecture's file or timm:NAME.
 
-    `resolution` stands in for its own. Raises: NasError if there is none.
+    `resolution`, pixels, replaces the network's own.
+    Raises: NasError if there is no such network.
     """
     if isinstance(name, str) and name.startswith(TIMM):
-        return _of_timm(name.removeprefix(TIMM), resolution)
-    found = OwnNetwork(architecture=name) if isinstance(name, Architecture) else _named(name)
-    return found if resolution is None else found.at(resolution)
+        return _timm_network(name.removeprefix(TIMM), resolution)
+    network = OwnNetwork(architecture=name) if isinstance(name, Architecture) else _named_network(name)
+    return network if resolution is None else network.at(resolution)
 
 
 def export_folder(name: str | Architecture) -> Path | None:
-    """The folder that a network is named by, if it is: a published network goes before a folder of its name."""
+    """The export's folder that `name` is the path of, if it is one; a reference of the same name wins over a folder."""
     if isinstance(name, Architecture) or name in references() or name.startswith(TIMM):
         return None
     return Path(name) if Path(name).is_dir() else None
 
 
-def _named(name: str) -> Network:
+def _named_network(name: str) -> Network:
     if name in references():
         return OwnNetwork(architecture=reference(name))
     path = Path(name) / ARCHITECTURE_FILE if Path(name).is_dir() else Path(name)
     if path.is_file():
         with path.open("rb") as file:
-            return parse_network(file.read(4 * MAX_TEXT).decode(errors="replace"))  # what is longer or no text is refused
+            return parse_network(
+                file.read(4 * MAX_TEXT).decode(errors="replace")
+            )  # from_json refuses longer files and binary ones
     if "/" in name or name.endswith(".json") or Path(name).is_dir():
-        what = f"has no {ARCHITECTURE_FILE}" if Path(name).is_dir() else "is not there"
-        raise NasError(f"network {name[:200]!r} {what}; give an export's folder, or the file of an architecture's text")
+        problem = f"has no {ARCHITECTURE_FILE}" if Path(name).is_dir() else "does not exist"
+        raise NasError(f"network {name[:200]!r} {problem}; give an export's folder or an architecture's file")
     raise unknown_name("network", name, [*references(), "timm:NAME"])
 
 
-def _of_timm(name: str, resolution: int | None) -> TimmNetwork:
+def _timm_network(name: str, resolution: int | None) -> TimmNetwork:
     import timm
 
     if not timm.is_model(name):
         raise unknown_name("timm network", name, timm.list_models())
     config: Any = timm.get_pretrained_cfg(name)
     if config is None:
-        raise NasError(f"timm network {name!r} says nothing of the images that it reads; give another, or one of our own by name")
+        raise NasError(f"timm network {name!r} has no pretrained_cfg, so its resolution is not known; give another network")
     return TimmNetwork(name=name, resolution=config.input_size[-1] if resolution is None else resolution)

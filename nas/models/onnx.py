@@ -1,4 +1,4 @@
-"""A network as an ONNX graph with its norms folded into the convolutions, as it is deployed."""
+"""A network as an ONNX graph for deployment, with each BatchNorm folded into its convolution."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -13,14 +13,14 @@ from nas.models.architecture import Architecture
 from nas.models.layers import Layer, layers_by_part
 
 OPSET: Final = 17
-LANES: Final = 8
-IR_VERSION: Final = 9  # of opset 17's time, so that older runtimes read it too
+LANES: Final = 8  # channels that ONNX Runtime's convolutions process together
+IR_VERSION: Final = 9  # as old as opset 17, so that older runtimes can read it
 
 Arrays = Mapping[str, "np.ndarray[Any, Any]"]
 
 
 class _Graph:
-    """Nodes and weights, while a graph is written."""
+    """The nodes, weights and shapes of a graph under construction; methods add nodes and give the name of their output."""
 
     def __init__(self, weights: Arrays | None, epsilon: float, batch: int | str) -> None:
         self.nodes: list[onnx.NodeProto] = []
@@ -48,7 +48,7 @@ class _Graph:
         return self.node({"relu": "Relu", "hard_swish": "HardSwish"}[kind], [x], name) if kind else x
 
     def folded(self, shape: tuple[int, ...], layer: Layer) -> tuple[Any, Any]:
-        """(weight, bias) of a layer with the norm behind it; random where there are no weights."""
+        """(weight, bias) of a layer with the norm behind it folded in; random if the graph has no weights."""
         if self.weights is None:
             fan_in = float(np.prod(shape[1:]))
             return self.random.standard_normal(shape, dtype=np.float32) * np.sqrt(2.0 / fan_in), np.zeros(shape[0])
@@ -56,22 +56,24 @@ class _Graph:
         bias = self.weights.get(f"{layer.module}.bias", np.zeros(shape[0], dtype=np.float32))
         if not layer.norm:
             return weight, bias
-        of = {what: self.weights[f"{layer.norm}.{what}"] for what in ("weight", "bias", "running_mean", "running_var")}
-        scale = of["weight"] / np.sqrt(of["running_var"] + self.epsilon)
-        return weight * scale.reshape(-1, *[1] * (len(shape) - 1)), of["bias"] + (bias - of["running_mean"]) * scale
+        gamma, beta, mean, var = (
+            self.weights[f"{layer.norm}.{key}"] for key in ("weight", "bias", "running_mean", "running_var")
+        )
+        scale = gamma / np.sqrt(var + self.epsilon)
+        return weight * scale.reshape(-1, *[1] * (len(shape) - 1)), beta + (bias - mean) * scale
 
-    def conv(self, layer: Layer, x: str, name: str, *, more: tuple[int, int] = (0, 0)) -> str:
-        """A convolution with the norm behind it; `more` channels of zeros (out, in)."""
+    def conv(self, layer: Layer, x: str, name: str, *, pad: tuple[int, int] = (0, 0)) -> str:
+        """A convolution with its norm folded in, padded with `pad` channels of zeros (output, input)."""
         groups, kernel, (before, after) = layer.width if layer.kind == "depthwise" else 1, layer.kernel, layer.padding
         weight, bias = self.folded((layer.width, layer.width_in // groups, kernel, kernel), layer)
-        weight, bias = np.pad(weight, ((0, more[0]), (0, more[1]), (0, 0), (0, 0))), np.pad(bias, (0, more[0]))
+        weight, bias = np.pad(weight, ((0, pad[0]), (0, pad[1]), (0, 0), (0, 0))), np.pad(bias, (0, pad[0]))
         inputs = [x, self.value(f"{name}.weight", weight), self.value(f"{name}.bias", bias)]
         pads = [before, before, after, after]
-        sides: dict[str, Any] = {"kernel_shape": [kernel] * 2, "strides": [layer.stride] * 2, "pads": pads, "group": groups}
-        return self.node("Conv", inputs, name, **sides)
+        attributes: dict[str, Any] = {"kernel_shape": [kernel] * 2, "strides": [layer.stride] * 2, "pads": pads, "group": groups}
+        return self.node("Conv", inputs, name, **attributes)
 
-    def layer(self, layer: Layer, x: str, kept: str, number: int) -> str:
-        """A layer behind `x`; `kept` is what its block got."""
+    def layer(self, layer: Layer, x: str, block_input: str, number: int) -> str:
+        """The node or nodes of a layer that reads `x`; a skip adds `block_input`."""
         name = f"{number}/{layer.kind}"
         match layer.kind:
             case "conv" | "depthwise":
@@ -79,7 +81,7 @@ class _Graph:
             case "squeeze":
                 return self.squeeze(layer, x, name)
             case "add":
-                return self.node("Add", [x, kept], name)
+                return self.node("Add", [x, block_input], name)
             case "pool":
                 return self.node("GlobalAveragePool", [x], name)
             case _:
@@ -89,18 +91,18 @@ class _Graph:
                 return self.node("Gemm", inputs, name, output="logits", transB=1)
 
     def squeeze(self, layer: Layer, x: str, name: str) -> str:
-        """Squeeze-and-excite, as onnxruntime keeps it in its own layout of channels.
+        """Squeeze-and-excite, written so that ONNX Runtime keeps its blocked channel layout.
 
-        Its convolutions take channels by eights, so zeros fill them up and stay zeros. It multiplies in that layout where both
-        sides are of one shape, so the gate is spread over the map. EfficientNet-B0 runs 1.03 times as fast so, as a whole.
+        In that layout convolutions need a multiple of 8 channels, so zeros pad the inner ones. A product needs equal shapes, so
+        the gate is resized to the map. EfficientNet-B0 as a whole runs 1.03 times as fast as without.
         """
         pooled = self.node("GlobalAveragePool", [x], f"{name}/pool")
-        more = -layer.squeeze % LANES
+        pad = -layer.squeeze % LANES
         at_pixel = replace(layer, kind="conv", size=1, size_out=1)
         down = replace(at_pixel, width=layer.squeeze, module=f"{layer.module}.conv_reduce")
         up = replace(at_pixel, width_in=layer.squeeze, module=f"{layer.module}.conv_expand")
-        inside = self.activation(layer.activation, self.conv(down, pooled, f"{name}/reduce", more=(more, 0)), f"{name}/act")
-        inside = self.conv(up, inside, f"{name}/expand", more=(0, more))
+        inside = self.activation(layer.activation, self.conv(down, pooled, f"{name}/reduce", pad=(pad, 0)), f"{name}/act")
+        inside = self.conv(up, inside, f"{name}/expand", pad=(0, pad))
         if layer.gate == "hard_sigmoid":
             gate = self.node("HardSigmoid", [inside], f"{name}/gate", alpha=1 / 6, beta=0.5)
         else:
@@ -116,20 +118,20 @@ class _Graph:
 def onnx_model(
     architecture: Architecture, num_classes: int, *, batch: int | str, weights: Arrays | None = None
 ) -> onnx.ModelProto:
-    """The graph of a network, in float32; every node's name begins with the number of its layer and a slash.
+    """The float32 graph of a network. Every node's name begins with the number of its layer and a slash.
 
-    `weights` are a state of timm's network by name; without, they are random, as times do not depend on them. A `batch` that is a
-    name may be of any size.
+    `weights` is the state dict of timm's network; None gives random weights, which is enough to measure times. If `batch` is a
+    name, the graph takes batches of any size.
     Shapes: image (batch, 3, resolution, resolution) → logits (batch, num_classes).
     """
     graph = _Graph(weights, 1e-3 if architecture.convention == "tensorflow" else 1e-5, batch)
     x, numbers = "image", count()
-    for found in layers_by_part(architecture, num_classes):
+    for part in layers_by_part(architecture, num_classes):
         part_input = x
-        for layer, number in zip(found, numbers, strict=False):
+        for layer, number in zip(part, numbers, strict=False):
             x = graph.layer(layer, x, part_input, number)
     side = architecture.resolution
     image = helper.make_tensor_value_info("image", TensorProto.FLOAT, [batch, 3, side, side])
     logits = helper.make_tensor_value_info(x, TensorProto.FLOAT, [batch, num_classes])
-    made = helper.make_graph(graph.nodes, "network", [image], [logits], graph.values, value_info=graph.shapes)
-    return helper.make_model(made, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)
+    network = helper.make_graph(graph.nodes, "network", [image], [logits], graph.values, value_info=graph.shapes)
+    return helper.make_model(network, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)

@@ -1,7 +1,7 @@
-"""A network from plain values, with timm and torch alone. Each export has a copy of this file, as `model.py`.
+"""Builds a network from its JSON values with timm and torch alone. Each export has a copy of this file, `model.py`.
 
-In an export, `network()` is its network, newly initialised, and `load(folder)` has the weights. Importing the copy tells timm of
-the model "frontier_nas". This is the only file that touches timm's private modules.
+In an export, `network()` builds its network, newly initialised, and `load()` adds the weights. Importing the copy registers the
+model "frontier_nas" with timm. This is the only file that imports timm's private modules.
 """
 
 import json
@@ -19,7 +19,7 @@ from torch import nn
 
 
 def build(architecture: dict[str, Any], num_classes: int = 1000, **options: Any) -> nn.Module:
-    """timm's EfficientNet or MobileNetV3 with exactly these blocks, newly initialised; they are those of `architecture.json`.
+    """timm's EfficientNet or MobileNetV3 class with exactly the blocks of an `architecture.json`, newly initialised.
 
     `options` are those of timm's classes, such as drop_rate, drop_path_rate and in_chans.
     Shapes: (N, 3, resolution, resolution) → (N, num_classes); other sizes work too.
@@ -45,7 +45,7 @@ def build(architecture: dict[str, Any], num_classes: int = 1000, **options: Any)
         norm_layer=partial(nn.BatchNorm2d, eps=1e-3 if tensorflow else 1e-5),
         **options,
     )
-    if architecture["stem"]["stride"] == 1:  # timm's classes fix it at 2
+    if architecture["stem"]["stride"] == 1:  # timm's classes always make it 2
         module.conv_stem.stride = (1, 1)
         for info in module.feature_info:
             info["reduction"] //= 2
@@ -54,7 +54,7 @@ def build(architecture: dict[str, Any], num_classes: int = 1000, **options: Any)
 
 
 def frontier_nas(pretrained: bool = False, *, architecture: dict[str, Any], **options: Any) -> nn.Module:  # noqa: FBT001, FBT002
-    """What timm.create_model calls for the `config.json` of an export, with the options of timm's own."""
+    """timm's entry point for an export's `config.json`; `options` are those of timm's own models."""
     maps = 1 + sum(stage[0]["stride"] == 2 for stage in architecture["stages"])
     module: nn.Module = build_model_with_cfg(
         partial(build, architecture),
@@ -67,17 +67,17 @@ def frontier_nas(pretrained: bool = False, *, architecture: dict[str, Any], **op
 
 
 def feature_maps(model: nn.Module) -> nn.Module:
-    """A network of timm's that gives its feature maps, one a reduction, instead of its logits; without what lies behind them."""
+    """A timm network without its head; its output is the list of its feature maps, one per reduction."""
     indices = tuple(range(len(model.feature_info)))  # type: ignore[arg-type]  # every module of timm's has it
     maps: nn.Module = FeatureGetterNet(model, out_indices=indices)
     return maps
 
 
 def network(folder: str | Path = Path(__file__).parent, **options: Any) -> nn.Module:
-    """The network of an export's folder, newly initialised; `options` are timm's, such as num_classes."""
+    """The network of an export's folder, newly initialised; `options` are those of timm.create_model, such as num_classes."""
     config = json.loads(Path(folder, "config.json").read_text(encoding="utf-8"))
-    given = {"num_classes": config["num_classes"], **config.get("model_args", {}), **options}
-    module: nn.Module = create_model(config["architecture"], **given)
+    arguments = {"num_classes": config["num_classes"], **config.get("model_args", {}), **options}
+    module: nn.Module = create_model(config["architecture"], **arguments)
     return module
 
 
@@ -93,7 +93,7 @@ def _unchanged(width: int) -> int:
 
 
 def _arguments(block: dict[str, Any], width_in: int) -> dict[str, Any]:
-    """A block in the terms of timm's EfficientNetBuilder."""
+    """A block as arguments for timm's EfficientNetBuilder."""
     arguments: dict[str, Any] = {
         "block_type": {"conv": "cn", "sep": "ds", "mbconv": "ir", "fused": "er"}[block["op"]],
         "out_chs": block["width"],
@@ -110,9 +110,9 @@ def _arguments(block: dict[str, Any], width_in: int) -> dict[str, Any]:
         )
     if block["op"] == "sep":
         return arguments | {"dw_kernel_size": block["kernel"], "pw_act": not block["linear"]}
-    arguments["exp_ratio"] = block["hidden"] / width_in  # timm multiplies back and rounds to 8, which gives `hidden` again
+    arguments["exp_ratio"] = block["hidden"] / width_in  # timm multiplies by `width_in` and rounds, which gives `hidden` again
     return arguments | {"exp_kernel_size" if block["op"] == "fused" else "dw_kernel_size": block["kernel"]}
 
 
-if __name__ != "nas.models.standalone" and not is_model("frontier_nas"):  # a copy: here, register_with_timm() does it
+if __name__ != "nas.models.standalone" and not is_model("frontier_nas"):  # a copy; in `nas`, register_with_timm() does it
     register_model(frontier_nas)

@@ -1,7 +1,6 @@
-"""The published networks of the mobile family, as Architecture values under timm's model names.
+"""The reference networks: published networks of the mobile family as Architectures, under timm's model names.
 
-Each table is the paper's, a row per line; the tests hold every network's parameters, multiply-adds and logits against
-timm's.
+Each table is the paper's, row by row. Tests compare every network's parameters, multiply-adds and logits with timm's.
 """
 
 import math
@@ -61,7 +60,7 @@ MNASNET_SMALL: Final[Table] = (
     (Row(144),),
 )
 
-# MobileNetV3, arXiv:1905.02244, tables 1 and 2; hidden widths as ratios, as in tensorflow/models slim mobilenet_v3.py.
+# MobileNetV3, arXiv:1905.02244, tables 1 and 2; expansions as in tensorflow/models slim mobilenet_v3.py.
 _HS = "hard_swish"
 MOBILENETV3_LARGE: Final[Table] = (
     (Row(16, op="sep"),),
@@ -88,7 +87,7 @@ MOBILENETV3_SMALL: Final[Table] = (
     (Row(576, op="conv", kernel=1, activation=_HS, skip=False),),
 )
 
-# EfficientNet, arXiv:1905.11946, table 1, and its coefficients (width, depth, pixels) from tensorflow/tpu
+# EfficientNet, arXiv:1905.11946, table 1, and its coefficients (width, depth, resolution) from tensorflow/tpu
 # models/official/efficientnet/efficientnet_builder.py and lite/efficientnet_lite_builder.py.
 EFFICIENTNET: Final[Table] = (
     (Row(16, op="sep", squeeze="input", activation="silu"),),
@@ -109,9 +108,9 @@ EFFICIENTNET_COEFFICIENTS: Final = {
     "b6": (1.8, 2.6, 528),
     "b7": (2.0, 3.1, 600),
 }
-EFFICIENTNET_LITE_PIXELS: Final = (224, 240, 260, 280, 300)  # of lite0 to lite4, else as b0 to b4
+EFFICIENTNET_LITE_RESOLUTIONS: Final = (224, 240, 260, 280, 300)  # lite0 to lite4; width and depth are those of b0 to b4
 
-# EfficientNetV2, arXiv:2104.00298; google/automl efficientnetv2/effnetv2_configs.py: rows, stem width, evaluation pixels.
+# EfficientNetV2, arXiv:2104.00298; google/automl efficientnetv2/effnetv2_configs.py: rows, stem width, evaluation resolution.
 EFFICIENTNETV2_S: Final[Table] = (
     (Row(24, 2, "conv", activation="silu"),),
     (Row(48, 4, "fused", stride=2, expansion=4, activation="silu"),),
@@ -190,17 +189,17 @@ def _mobilenetv3(table: Table, features: int, multiple: float) -> Architecture:
 
 
 def _minimalistic(table: Table, features: int) -> Architecture:
-    """Every kernel 3, no squeeze-and-excite, ReLU alone."""
-    plain = _changed(table, lambda row: row._replace(kernel=min(row.kernel, 3), squeeze="none", activation="relu"))
-    return replace(_mobilenetv3(plain, features, 1.0), activation="relu", convention="tensorflow")
+    """MobileNetV3 with 3 x 3 kernels, ReLU and no squeeze-and-excite."""
+    minimal = _map_rows(table, lambda row: row._replace(kernel=min(row.kernel, 3), squeeze="none", activation="relu"))
+    return replace(_mobilenetv3(minimal, features, 1.0), activation="relu", convention="tensorflow")
 
 
-def _changed(table: Table, change: Callable[[Row], Row]) -> Table:
+def _map_rows(table: Table, change: Callable[[Row], Row]) -> Table:
     return tuple(tuple(map(change, rows)) for rows in table)
 
 
 def _deeper(table: Table, depth: float) -> Table:
-    return _changed(table, lambda row: row._replace(repeats=math.ceil(row.repeats * depth)))
+    return _map_rows(table, lambda row: row._replace(repeats=math.ceil(row.repeats * depth)))
 
 
 def _efficientnet(width: float, depth: float, resolution: int) -> Architecture:
@@ -209,57 +208,57 @@ def _efficientnet(width: float, depth: float, resolution: int) -> Architecture:
 
 
 def _efficientnet_lite(width: float, depth: float, resolution: int) -> Architecture:
-    """No squeeze-and-excite, ReLU6; stem and head keep their width, the first and last stage their depth."""
-    first, *middle, last = _changed(EFFICIENTNET, lambda row: row._replace(squeeze="none", activation="relu6"))
+    """EfficientNet with ReLU6 and no squeeze-and-excite; stem and head keep their width, the first and last stage their depth."""
+    first, *middle, last = _map_rows(EFFICIENTNET, lambda row: row._replace(squeeze="none", activation="relu6"))
     network = _network((first,), "relu6", 32, _HEAD_1280, resolution=resolution)
     return replace(network, stages=make_stages(network.stem.width, (first, *_deeper(tuple(middle), depth), last), width))
 
 
-def _tensorflow(make: Callable[[], Architecture]) -> Architecture:
-    return replace(make(), convention="tensorflow")
+def _tensorflow(build: Callable[[], Architecture]) -> Architecture:
+    return replace(build(), convention="tensorflow")
 
 
-def _recipes() -> dict[str, Callable[[], Architecture]]:
-    recipes: dict[str, Callable[[], Architecture]] = {}
+def _builders() -> dict[str, Callable[[], Architecture]]:
+    builders: dict[str, Callable[[], Architecture]] = {}
     for percent in (75, 100):
-        recipes[f"mobilenetv3_large_{percent:03}"] = partial(_mobilenetv3, MOBILENETV3_LARGE, 1280, percent / 100)
-        recipes[f"mobilenetv3_small_{percent:03}"] = partial(_mobilenetv3, MOBILENETV3_SMALL, 1024, percent / 100)
+        builders[f"mobilenetv3_large_{percent:03}"] = partial(_mobilenetv3, MOBILENETV3_LARGE, 1280, percent / 100)
+        builders[f"mobilenetv3_small_{percent:03}"] = partial(_mobilenetv3, MOBILENETV3_SMALL, 1024, percent / 100)
     for name, coefficients in EFFICIENTNET_COEFFICIENTS.items():
-        recipes[f"efficientnet_{name}"] = partial(_efficientnet, *coefficients)
-    for number, pixels in enumerate(EFFICIENTNET_LITE_PIXELS):
+        builders[f"efficientnet_{name}"] = partial(_efficientnet, *coefficients)
+    for number, resolution in enumerate(EFFICIENTNET_LITE_RESOLUTIONS):
         width, depth, _ = EFFICIENTNET_COEFFICIENTS[f"b{number}"]
-        recipes[f"efficientnet_lite{number}"] = partial(_efficientnet_lite, width, depth, pixels)
+        builders[f"efficientnet_lite{number}"] = partial(_efficientnet_lite, width, depth, resolution)
     for name, (table, stem, resolution) in EFFICIENTNETV2.items():
-        recipes[f"efficientnetv2_{name}"] = partial(_network, table, "silu", stem, _HEAD_1280, resolution=resolution)
-    recipes |= {f"tf_{name}": partial(_tensorflow, make) for name, make in recipes.items()}
+        builders[f"efficientnetv2_{name}"] = partial(_network, table, "silu", stem, _HEAD_1280, resolution=resolution)
+    builders |= {f"tf_{name}": partial(_tensorflow, build) for name, build in builders.items()}
 
-    recipes["tf_mobilenetv3_large_minimal_100"] = partial(_minimalistic, MOBILENETV3_LARGE, 1280)
-    recipes["tf_mobilenetv3_small_minimal_100"] = partial(_minimalistic, MOBILENETV3_SMALL, 1024)
-    recipes["mobilenetv1_100"] = partial(_network, MOBILENETV1, "relu6", 32, Head(kind="efficientnet", width=0))
+    builders["tf_mobilenetv3_large_minimal_100"] = partial(_minimalistic, MOBILENETV3_LARGE, 1280)
+    builders["tf_mobilenetv3_small_minimal_100"] = partial(_minimalistic, MOBILENETV3_SMALL, 1024)
+    builders["mobilenetv1_100"] = partial(_network, MOBILENETV1, "relu6", 32, Head(kind="efficientnet", width=0))
     for percent in (35, 50, 75, 100, 140):
-        recipes[f"mobilenetv2_{percent:03}"] = partial(_mobilenetv2, percent / 100)
+        builders[f"mobilenetv2_{percent:03}"] = partial(_mobilenetv2, percent / 100)
     for percent in (50, 75, 100, 140):
-        recipes[f"mnasnet_{percent:03}"] = partial(_network, MNASNET_B1, "relu", 32, _HEAD_1280, multiple=percent / 100)
-        recipes[f"semnasnet_{percent:03}"] = partial(_network, MNASNET_A1, "relu", 32, _HEAD_1280, multiple=percent / 100)
-    recipes["mnasnet_small"] = partial(_network, MNASNET_SMALL, "relu", 8, _HEAD_1280)
-    recipes["fbnetc_100"] = partial(_network, FBNETC, "relu", 16, Head(kind="efficientnet", width=1984))
-    recipes["spnasnet_100"] = partial(_network, SPNASNET, "relu", 32, _HEAD_1280)
-    return recipes
+        builders[f"mnasnet_{percent:03}"] = partial(_network, MNASNET_B1, "relu", 32, _HEAD_1280, multiple=percent / 100)
+        builders[f"semnasnet_{percent:03}"] = partial(_network, MNASNET_A1, "relu", 32, _HEAD_1280, multiple=percent / 100)
+    builders["mnasnet_small"] = partial(_network, MNASNET_SMALL, "relu", 8, _HEAD_1280)
+    builders["fbnetc_100"] = partial(_network, FBNETC, "relu", 16, Head(kind="efficientnet", width=1984))
+    builders["spnasnet_100"] = partial(_network, SPNASNET, "relu", 32, _HEAD_1280)
+    return builders
 
 
-_RECIPES: Final = _recipes()
+_BUILDERS: Final = _builders()
 
 
 def references() -> tuple[str, ...]:
-    """The names of the published networks, sorted; `reference(name)` gives each."""
-    return tuple(sorted(_RECIPES))
+    """The sorted names of all reference networks; `reference(name)` gives the network."""
+    return tuple(sorted(_BUILDERS))
 
 
 def reference(name: str) -> Architecture:
-    """A published network by timm's model name, at the resolution its paper evaluates it at.
+    """The reference network with this timm model name, at the resolution that its paper evaluates it at.
 
-    Raises: NasError for a name that is not among `references()`.
+    Raises: NasError for a name that is not in `references()`.
     """
-    if name not in _RECIPES:
-        raise unknown_name("reference", name, _RECIPES)
-    return _RECIPES[name]()
+    if name not in _BUILDERS:
+        raise unknown_name("reference", name, _BUILDERS)
+    return _BUILDERS[name]()

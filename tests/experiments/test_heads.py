@@ -184,7 +184,7 @@ def test_the_command_prints_the_quality_before_and_after(head, monkeypatch, caps
     [
         (["mobilenetv3"], "network 'mobilenetv3' does not exist"),
         (["timm:resnet18"], "timm:resnet18 is timm's own network and has no architecture"),
-        (["no/such/folder"], "network 'no/such/folder' is not there"),
+        (["no/such/folder"], "network 'no/such/folder' does not exist"),
         (["--size", "31"], "size: 31 is not 32 pixels or more"),
         (["--steps", "0"], "steps: 0 is not 1 or more"),
         (["--seed", "-1"], "seed: -1 is not 0 or more"),

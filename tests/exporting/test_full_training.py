@@ -140,7 +140,7 @@ def test_a_network_that_is_there_is_never_replaced(whole, mistaken):
         (["mobilenetv2_035"], "--dataset is missing; give a name or a path of a file; known: cifar10, digits,"),
         (["mobilenetv2_35", *DIGITS], "network 'mobilenetv2_35' does not exist; did you mean 'mobilenetv2_035'?"),
         (["timm:resnet5", *DIGITS], "timm network 'resnet5' does not exist; did you mean 'resnet50'? near it: "),
-        (["./nowhere", *DIGITS], "network './nowhere' is not there; give an export's folder, or the file of"),
+        (["./nowhere", *DIGITS], "network './nowhere' does not exist; give an export's folder or"),
         (["..", *DIGITS], "network '..' has no architecture.json; give an export's folder"),
         (["./bad.json", *DIGITS], "architecture: 'timm' is not a field"),
         (["timm:vit_tiny_patch16_224", *DIGITS, "--train.start-resolution", "0.5"], "cannot read images of 112 px"),

@@ -276,7 +276,7 @@ def test_a_training_begins_with_timms_weights(hub, tmp_path):
         ("timm:mobilenetv3_large_100", "run the same command once where the internet is, or begin with --weights new"),
         ("efficientnet_b7", "timm has no weights for efficientnet_b7; begin with --weights new"),
         ("timm:efficientnet_b7", "timm has no weights for efficientnet_b7; begin with --weights new"),
-        ("./tiny.json", "is no published network, so timm has no weights for it; begin with --weights new"),
+        ("./tiny.json", "is not a reference network, so timm has no weights for it; use --weights new"),
     ],
 )
 def test_weights_that_are_not_there_are_one_sentence(network, sentence, tmp_path, mistaken):

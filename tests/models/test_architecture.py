@@ -160,7 +160,7 @@ def test_no_text_can_ask_for_more_than_the_bounds():
     huge = replace(block, kernel=7, width=16_384, hidden=16_384, stride=1, squeeze=0, gate=None, skip=False)
     described = json.loads(TEXT)
     described["stages"] = [[{name: getattr(huge, name) for name in huge.__slots__}] * 64] * 16
-    with pytest.raises(ArchitectureError, match="bound on the weights"):
+    with pytest.raises(ArchitectureError, match="number of weights"):
         Architecture.from_json(json.dumps(described))
     described = json.loads(TEXT) | {"resolution": 1024, "stem": {"width": 16_384, "stride": 1}}
     with pytest.raises(ArchitectureError, match="feature map"):
