@@ -1,0 +1,84 @@
+"""Figures of results, for notebooks and pages. The only module that loads plotly; the page of a run draws its own charts."""
+
+from typing import Any, Final
+
+import pandas as pd
+from plotly.graph_objects import Figure, Scatter
+
+from nas.errors import NasError, unknown_name
+from nas.runs.results import front
+from nas.runs.trial import Status
+
+TITLES: Final = {
+    "val_top1_pct": "top-1 on validation images, %",
+    "macs_m": "multiply-adds, millions",
+    "params_m": "parameters, millions",
+    "latency_ms": "latency, ms",
+    "activation_mb": "peak memory of activations, MB",
+    "mnasnet_reward": "MnasNet's reward",
+}
+COLOURS: Final = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+"""Okabe and Ito's palette, which the colour-blind tell apart."""
+OTHERS: Final = "#9aa3ad"  # trials off the front, where one run alone is drawn
+
+
+def plot_front(df: pd.DataFrame, x: str | None = None, y: str | None = None) -> Figure:
+    """The done trials of `nas.results` over two objectives, with the front of each run as a line through its networks.
+
+    By default `y` is the run's first objective and `x` its second. With one objective, its values over the trials, and a line
+    through each new best one. The front is that over the objectives drawn, within the limits.
+    Raises: NasError for an `x` or `y` that is no objective of the table, or where both are one.
+    """
+    directions: dict[str, str] = df.attrs["directions"]
+    for name in (x, y):
+        if name is not None and name not in directions:
+            raise unknown_name("objective", name, directions)
+    y = y or next(name for name in directions if name != x or len(directions) == 1)
+    x = x or next((name for name in directions if name != y), "trial")
+    if x == y:
+        raise NasError(f"x and y are both {x!r}; draw two objectives out of {', '.join(directions)}, or leave x out")
+    done = df[df["status"] == Status.DONE].dropna(subset=[x, y])
+    runs = list(done["run"].unique())
+    figure = Figure()
+    for run, colour in zip(runs, COLOURS * (len(runs) // len(COLOURS) + 1), strict=False):
+        rows = done[done["run"] == run]
+        best = _improvements(rows, y) if x == "trial" else _front_line(rows, x, y)
+        prefix = f"{run}: " if len(runs) > 1 else ""
+        others = {"color": colour, "opacity": 0.35} if prefix else {"color": OTHERS}
+        rest = rows.drop(best.index)
+        figure.add_trace(_trace(rest, x, y, mode="markers", name=f"{prefix}trials", marker=others | {"size": 7}))
+        shape = "vh" if directions.get(x) == "maximize" else "hv"
+        line = {"shape": shape, "width": 2, "color": colour}
+        name = prefix + ("best so far" if x == "trial" else "front")
+        figure.add_trace(_trace(best, x, y, mode="lines+markers", name=name, line=line, marker={"size": 10, "color": colour}))
+    return figure.update_layout(
+        template="plotly_white",
+        legend={"orientation": "h", "x": 0, "y": 1, "yanchor": "bottom"},
+        margin={"l": 60, "r": 20, "t": 40, "b": 50},
+        xaxis_title=TITLES.get(x, x),
+        yaxis_title=TITLES.get(y, y),
+    )
+
+
+def _front_line(rows: pd.DataFrame, x: str, y: str) -> pd.DataFrame:
+    """The networks of one run that no other beats on both objectives, from left to right."""
+    directions: dict[str, str] = rows.attrs["directions"]
+    chosen = front(rows[rows["within_limits"]], {y: directions[y], x: directions[x]})
+    return chosen.sort_values(x, kind="stable")
+
+
+def _improvements(rows: pd.DataFrame, y: str) -> pd.DataFrame:
+    """The trials of one run that are better than every earlier one."""
+    ordered = rows[rows["within_limits"]].sort_values("trial")
+    sign = 1 if rows.attrs["directions"][y] == "maximize" else -1
+    values = sign * ordered[y]
+    return ordered[values > values.cummax().shift(fill_value=float("-inf"))]
+
+
+def _trace(rows: pd.DataFrame, x: str, y: str, **style: Any) -> Scatter:
+    """A trace with the trial, the id and every objective of a network where the pointer is."""
+    names = list(rows.attrs["directions"])
+    shown = rows[["trial", "id", *names]].astype(object)
+    values = "".join(f"<br>{TITLES.get(name, name)}: %{{customdata[{i}]:.4~g}}" for i, name in enumerate(names, start=2))
+    template = f"trial %{{customdata[0]}}<br>%{{customdata[1]}}{values}<extra>%{{fullData.name}}</extra>"
+    return Scatter(x=rows[x].tolist(), y=rows[y].tolist(), customdata=shown.to_numpy(), hovertemplate=template, **style)
