@@ -63,8 +63,8 @@ def plot_front(df: pd.DataFrame, x: str | None = None, y: str | None = None) -> 
 def _front_line(rows: pd.DataFrame, x: str, y: str) -> pd.DataFrame:
     """The networks of one run that no other beats on both objectives, from left to right."""
     directions: dict[str, str] = rows.attrs["directions"]
-    chosen = front(rows[rows["within_limits"]], {y: directions[y], x: directions[x]})
-    return chosen.sort_values(x, kind="stable")
+    line = front(rows[rows["within_limits"]], {y: directions[y], x: directions[x]})
+    return line.sort_values(x, kind="stable")
 
 
 def _improvements(rows: pd.DataFrame, y: str) -> pd.DataFrame:

@@ -66,13 +66,13 @@ def write_report(run: str | PathLike[str], output: str | PathLike[str] | None = 
     return target
 
 
-def _page(found: Mapping[str, Any]) -> str:
+def _page(contents: Mapping[str, Any]) -> str:
     from plotly.offline import get_plotlyjs
 
     parts = files("nas.runs") / "page"
     return Template((parts / "report.html").read_text(encoding="utf-8")).substitute(
         style=(parts / "report.css").read_text(encoding="utf-8"),
-        data=json.dumps(found, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c"),
+        data=json.dumps(contents, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c"),
         plotly=get_plotlyjs(),
         script="\n".join((parts / name).read_text(encoding="utf-8") for name in SCRIPTS),
     )
@@ -109,18 +109,18 @@ def gather(run: Path) -> dict[str, Any]:
         "curves": _curves(run),
         "importance": _importance(run, described),
         "time": _time(described, trials),
-        "trust": None if (found := trust(run)) is None else str(found),
+        "trust": None if (ranking := trust(run)) is None else str(ranking),
     }
 
 
 def _facts(described: Mapping[str, Any]) -> list[list[str]]:
-    """What was asked for and on what machine, as pairs of a label and a text."""
+    """The settings of the run and its machine, as pairs of a label and a text."""
     train, dataset, machine = described["train"], described["dataset"], described["sessions"][-1]["machine"]
     limits = [
         f"{limit['objective']['name']} from {limit['low']} to {limit['high']}".replace(" from -inf", "").replace(" to inf", "")
         for limit in described["limits"]
     ]
-    found = {
+    facts = {
         "Space": described["space"]["name"],
         "Dataset": f"{dataset['name']}, {len(dataset['classes'])} classes",
         "Objectives": ", ".join(f"{one['name']} ({one['direction']})" for one in described["objectives"]),
@@ -130,7 +130,7 @@ def _facts(described: Mapping[str, Any]) -> list[list[str]]:
         "Latency table": described["latency_table"] or "",
         "Machine": f"{machine['processor']}, {machine['cpus']} CPUs",
     }
-    return [[label, text] for label, text in found.items() if text]
+    return [[label, text] for label, text in facts.items() if text]
 
 
 def _shown_time(text: str) -> str:
@@ -213,17 +213,17 @@ def _importance(run: Path, described: Mapping[str, Any]) -> dict[str, Any]:
     if not trained:
         return {"why": "No objective of this run needs training, so every one follows from the parameters by a formula."}
     try:
-        found = RunStudy(run)
+        run_study = RunStudy(run)
     except (NasError, ImportError) as error:
-        return {"why": f"Nothing can be told of the parameters, as the space cannot be rebuilt here: {error}."}
-    parameters = [name for name, one in found.parameters.items() if num_choices(one) > 1]
-    done = [one for one in found.study.get_trials(states=[TrialState.COMPLETE]) if one.params.keys() >= set(parameters)]
+        return {"why": f"The importance of parameters is missing, as the space cannot be rebuilt here: {error}."}
+    parameters = [name for name, one in run_study.parameters.items() if num_choices(one) > 1]
+    done = [one for one in run_study.study.get_trials(states=[TrialState.COMPLETE]) if one.params.keys() >= set(parameters)]
     if len(done) < RANKED or not parameters:
         return {"why": f"{len(done)} networks of the space are done; from {RANKED} on, this shows which parameters matter."}
     bars = {}
     for place in trained:
         if len({one.values[place] for one in done}) > 1:
-            bars[described["objectives"][place]["name"]] = _ranked(found.study, parameters, place)
+            bars[described["objectives"][place]["name"]] = _ranked(run_study.study, parameters, place)
     return {"networks": len(done), "of": len(parameters), "bars": bars}
 
 
