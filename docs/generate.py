@@ -16,7 +16,6 @@ from nas.runs.columns import documentation
 
 WIDTH = 90  # characters of a help text
 CONTRIBUTING = Path(__file__).parents[1] / "CONTRIBUTING.md"
-SUBCOMMANDS = {"latency": ("build", "check")}
 EXPERIMENT = "digits_mobilenetv3"  # `search` has the options of the experiment that it is given
 
 
@@ -36,9 +35,8 @@ def command_pages() -> Iterator[str]:
     """The page of the commands, a section each, as `--help` prints it."""
     yield "# Commands\n\nEvery command prints its options with `--help`. This page is made from them.\n"
     for command in COMMANDS:
-        for words in [[command, name] for name in SUBCOMMANDS.get(command, ())] or [command.split()]:
-            arguments = [*words, EXPERIMENT] if command == "search" else words
-            yield f"## nas {' '.join(words)}\n\n```text\n{help_of(arguments)}\n```\n"
+        arguments = [*command.split(), *([EXPERIMENT] if command == "search" else [])]
+        yield f"## nas {command}\n\n```text\n{help_of(arguments)}\n```\n"
 
 
 def help_of(arguments: list[str]) -> str:

@@ -74,20 +74,17 @@ def type_command(*arguments: object, cwd: Path) -> Answer:
     A search runs in the Ray of this process where the fixture `running_ray` has started one, else in its own.
     """
     printed, errors = io.StringIO(), io.StringIO()
-    with pytest.MonkeyPatch.context() as patch, _fresh_logging(), _fresh_modules(cwd):
+    with pytest.MonkeyPatch.context() as patch, fresh_logging(), _fresh_modules(cwd):
         patch.chdir(cwd)
         patch.setattr(sys, "path", sys.path.copy())  # where the files are imported from that are named
         patch.setenv("COLUMNS", "200")
         with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(errors):
-            try:
-                code = run([str(argument) for argument in arguments])
-            except SystemExit as stop:  # of --help
-                code = int(stop.code or 0)
+            code = run([str(argument) for argument in arguments])
     return Answer(code=code, printed=printed.getvalue(), errors=errors.getvalue())
 
 
 @contextmanager
-def _fresh_logging() -> Iterator[None]:
+def fresh_logging() -> Iterator[None]:
     """A command sets up logging as the first in its process does."""
     names = (None, "nas", "timm")
     before = {name: (logging.getLogger(name).handlers.copy(), logging.getLogger(name).level) for name in names}

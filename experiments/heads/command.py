@@ -4,7 +4,7 @@ import argparse
 from typing import Protocol
 
 from nas import NasError
-from nas.cli.options import USER_ERROR
+from nas.cli.app import USER_ERROR
 
 
 class Run(Protocol):

@@ -1,77 +1,102 @@
-"""`nas export` and `nas train`, which leave folders: parse, call one function, print."""
+"""`nas export` and `nas train`, which write folders of networks."""
 
 import json
-from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-from nas.cli.options import named_plugins, parsed
+import tyro
+
+from nas.cli.app import HELP
+from nas.cli.options import Best, Run, Where, WithinError
 from nas.cli.output import log_to_stdout, shown_path
 from nas.errors import NasError
 from nas.plugins import load_plugin, plugin_names
 
 
-@dataclass(frozen=True, kw_only=True)
-class ExportOptions:
-    """Write the folder of a network of a run, or of its whole front, that runs in timm, torch and ONNX Runtime, proven."""
+def export(
+    run: Run,
+    /,
+    *,
+    trial: int | None = None,
+    best: Best = None,
+    front: bool = False,
+    where: Where = "",
+    within_error: WithinError = False,
+    int8: bool = False,
+    output: Path | None = None,
+) -> None:
+    """Write a network of a run, or its whole front, as folders that run in timm, torch and ONNX Runtime, proven.
 
-    run: Path
-    """The run folder."""
-    trial: int | None = None
-    """The trial's number, as `nas table` shows it."""
-    best: str | None = None
-    """An objective, to export the network that is best on it."""
-    front: bool = False
-    """Export every network on the front, each to its own folder."""
-    where: str = ""
-    """Only of those that meet all of these, such as "macs_m<60, params_m<3"."""
-    within_error: bool = False
-    """Rank by latency_ms even where the latency table's error is larger than the difference."""
-    int8: bool = False
-    """Write an ONNX file in eight bits too, calibrated on training images, with its accuracy."""
-    output: Path | None = None
-    """The folder to write, by default exports/trial<N> in the run folder; with --front the one that they lie in. An export
-    that is there is replaced."""
-
-
-def export(arguments: list[str]) -> None:
-    """Write the folder of a run's network, or of its whole front, that runs in timm, torch and ONNX Runtime, proven."""
-    import tyro
-
-    options = parsed(ExportOptions, args=arguments, prog="nas export", config=(tyro.conf.PositionalRequiredArgs,))
+    Args:
+        trial: The trial's number, as `nas table` shows it.
+        front: Export every network on the front, each to its own folder.
+        int8: Also write an ONNX file in eight bits, calibrated on training images, and measure its accuracy.
+        output: The folder to write, by default exports/trial<N> in the run folder; with --front the folder to put them in. An
+            export that is there is replaced.
+    """
     from nas.exporting.run import choose, export_front
-    from nas.exporting.run import export as export_network
+    from nas.exporting.run import export as export_trial
     from nas.runs.results import results
 
-    if options.front:
-        if options.trial is not None or options.best is not None or options.within_error:
-            raise NasError("front: takes every network on it; leave out --trial, --best and --within-error, or --front")
-        told: dict[str, Any] = {"conditions": options.where, "on_done": partial(_print_export, brief=True)}
-        export_front(options.run, output=options.output, int8=options.int8, **told)
+    if not front:
+        df = results(run.resolve())
+        row = choose(df, trial=trial, best=best, conditions=where, within_error=within_error)
+        _print_export(export_trial(run, trial=int(row["trial"]), output=output, int8=int8))
         return
-    row = choose(
-        results(options.run.resolve()),
-        trial=options.trial,
-        best=options.best,
-        conditions=options.where,
-        within_error=options.within_error,
+    if trial is not None or best is not None or within_error:
+        raise NasError("front: takes every network on it; leave out --trial, --best and --within-error, or --front")
+    export_front(run, conditions=where, output=output, int8=int8, on_done=_print_export_line)
+
+
+def train(arguments: list[str]) -> None:
+    """Train one network in full, and write its folder; the same command resumes a training that was killed."""
+    dataset, options = tyro.cli(_dataset, args=arguments, prog="nas train", return_unknown_args=True, add_help=False)
+    names = ", ".join(plugin_names("dataset"))
+    if dataset is None and options and not HELP & {*options}:
+        raise NasError(f"--dataset is missing; give a name or a path of a file; known: {names}")
+    from nas.cli.live import shown_training
+    from nas.exporting.full_training import Training, train_network
+
+    dataset = dataset or load_plugin("dataset", "imagenette")
+    training = tyro.cli(
+        Training,
+        default=Training(network=tyro.MISSING, dataset=dataset),
+        args=options or ["--help"],
+        prog=f"nas train NETWORK --dataset {dataset.name}",
+        description=f"Train one network. --dataset NAME is one of {names}, or the path of a Python file with a DATASET.",
     )
-    _print_export(export_network(options.run, trial=int(row["trial"]), output=options.output, int8=options.int8))
+    log_to_stdout()
+    with shown_training(training.train.epochs) as shown:
+        folder = train_network(training, on_epoch=shown.on_epoch, on_step=shown.on_step)
+    _print_export(folder)
 
 
-def _print_export(folder: Path, *, brief: bool = False) -> None:
+def _dataset(*, dataset: str | None = None) -> Any:
+    return None if dataset is None else load_plugin("dataset", dataset)
+
+
+def _card(folder: Path) -> tuple[dict[str, Any], dict[str, float], dict[str, Any], float]:
+    """(an export's card, its top-1 by part, the proof of its float files by file, their largest difference of a logit)."""
     from nas.exporting.fresh_process import INT8_FILE
     from nas.models.network import CARD_FILE
 
     card = json.loads((folder / CARD_FILE).read_text(encoding="utf-8"))
-    accuracy, proof = card["accuracy"], {name: found for name, found in card["proof"].items() if name != INT8_FILE}
-    worst = max(found["logit_difference"] for found in proof.values())
-    tops = {part: top1 for part in ("val", "test") if (top1 := accuracy.get(f"{part}_top1_pct")) is not None}
-    if brief:
-        accuracies = ", ".join(f"{part}_top1_pct {top1:.2f}" for part, top1 in tops.items())
-        print(f"{shown_path(folder)}: {accuracies}, logits within {worst:.1g}", flush=True)
-        return
+    proof = {file: comparison for file, comparison in card["proof"].items() if file != INT8_FILE}
+    tops = {part: top1 for part in ("val", "test") if (top1 := card["accuracy"].get(f"{part}_top1_pct")) is not None}
+    return card, tops, proof, max(comparison["logit_difference"] for comparison in proof.values())
+
+
+def _print_export_line(folder: Path) -> None:
+    """One line about an export of a front."""
+    _, tops, _, difference = _card(folder)
+    accuracies = ", ".join(f"{part}_top1_pct {top1:.2f}" for part, top1 in tops.items())
+    print(f"{shown_path(folder)}: {accuracies}, logits within {difference:.1g}", flush=True)
+
+
+def _print_export(folder: Path) -> None:
+    """The accuracy of an export, what proves it, and how to load it."""
+    card, tops, proof, difference = _card(folder)
+    accuracy = card["accuracy"]
     if "not_measured" in accuracy:
         print(f"not measured again: {accuracy['not_measured']}; as its trial ended:")
     elif "epoch" in accuracy:
@@ -82,33 +107,8 @@ def _print_export(folder: Path, *, brief: bool = False) -> None:
     for part, top1 in tops.items():
         int8 = f"; {accuracy['int8'][part]:.2f} in int8" if "int8" in accuracy else ""
         print(f"{part}_top1_pct {top1:.2f} over {accuracy[f'{part}_images']:,} images of {accuracy['dataset']}{int8}")
-    (images,) = {f"{found['images']} images ({found['source']})" for found in proof.values()}
-    same = 100 * min(found["same_class"] for found in proof.values())
-    print(f"run without this project on {images}: {', '.join(proof)} give logits within {worst:.1g}, {same:g} % the same class")
+    (images,) = {f"{comparison['images']} images ({comparison['source']})" for comparison in proof.values()}
+    same = 100 * min(comparison["same_class"] for comparison in proof.values())
+    files = ", ".join(proof)
+    print(f"run without this project on {images}: {files} give logits within {difference:.1g}, {same:g} % the same class")
     print(f"{shown_path(folder)}\n\nimport nas; model = nas.load({str(folder)!r})")
-
-
-def train(arguments: list[str]) -> None:
-    """Train one network with a full recipe, and leave its folder; a run that was killed goes on when it is called again."""
-    found, options = named_plugins(("dataset",), arguments)
-    if not options:
-        options = ["--help"]
-    if not found and not {"-h", "--help"} & set(options):
-        raise NasError(f"--dataset is missing; give a name or a path of a file; known: {', '.join(plugin_names('dataset'))}")
-    import tyro
-
-    from nas.cli.live import shown_training
-    from nas.exporting.full_training import Training, train_network
-
-    dataset = found["dataset"] if found else load_plugin("dataset", "imagenette")
-    training = parsed(
-        Training,
-        default=Training(network=tyro.MISSING, dataset=dataset),
-        args=options,
-        prog=f"nas train NETWORK --dataset {dataset.name}",
-        description=f"Train one network. --dataset NAME is one of {', '.join(plugin_names('dataset'))}, or the path of a file.",
-    )
-    log_to_stdout()
-    with shown_training(training.train.epochs) as shown:
-        folder = train_network(training, on_epoch=shown.on_epoch, on_step=shown.on_step)
-    _print_export(folder)

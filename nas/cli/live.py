@@ -1,10 +1,8 @@
-"""What somebody who waits sees: lines that stay in place in a terminal; in a pipe, a line per trial of a search or per epoch."""
+"""Progress of long commands: bars in a terminal; in a pipe, a line per trial of a search or per epoch of a training."""
 
-import logging
 import math
-import sys
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +10,7 @@ from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
+from nas.cli.output import log_to_stdout
 from nas.training.settings import Epoch
 
 if TYPE_CHECKING:  # it loads Ray, which no training needs
@@ -19,31 +18,31 @@ if TYPE_CHECKING:  # it loads Ray, which no training needs
 
 
 @contextmanager
-def bar(what: str) -> Iterator[Callable[[int, int], None]]:
-    """What is called with (done, in all) and draws a bar with the time that is left, once it is known how much there is."""
-    with Progress(TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()) as progress:
-        task = progress.add_task(what, visible=False)
-        yield lambda done, of: progress.update(task, completed=done, total=of, visible=True)
+def bar(label: str) -> Iterator[Callable[[int, int], None]]:
+    """A callback of (done, total) that draws a bar with the time left, from its first call on."""
+    with Progress(TextColumn(label), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()) as progress:
+        task = progress.add_task(label, visible=False)
+        yield lambda done, total: progress.update(task, completed=done, total=total, visible=True)
 
 
 class ShownTraining:
-    """What a training tells of itself: a bar over all of it, and a line per epoch."""
+    """The callbacks of a training: they draw a bar for each epoch, and print a line when it ends."""
 
     def __init__(self, epochs: int, progress: Progress) -> None:
-        self.epochs, self.progress, self.begins = epochs, progress, True
+        self.epochs, self.progress, self.epoch_begins = epochs, progress, True
         self.task = progress.add_task("", total=None, epoch=1, top1="-", speed=0.0)
 
     def on_step(self, done: int, total: int) -> None:
-        """So many images of the training have been trained on."""
-        if self.begins:  # an epoch: what was done before, such as to decode images or to validate, says nothing of the speed
+        """Draw how many images are done, and the speed."""
+        if self.epoch_begins:  # decoding and validation before it must not count for the speed
             self.progress.start()
             self.progress.reset(self.task, total=total)
-            self.begins = False
+            self.epoch_begins = False
         self.progress.update(self.task, completed=done)
         self.progress.update(self.task, speed=self.progress.tasks[0].speed or 0.0)
 
     def on_epoch(self, epoch: Epoch) -> None:
-        """An epoch has ended."""
+        """Print the results of an epoch."""
         left = timedelta(seconds=round((self.epochs - epoch.epoch) * epoch.seconds))
         speed = self.progress.tasks[0].speed
         self.progress.console.print(
@@ -53,12 +52,12 @@ class ShownTraining:
             soft_wrap=True,
         )
         self.progress.update(self.task, epoch=min(epoch.epoch + 1, self.epochs), top1=f"{epoch.val_top1_pct:.2f}")
-        self.begins = True
+        self.epoch_begins = True
 
 
 @contextmanager
 def shown_training(epochs: int) -> Iterator[ShownTraining]:
-    """Where a training is shown on the standard output while it lasts."""
+    """Show a training while the block runs."""
     console = Console()
     progress = Progress(
         TextColumn("epoch {task.fields[epoch]}/" + str(epochs)),
@@ -76,7 +75,7 @@ def shown_training(epochs: int) -> Iterator[ShownTraining]:
 
 
 class _SearchProgress(Progress):
-    """The bar of a search, what became of its trials, and the best so far, all read anew at every refresh."""
+    """A search's bar, its trials by status, and the best values so far, read from the searcher at every refresh."""
 
     def __init__(self, searcher: "ArchitectureSearcher") -> None:
         self.searcher, console = searcher, Console()  # first, as rich draws at once
@@ -86,7 +85,7 @@ class _SearchProgress(Progress):
         self.add_task("", total=searcher.state.session.experiment.trials, completed=searcher.state.log.tally.ended)
 
     def get_renderables(self) -> Iterator[RenderableType]:
-        """What is drawn."""
+        """The bar and two lines below it."""
         state, tally = self.searcher.state, self.searcher.state.log.tally
         for task in self.task_ids:
             self.update(task, completed=tally.ended)
@@ -94,24 +93,23 @@ class _SearchProgress(Progress):
         yield Text.from_markup(
             f"[green]{tally.done} done[/] · {len(self.searcher.pending)} running · {tally.stopped} stopped early · "
             f"{f'[red]{tally.failed} failed[/]' if tally.failed else '0 failed'} · {tally.infeasible} infeasible"
-            f"{' · stopping when the epochs under way have ended' if state.interrupted.is_set() else ''}"
+            f"{' · stopping after the epochs under way' if state.interrupted.is_set() else ''}"
         )
         front = state.keeper.front
         best = [min(losses) for losses in zip(*front.values(), strict=True)]
         objectives = zip(state.session.plan.problem.objectives, best, strict=True) if front else ()
         values = ", ".join(f"{one.name} {one.loss(loss):.4g}" for one, loss in objectives)
-        found = f"best {values}; front {len(front)}, hypervolume {state.keeper.hypervolume():.3f}"
-        yield Text(found if front else "no network yet")
+        yield Text(
+            f"best {values}; front {len(front)}, hypervolume {state.keeper.hypervolume():.3f}" if front else "no network yet"
+        )
 
 
 @contextmanager
 def shown_search(searcher: "ArchitectureSearcher") -> Iterator[None]:
-    """Where a search is shown on the standard output while it lasts; in a pipe the log's lines are all that there is."""
-    before, handlers = sys.stdout, logging.getLogger().handlers
-    moved = [one for one in handlers if isinstance(one, logging.StreamHandler) and one.stream is before]
-    with ExitStack() as undo:
-        undo.enter_context(_SearchProgress(searcher))
-        for handler in moved:
-            handler.setStream(sys.stdout)  # which puts lines above what stays in place
-            undo.callback(handler.setStream, before)
-        yield
+    """Show a search while the block runs; in a pipe, its log lines are all there is."""
+    try:
+        with _SearchProgress(searcher):
+            log_to_stdout()  # the stream that rich has put there, which prints above the bar
+            yield
+    finally:
+        log_to_stdout()

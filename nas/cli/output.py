@@ -7,24 +7,34 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nas.plugins import plugin_names, plugin_summary
+
 if TYPE_CHECKING:
     import pandas as pd
 
+PIPE_COLUMNS = 100_000  # no line is that long: in a pipe none wraps
+
 
 def log_to_stdout() -> None:
-    """What a search or a training says goes to the standard output."""
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stdout)
+    """Send the messages of a search or a training to the standard output of this moment."""
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stdout, force=True)
     logging.getLogger("nas").setLevel(logging.INFO)
     logging.getLogger("timm").setLevel(logging.ERROR)  # it warns of a cosine of one step
 
 
+def print_plugins(kind: str) -> None:
+    """Print the spaces, or the plug-ins of another kind, each with its summary."""
+    for name in plugin_names(kind):
+        print(f"  {name:<24} {plugin_summary(kind, name)}")
+
+
 def print_front(df: "pd.DataFrame") -> None:
-    """The rows of the front, the best first, and how many they are of how many."""
+    """Print the front of a run, the best first, and the pairs that a latency table does not tell apart."""
     from nas.runs.results import close_pairs, front
 
-    chosen = front(df)
-    print_rows(chosen, ["trial", "id", *df.attrs["directions"], "seconds", "source", "name"])
-    print(f"front: {len(chosen)} of {int((df['status'] == 'done').sum())} done")
+    rows = front(df)
+    print_rows(rows, ["trial", "id", *df.attrs["directions"], "seconds", "source", "name"])
+    print(f"front: {len(rows)} of {int((df['status'] == 'done').sum())} done")
     for name, pairs in close_pairs(df).items():
         print(
             f"the latency table errs by {df.attrs['table_error_pct'][name]:.1f} %, and does not tell apart, by {name}, trials "
@@ -33,7 +43,7 @@ def print_front(df: "pd.DataFrame") -> None:
 
 
 def print_rows(df: "pd.DataFrame", columns: list[str]) -> None:
-    """The rows as a table; numbers have four digits."""
+    """Print columns of a table, numbers with four digits."""
     import pandas as pd
 
     if df.empty:
@@ -47,24 +57,21 @@ def print_rows(df: "pd.DataFrame", columns: list[str]) -> None:
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[Any]], *, right: Collection[str] = ()) -> None:
-    """A table, drawn in a terminal and of plain columns in a pipe; the columns in `right` end at their right edge."""
-    texts = [[str(value) for value in row] for row in rows]
-    if not sys.stdout.isatty():
-        widths = [max(map(len, column)) for column in zip(columns, *texts, strict=True)]
-        for row in (columns, *texts):
-            cells = zip(row, widths, columns, strict=True)
-            print("  ".join(text.rjust(width) if name in right else text.ljust(width) for text, width, name in cells).rstrip())
-        return
+    """Print aligned columns, those of `right` at their right edge; a terminal wraps long cells, a pipe gets a line a row."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    drawn = Table()
+    console, table = Console(), Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
+    if not console.is_terminal:
+        console.width = PIPE_COLUMNS
     for column in columns:
-        drawn.add_column(column, justify="right" if column in right else "left")
-    for row in texts:
-        drawn.add_row(*map(Text, row))  # nothing in a cell is markup
-    Console().print(drawn)
+        table.add_column(Text(column), justify="right" if column in right else "left")
+    for row in rows:
+        table.add_row(*(Text(str(value)) for value in row))  # nothing in a cell is markup
+    with console.capture() as drawing:
+        console.print(table)
+    print("\n".join(line.rstrip() for line in drawing.get().splitlines()))
 
 
 def shown_path(path: Path) -> str:

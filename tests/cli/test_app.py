@@ -1,6 +1,7 @@
 """The `nas` command: lists, help, and every mistake as one sentence that leaves nothing half written."""
 
 import json
+import re
 import shlex
 import subprocess
 import sys
@@ -8,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from nas.cli.app import COMMANDS, GROUPS
 from nas.models.network import CARD_FILE
-from tests.conftest import DATA, files
+from tests.conftest import DATA, files, type_command
 from tests.data.pictures import save
 
 NINE = DATA / "nine.py"
@@ -30,7 +32,6 @@ MISTAKES = [
     (["search", "./nowhere.py"], "nowhere.py is not a file"),
     (["search", DATA / "shades.py"], "shades.py exports no EXPERIMENT"),
     (["search", NINE, "--space", "mnasnett"], "space 'mnasnett' does not exist; did you mean 'mnasnet'?"),
-    (["search", NINE, "--space"], "--space needs a name"),
     (["search", NINE, "--dataset", "digit"], "dataset 'digit' does not exist; did you mean 'digits'?"),
     (["search", NINE, "--objectives", "val_top1"], "objective 'val_top1' does not exist; did you mean 'val_top1_pct'?"),
     (["search", NINE, "--objectives"], "objectives: none given"),
@@ -53,7 +54,6 @@ MISTAKES = [
     (["search", "digits_mobilenetv3", "--space.resolutions", "8"], "space.resolutions: 8 is not from 16 to 1024"),
     (["resume", "."], "is not a run folder"),
     (["resume", "nowhere", "--trials", "3"], "nowhere is not a run folder"),
-    (["space", "mnasnet", "--width", "3"], "Unrecognized options: --width, 3; see nas space --help"),
     (["space", "mobilenet"], "space 'mobilenet' does not exist; did you mean 'mobilenetv3'?"),
     (["table", "."], "is not a run folder"),
     (["export", "."], "is not a run folder"),
@@ -61,11 +61,49 @@ MISTAKES = [
     (["clean", "."], "is not a run folder"),
     (["tabel"], "command 'tabel' does not exist; did you mean 'table'?"),
 ]
+OPTIONS = [
+    (["search", NINE, "--space"], ["--space"]),
+    (["search", NINE, "--trials", "many"], ["--trials", "many"]),
+    (["search", NINE, "--trails", "3"], ["--trails", "--trials"]),
+    (
+        ["train", "mobilenetv2_035", "--dataset", "digits", "--weights", "best"],
+        ["--weights", "'own', 'new', 'pretrained'"],
+    ),
+    (["space", "mnasnet", "--width", "3"], ["--width", "nas space --help"]),
+    (["table", ".", "--format", "excel"], ["--format", "nas table --help"]),
+    (["scale", "efficientnet_b0", "--phi", "x"], ["--phi", "'x'", "nas scale --help"]),
+    (["scale"], ["NETWORK"]),
+    (["measure", "mobilenetv3_small_100", "--threads", "two"], ["--threads", "two"]),
+]
 
 
 @pytest.mark.parametrize(("arguments", "sentence"), MISTAKES, ids=[" ".join(Path(a).name for a in m[0]) for m in MISTAKES])
 def test_a_mistake_is_one_sentence_and_nothing_half_written(folder, mistaken, arguments, sentence):
     assert sentence in mistaken(*arguments, cwd=folder)
+
+
+@pytest.mark.parametrize(("arguments", "words"), OPTIONS, ids=[" ".join(Path(a).name for a in m[0]) for m in OPTIONS])
+def test_a_wrong_option_is_named_with_what_is_allowed(folder, arguments, words):
+    before = files(folder)
+    answer = type_command(*arguments, cwd=folder)
+    assert (answer.code, answer.printed) == (2, "")
+    assert not [word for word in words if word not in answer.errors], answer.errors
+    assert "Traceback" not in answer.errors
+    assert files(folder) == before
+
+
+def test_the_help_lists_every_command_by_group(tmp_path, typed):
+    printed = typed("--help", cwd=tmp_path)
+    assert printed == typed(cwd=tmp_path)
+    for title, (example, commands) in GROUPS.items():
+        assert f"\n{title}\n" in printed
+        assert f"for example: {example}\n" in printed
+        assert all(re.search(rf"^  nas {name} +\S", printed, re.MULTILINE) for name in commands)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help(command, tmp_path, typed):
+    assert typed(*command.split(), "--help", cwd=tmp_path).count("\n") > 0
 
 
 @pytest.mark.parametrize(

@@ -79,7 +79,6 @@ def test_brackets_in_a_cell_are_no_markup(runs, monkeypatch, capsys):
         (["table", "RUN", "--output", "/nowhere/at/all"], "/nowhere/at/all cannot be used: No such file or directory"),
         (["table", "RUN", "--best", "macs"], "objective 'macs' does not exist"),
         (["table", "RUN", "--best", "macs_m", "--where", "macs_m < 1"], "no trial here is done, so none is best on macs_m"),
-        (["table", "RUN", "--format", "excel"], "Unrecognized options: --format"),
         (["table"], "no run is given that can be read"),
         (["report", "RUN", "--output", "nowhere/page.html"], "nowhere/page.html cannot be written: No such file or directory"),
         (["verify", "nothing"], "nothing is not a run folder"),

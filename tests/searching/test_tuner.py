@@ -27,7 +27,7 @@ from nas.runs.folder import is_running, read_experiment
 from nas.searching.evaluate import evaluate
 from nas.searching.storage import WEIGHTS_FILE
 from nas.searching.task import Task
-from tests.conftest import DATA, type_command
+from tests.conftest import DATA, fresh_logging, type_command
 from tests.data.shades import Shades
 
 pytestmark = pytest.mark.slow
@@ -308,7 +308,7 @@ def test_a_search_in_a_terminal_shows_what_it_does(running_ray, tmp_path, monkey
     from nas.cli.live import shown_search
     from nas.cli.output import log_to_stdout
 
-    with os.fdopen(theirs, "w") as terminal, redirect_stdout(terminal):
+    with os.fdopen(theirs, "w") as terminal, redirect_stdout(terminal), fresh_logging():
         log_to_stdout()
         experiment = replace(load_plugin("experiment", str(WIDTHS)), trials=3, workers=1)
         experiment = replace(experiment, objectives=tuple(map(nas.objective, ("params_m", "macs_m"))))  # trains nothing

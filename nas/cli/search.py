@@ -1,0 +1,170 @@
+"""`nas search`, `resume` and `space`. The fields of an experiment are the options of a search."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import tyro
+
+from nas.cli.app import HELP
+from nas.cli.output import log_to_stdout, print_front, print_plugins, shown_path
+from nas.errors import NasError
+from nas.plugins import check_type, load_plugin, plugin_names
+
+if TYPE_CHECKING:
+    from nas.runs.experiment import Experiment
+
+
+def search(arguments: list[str]) -> None:
+    """Run an experiment, by its name or from a Python file; without one, list the experiments."""
+    if not arguments or arguments[0] in HELP:
+        print("nas search EXPERIMENT [--help | options]: an experiment's name, or the path of a Python file with an EXPERIMENT\n")
+        print_plugins("experiment")
+        return
+    from nas.runs.experiment import Experiment
+
+    name, *options = arguments
+    experiment = load_plugin("experiment", name)
+    check_type("EXPERIMENT", experiment, Experiment)
+    prog = f"nas search {name}"
+    plugins, options = tyro.cli(_plugins, args=options, prog=prog, return_unknown_args=True, add_help=False)
+    spaces, datasets, objectives = (", ".join(plugin_names(kind)) for kind in ("space", "dataset", "objective"))
+    description = (
+        f"Run {name}. Options set the fields of the experiment, all but a sampler object. --space and --dataset, names or paths, "
+        f"replace the space and the dataset. Spaces: {spaces}; datasets: {datasets}; objectives: {objectives}."
+    )
+    experiment = _with_options(replace(experiment, **plugins), options, prog=prog, description=description)
+    from nas.searching.tuner import search as search_experiment  # Ray, once the command is known to be right
+
+    _run_and_print(experiment, search_experiment, experiment, name=Path(name).stem)
+
+
+def resume(arguments: list[str]) -> None:
+    """Resume a run that was interrupted or killed, or extend one with --trials; finished trials stay."""
+    if not arguments or arguments[0] in HELP:
+        print("nas resume RUN [--help | options]: a run folder, which `nas search` makes and `nas runs` lists")
+        return
+    if arguments[0].startswith("-"):
+        raise NasError(f"nas resume takes the run folder before the options; given: {arguments[0]}")
+    from nas.runs.folder import check_free, read_experiment
+    from nas.runs.serialization import experiment_of
+
+    run, *options = arguments
+    folder = Path(run).resolve()
+    check_free(folder)  # at once, not after Ray
+    before = experiment_of(read_experiment(folder), folder.parent)
+    after = _with_options(before, options, prog=f"nas resume {run}")
+    names = [field.name for field in fields(after)]
+    changes = {name: getattr(after, name) for name in names if getattr(after, name) != getattr(before, name)}
+    from nas.searching.tuner import resume as resume_run
+
+    _run_and_print(after, resume_run, folder, **changes)
+
+
+def space(name: str | None = None, /) -> None:
+    """Describe a search space: its parameters, its costs, its published networks; without a name, list the spaces.
+
+    Args:
+        name: The space's name, or the path of a Python file with a SPACE.
+    """
+    if name is None:
+        print("nas space NAME: a space's name, or the path of a Python file with a SPACE\n")
+        print_plugins("space")
+        return
+    import random
+
+    from nas.models.cost import cost
+    from nas.spaces import num_points, sample
+    from nas.spaces import space as find_space
+
+    described, generator = find_space(name), random.Random(0)
+    costs = [cost(described.decode(sample(described.parameters, generator))) for _ in range(1_000)]
+    print(f"{described.name}: {(type(described).__doc__ or '').splitlines()[0]}\n")
+    print(f"{len(described.parameters)} parameters, {num_points(described.parameters):.3g} points\n")
+    for parameter, distribution in described.parameters.items():
+        print(f"  {parameter:<24} {_choices(distribution)}")
+    print("\nover 1,000 random points, 1,000 classes: smallest, median, largest")
+    for unit, values in (("params_m", sorted(c.params for c in costs)), ("macs_m", sorted(c.macs for c in costs))):
+        print(f"  {unit:<24} {values[0] / 1e6:.3f}  {values[500] / 1e6:.3f}  {values[-1] / 1e6:.3f}")
+    print("\npublished networks among its points: params_m, macs_m")
+    for network, params in described.references.items():
+        published = cost(described.decode(params))
+        print(f"  {network:<34} {published.params / 1e6:8.3f} {published.macs / 1e6:10.3f}")
+
+
+def _choices(distribution: Any) -> str:
+    if hasattr(distribution, "choices"):
+        return ", ".join(f"{choice:.4g}" if isinstance(choice, float) else str(choice) for choice in distribution.choices)
+    return f"{distribution.low} to {distribution.high}" + (f" in steps of {distribution.step}" if distribution.step else "")
+
+
+def _plugins(*, space: str | None = None, dataset: str | None = None) -> dict[str, Any]:
+    """The plug-ins that stand in for the experiment's own."""
+    names = {"space": space, "dataset": dataset}
+    return {kind: load_plugin(kind, name) for kind, name in names.items() if name is not None}
+
+
+def _with_options(experiment: "Experiment", options: list[str], *, prog: str, description: str | None = None) -> "Experiment":
+    """The experiment with the fields that the options set."""
+    return tyro.cli(
+        type(experiment),
+        default=experiment,
+        args=options,
+        prog=prog,
+        description=description,
+        registry=_constructors(experiment.objectives),
+    )
+
+
+def _constructors(objectives: Sequence[Any]) -> tyro.constructors.ConstructorRegistry:
+    """How tyro reads and shows objectives, limits and samplers; the experiment's own objectives may be no plug-ins."""
+    from optuna.samplers import BaseSampler
+
+    from nas.objectives import Limit, Objective, objective, parse_limit
+
+    registry = tyro.constructors.ConstructorRegistry()
+    rules: dict[Any, tuple[str, Callable[[str], Any], Callable[[Any], str]]] = {
+        Objective: ("NAME", lambda text: objective(text, objectives), lambda value: str(value.name)),
+        Limit: ("NAME<NUMBER", lambda text: parse_limit(text, objectives), str),
+        BaseSampler: ("SAMPLER", str, lambda value: type(value).__name__),
+    }
+
+    @registry.primitive_rule
+    def rule(info: tyro.constructors.PrimitiveTypeInfo) -> tyro.constructors.PrimitiveConstructorSpec[Any] | None:
+        if info.type not in rules:
+            return None
+        metavar, read, show = rules[info.type]
+        return tyro.constructors.PrimitiveConstructorSpec(
+            nargs=1,
+            metavar=metavar,
+            instance_from_str=lambda words: read(words[0]),
+            is_instance=lambda value: isinstance(value, info.type),
+            str_from_instance=lambda value: [show(value)],
+        )
+
+    return registry
+
+
+def _run_and_print(experiment: "Experiment", run: Callable[..., Path], *arguments: Any, **options: Any) -> None:
+    """Run a search while it is shown, then print its front and the commands to type next.
+
+    Raises: NasError if no trial is done, with the first trial's error.
+    """
+    from nas.cli.live import shown_search
+
+    log_to_stdout()
+    folder = run(*arguments, watch=shown_search, **options)
+    from nas.runs.results import results
+
+    df = results(folder)
+    failed = df[df["status"] == "failed"]
+    if not (df["status"] == "done").any() and not failed.empty:
+        first = failed.iloc[0]
+        error = f"trial {first['trial']} failed ({first['reason']}): {first['error']}"
+        raise NasError(f"none of {len(failed)} trials is done; {error}")
+    print()
+    print_front(df)
+    print(f"\nnas table {shown_path(folder)} --front\nnas report {shown_path(folder)}")
+    if any(objective.needs_training for objective in experiment.objectives):
+        print(f"nas export {shown_path(folder)} --best {experiment.objectives[0].name}")
