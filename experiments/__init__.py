@@ -1,1 +1,1 @@
-"""Experiments, one file each, exporting EXPERIMENT; a file put here is found by its name."""
+"""Experiments: each file exports EXPERIMENT, and its name is the name of the experiment."""

@@ -1,1 +1,1 @@
-"""Search spaces, one file each, exporting SPACE; a file put here is found by its name."""
+"""Search spaces: each file exports SPACE, and its name is the name of the space."""

@@ -1,6 +1,6 @@
-"""Compound scaling around any network: how a budget that doubles is shared between depth, width and resolution.
+"""Compound scaling of any network: how to share each doubling of the budget between depth, width and resolution.
 
-Depth grows by alpha^phi, width by beta^phi, resolution by gamma^phi, with alpha * beta^2 * gamma^2 = 2 whatever the
+Depth grows by alpha^phi, width by beta^phi, resolution by gamma^phi, with alpha * beta^2 * gamma^2 = 2 for all
 parameters, so that phi + 1 doubles the multiply-adds (EfficientNet, arXiv:1905.11946, equation 3).
 """
 
@@ -24,18 +24,21 @@ PHI_STEP: Final = 0.25
 
 @dataclass(frozen=True, kw_only=True)
 class CompoundSpace(SearchSpace):
-    """One network scaled by alpha, beta and gamma to the power phi."""
+    """The base network with depth, width and resolution multiplied by alpha^phi, beta^phi and gamma^phi.
+
+    Raises: NasError for a field outside its range; ArchitectureError if a corner of the space is not a valid network.
+    """
 
     base: Annotated[str | Architecture, arg(constructor=str)] = "efficientnet_b0"
-    """The network to scale: a reference's name, or in Python an Architecture, which is kept as its canonical text."""
+    """The network to scale: a reference's name, or in Python an Architecture, stored as its canonical text."""
     min_phi: float = -2.0
     """Smallest phi, a multiple of 0.25; at -1 the multiply-adds are halved."""
     max_phi: float = 3.0
-    """Greatest phi, a multiple of 0.25; at 1 the multiply-adds are doubled."""
+    """Largest phi, a multiple of 0.25; at 1 the multiply-adds are doubled."""
 
     def __post_init__(self) -> None:
         if isinstance(self.base, Architecture):
-            object.__setattr__(self, "base", self.base.to_json())  # as a run folder holds it
+            object.__setattr__(self, "base", self.base.to_json())  # the form that a run folder stores
         check_range("min_phi", self.min_phi, -6.0, self.max_phi, step=PHI_STEP)
         check_range("max_phi", self.max_phi, self.min_phi, 7.0, step=PHI_STEP)
         for depth_share, width_share in ((0.0, 0.0), (0.0, 1.0), (1.0, 0.0)):  # the corners, so that every point is valid
@@ -44,50 +47,55 @@ class CompoundSpace(SearchSpace):
 
     @property
     def name(self) -> str:
+        """The space's name, `compound`."""
         return "compound"
 
     @cached_property
     def parameters(self) -> Mapping[str, BaseDistribution]:
+        """`depth_share` is depth's share of each doubling, `width_share` is width's share of the rest, and `phi` the exponent."""
         return {
-            "depth_share": FloatDistribution(0.0, 1.0, step=SHARE_STEP),  # of the doubling, taken by depth
-            "width_share": FloatDistribution(0.0, 1.0, step=SHARE_STEP),  # of the rest, taken by width
+            "depth_share": FloatDistribution(0.0, 1.0, step=SHARE_STEP),
+            "width_share": FloatDistribution(0.0, 1.0, step=SHARE_STEP),
             "phi": FloatDistribution(self.min_phi, self.max_phi, step=PHI_STEP),
         }
 
     @cached_property
     def references(self) -> Mapping[str, Params]:
+        """The base network at phi = 0, under its name if it is a reference."""
         names = [name for name in references() if reference(name) == self.architecture]
         point = first_choices(self.parameters) | {"phi": 0.0}
         return dict.fromkeys(names, point) if self.min_phi <= 0 <= self.max_phi else {}
 
     @cached_property
     def architecture(self) -> Architecture:
-        """The network at phi = 0."""
+        """The base network, which every point scales."""
         base = str(self.base)
         return Architecture.from_json(base) if base.startswith("{") else reference(base)
 
     def rule(self, params: Mapping[str, Any]) -> ScalingRule:
-        """The alpha, beta and gamma of a point: its multiples at phi = 1."""
+        """The scaling rule of a point: alpha, beta and gamma are its multiples at phi = 1."""
         alpha, beta, gamma = multiples({**params, "phi": 1.0})
         return ScalingRule(alpha=alpha, beta=beta, gamma=gamma)
 
     def decode(self, params: Mapping[str, Any]) -> Architecture:
+        """The base network scaled by the point's multiples."""
         depth, width, resolution = multiples(params)
         return scale(self.architecture, depth=depth, width=width, resolution=resolution)
 
     def encode(self, architecture: Architecture) -> Params:
+        """The first point that decodes to the network.
+
+        Raises: SpaceError if no point does.
+        """
+        depths = tuple(len(blocks) for blocks in architecture.stages)
         for params in self._by_resolution.get(architecture.resolution, ()):
-            depth = multiples(params)[0]
-            if (
-                self._depths(depth) == tuple(len(blocks) for blocks in architecture.stages)
-                and self.decode(params) == architecture
-            ):
-                return check_encoding(self, architecture, params)
+            if self._depths(multiples(params)[0]) == depths and self.decode(params) == architecture:
+                return params
         return check_encoding(self, architecture, first_choices(self.parameters))
 
     @cached_property
     def _by_resolution(self) -> Mapping[int, list[Params]]:
-        """Every point of the space by the resolution that it means, in the order of the parameters."""
+        """Input resolution → the points with it."""
         points: dict[int, list[Params]] = {}
         shares = [round(SHARE_STEP * i, 2) for i in range(int(num_choices(self.parameters["depth_share"])))]
         phis = [self.min_phi + PHI_STEP * i for i in range(int(num_choices(self.parameters["phi"])))]
@@ -102,10 +110,10 @@ class CompoundSpace(SearchSpace):
 
 
 def multiples(params: Mapping[str, Any]) -> tuple[float, float, float]:
-    """The multiples of depth, width and resolution: alpha^phi, beta^phi, gamma^phi."""
+    """The multiples of (depth, width, resolution): alpha^phi, beta^phi, gamma^phi."""
     depth_share, width_share, phi = params["depth_share"], params["width_share"], params["phi"]
     rest = 1.0 - depth_share
-    exponents = depth_share, rest * width_share / 2, rest * (1.0 - width_share) / 2  # of 2: alpha, beta, gamma
+    exponents = depth_share, rest * width_share / 2, rest * (1.0 - width_share) / 2  # log2 of alpha, beta, gamma
     return (2.0 ** (exponents[0] * phi), 2.0 ** (exponents[1] * phi), 2.0 ** (exponents[2] * phi))
 
 

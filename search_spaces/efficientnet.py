@@ -1,4 +1,4 @@
-"""EfficientNet-B0 at free multiples of depth, width and resolution; B0 to B7 are points, by their published table.
+"""EfficientNet-B0 at independent multiples of depth, width and resolution; the published B0 to B7 are points.
 
 Source: Tan and Le, arXiv:1905.11946; coefficients as in tensorflow/tpu efficientnet_builder.py (see nas/models/zoo.py).
 """
@@ -15,34 +15,39 @@ from nas.models.scaling import scale
 from nas.models.zoo import EFFICIENTNET_COEFFICIENTS, reference
 from nas.spaces import Params, SearchSpace, check_encoding, check_range, first_choices, num_choices
 
-STEP: Final = 0.01  # of the multiples: finer than any difference in rounded widths and depths that matters
+STEP: Final = 0.01  # step of the multiples; a finer one would hardly change a rounded width or depth
 
 
 @dataclass(frozen=True, kw_only=True)
 class EfficientNetSpace(SearchSpace):
-    """EfficientNet-B0 scaled by depth, width and resolution, each chosen freely."""
+    """EfficientNet-B0 with depth and width multiplied and its resolution set, each independently.
+
+    Raises: NasError for a field outside its range.
+    """
 
     max_depth: float = 3.1
-    """Greatest multiple of B0's depths; the smallest is 0.25."""
+    """Largest multiple of B0's depths; the smallest is 0.25."""
     max_width: float = 2.0
-    """Greatest multiple of B0's widths; the smallest is 0.25."""
+    """Largest multiple of B0's widths; the smallest is 0.25."""
     min_resolution: int = 96
     """Smallest side of the input, pixels; a multiple of 4."""
     max_resolution: int = 600
-    """Greatest side of the input, pixels; a multiple of 4."""
+    """Largest side of the input, pixels; a multiple of 4."""
 
     def __post_init__(self) -> None:
-        check_range("max_depth", self.max_depth, 0.25, 5.3, step=STEP)  # to EfficientNet-L2's
+        check_range("max_depth", self.max_depth, 0.25, 5.3, step=STEP)  # the upper bounds are EfficientNet-L2's multiples
         check_range("max_width", self.max_width, 0.25, 4.3, step=STEP)
         check_range("min_resolution", self.min_resolution, 32, self.max_resolution, step=4)
         check_range("max_resolution", self.max_resolution, self.min_resolution, 800, step=4)
 
     @property
     def name(self) -> str:
+        """The space's name, `efficientnet`."""
         return "efficientnet"
 
     @cached_property
     def parameters(self) -> Mapping[str, BaseDistribution]:
+        """The multiples `depth` and `width` of B0, and `resolution` in pixels."""
         return {
             "depth": FloatDistribution(0.25, self.max_depth, step=STEP),
             "width": FloatDistribution(0.25, self.max_width, step=STEP),
@@ -51,20 +56,26 @@ class EfficientNetSpace(SearchSpace):
 
     @cached_property
     def references(self) -> Mapping[str, Params]:
+        """Those of EfficientNet-B0 to B7 that lie within the space's bounds."""
         points = {
             f"efficientnet_{name}": {"depth": depth, "width": width, "resolution": resolution}
             for name, (width, depth, resolution) in EFFICIENTNET_COEFFICIENTS.items()
         }
-        return {name: point for name, point in points.items() if self._holds(point)}
+        return {name: point for name, point in points.items() if self._contains(point)}
 
-    def _holds(self, point: Params) -> bool:
-        sizes = self.min_resolution <= point["resolution"] <= self.max_resolution
-        return bool(sizes and point["depth"] <= self.max_depth and point["width"] <= self.max_width)
+    def _contains(self, point: Params) -> bool:
+        fits = self.min_resolution <= point["resolution"] <= self.max_resolution
+        return bool(fits and point["depth"] <= self.max_depth and point["width"] <= self.max_width)
 
     def decode(self, params: Mapping[str, Any]) -> Architecture:
+        """B0 scaled by the multiples, at the resolution."""
         return scale(B0, depth=params["depth"], width=params["width"], resolution=params["resolution"])
 
     def encode(self, architecture: Architecture) -> Params:
+        """The resolution and the smallest multiples that decode to the network.
+
+        Raises: SpaceError if there are none.
+        """
         params = first_choices(self.parameters) | {"resolution": architecture.resolution}
         params["depth"] = self._by_depths.get(_depths(architecture))
         params["width"] = self._by_widths.get(_widths(architecture))
@@ -72,12 +83,12 @@ class EfficientNetSpace(SearchSpace):
 
     @cached_property
     def _by_depths(self) -> Mapping[tuple[int, ...], float]:
-        """The smallest multiple that gives each set of depths."""
+        """Depths of the stages → the smallest multiple that gives them."""
         return {_depths(scale(B0, depth=depth)): depth for depth in reversed(_values(self.parameters["depth"]))}
 
     @cached_property
     def _by_widths(self) -> Mapping[tuple[int, ...], float]:
-        """The smallest multiple that gives each set of widths."""
+        """Widths of stem, stages and head → the smallest multiple that gives them."""
         return {_widths(scale(B0, width=width)): width for width in reversed(_values(self.parameters["width"]))}
 
 
@@ -90,7 +101,7 @@ def _widths(architecture: Architecture) -> tuple[int, ...]:
 
 
 def _values(distribution: BaseDistribution) -> list[float]:
-    """Every value of a stepped multiple, smallest first."""
+    """Every value of a multiple, smallest first."""
     return [round(0.25 + STEP * i, 2) for i in range(int(num_choices(distribution)))]
 
 

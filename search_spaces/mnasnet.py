@@ -1,7 +1,7 @@
-"""MnasNet's factorised hierarchical space: one set of choices a stage, around MobileNetV2.
+"""MnasNet's factorized hierarchical space: one set of choices per stage, relative to MobileNetV2.
 
 Source: Tan et al., arXiv:1807.11626, section 4.1 and figure 4. Its skip choice "pooling" is left out: the published code
-(tensorflow/tpu models/official/mnasnet) implements identity and none, and no published network uses another.
+(tensorflow/tpu models/official/mnasnet) has identity and none alone, and no published network uses pooling.
 """
 
 from collections.abc import Mapping
@@ -15,19 +15,22 @@ from nas.models.architecture import ACTIVATIONS, RESOLUTIONS, Architecture, Bloc
 from nas.models.zoo import MOBILENETV2, reference
 from nas.spaces import Params, SearchSpace, check_choices, check_encoding, check_range, first_choices
 
-POINTS: Final = ("mobilenetv2_100", "semnasnet_100", "mnasnet_100")
+REFERENCES: Final = ("mobilenetv2_100", "semnasnet_100", "mnasnet_100")
 
-# MobileNetV2's widths, depths and strides, which the choices are relative to.
+# (width, depth, stride) of MobileNetV2's stages, which the choices are relative to.
 SKELETON: Final = tuple((row.width, row.repeats, row.stride) for (row,) in MOBILENETV2)
 
-# The paper's width multiples; A1's fifth stage (112 = 7/6 of 96) and B1's sixth (192 = 6/5 of 160) need two more.
+# The paper's width multiples. A1's fifth stage (112 = 7/6 * 96) and B1's sixth (192 = 6/5 * 160) need one more each.
 WIDTHS: Final = (0.75, 1.0, 1.25)
 MORE_WIDTHS: Final = {5: (7 / 6,), 6: (6 / 5,)}
 
 
 @dataclass(frozen=True, kw_only=True)
 class MnasNetSpace(SearchSpace):
-    """MnasNet's choices of operation, kernel, expansion, squeeze ratio, skip, width and depth for each of seven stages."""
+    """MnasNet's choices of operation, kernel, expansion, squeeze ratio, skip, width and depth for each of seven stages.
+
+    Raises: NasError for a field outside its range or choices.
+    """
 
     width_multiple: float = 1.0
     """Multiplies every width but the head's."""
@@ -36,7 +39,7 @@ class MnasNetSpace(SearchSpace):
     stem_stride: int = 2
     """2, or 1 for images of about 32 pixels."""
     activations: tuple[str, ...] = ("relu", "relu6")
-    """Choices of the activation everywhere: MnasNet has relu, MobileNetV2 relu6."""
+    """Choices of the network's activation: relu as in MnasNet, relu6 as in MobileNetV2."""
 
     def __post_init__(self) -> None:
         check_range("width_multiple", self.width_multiple, 0.1, 4.0)
@@ -46,10 +49,12 @@ class MnasNetSpace(SearchSpace):
 
     @property
     def name(self) -> str:
+        """The space's name, `mnasnet`."""
         return "mnasnet"
 
     @cached_property
     def parameters(self) -> Mapping[str, BaseDistribution]:
+        """`activation`, and seven parameters for each stage; `squeeze` and `width` are ratios, `depth` counts blocks."""
         parameters: dict[str, BaseDistribution] = {"activation": CategoricalDistribution(self.activations)}
         for stage, (_, depth, _) in enumerate(SKELETON, start=1):
             prefix = f"stage{stage}"
@@ -64,11 +69,13 @@ class MnasNetSpace(SearchSpace):
 
     @cached_property
     def references(self) -> Mapping[str, Params]:
+        """MobileNetV2, MnasNet-A1 (semnasnet) and MnasNet-B1, if the space has their activation."""
         published = MnasNetSpace()
-        points = {name: published.encode(reference(name)) for name in POINTS}
+        points = {name: published.encode(reference(name)) for name in REFERENCES}
         return {name: point for name, point in points.items() if point["activation"] in self.activations}
 
     def decode(self, params: Mapping[str, Any]) -> Architecture:
+        """The network whose stages have these choices, with MobileNetV2's strides and a head of 1280 channels."""
         activation = params["activation"]
         stem = Stem(width=round_width(32 * self.width_multiple), stride=self.stem_stride)
         table = []
@@ -83,6 +90,10 @@ class MnasNetSpace(SearchSpace):
         )
 
     def encode(self, architecture: Architecture) -> Params:
+        """The choices that each stage's blocks show; the first choice for the others.
+
+        Raises: SpaceError if they do not decode to the network.
+        """
         params = first_choices(self.parameters) | {"activation": architecture.activation}
         width_in = architecture.stem.width
         for stage, blocks in enumerate(architecture.stages[: len(SKELETON)], start=1):
@@ -91,7 +102,7 @@ class MnasNetSpace(SearchSpace):
         return check_encoding(self, architecture, params)
 
     def _choices(self, stage: int, blocks: tuple[Block, ...], width_in: int) -> Params:
-        """The choices of one stage that its blocks show."""
+        """The choices of a stage that can be read off its blocks."""
         first = blocks[0]
         choices: Params = {"op": first.op, "kernel": first.kernel, "depth": len(blocks)}
         choices["squeeze"] = 0.25 if first.squeeze else 0.0
@@ -110,7 +121,7 @@ FIELDS: Final = ("op", "kernel", "expansion", "squeeze", "skip", "width", "depth
 
 
 def can_skip(block: Block, width_in: int) -> bool:
-    """Whether the shapes allow a skip."""
+    """True if the block's shapes allow a skip."""
     return block.stride == 1 and block.width == width_in
 
 

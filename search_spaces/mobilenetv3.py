@@ -1,6 +1,6 @@
-"""MobileNetV3's block choices on its Large and Small skeletons; every once-for-all network of the family is a point.
+"""MobileNetV3's block choices on its Large and Small skeletons; every Once-for-All network of the family is a point.
 
-Sources: Howard et al., arXiv:1905.02244, tables 1 and 2; Cai et al., once-for-all, arXiv:1908.09791, section 4 (depth 2-4,
+Sources: Howard et al., arXiv:1905.02244, tables 1 and 2; Cai et al., Once-for-All, arXiv:1908.09791, section 4 (depth 2-4,
 kernel 3-5-7, expansion 3-4-6 a layer).
 """
 
@@ -16,11 +16,11 @@ from nas.models.zoo import MOBILENETV3_LARGE, MOBILENETV3_SMALL, Table, referenc
 from nas.spaces import Params, SearchSpace, check_choices, check_encoding, check_range, first_choices
 
 TABLES: Final[dict[str, Table]] = {"large": MOBILENETV3_LARGE, "small": MOBILENETV3_SMALL}
-FEATURES: Final = {"large": 1280, "small": 1024}  # width of the head's convolution
-EXPANSIONS: Final = (2.3, 2.5, 3.0, 3.67, 4.0, 4.5, 6.0)  # those of the published networks
+HEAD_WIDTHS: Final = {"large": 1280, "small": 1024}
+EXPANSIONS: Final = (2.3, 2.5, 3.0, 3.67, 4.0, 4.5, 6.0)  # of the published networks
 WIDTHS: Final = (0.75, 1.0, 1.25)
 MAX_DEPTH: Final = 4
-POINTS: Final = (
+REFERENCES: Final = (
     "mobilenetv3_large_100",
     "mobilenetv3_small_100",
     "tf_mobilenetv3_large_minimal_100",
@@ -30,18 +30,21 @@ POINTS: Final = (
 
 @dataclass(frozen=True, kw_only=True)
 class MobileNetV3Space(SearchSpace):
-    """MobileNetV3's choices: kernel and expansion of each layer; depth, width, squeeze and activation of each stage."""
+    """MobileNetV3's choices: kernel and expansion of each layer; depth, width, squeeze and activation of each stage.
+
+    Raises: NasError for a field outside its range or choices.
+    """
 
     width_multiple: float = 1.0
     """Multiplies every width but the head's."""
     head_multiple: float = 1.0
     """Multiplies the head's width, 1280 on the Large and 1024 on the Small skeleton."""
     skeletons: tuple[str, ...] = ("large", "small")
-    """Choices of the stages' base widths and strides: large, small."""
+    """Choices of the base widths and strides of the stages: large, small."""
     resolutions: tuple[int, ...] = (224, 192, 160, 128, 96)
     """Choices of the side of the input, pixels."""
     conventions: tuple[str, ...] = ("torch", "tensorflow")
-    """Choices of padding and BatchNorm epsilon; the minimalistic networks are published in tensorflow's."""
+    """Choices of padding and BatchNorm epsilon: torch or tensorflow, which the published minimalistic networks have."""
     stem_stride: int = 2
     """2, or 1 for images of about 32 pixels."""
 
@@ -57,10 +60,12 @@ class MobileNetV3Space(SearchSpace):
 
     @property
     def name(self) -> str:
+        """The space's name, `mobilenetv3`."""
         return "mobilenetv3"
 
     @cached_property
     def parameters(self) -> Mapping[str, BaseDistribution]:
+        """Choices of the whole network, of each stage and of each of up to four layers in stages 2 to 6."""
         parameters: dict[str, BaseDistribution] = {
             "resolution": CategoricalDistribution(self.resolutions),
             "skeleton": CategoricalDistribution(self.skeletons),
@@ -82,8 +87,9 @@ class MobileNetV3Space(SearchSpace):
 
     @cached_property
     def references(self) -> Mapping[str, Params]:
+        """MobileNetV3-Large and -Small and their minimalistic variants, if the space has their skeleton and convention."""
         published = MobileNetV3Space()
-        points = {name: published.encode(reference(name)) | {"resolution": self.resolutions[0]} for name in POINTS}
+        points = {name: published.encode(reference(name)) | {"resolution": self.resolutions[0]} for name in REFERENCES}
         return {
             name: point
             for name, point in points.items()
@@ -91,6 +97,7 @@ class MobileNetV3Space(SearchSpace):
         }
 
     def decode(self, params: Mapping[str, Any]) -> Architecture:
+        """The network with these choices; layers beyond a stage's depth are ignored."""
         skeleton, activation = params["skeleton"], params["activation"]
         table = TABLES[skeleton]
         stem = Stem(width=round_width(16 * self.width_multiple), stride=self.stem_stride)
@@ -104,11 +111,11 @@ class MobileNetV3Space(SearchSpace):
             activation=activation,
             stem=stem,
             stages=make_stages(stem.width, ((first,), *middle, (last,)), self.width_multiple),
-            head=Head(kind="mobilenetv3", width=round_width(FEATURES[skeleton] * self.head_multiple)),
+            head=Head(kind="mobilenetv3", width=round_width(HEAD_WIDTHS[skeleton] * self.head_multiple)),
         )
 
     def _layers(self, params: Mapping[str, Any], stage: int, skeleton: Row) -> tuple[Row, ...]:
-        """The rows of one stage, a row per layer."""
+        """The rows of a stage, one per layer."""
         prefix = f"stage{stage}"
         width = skeleton.width * params[f"{prefix}.width"]
         squeeze, activation = "hidden" if params[f"{prefix}.squeeze"] else "none", params[f"{prefix}.activation"]
@@ -120,23 +127,23 @@ class MobileNetV3Space(SearchSpace):
         return tuple(rows)
 
     def encode(self, architecture: Architecture) -> Params:
+        """The choices that the stages' blocks show; the first choice for layers beyond a stage's depth.
+
+        Raises: SpaceError if they do not decode to the network.
+        """
         params = first_choices(self.parameters)
         params |= {field: getattr(architecture, field) for field in ("resolution", "convention", "activation")}
         strides = [blocks[0].stride for blocks in architecture.stages]
         params["skeleton"] = next((s for s, table in TABLES.items() if [rows[0].stride for rows in table] == strides), None)
-        if params["skeleton"] is not None:
-            width_in = architecture.stem.width
-            for stage, (blocks, rows) in enumerate(
-                zip(architecture.stages[:-1], TABLES[params["skeleton"]], strict=False), start=1
-            ):
-                params |= {
-                    f"stage{stage}.{field}": value for field, value in self._choices(stage, blocks, rows[0], width_in).items()
-                }
-                width_in = blocks[-1].width
+        width_in, table = architecture.stem.width, TABLES.get(params["skeleton"], ())
+        for stage, (blocks, rows) in enumerate(zip(architecture.stages[:-1], table, strict=False), start=1):
+            choices = self._choices(stage, blocks, rows[0], width_in)
+            params |= {f"stage{stage}.{field}": value for field, value in choices.items()}
+            width_in = blocks[-1].width
         return check_encoding(self, architecture, params)
 
     def _choices(self, stage: int, blocks: tuple[Block, ...], skeleton: Row, width_in: int) -> Params:
-        """The choices of one stage that its blocks show."""
+        """The choices of a stage that can be read off its blocks."""
         choices: Params = {"squeeze": bool(blocks[0].squeeze), "activation": blocks[0].activation}
         if stage == 1:
             return choices
