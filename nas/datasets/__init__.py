@@ -1,6 +1,6 @@
-"""What networks train on: a dataset in three parts, each an array of images.
+"""Datasets: images in three parts (train, val, test), each an array with labels.
 
-Each dataset is a file here that exports DATASET and is found by its name.
+Each file here exports DATASET, and its name is the name of the dataset.
 """
 
 from abc import ABC, abstractmethod
@@ -19,7 +19,10 @@ from nas.plugins import check_type, load_plugin
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageData:
-    """Images with their classes."""
+    """Images with their classes.
+
+    Raises: NasError for arrays of another type or shape.
+    """
 
     images: NDArray[np.uint8]
     """(N, height, width, 3), RGB."""
@@ -28,8 +31,7 @@ class ImageData:
 
     def __post_init__(self) -> None:
         if not (self.images.dtype == np.uint8 and self.images.ndim == 4 and self.images.shape[3] == 3):
-            found = f"{self.images.dtype} {self.images.shape}"
-            raise NasError(f"images are {found}; they must be uint8 (N, height, width, 3)")
+            raise NasError(f"images are {self.images.dtype} {self.images.shape}; they must be uint8 (N, height, width, 3)")
         if not (self.labels.dtype == np.int64 and self.labels.shape == self.images.shape[:1]):
             raise NasError(f"labels are {self.labels.dtype} {self.labels.shape}; they must be int64 ({len(self.images)},)")
 
@@ -38,9 +40,9 @@ class ImageData:
 
 
 class Dataset(ABC):
-    """Images in three parts that never overlap. Implementations are frozen dataclasses whose fields say where and which.
+    """Images in three disjoint parts. Implementations are frozen dataclasses whose fields say where the images are.
 
-    A search trains on `train` and ranks on `val`; `test` is read for exported networks alone.
+    A search trains on `train` and ranks on `val`. Only exported networks are tested on `test`.
     """
 
     __slots__ = ()
@@ -58,27 +60,27 @@ class Dataset(ABC):
     @property
     @abstractmethod
     def mean(self) -> tuple[float, float, float]:
-        """Per channel, of pixels from 0 to 1; subtracted before the network."""
+        """Mean of each channel, of pixels from 0 to 1; subtracted from the network's input."""
 
     @property
     @abstractmethod
     def std(self) -> tuple[float, float, float]:
-        """Per channel, of pixels from 0 to 1; divided by before the network."""
+        """Standard deviation of each channel, of pixels from 0 to 1; the network's input is divided by it."""
 
     @property
     @abstractmethod
     def mirrors(self) -> bool:
-        """Whether a mirrored image still shows its class, so that training may mirror."""
+        """True if a mirrored image still shows its class, so that training may flip images horizontally."""
 
     @abstractmethod
     def load(self, part: str) -> ImageData:
-        """One of the parts train, val, test; always the same images."""
+        """The images of a part: train, val or test. Every call gives the same images."""
 
 
 def dataset(name: str) -> Dataset:
-    """The dataset of a name, or in a Python file of one's own that exports DATASET.
+    """The dataset with this name, or the one that a user's Python file exports as DATASET.
 
-    Raises: NasError if there is none.
+    Raises: NasError for an unknown name, or a file that does not define one.
     """
     loaded: Dataset = load_plugin("dataset", name)
     check_type("dataset", loaded, Dataset)
@@ -86,9 +88,9 @@ def dataset(name: str) -> Dataset:
 
 
 def load_part(dataset: Dataset, part: str) -> ImageData:
-    """One part of a dataset, held against what it must be.
+    """One part of a dataset, checked.
 
-    Raises: NasError if it is empty, or has a label without a class, or the dataset raises.
+    Raises: NasError if it is empty, has a label without a class, or the dataset's own code raises.
     """
     name = f"dataset {dataset.name}: the {part} part"
     with user_code(name):
@@ -104,12 +106,13 @@ def load_part(dataset: Dataset, part: str) -> ImageData:
 
 
 def from_torchvision(name: str, root: str, part: str) -> ImageData:
-    """A part of one of torchvision's datasets, downloaded if it is not in `root`; grey images get three equal channels.
+    """A part of a torchvision dataset, downloaded if it is not in `root`; grey images get three equal channels.
 
-    The search validation part is held out of its training part.
+    The val part is held out of torchvision's training part.
+    Raises: NasError if the download fails.
     """
     with download_errors(name, root):
-        from torchvision import datasets  # takes seconds, which only a process that trains should pay
+        from torchvision import datasets  # takes seconds; only a process that trains needs it
 
         raw = getattr(datasets, name)(root, train=part != "test", download=True)
     images = np.asarray(raw.data)
@@ -118,18 +121,18 @@ def from_torchvision(name: str, root: str, part: str) -> ImageData:
 
 
 def held_out_part(data: ImageData, part: str, *, missing: Sequence[str] = ("val",), share: float = HELD_OUT) -> ImageData:
-    """`data` itself for a part that the dataset has; else the same `share` of every class, or for `train` the rest."""
+    """A part of `data`: for each `missing` part a `share` of every class, for `train` the rest, for other parts all of it."""
     if part not in (*missing, "train"):
         return data
     by_class = [[str(i) for i in np.flatnonzero(data.labels == label)] for label in np.unique(data.labels)]
     parts = dict(zip((*missing, "train"), hold_out(by_class, len(missing), share), strict=True))
-    chosen = sorted(int(i) for names in parts[part] for i in names)
-    return ImageData(images=data.images[chosen], labels=data.labels[chosen])
+    indices = sorted(int(i) for names in parts[part] for i in names)
+    return ImageData(images=data.images[indices], labels=data.labels[indices])
 
 
 @contextmanager
 def download_errors(what: str, root: str | Path) -> Iterator[None]:
-    """Where a dataset is downloaded, or read if it is there already: one sentence when that fails, and what to put where."""
+    """Turns an error of downloading or reading a dataset inside the block into a NasError that says what to do."""
     try:
         yield
     except (OSError, RuntimeError) as error:

@@ -1,4 +1,4 @@
-"""CIFAR-10: 60,000 images of 32 x 32 pixels in ten classes; downloaded where it is not there.
+"""CIFAR-10: 60,000 images of 32 x 32 pixels in ten classes; downloaded on first use.
 
 Source: https://www.cs.toronto.edu/~kriz/cifar.html, through torchvision.datasets.CIFAR10.
 """
@@ -11,10 +11,10 @@ from nas.datasets import Dataset, ImageData, from_torchvision
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CIFAR10(Dataset):
-    """45,000 images to train on, 5,000 for search validation, held out of the training batches, and the 10,000 of the test."""
+    """CIFAR-10: train 45,000 images, val 5,000 held out of the training batches, test 10,000."""
 
     root: str = "data"
-    """The folder that cifar-10-batches-py, or its archive, is in or is downloaded to."""
+    """The folder that has cifar-10-batches-py or its archive, or that they are downloaded to."""
     name = "cifar10"
     classes = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
     mean = (0.491, 0.482, 0.447)  # of the training images
@@ -22,6 +22,7 @@ class CIFAR10(Dataset):
     mirrors = True
 
     def load(self, part: str) -> ImageData:
+        """The images of a part: uint8 (N, 32, 32, 3)."""
         return from_torchvision("CIFAR10", self.root, part)
 
 

@@ -1,4 +1,4 @@
-"""1,797 handwritten digits of 8 x 8 pixels that ship inside scikit-learn, without a download.
+"""1,797 handwritten digits of 8 x 8 pixels that scikit-learn ships, so no download is needed.
 
 Source: UCI Optical Recognition of Handwritten Digits, as sklearn.datasets.load_digits has it.
 """
@@ -12,12 +12,12 @@ import numpy as np
 
 from nas.datasets import Dataset, ImageData, held_out_part
 
-SHARE: Final = 0.2  # of every class, for search validation and for test
+SHARE: Final = 0.2  # of every class for val, and for test
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Digits(Dataset):
-    """Ten classes, 1,079 / 359 / 359 images for training, search validation and test, each with every class alike."""
+    """Digits: train 1,079 images, val 359, test 359; every part has the same share of each class."""
 
     name = "digits"
     classes = tuple("0123456789")
@@ -26,7 +26,8 @@ class Digits(Dataset):
     mirrors = False
 
     def load(self, part: str) -> ImageData:
-        package = find_spec("sklearn")  # to import it takes a second
+        """The images of a part: uint8 (N, 8, 8, 3)."""
+        package = find_spec("sklearn")  # faster than an import, which takes a second
         assert package is not None
         assert package.origin is not None
         table = np.loadtxt(Path(package.origin).parent / "datasets" / "data" / "digits.csv.gz", delimiter=",")

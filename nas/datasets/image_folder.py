@@ -1,4 +1,4 @@
-"""Any folder of images: train/, val/ and test/ of class folders, or one folder of class folders."""
+"""A user's own images: train/, val/ and test/ with a folder per class, or one folder with a folder per class."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,16 +15,19 @@ IMAGENET_STD: Final = (0.229, 0.224, 0.225)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageFolder(Dataset):
-    """Images by class. Without test/, val/ is the test part; what is missing is a tenth of every class held out of the rest."""
+    """Images in a folder per class. Without test/, val/ is the test part; a missing part is a tenth of every class of train.
+
+    Raises: NasError for a field outside its range.
+    """
 
     root: str = "images"
     """A folder with train/ and val/ (test/ too), each with a folder per class; or one with a folder per class."""
     side: int = 160
-    """What the shorter side of every image is resized to, once, pixels; the middle square of it is kept."""
+    """Side in pixels of the stored images: the shorter side is resized to it once, and the centre square cropped."""
     share: float = 1.0
-    """Share of the training images to train on, the same ones every time."""
+    """Share of the training images that is used, always the same images."""
     mirrors: bool = True
-    """Whether a mirrored image still shows its class, so that training may mirror."""
+    """True if a mirrored image still shows its class, so that training may flip images horizontally."""
     name = "image_folder"
     mean = IMAGENET_MEAN
     std = IMAGENET_STD
@@ -39,9 +42,14 @@ class ImageFolder(Dataset):
 
     @property
     def classes(self) -> tuple[str, ...]:
+        """The names of the class folders, sorted."""
         return class_names(Path(self.root))
 
     def load(self, part: str) -> ImageData:
+        """The images of a part: uint8 (N, side, side, 3), decoded on first use.
+
+        Raises: NasError for another layout, or too many unreadable files.
+        """
         images, labels = cached_images(list_images(Path(self.root), share=self.share), side=self.side)[part]
         return ImageData(images=images, labels=labels)
 

@@ -1,4 +1,4 @@
-"""Imagenette: ten classes of ImageNet, 9,469 photographs to train on and 3,925 to test; downloaded where it is not there.
+"""Imagenette: ten classes of ImageNet, 9,469 training and 3,925 test photographs; downloaded on first use.
 
 Source: https://github.com/fastai/imagenette, version 2, through torchvision.datasets.Imagenette.
 """
@@ -15,7 +15,7 @@ from nas.errors import NasError
 from nas.files import locked
 
 SIZES: Final = {"160px": "imagenette2-160", "320px": "imagenette2-320", "full": "imagenette2"}  # size → its archive's folder
-# As the source names the folders, in their order.
+# Folder → class, in the order of the labels.
 CLASSES: Final = {
     "n01440764": "tench",
     "n02102040": "English springer",
@@ -32,16 +32,19 @@ CLASSES: Final = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Imagenette(Dataset):
-    """The archive's `val` is the test part; a tenth of every class of `train`, 947 images, is the search validation part."""
+    """Imagenette: train 8,522 images, val 947 (a tenth of every class of `train/`), test 3,925 (the archive's `val/`).
+
+    Raises: NasError for a field outside its range.
+    """
 
     root: str = "data"
-    """A folder with train/ and val/, or one that the archive's folder is in, or is downloaded to."""
+    """A folder with train/ and val/, or the folder that has the archive's folder, or that it is downloaded to."""
     size: str = "160px"
     """Which archive: 160px, 320px or full."""
     side: int = 160
-    """What the shorter side of every image is resized to, once, pixels; the middle square of it is kept."""
+    """Side in pixels of the stored images: the shorter side is resized to it once, and the centre square cropped."""
     share: float = 1.0
-    """Share of the training images to train on, the same ones every time."""
+    """Share of the training images that is used, always the same images."""
     name = "imagenette"
     classes = tuple(CLASSES.values())
     mean = IMAGENET_MEAN
@@ -49,14 +52,17 @@ class Imagenette(Dataset):
     mirrors = True
 
     def __post_init__(self) -> None:
-        self._images(Path(self.root))  # which checks the other fields
+        self._images(Path(self.root))  # checks the other fields
         if self.size not in SIZES:
             raise NasError(f"dataset.size: {self.size!r} is not one of {', '.join(SIZES)}")
 
     def load(self, part: str) -> ImageData:
+        """The images of a part: uint8 (N, side, side, 3).
+
+        Raises: NasError if the download fails, or `train/` has other folders.
+        """
         folder = self._folder()
-        found = {path.name for path in folder.glob("train/*/")}
-        if found != set(CLASSES):
+        if {path.name for path in folder.glob("train/*/")} != set(CLASSES):
             raise NasError(f"{folder / 'train'} must have the ten folders {', '.join(CLASSES)}; for others use image_folder")
         return self._images(folder).load(part)
 
@@ -64,7 +70,7 @@ class Imagenette(Dataset):
         return ImageFolder(root=str(root), side=self.side, share=self.share)
 
     def _folder(self) -> Path:
-        """Where train/ and val/ are, downloaded if they are not there."""
+        """The folder with train/ and val/, downloaded if it is missing."""
         root, name = Path(self.root), SIZES[self.size]
         for folder in (root, root / name):
             if (folder / "train").is_dir():
@@ -72,10 +78,10 @@ class Imagenette(Dataset):
         arriving = root / f".{name}.partial"
         busy = f"{root / name} is being downloaded"
         with locked(root / f".{name}.download", busy=busy, wait_seconds=math.inf), download_errors(f"{name}.tgz", root):
-            if not (root / name).exists():  # else another process was faster
-                from torchvision import datasets  # takes seconds, which only a process that trains should pay
+            if not (root / name).exists():  # another process may have downloaded it
+                from torchvision import datasets  # takes seconds; only a process that trains needs it
 
-                shutil.rmtree(arriving, ignore_errors=True)  # what one that was killed has left
+                shutil.rmtree(arriving, ignore_errors=True)  # left by a killed process
                 datasets.Imagenette(arriving, size=self.size, download=True)
                 (arriving / name).rename(root / name)
                 shutil.rmtree(arriving)

@@ -1,4 +1,4 @@
-"""MNIST: 70,000 handwritten digits of 28 x 28 pixels; downloaded where they are not there.
+"""MNIST: 70,000 handwritten digits of 28 x 28 pixels; downloaded on first use.
 
 Source: LeCun et al., Gradient-based learning applied to document recognition, 1998, through torchvision.datasets.MNIST.
 """
@@ -11,10 +11,10 @@ from nas.datasets import Dataset, ImageData, from_torchvision
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MNIST(Dataset):
-    """54,000 images to train on, 6,000 for search validation, held out of the training files, and the 10,000 of the test."""
+    """MNIST: train 54,000 images, val 6,000 held out of the training files, test 10,000."""
 
     root: str = "data"
-    """The folder that MNIST/raw, with its four files or their archives, is in or is downloaded to."""
+    """The folder that has MNIST/raw with its four files or their archives, or that they are downloaded to."""
     name = "mnist"
     classes = tuple("0123456789")
     mean = (0.131, 0.131, 0.131)  # of the training images, grey in three equal channels
@@ -22,6 +22,7 @@ class MNIST(Dataset):
     mirrors = False
 
     def load(self, part: str) -> ImageData:
+        """The images of a part: uint8 (N, 28, 28, 3)."""
         return from_torchvision("MNIST", self.root, part)
 
 

@@ -176,7 +176,7 @@ def test_too_many_unreadable_files_stop_it_and_leave_nothing(tmp_path):
     root = fill(tmp_path / "images")
     broken(root / "train" / "cat" / "7.png")
     with pytest.raises(
-        NasError, match=r"1 of 80 image files under .* cannot be read, and at most 1% are left out; repair or remove"
+        NasError, match=r"1 of 80 image files under .* cannot be read, and at most 1% may be left out; repair or remove"
     ):
         opened(root)
     assert not caches()

@@ -1,8 +1,7 @@
-"""Images decoded once, into an array on disk that every process of a machine maps into its memory.
+"""The image cache: each image is decoded once into an array on disk, which every process maps into its memory.
 
-A cache is a folder, which may be removed at any time: `images.u8` holds the pixels of train, val and test, `damaged.json` names
-the files that could not be read. Its name ends with a hash of the files' paths, sizes and times, so files that change are
-decoded anew.
+A cache is a folder that may be removed at any time: `images.u8` has the pixels of train, val and test, `damaged.json` the files
+that could not be read. The folder's name ends in a hash of the files' paths, sizes and times, so a change makes a new cache.
 """
 
 import errno
@@ -32,9 +31,9 @@ from nas.files import atomic_file, locked, write_atomically
 logger = logging.getLogger(__name__)
 
 SCHEMA: Final = 2
-MAX_DAMAGED: Final = 0.01  # share of the files that may be unreadable before the dataset is refused
-DAMAGE: Final = (None, errno.ENOENT, errno.EACCES, errno.EISDIR, errno.ELOOP)  # what is wrong with a file; other errors pass
-FILES_AT_ONCE: Final = 256  # decoded before they are written, which keeps the memory in bounds
+MAX_DAMAGED: Final = 0.01  # largest share of unreadable files that is accepted
+FILE_ERRORS: Final = (None, errno.ENOENT, errno.EACCES, errno.EISDIR, errno.ELOOP)  # of one file; others stop the decoding
+FILES_AT_ONCE: Final = 256  # decoded before they are written; bounds the memory
 PIXELS_FILE: Final = "images.u8"
 DAMAGED_FILE: Final = "damaged.json"
 LOCK_FILE: Final = "lock"
@@ -42,18 +41,18 @@ Part = tuple[NDArray[np.uint8], NDArray[np.int64]]
 
 
 def cache_folder() -> Path:
-    """Where this user's caches lie: frontier-nas under $XDG_CACHE_HOME, or under ~/.cache."""
+    """The folder of this user's caches: $XDG_CACHE_HOME/frontier-nas, or ~/.cache/frontier-nas."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "frontier-nas"
 
 
 def cached_images(listing: Listing, *, side: int) -> dict[str, Part]:
-    """Part → (images, labels), the images' shorter side resized to `side` pixels, from the cache, or decoded into it now.
+    """Part → (images, labels), read from the cache; decoded into it first if needed.
 
-    Decoding uses every core and shows its progress. One process of a machine decodes, and others that want the same wait for it.
-    A cache that is damaged is made anew. Shapes: uint8 (N, side, side, 3), mapped from the disk, and int64 (N,).
+    Decoding uses every core and shows its progress. One process decodes, others wait for it. A damaged cache is decoded again.
+    Up to 1 % of unreadable files are logged and left out.
 
-    Raises: NasError if more than one file in a hundred cannot be read (fewer are named, counted and left out), or if the cache
-    cannot be written, when nothing is left behind.
+    Shapes: uint8 (N, side, side, 3), memory-mapped; int64 (N,).
+    Raises: NasError if more files cannot be read, or if the cache cannot be written.
     """
     folder = cache_folder() / _name(listing, side)
     if (cached := _opened(folder, listing, side)) is not None:
@@ -72,7 +71,7 @@ def cached_images(listing: Listing, *, side: int) -> dict[str, Part]:
 
 
 def _name(listing: Listing, side: int) -> str:
-    """A name with a hash of the files' places, sizes and times: while they stay, so do the contents, without reading them."""
+    """The cache's folder name, with a hash of the files' paths, sizes and times instead of their contents, which is fast."""
     root = listing.root.resolve()
     digest = hashlib.sha256(os.fsencode(f"{SCHEMA} {side} {root}"))
     for part in PARTS:
@@ -83,34 +82,34 @@ def _name(listing: Listing, side: int) -> str:
 
 def _stamp(path: str) -> str:
     try:
-        found = os.stat(path)  # noqa: PTH116 - a Path of each of 10,000 files takes 0.1 s
+        stat = os.stat(path)  # noqa: PTH116 - a Path of each of 10,000 files takes 0.1 s
     except OSError:
         return "unreadable"
-    return f"{found.st_size} {found.st_mtime_ns} {found.st_ctime_ns}"
+    return f"{stat.st_size} {stat.st_mtime_ns} {stat.st_ctime_ns}"
 
 
 def _opened(folder: Path, listing: Listing, side: int) -> dict[str, Part] | None:
-    """A cache that is there; None if it is missing or damaged."""
+    """The parts of an existing cache; None if it is missing or damaged."""
     try:
         damaged = dict(json.loads((folder / DAMAGED_FILE).read_bytes()))
-        kept = {part: [label for path, label in listing.parts[part].items() if path not in damaged] for part in PARTS}
-        shape = (sum(map(len, kept.values())), side, side, 3)
+        labels = {part: [label for path, label in listing.parts[part].items() if path not in damaged] for part in PARTS}
+        shape = (sum(map(len, labels.values())), side, side, 3)
         images = np.asarray(np.memmap(folder / PIXELS_FILE, dtype=np.uint8, mode="c", shape=shape))
     except (OSError, ValueError, TypeError):
         return None
-    ends = np.cumsum([len(labels) for labels in kept.values()])
-    parts = zip(kept.items(), np.split(images, ends[:-1]), strict=True)
-    return {part: (pixels, np.array(labels, np.int64)) for (part, labels), pixels in parts}
+    ends = np.cumsum(list(map(len, labels.values())))
+    pixels = np.split(images, ends[:-1])
+    return {part: (pixels[i], np.array(labels[part], np.int64)) for i, part in enumerate(PARTS)}
 
 
 def _make(folder: Path, listing: Listing, side: int) -> None:
-    """Decode every image of a listing into a cache; after an error nothing is left of it."""
+    """Decode every image of a listing into a cache; an error leaves no files."""
     if (folder / DAMAGED_FILE).exists():
-        logger.warning("image cache %s is damaged, and is made anew", folder)
+        logger.warning("image cache %s is damaged and is made again", folder)
     logger.info("decoding %d images of %s to %d px, once", len(listing.paths), shown(listing.root), side)
     logger.info("%d classes: %s", len(listing.classes), shown(", ".join(listing.classes[:20])))
     counts = [len(listing.parts[part]) for part in PARTS]
-    logger.info("%d to train on, %d to rank on, %d to test with; %d files are no images by name", *counts, listing.num_strays)
+    logger.info("%d images to train on, %d to rank on, %d to test on; %d other files are ignored", *counts, listing.num_strays)
     started = time.perf_counter()
     with atomic_file(folder / PIXELS_FILE) as file:
         damaged = _write_pixels(file, listing, side)
@@ -120,17 +119,18 @@ def _make(folder: Path, listing: Listing, side: int) -> None:
 
 
 def _write_pixels(file: Path, listing: Listing, side: int) -> dict[str, str]:
-    """Write the pixels of every image, and give the files that cannot be read, with what is wrong with each."""
+    """Write the pixels of every image; gives the files that cannot be read, each with its error."""
     from rich.console import Console
     from rich.progress import track
 
-    free, hidden, show = shutil.disk_usage(file.parent).free / 1e6, not sys.stderr.isatty(), Console(stderr=True)
-    decoded = track(_decoded(listing, side), "decoding", len(listing.paths), console=show, transient=True, disable=hidden)
+    free, hidden, console = shutil.disk_usage(file.parent).free / 1e6, not sys.stderr.isatty(), Console(stderr=True)
+    images = _decode_all(listing, side)
+    decoded = track(images, "decoding", len(listing.paths), console=console, transient=True, disable=hidden)
     try:
         with file.open("wb") as pixels:
             errors = [_append(pixels, result) for result in decoded]
             pixels.flush()
-            os.fsync(pixels.fileno())  # after a power cut, a file of the right size holds the pixels
+            os.fsync(pixels.fileno())  # so that after a power cut a file of the right size is complete
     except OSError as error:
         needed = len(listing.paths) * side * side * 3 / 1e6
         raise NasError(
@@ -144,36 +144,39 @@ def _write_pixels(file: Path, listing: Listing, side: int) -> dict[str, str]:
 
 
 def _append(pixels: BinaryIO, result: NDArray[np.uint8] | str) -> str | None:
-    """Write one image, or give what is wrong with its file."""
+    """Write one image; gives the error of its file, if any."""
     if isinstance(result, str):
         return result
     pixels.write(result.tobytes())
     return None
 
 
-def _decoded(listing: Listing, side: int) -> Iterator[NDArray[np.uint8] | str]:
-    """Every image of a listing, in its order, or what is wrong with its file; on every core."""
+def _decode_all(listing: Listing, side: int) -> Iterator[NDArray[np.uint8] | str]:
+    """Every image of a listing in order, or the error of its file; decoded on every core."""
     files = [listing.root / path for path in listing.paths]
-    with ThreadPoolExecutor() as pool:  # Pillow lets go of the interpreter while it works
+    with ThreadPoolExecutor() as pool:  # Pillow releases the GIL while it decodes
         for start in range(0, len(files), FILES_AT_ONCE):
             yield from pool.map(partial(_decode, side), files[start : start + FILES_AT_ONCE])
 
 
 def _decode(side: int, file: Path) -> NDArray[np.uint8] | str:
     try:
-        with user_code("Pillow"):  # which may raise anything over a damaged file
+        with user_code("Pillow"):  # Pillow may raise anything on a damaged file
             return decode(file, side)
     except NasError as error:
         cause = error.__cause__
-        if isinstance(cause, MemoryError) or (isinstance(cause, OSError) and cause.errno not in DAMAGE):
+        if isinstance(cause, MemoryError) or (isinstance(cause, OSError) and cause.errno not in FILE_ERRORS):
             raise cause from None
         return str(error)
 
 
 def _check_damaged(listing: Listing, damaged: dict[str, str]) -> None:
-    """Name the files that cannot be read, or refuse them if they are too many."""
+    """Log the files that cannot be read.
+
+    Raises: NasError if they are more than 1 %.
+    """
     named = "; ".join([f"{shown(path)} ({error})" for path, error in damaged.items()][:5] + ["..."] * (len(damaged) > 5))
     counted = f"{len(damaged):,} of {len(listing.paths):,} image files under {shown(listing.root)} cannot be read"
     if len(damaged) > MAX_DAMAGED * len(listing.paths):
-        raise NasError(f"{counted}, and at most {MAX_DAMAGED:.0%} are left out; repair or remove them: {named}")
+        raise NasError(f"{counted}, and at most {MAX_DAMAGED:.0%} may be left out; repair or remove them: {named}")
     logger.warning("%s and are left out: %s", counted, named)

@@ -1,4 +1,4 @@
-"""The parts of a dataset, and which images are held out for one that it lacks: the same on every machine."""
+"""The parts of a dataset, and a split that holds out the same images on every machine."""
 
 import hashlib
 import os
@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from typing import Final
 
 PARTS: Final = ("train", "val", "test")
-HELD_OUT: Final = 0.1  # share of every class that becomes a part which the dataset does not bring
+HELD_OUT: Final = 0.1  # share of every class that a missing part gets
 
 
 def hold_out(by_class: Sequence[Sequence[str]], num_parts: int, share: float = HELD_OUT) -> list[list[list[str]]]:
-    """`num_parts` parts of a `share` of every class each, then the rest; each is a list of names per class."""
+    """`num_parts` parts with a `share` of every class each, then the rest; each part is a list of names per class."""
     parts: list[list[list[str]]] = [[] for _ in range(num_parts + 1)]
     for names in by_class:
         ordered, size = in_hash_order(names), max(1, round(share * len(names)))
@@ -21,5 +21,5 @@ def hold_out(by_class: Sequence[Sequence[str]], num_parts: int, share: float = H
 
 
 def in_hash_order(names: Sequence[str]) -> list[str]:
-    """An order like a drawn one that every machine finds again."""
+    """The names in a pseudo-random order, the same on every machine."""
     return sorted(names, key=lambda name: hashlib.sha256(os.fsencode(name)).digest())
