@@ -85,3 +85,13 @@ def test_every_public_name_is_there_and_is_no_module():
         assert type(getattr(nas, name)).__name__ != "module"
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         nas.nothing  # noqa: B018
+
+
+def test_the_sampler_can_be_published_by_itself():
+    allowed = {*sys.stdlib_module_names, "numpy", "scipy", "optuna"}
+    for path in (PACKAGE / "sampler").glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module] if isinstance(node, ast.ImportFrom) else []
+            for name in names:
+                assert name.split(".")[0] in allowed or name == "nas.errors" or name.startswith("nas.sampler"), f"{path}: {name}"

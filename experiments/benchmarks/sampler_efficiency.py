@@ -66,7 +66,7 @@ def frontier(problem: Problem, seed: int) -> BaseSampler:
         problem.distributions,
         costs=None if problem.alone else known,
         identity=problem.identity,
-        admits=None if problem.limit is None else problem.admits,
+        feasible=None if problem.limit is None else problem.admits,
         seed=seed,
     )
 

@@ -1,341 +1,256 @@
-"""The networks that a sampler may choose from, what is known of each before it is trained, and what a study tells of them."""
+"""The networks that the sampler can propose, and what the user's functions return for each before training."""
 
 import math
 from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Final, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 from optuna.distributions import BaseDistribution
-from optuna.study import Study
-from optuna.trial import FrozenTrial, TrialState
 
 from nas.errors import NasError, user_code
-from nas.sampler.encoding import ABSENT, Encoding, Identity, Positions, key_of
-from nas.sampler.settings import CURVE, SETTINGS
-from nas.sampler.surrogate import fit
+from nas.sampler.encoding import ABSENT, Encoding, Identity, Position, Positions, key_of
+from nas.sampler.settings import SETTINGS
+from nas.sampler.surrogate import Floats, fit_hyperparameters
 
 Costs: TypeAlias = Callable[[dict[str, Any]], Sequence[float | None]]
-Admits: TypeAlias = Callable[[dict[str, Any]], bool]
-Position: TypeAlias = NDArray[np.float64]  # of one network
-
-PROPOSED: Final = "frontier:proposed"  # system attribute of a trial: what it was given, by name as storages have it
-UNDER_WAY: Final = (TrialState.RUNNING, TrialState.WAITING)
+Feasible: TypeAlias = Callable[[dict[str, Any]], bool]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Functions:
-    """What a user tells about networks; each function gets a dict of parameters of its own, which it may change.
+class UserFunctions:
+    """The user's functions of a network; each call gets its own copy of the parameters, which the function may change.
 
-    Raises: NasError if one is no function; from every method if one raises or answers wrongly.
+    Raises: NasError if one is not callable; in every method, if one raises or returns something else than it must.
     """
 
     costs: Costs | None = None
     identity: Identity | None = None
-    admits: Admits | None = None
+    feasible: Feasible | None = None
 
     def __post_init__(self) -> None:
-        for name, function in (("costs", self.costs), ("identity", self.identity), ("admits", self.admits)):
+        for name, function in (("costs", self.costs), ("identity", self.identity), ("feasible", self.feasible)):
             if function is not None and not callable(function):
                 raise NasError(f"{name}: {function!r} is not a function of the parameters")
 
     def id(self, params: Mapping[str, Any]) -> Hashable:
-        """What tells the network apart."""
+        """The network's identity; by default, its parameters."""
         if self.identity is None:
             return tuple(map(key_of, params.values()))
         with user_code("identity"):
-            network = self.identity(dict(params))
-            hash(network)
-            return network
+            network_id = self.identity(dict(params))
+            hash(network_id)
+            return network_id
 
-    def admitted(self, params: Mapping[str, Any]) -> bool:
-        """Whether the network is inside the limits."""
-        with user_code("admits"):
-            return self.admits is None or bool(self.admits(dict(params)))
+    def is_feasible(self, params: Mapping[str, Any]) -> bool:
+        """True if the network meets the limits."""
+        with user_code("feasible"):
+            return self.feasible is None or bool(self.feasible(dict(params)))
 
-    def answer(self, params: Mapping[str, Any], number: int) -> Sequence[float | None]:
-        """The cost of each of so many objectives, None for those that need training."""
+    def cost_values(self, params: Mapping[str, Any], num_objectives: int) -> Sequence[float | None]:
+        """One cost per objective, None for those that need training."""
         assert self.costs is not None
         with user_code("costs"):
-            entries = [None if value is None else float(value) for value in self.costs(dict(params))]
-        if len(entries) != number:
-            raise NasError(f"costs gave {entries}; it must give an entry for each objective, of which there are {number}")
-        return entries
+            values = [None if value is None else float(value) for value in self.costs(dict(params))]
+        if len(values) != num_objectives:
+            raise NasError(f"costs returned {values}; it must return one entry for each of the {num_objectives} objectives")
+        return values
 
 
 @dataclass(frozen=True, slots=True)
-class Facts:
-    """What is known of one network."""
+class Network:
+    """A network before training."""
 
     id: Hashable
-    admitted: bool
+    feasible: bool
     costs: tuple[float, ...]
-    """Losses on the objectives that need no training; empty if the limits do not admit it."""
+    """Losses on the objectives that need no training; empty if the network is infeasible."""
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Networks that the limits admit."""
+    """Feasible networks, each once."""
 
     positions: Positions
     ids: list[Hashable]
-    costs: NDArray[np.float64]
-    """networks, objectives that need no training"""
+    costs: Floats
+    """Shape: (networks, objectives that need no training)."""
 
     def __len__(self) -> int:
         return len(self.ids)
 
-    def where(self, kept: NDArray[np.bool_]) -> "Batch":
-        """Some of them."""
-        return Batch(self.positions[kept], [i for i, keep in zip(self.ids, kept, strict=True) if keep], self.costs[kept])
+    def where(self, mask: NDArray[np.bool_]) -> "Batch":
+        """The networks where the mask is True."""
+        return Batch(self.positions[mask], [i for i, kept in zip(self.ids, mask, strict=True) if kept], self.costs[mask])
 
-    def unlike(self, ids: Collection[Hashable]) -> "Batch":
-        """Those that are none of these."""
+    def without(self, ids: Collection[Hashable]) -> "Batch":
+        """The networks with other ids than these."""
         return self.where(np.array([i not in ids for i in self.ids], bool))
 
     def __add__(self, other: "Batch") -> "Batch":
-        new = other.unlike(set(self.ids))
+        new = other.without(set(self.ids))
         return Batch(np.vstack([self.positions, new.positions]), self.ids + new.ids, np.vstack([self.costs, new.costs]))
 
 
 @dataclass(frozen=True, slots=True)
 class CostScale:
-    """Costs as features: logarithms, of their amounts where all are negative, unless some are positive and some are not."""
+    """Turns costs into features with a standard deviation of 1 / sqrt(2).
 
-    log_sign: NDArray[np.float64]
-    """cost → 1 or -1 if it is a logarithm, else 0."""
-    centre: NDArray[np.float64]
-    unit: NDArray[np.float64]
+    A cost whose values have one sign enters by the logarithm of its absolute value, another as it is.
+    """
+
+    log_sign: Floats
+    """For each cost the sign of its values if it enters by a logarithm, else 0."""
+    center: Floats
+    unit: Floats
 
     @staticmethod
-    def of(costs: NDArray[np.float64]) -> "CostScale":
-        """The scale on which these have a standard deviation of 1 / sqrt(2)."""
-        neutral, ones = np.zeros(costs.shape[1]), np.ones(costs.shape[1])
+    def of(costs: Floats) -> "CostScale":
+        """The scale of a sample of costs."""
+        zeros, ones = np.zeros(costs.shape[1]), np.ones(costs.shape[1])
         if not len(costs):
-            return CostScale(neutral, neutral, ones)
+            return CostScale(zeros, zeros, ones)
         log_sign = (costs > 0).all(axis=0).astype(float) - (costs < 0).all(axis=0)
-        logs = CostScale(log_sign, neutral, ones).shown(costs)
+        logs = CostScale(log_sign, zeros, ones).transform(costs)
         deviation = logs.std(axis=0)
         return CostScale(log_sign, logs.mean(axis=0), np.where(deviation > 0, np.sqrt(2) * deviation, 1.0))
 
-    def shown(self, costs: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Networks, features."""
+    def transform(self, costs: Floats) -> Floats:
+        """(networks, costs) → (networks, features)."""
         sign = self.log_sign
         logs = np.where(sign != 0, sign * np.log(np.maximum(sign * costs, 1e-300)), costs)
-        return np.asarray((logs - self.centre) / self.unit)
+        return np.asarray((logs - self.center) / self.unit)
 
 
-class Candidates:
-    """Draws networks of a space, and knows what the user's functions say of them."""
+class CandidatePool:
+    """The networks of a space: random ones, all of them, mutations; with their costs and features.
+
+    Where a method takes `fixed`, it is a position whose entries are NaN for each parameter that is free.
+    """
 
     def __init__(
-        self, distributions: Mapping[str, BaseDistribution], signs: Sequence[int], functions: Functions, *, seed: int
+        self, distributions: Mapping[str, BaseDistribution], signs: Sequence[int], functions: UserFunctions, *, seed: int
     ) -> None:
-        """`signs` has 1 for each objective that is minimized and -1 for one that is maximized."""
+        """`signs` has 1 for each objective that is minimized and -1 for each that is maximized."""
         self._functions, self.signs, self._seed = functions, signs, seed
         self.encoding = Encoding(distributions, functions.identity and functions.id, seed)
-        self._of_trials: dict[int, tuple[Any, Position | None, Facts]] = {}
-        self.fit = lru_cache(SETTINGS.cached_fits)(self._fitted)
-        self.complete = self.encoding.num_points <= SETTINGS.scored_points
-        """Whether the pool is the whole space."""
-        self.known = [] if functions.costs is None else self._known()
+        self._trial_networks: dict[int, tuple[Any, Position | None, Network]] = {}
+        self.hyperparameters = lru_cache(SETTINGS.cached_fits)(self._hyperparameters)
+        self.is_whole_space = self.encoding.num_points <= SETTINGS.scored_points
+        """True if the random candidates are all networks of the space."""
+        self.cost_objectives = [] if functions.costs is None else self._cost_objectives()
         """Indices of the objectives that need no training."""
-        self._pool = lru_cache(SETTINGS.cached_pools)(self._drawn)
-        self._every = lru_cache(SETTINGS.cached_pools)(lambda fixed: self._batch(self.encoding.every(), np.frombuffer(fixed)))
-        self._scale = CostScale.of(self.pool(self.free).costs)
+        self._random = lru_cache(SETTINGS.cached_pools)(self._draw)
+        self._all = lru_cache(SETTINGS.cached_pools)(lambda fixed: self._batch(self.encoding.every(), np.frombuffer(fixed)))
+        self._scale = CostScale.of(self.random(self.all_free).costs)
         groups = self.encoding.groups
-        self.groups = np.append(groups, groups.max(initial=-1) + 1 + np.arange(len(self.known)))
-        """Feature → its group: those of the parameters, and one for each cost."""
+        self.groups = np.append(groups, groups.max(initial=-1) + 1 + np.arange(len(self.cost_objectives)))
+        """Feature → its group: the groups of the parameters, then one for each cost."""
 
     @property
-    def free(self) -> Position:
-        """What `pool` and `vary` take where no parameter is fixed."""
-        return np.full(len(self.encoding.distributions), np.nan)
+    def num_params(self) -> int:
+        """The number of parameters of the space."""
+        return len(self.encoding.distributions)
 
-    def pool(self, fixed: Position) -> Batch:
-        """Random networks, the same ones always, with parameters fixed at positions that are not NaN."""
-        return self._pool(fixed.tobytes())
+    @property
+    def all_free(self) -> Position:
+        """The value of `fixed` that fixes no parameter."""
+        return np.full(self.num_params, np.nan)
 
-    def _drawn(self, of: bytes) -> Batch:
-        rng, size, fixed = np.random.default_rng((self._seed, 0)), SETTINGS.pool_size, np.frombuffer(of)
-        if self.complete:
+    def random(self, fixed: Position) -> Batch:
+        """Random feasible networks, the same at every call."""
+        return self._random(fixed.tobytes())
+
+    def _draw(self, fixed_bytes: bytes) -> Batch:
+        rng, size, fixed = np.random.default_rng((self._seed, 0)), SETTINGS.pool_size, np.frombuffer(fixed_bytes)
+        if self.is_whole_space:
             return self._batch(self.encoding.every(), fixed)
-        pool, drawn = self._batch(self.encoding.draw(rng, size), fixed), size
-        while len(pool) < size / 2 and drawn < SETTINGS.max_draws:
-            pool += self._batch(self.encoding.draw(rng, size), fixed)
-            drawn += size
-        for _ in range(3):  # steps away from those that are known to be admitted
-            if 0 < len(pool) < SETTINGS.sparse_pool:
-                pool += self._batch(self.encoding.change(rng, pool.positions, size), fixed)
-        return pool
+        batch, num_drawn = self._batch(self.encoding.draw(rng, size), fixed), size
+        while len(batch) < size / 2 and num_drawn < SETTINGS.max_draws:
+            batch += self._batch(self.encoding.draw(rng, size), fixed)
+            num_drawn += size
+        for _ in range(3):
+            if 0 < len(batch) < SETTINGS.sparse_pool:
+                batch += self._batch(self.encoding.mutate(rng, batch.positions, size), fixed)
+        return batch
 
-    def every(self, fixed: Position) -> Batch | None:
-        """All networks with parameters fixed at positions that are not NaN; None of a space of very many."""
-        if self.complete:
-            return self.pool(fixed)
+    def all(self, fixed: Position) -> Batch | None:
+        """All feasible networks; None if the space is too large to enumerate."""
+        if self.is_whole_space:
+            return self.random(fixed)
         if self.encoding.num_points > SETTINGS.enumerated_points:
             return None
-        return self._every(fixed.tobytes())
+        return self._all(fixed.tobytes())
 
-    def imposed(self, positions: Positions, fixed: Position) -> Positions:
-        """The same, with some parameters fixed."""
+    def mutations(
+        self, rng: np.random.Generator, parents: Positions, number: int, seen: Collection[Hashable], fixed: Position
+    ) -> Batch:
+        """About `number` new networks near the parents; fewer, where most of the mutations are infeasible."""
+        batch = self._batch(self.encoding.mutate(rng, parents, number), fixed).without(seen)
+        for _ in range(SETTINGS.mutation_retries):
+            if len(batch) < number / 2:
+                batch += self._batch(self.encoding.mutate(rng, parents, number), fixed).without(seen)
+        return batch
+
+    def with_fixed(self, positions: Positions, fixed: Position) -> Positions:
+        """The positions with the fixed parameters put in."""
         return self.encoding.canonical(np.where(np.isnan(fixed), positions, fixed))
 
-    def features(self, positions: Positions, costs: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Networks, features: those of the parameters, and the costs, clipped as some outside the limits cost very much more."""
-        most = SETTINGS.max_cost_deviations
-        return np.hstack([self.encoding.features(positions), np.clip(self._scale.shown(costs), -most, most)])
+    def features(self, positions: Positions, costs: Floats) -> Floats:
+        """(networks, features): those of the parameters, then the costs, clipped as those of infeasible networks can be huge."""
+        clip = SETTINGS.max_cost_deviations
+        return np.hstack([self.encoding.features(positions), np.clip(self._scale.transform(costs), -clip, clip)])
 
-    def _known(self) -> list[int]:
-        points = self.encoding.draw(np.random.default_rng(self._seed), SETTINGS.pool_size)
-        admitted = filter(self._functions.admitted, map(self.encoding.params, points))
-        params = next(admitted, None) or self.encoding.params(points[0])  # if none is inside the limits, any tells as much
-        return [i for i, value in enumerate(self._functions.answer(params, len(self.signs))) if value is not None]
-
-    def _fitted(self, objective: int, positions: bytes, losses: bytes) -> NDArray[np.float64]:
-        """What `fit` gives for an objective, at positions whose losses on all objectives are known."""
-        told = np.frombuffer(losses).reshape(-1, len(self.signs))
-        features = self.features(np.frombuffer(positions).reshape(len(told), -1), told[:, self.known])
-        return fit(features, self.groups, told[:, objective])
-
-    def facts(self, position: Position) -> Facts:
-        """What the user's functions say of one network."""
+    def network(self, position: Position) -> Network:
+        """The network at a position, by the user's functions."""
         params = self.encoding.params(position)
-        network, admitted = self._functions.id(params), self._functions.admitted(params)
-        if not admitted or self._functions.costs is None:
-            return Facts(network, admitted, ())
-        answer = self._functions.answer(params, len(self.signs))
-        costs = tuple(self.signs[i] * value for i in self.known if (value := answer[i]) is not None)
-        if len(costs) != len(self.known) or not all(map(math.isfinite, costs)):
+        network_id, feasible = self._functions.id(params), self._functions.is_feasible(params)
+        if not feasible or self._functions.costs is None:
+            return Network(network_id, feasible, ())
+        values = self._functions.cost_values(params, len(self.signs))
+        costs = tuple(self.signs[i] * value for i in self.cost_objectives if (value := values[i]) is not None)
+        if len(costs) != len(self.cost_objectives) or not all(map(math.isfinite, costs)):
             raise NasError(
-                f"costs gave {answer} for {params}; it must give finite numbers, and None for the same objectives always"
+                f"costs returned {values} for {params}; it must return finite numbers, and None for the same objectives always"
             )
-        return Facts(network, admitted, costs)
+        return Network(network_id, feasible, costs)
 
-    def of_trial(self, number: int, params: Mapping[str, Any]) -> tuple[Position | None, Facts]:
-        """Encoded position and facts of a trial (cached); an incomplete trial equals only itself."""
-        before = self._of_trials.get(number)
-        if before is not None and before[0] == params:
-            return before[1:]
-        position, facts = self.encoding.position(params), Facts(None, False, ())
+    def trial_network(self, number: int, params: Mapping[str, Any]) -> tuple[Position | None, Network]:
+        """Position and network of a trial (cached); a trial that lacks parameters equals only itself."""
+        cached = self._trial_networks.get(number)
+        if cached is not None and cached[0] == params:
+            return cached[1:]
+        position, network = self.encoding.position(params), Network(None, False, ())
         if position is not None:
             position = self.encoding.canonical(position[None])[0]
             partial = bool((position == ABSENT).any())
-            itself = tuple(sorted(((name, key_of(value)) for name, value in params.items()), key=str))
-            facts = Facts(itself, True, ()) if partial else self.facts(position)
-        self._of_trials[number] = dict(params), position, facts
-        return position, facts
+            own_id = tuple(sorted(((name, key_of(value)) for name, value in params.items()), key=str))
+            network = Network(own_id, True, ()) if partial else self.network(position)
+        self._trial_networks[number] = dict(params), position, network
+        return position, network
 
-    def vary(
-        self, rng: np.random.Generator, parents: Positions, number: int, seen: Collection[Hashable], fixed: Position
-    ) -> Batch:
-        """About so many new networks like these; fewer, where most of what is like them is outside the limits."""
-        found = self._batch(self.encoding.change(rng, parents, number), fixed).unlike(seen)
-        for _ in range(SETTINGS.mutation_retries):
-            if len(found) < number / 2:
-                found += self._batch(self.encoding.change(rng, parents, number), fixed).unlike(seen)
-        return found
+    def _cost_objectives(self) -> list[int]:
+        points = self.encoding.draw(np.random.default_rng(self._seed), SETTINGS.pool_size)
+        feasible = filter(self._functions.is_feasible, map(self.encoding.params, points))
+        params = next(feasible, None) or self.encoding.params(points[0])  # an infeasible one serves as well if all are
+        return [i for i, value in enumerate(self._functions.cost_values(params, len(self.signs))) if value is not None]
+
+    def _hyperparameters(self, objective: int, position_bytes: bytes, loss_bytes: bytes) -> Floats:
+        """The surrogate's hyperparameters for an objective, fitted to observations (as bytes, so that the result is cached)."""
+        losses = np.frombuffer(loss_bytes).reshape(-1, len(self.signs))
+        features = self.features(np.frombuffer(position_bytes).reshape(len(losses), -1), losses[:, self.cost_objectives])
+        return fit_hyperparameters(features, self.groups, losses[:, objective])
 
     def _batch(self, positions: Positions, fixed: Position) -> Batch:
-        """Those that the limits admit, each network once."""
-        positions = self.imposed(positions, fixed)
-        found: dict[Hashable, tuple[NDArray[np.float64], tuple[float, ...]]] = {}
+        """The feasible networks at these positions, each once."""
+        positions = self.with_fixed(positions, fixed)
+        batch: dict[Hashable, tuple[Position, tuple[float, ...]]] = {}
         for position in np.unique(positions, axis=0):
-            facts = self.facts(position)
-            if facts.admitted and facts.id not in found:
-                found[facts.id] = (position, facts.costs)
-        costs = np.array([of[1] for of in found.values()]).reshape(len(found), len(self.known))
-        return Batch(np.array([of[0] for of in found.values()]).reshape(len(found), positions.shape[1]), list(found), costs)
-
-
-@dataclass(slots=True)
-class Record:
-    """What a study holds, each loss the lower the better; rows of the arrays belong together."""
-
-    seen: set[Hashable] = field(default_factory=set)
-    places: list[Position] = field(default_factory=list)  # the same networks, however they ended
-    alive: set[Hashable] = field(default_factory=set)  # those that had a trial which did not fail
-    positions: list[Position] = field(default_factory=list)
-    losses: list[list[float]] = field(default_factory=list)
-    admitted: list[bool] = field(default_factory=list)
-    trained: list[FrozenTrial] = field(default_factory=list)
-    stopped: list[tuple[Position, tuple[float, ...], dict[int, float]]] = field(default_factory=list)
-    failed: list[tuple[Position, tuple[float, ...], Hashable]] = field(default_factory=list)
-    pending: list[tuple[Position, tuple[float, ...]]] = field(default_factory=list)
-
-
-def propose(study: Study, trial: FrozenTrial, params: Mapping[str, Any], candidates: Candidates) -> None:
-    """Stores the proposed parameters on the trial at once, so that concurrent samplers see them."""
-    given = {name: of.to_internal_repr(params[name]) for name, of in candidates.encoding.distributions.items()}
-    study._storage.set_trial_system_attr(trial._trial_id, PROPOSED, given)  # noqa: SLF001 as Optuna's samplers do
-
-
-def _params(trial: FrozenTrial, candidates: Candidates) -> dict[str, Any]:
-    """The parameters of a trial, with those that it was given or enqueued with, and has not asked for."""
-    distributions = candidates.encoding.distributions
-    if trial.params.keys() >= distributions.keys():
-        return dict(trial.params)
-    found: dict[str, Any] = {}
-    for name, value in trial.system_attrs.get(PROPOSED, {}).items():
-        distribution = distributions.get(name)
-        if distribution is not None and distribution._contains(value):  # noqa: SLF001
-            found[name] = distribution.to_external_repr(value)
-    return {**found, **trial.system_attrs.get("fixed_params", {}), **trial.params}
-
-
-def read(study: Study, candidates: Candidates, *, beside: int) -> Record:
-    """What all trials tell but one, also those that a pruner hides from its sampler."""
-    record = Record()
-    storage, number = study._storage, study._study_id  # noqa: SLF001
-    for trial in storage.get_all_trials(number, deepcopy=False):
-        params = {} if trial.number == beside else _params(trial, candidates)
-        partly = trial.state == TrialState.WAITING and not params.keys() >= candidates.encoding.distributions.keys()
-        if not params or partly:
-            continue
-        position, facts = candidates.of_trial(trial.number, params)
-        if position is None:
-            continue
-        record.seen.add(facts.id)
-        record.places.append(position)
-        _add(record, trial, position, facts, candidates)
-    most = SETTINGS.max_unfinished
-    record.failed = [one for one in record.failed if one[2] not in record.alive][-most:]
-    record.stopped, record.pending = record.stopped[-most:], record.pending[-most:]
-    return record
-
-
-def learning_curve(trial: FrozenTrial) -> dict[int, float]:
-    """The finite values of a trial on its way, by step."""
-    try:
-        pairs = list(trial.intermediate_values.items()) or [(int(step), float(v)) for step, v in trial.user_attrs.get(CURVE, ())]
-    except (TypeError, ValueError):
-        return {}  # somebody else's attribute
-    return {step: value for step, value in pairs if math.isfinite(value)}
-
-
-def _add(record: Record, trial: FrozenTrial, position: Position, facts: Facts, candidates: Candidates) -> None:
-    """One more trial to the record."""
-    failed = trial.state == TrialState.FAIL or not all(map(math.isfinite, trial.values or ()))
-    if not failed:
-        record.alive.add(facts.id)
-    if trial.state == TrialState.COMPLETE and not failed:
-        record.positions.append(position)
-        record.losses.append([sign * value for sign, value in zip(candidates.signs, trial.values, strict=True)])
-        record.admitted.append(facts.admitted and all(value <= 0 for value in trial.constraints.values()))
-        record.trained.append(trial)
-        return
-    if len(facts.costs) < len(candidates.known):
-        return  # its costs are not known, as it is outside the limits or lacks parameters
-    if failed:
-        record.failed.append((position, facts.costs, facts.id))
-    elif trial.state in UNDER_WAY:
-        record.pending.append((position, facts.costs))
-    elif curve := learning_curve(trial):
-        record.stopped.append((position, facts.costs, curve))
-
-
-def rows(values: Sequence[Any], width: int) -> NDArray[np.float64]:
-    """An array of so many columns, even of no rows."""
-    return np.array(values, float).reshape(len(values), width)
+            network = self.network(position)
+            if network.feasible and network.id not in batch:
+                batch[network.id] = (position, network.costs)
+        costs = np.array([cost for _, cost in batch.values()]).reshape(len(batch), len(self.cost_objectives))
+        unique = np.array([position for position, _ in batch.values()]).reshape(len(batch), positions.shape[1])
+        return Batch(unique, list(batch), costs)

@@ -1,4 +1,4 @@
-"""Parameter sets as arrays: positions to draw and change, features to model."""
+"""Parameter sets as arrays: positions, which the sampler draws and mutates, and features, which the surrogate models."""
 
 import math
 import re
@@ -13,13 +13,15 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution
 
 from nas.sampler.settings import SETTINGS
 
-Positions: TypeAlias = NDArray[np.float64]  # networks, parameters: the index of the value, or of a continuous one 0 to 1
+Position: TypeAlias = NDArray[np.float64]  # (parameters,): the index of a listed value, or 0 to 1 of a continuous parameter
+Positions: TypeAlias = NDArray[np.float64]  # (networks, parameters)
 Identity: TypeAlias = Callable[[dict[str, Any]], Hashable]
-Views: TypeAlias = list[tuple[Any, str, int]]  # feature → parameter (or its kind), how it is looked at, value
+Conditions: TypeAlias = dict[int, tuple[int, NDArray[np.bool_]]]  # parameter → (its parent, value of the parent → active)
+Views: TypeAlias = list[tuple[Any, str, int]]  # feature → (parameter or kind of parameters, "value", "number" or "rank", value)
 
-STEP_TOLERANCE: Final = 1e-6  # share of a step that a value may be off
+STEP_TOLERANCE: Final = 1e-6  # largest distance of a value from a multiple of the step, in steps
 GRID: Final = 2.0**-40  # continuous positions are rounded to this grid, so that storage round trips compare equal
-ABSENT: Final = -1.0  # position of a parameter that a trial did not have
+ABSENT: Final = -1.0  # position of a parameter that a trial lacks
 
 
 class Parameter:
@@ -29,11 +31,11 @@ class Parameter:
         self.distribution: Any = distribution
         self.log = bool(getattr(distribution, "log", False))
         self.values = _values(distribution)
-        """Every value in order; empty for a continuous parameter, and for one of very many values."""
+        """Every value in order; empty for a continuous parameter, and for one with more than `max_listed_values`."""
         self._indices = {self._key(value): float(i) for i, value in enumerate(self.values)}
 
     def position(self, value: Any) -> float | None:
-        """Where a value is; None if it is not the parameter's."""
+        """The position of a value; None if the parameter does not have it."""
         if self.values:
             return self._indices.get(self._key(value))
         low, high = self.distribution.low, self.distribution.high
@@ -53,24 +55,24 @@ class Parameter:
         return type(low)(min(max(value, low), high))
 
     def draw(self, rng: np.random.Generator, number: int) -> NDArray[Any]:
-        """Random positions; integers on a logarithmic scale are as likely as all that rounds to them."""
+        """Random positions; an integer on a logarithmic scale is as probable as the interval of numbers that round to it."""
         values = self.values
         if not values:
-            return self.settle(rng.random(number))
+            return self.snap(rng.random(number))
         if not self.log or len(values) == 1:
             return rng.integers(len(values), size=number)
         logs = np.log(np.array(values, float)[:, None] + (-0.5, 0.5))
         edges = (logs[:, 1] - logs[0, 0]) / (logs[-1, 1] - logs[0, 0])
         return np.minimum(np.searchsorted(edges, rng.random(number), side="right"), len(values) - 1)
 
-    def settle(self, positions: NDArray[np.float64]) -> NDArray[np.float64]:
+    def snap(self, positions: NDArray[np.float64]) -> NDArray[np.float64]:
         """The nearest positions that a parameter without a list of values can have."""
         if not self.distribution.step:
             return np.asarray(_on_grid(positions))
         return np.array([self.position(self.value(position)) for position in positions])
 
     def _key(self, value: Any) -> Hashable:
-        """What tells a listed value from the others; for numbers the count of steps, as sums are rounded."""
+        """A hashable key of a listed value; for a number the count of steps, as sums of steps are rounded."""
         if isinstance(self.distribution, CategoricalDistribution):
             return key_of(value)
         if not isinstance(value, Real) or not math.isfinite(value):
@@ -82,9 +84,9 @@ class Parameter:
 class Encoding:
     """The parameters of a space as numbers.
 
-    A parameter that only matters for some values of another, as a layer's kernel does not where the depth leaves the layer out,
-    is found through `identity`, by changing it at random points; where it does not matter it is set to its first value, and has
-    no features.
+    A conditional parameter is one that is active for some values of another only: the kernel of a layer is inactive where the
+    depth leaves the layer out. They are found by changing each parameter at random points and comparing `identity`. Where a
+    parameter is inactive, it has its first value, and features of zero.
     """
 
     def __init__(self, distributions: Mapping[str, BaseDistribution], identity: Identity | None = None, seed: int = 0) -> None:
@@ -92,45 +94,45 @@ class Encoding:
         self._parameters = {name: Parameter(distribution) for name, distribution in distributions.items()}
         values = [parameter.values for parameter in self._parameters.values()]
         self.counts = np.array(list(map(len, values)), int)
-        """Parameter → its number of listed values, 0 if they are not listed."""
+        """Parameter → its number of listed values; 0 if they are not listed."""
         self._listed, self._unlisted = np.flatnonzero(self.counts), np.flatnonzero(self.counts == 0)
-        self._ranked = np.array([i for i, of in enumerate(values) if _has_order(of)], int)
-        self._starts = np.cumsum(self.counts) - self.counts  # of each parameter's values among all that are listed
-        self._same = np.array([math.sqrt(n / (2 * max(n - 1, 1))) * (n > 1) for n in map(len, values) for _ in range(n)])
-        """What each value is as a feature of its own."""
+        self._ranked = np.array([i for i, of in enumerate(values) if _is_ordinal(of)], int)
+        self._starts = np.cumsum(self.counts) - self.counts  # index of each parameter's first value among all listed values
+        self._one_hot = np.array([math.sqrt(n / (2 * max(n - 1, 1))) * (n > 1) for n in map(len, values) for _ in range(n)])
+        """Listed value → its one-hot feature where it is present."""
         self._ranks = np.concatenate([np.zeros(0), *(_ranks(of.values, log=of.log) for of in self._parameters.values())])
         views: Views = [(i, "value", value) for i in self._listed for value in range(self.counts[i])]
         views += [(i, "number", 0) for i in self._unlisted] + [(i, "rank", 0) for i in self._ranked]
-        shared, self._sharing = _shared(self.distributions, self.counts, views)
+        shared, self._sharing = _shared_views(self.distributions, self.counts, views)
         numbers: dict[tuple[Any, str], int] = {}
         self.groups = np.array([numbers.setdefault((of, view), len(numbers)) for of, view, _ in (*views, *shared)], int)
-        """Feature → its group; a group is one view of one parameter, or of all parameters of a kind."""
+        """Feature → its group; a group is one view of one parameter, or of all parameters of one kind."""
         self.num_points = math.inf if len(self._unlisted) else math.prod(self.counts.tolist())
-        """The number of points; infinite where values are not listed."""
-        self._matters: dict[int, tuple[int, NDArray[np.bool_]]] = {}
+        """The number of points; infinite if a parameter's values are not listed."""
+        self._conditions: Conditions = {}
         if identity is not None:
-            self._matters = _dependences(self, identity, np.random.default_rng(seed))
+            self._conditions = _find_conditions(self, identity, np.random.default_rng(seed))
 
-    def position(self, params: Mapping[str, Any]) -> NDArray[np.float64] | None:
-        """Where a parameter set is; None if it has values that the space has not."""
-        found = [parameter.position(params[name]) if name in params else ABSENT for name, parameter in self._parameters.items()]
-        return None if None in found else np.array(found, float)
+    def position(self, params: Mapping[str, Any]) -> Position | None:
+        """The position of a parameter set; None if the space lacks one of its values."""
+        position = [of.position(params[name]) if name in params else ABSENT for name, of in self._parameters.items()]
+        return None if None in position else np.array(position, float)
 
-    def params(self, position: NDArray[np.float64]) -> dict[str, Any]:
+    def params(self, position: Position) -> dict[str, Any]:
         """The parameter set at a position."""
         return {name: of.value(at) for (name, of), at in zip(self._parameters.items(), position.tolist(), strict=True)}
 
     def every(self) -> Positions:
-        """All points of a space that is countable."""
+        """All points of a space whose values are all listed."""
         counts = self.counts.tolist()
         return np.stack(np.unravel_index(np.arange(math.prod(counts)), counts), axis=1).astype(float)
 
     def draw(self, rng: np.random.Generator, number: int) -> Positions:
-        """Random points, uniform in every parameter (in its logarithm where the parameter says so)."""
+        """Random points, uniform in every parameter, or in its logarithm if its distribution is logarithmic."""
         return np.stack([parameter.draw(rng, number) for parameter in self._parameters.values()], axis=1).astype(float)
 
-    def change(self, rng: np.random.Generator, parents: Positions, number: int) -> Positions:
-        """Children of random parents: half take each value from either of two parents; one to three values are changed then."""
+    def mutate(self, rng: np.random.Generator, parents: Positions, number: int) -> Positions:
+        """Children of random parents: half of them by uniform crossover of two parents; then up to three values are mutated."""
         children = parents[rng.integers(len(parents), size=number)]
         others = parents[rng.integers(len(parents), size=number)]
         crossed = (rng.random(number) < 0.5)[:, None] & (rng.random(children.shape) < 0.5)
@@ -140,81 +142,85 @@ class Encoding:
         for share in SETTINGS.mutation_shares:
             rows = np.flatnonzero(rng.random(number) < share)
             columns = rng.integers(children.shape[1], size=len(rows))
-            children[rows, columns] = self.others(rng, columns, children[rows, columns])
+            children[rows, columns] = self.other_values(rng, columns, children[rows, columns])
         return children
 
-    def others(self, rng: np.random.Generator, columns: NDArray[np.int64], positions: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Other values of parameters; where there are too many to list, mostly close ones."""
+    def other_values(
+        self, rng: np.random.Generator, columns: NDArray[np.int64], positions: NDArray[np.float64]
+    ) -> NDArray[np.float64]:
+        """Another value for each of these parameters: any listed one, or a number that is mostly close."""
         counts = self.counts[columns]
         others = (positions + 1 + np.floor(rng.random(len(columns)) * np.maximum(counts - 1, 1))) % np.maximum(counts, 1)
         moved = positions + SETTINGS.mutation_deviation * rng.standard_normal(len(columns))
         moved = np.where((moved < 0) | (moved > 1), rng.random(len(columns)), moved)
         parameters = list(self._parameters.values())
         for i in np.flatnonzero(counts == 0):
-            others[i] = parameters[columns[i]].settle(moved[i : i + 1])[0]
+            others[i] = parameters[columns[i]].snap(moved[i : i + 1])[0]
         return np.asarray(others)
 
     def canonical(self, positions: Positions) -> Positions:
-        """The same networks, with each parameter that does not matter, also one that is absent, at its first value."""
-        for column, (by, matters) in self._matters.items():
-            positions[(positions[:, by] != ABSENT) & ~matters[positions[:, by].astype(int)], column] = 0.0
+        """The same networks with each inactive parameter, even an absent one, at its first value; changes the array."""
+        for column, (parent, active) in self._conditions.items():
+            positions[(positions[:, parent] != ABSENT) & ~active[positions[:, parent].astype(int)], column] = 0.0
         return positions
 
     def features(self, positions: Positions) -> NDArray[np.float64]:
-        """Networks, features; of two random values of a parameter, the squared distance in each of its groups is 1 on average."""
+        """(networks, features); random values of a parameter have a mean squared distance of 1 in each of its groups."""
         listed, unlisted, ranked = self._listed, self._unlisted, self._ranked
         present = positions != ABSENT
-        for column, (by, matters) in self._matters.items():
-            present[:, column] &= matters[positions[:, by].astype(int)] | ~present[:, by]
+        for column, (parent, active) in self._conditions.items():
+            present[:, column] &= active[positions[:, parent].astype(int)] | ~present[:, parent]
         values = self._starts + np.maximum(positions, 0).astype(int)
-        numbers, ranks = len(self._same), len(self._same) + len(unlisted)  # where these begin
-        own = ranks + len(ranked)
-        found = np.zeros((len(positions), own + self._sharing.shape[1]))
-        found[np.arange(len(positions))[:, None], values[:, listed]] = self._same[values[:, listed]] * present[:, listed]
-        found[:, numbers:ranks] = math.sqrt(6) * (positions[:, unlisted] - 0.5) * present[:, unlisted]
-        found[:, ranks:own] = self._ranks[values[:, ranked]] * present[:, ranked]
-        found[:, own:] = found[:, :own] @ self._sharing
-        return found
+        numbers = len(self._one_hot)  # columns: one-hot values, numbers, ranks, shared views
+        ranks = numbers + len(unlisted)
+        shared = ranks + len(ranked)
+        features = np.zeros((len(positions), shared + self._sharing.shape[1]))
+        features[np.arange(len(positions))[:, None], values[:, listed]] = self._one_hot[values[:, listed]] * present[:, listed]
+        features[:, numbers:ranks] = math.sqrt(6) * (positions[:, unlisted] - 0.5) * present[:, unlisted]
+        features[:, ranks:shared] = self._ranks[values[:, ranked]] * present[:, ranked]
+        features[:, shared:] = features[:, :shared] @ self._sharing
+        return features
 
 
-def _dependences(encoding: Encoding, identity: Identity, rng: np.random.Generator) -> dict[int, tuple[int, NDArray[np.bool_]]]:
-    """Parameter → another, and for which values of that it matters; found by changing parameters at random points."""
+def _find_conditions(encoding: Encoding, identity: Identity, rng: np.random.Generator) -> Conditions:
+    """The conditional parameters, found by changing each parameter at random points."""
 
-    def networks(points: Positions) -> list[Hashable]:
+    def ids(points: Positions) -> list[Hashable]:
         return [identity(encoding.params(point)) for point in points]
 
-    def matter(column: int, points: Positions, before: list[Hashable]) -> NDArray[np.bool_]:
-        """At which points another value of a parameter makes another network."""
+    def changes(column: int, points: Positions, before: list[Hashable]) -> NDArray[np.bool_]:
+        """For each point, whether another value of a parameter makes another network."""
         changed = points.copy()
-        changed[:, column] = encoding.others(rng, np.full(len(points), column), points[:, column])
-        return np.array([one != other for one, other in zip(networks(changed), before, strict=True)])
+        changed[:, column] = encoding.other_values(rng, np.full(len(points), column), points[:, column])
+        return np.array([one != other for one, other in zip(ids(changed), before, strict=True)])
 
-    def dependence(column: int) -> tuple[int, NDArray[np.bool_]] | None:
-        """The parameter whose value decides whether this one matters, and by which values it does."""
-        where = matter(column, drawn, met)
-        for by in np.argsort(encoding.counts, kind="stable") if where.any() and not where.all() else ():
-            shares = [where[drawn[:, by] == index] for index in range(encoding.counts[by])]
-            mixed = any(share.any() and not share.all() for share in shares)
-            if by == column or len(shares) < 2 or mixed:
+    def condition(column: int) -> tuple[int, NDArray[np.bool_]] | None:
+        """The parameter whose value decides whether this one is active, and the values for which it is."""
+        is_active = changes(column, drawn, drawn_ids)
+        for parent in np.argsort(encoding.counts, kind="stable") if is_active.any() and not is_active.all() else ():
+            by_value = [is_active[drawn[:, parent] == index] for index in range(encoding.counts[parent])]
+            mixed = any(part.any() and not part.all() for part in by_value)
+            if parent == column or len(by_value) < 2 or mixed:
                 continue
-            matters = np.array([bool(share.all()) for share in shares])
-            further = encoding.draw(rng, SETTINGS.probe_points)  # as few points may seem to leave it out by chance
-            further[:, by] = rng.choice(np.flatnonzero(~matters), SETTINGS.probe_points)
-            if not matter(column, further, networks(further)).any():
-                return int(by), matters
+            active = np.array([bool(part.all()) for part in by_value])
+            further = encoding.draw(rng, SETTINGS.probe_points)  # by chance, a few points can suggest a wrong parent
+            further[:, parent] = rng.choice(np.flatnonzero(~active), SETTINGS.probe_points)
+            if not changes(column, further, ids(further)).any():
+                return int(parent), active
         return None
 
     drawn = encoding.draw(rng, SETTINGS.probe_points)
-    met = networks(drawn)
-    return {column: found for column in range(drawn.shape[1]) if (found := dependence(column)) is not None}
+    drawn_ids = ids(drawn)
+    return {column: parent for column in range(drawn.shape[1]) if (parent := condition(column)) is not None}
 
 
-def _shared(
+def _shared_views(
     distributions: Mapping[str, BaseDistribution], counts: NDArray[np.int64], views: Views
 ) -> tuple[Views, NDArray[np.float64]]:
-    """Views that parameters of a kind share, as the kernels of all layers do, and the weights that sum theirs up to these.
+    """(shared views, weights): parameters of one kind, as the kernels of all layers, share views that are sums of their own.
 
-    What one layer taught about a choice is believed of other layers until they teach otherwise.
+    So the surrogate expects of one layer what it learned from another, until there are observations of both.
+    Shapes: weights: (views, shared views).
     """
     numbers: dict[tuple[str, str], int] = {}
     kinds = [
@@ -235,7 +241,7 @@ def _shared(
 
 
 def _values(distribution: BaseDistribution) -> list[Any]:
-    """Every value of a parameter that has few, else none."""
+    """Every value of a parameter that has at most `max_listed_values` of them, else none."""
     if isinstance(distribution, CategoricalDistribution):
         return list(distribution.choices)
     numeric: Any = distribution
@@ -249,7 +255,7 @@ def _values(distribution: BaseDistribution) -> list[Any]:
 
 
 def key_of(value: Any) -> Hashable:
-    """What tells values apart, as Optuna does, to which True is 1; NaN is itself, and a tuple may come back as a list."""
+    """A hashable key, equal for values that Optuna treats as equal: 1 and True, NaN and NaN, a tuple and the list of it."""
     if isinstance(value, list | tuple):
         return tuple(map(key_of, value))
     if not isinstance(value, Hashable):
@@ -258,17 +264,17 @@ def key_of(value: Any) -> Hashable:
 
 
 def _on_grid(positions: Any) -> Any:
-    """The nearest positions of the grid."""
+    """The nearest multiples of GRID."""
     return np.round(positions / GRID) * GRID
 
 
-def _has_order(values: list[Any]) -> bool:
+def _is_ordinal(values: list[Any]) -> bool:
     return len(values) > 2 and all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
 
 
 def _ranks(values: list[Any], *, log: bool) -> NDArray[np.float64]:
-    """Where each value stands among numbers, or each logarithm among logarithms."""
-    if not _has_order(values):
+    """The standardized rank of each number, or its standardized logarithm; zeros for values without an order."""
+    if not _is_ordinal(values):
         return np.zeros(len(values))
     ranks = np.log(values) if log else np.argsort(np.argsort(values)).astype(float)
     ranks -= ranks.mean()

@@ -1,4 +1,4 @@
-"""The tunables of FrontierSampler in one place, with the values that its figures were measured with."""
+"""The settings of FrontierSampler, with the values that its benchmarks in README.md were measured with."""
 
 from dataclasses import dataclass
 from typing import Final
@@ -6,7 +6,7 @@ from typing import Final
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """How FrontierSampler spends its budgets; counts unless another unit is given."""
+    """The budgets and constants of FrontierSampler; counts unless the comment gives another unit."""
 
     # Proposals
     initial_trials: tuple[int, int] = (6, 16)  # space-filling ones: num_params / 3, clamped to this range
@@ -15,38 +15,38 @@ class Settings:
     pool_values: int = 10_000  # budget per proposal: scores pool_values / num_params candidates of the pool
     min_parents: int = 8  # non-dominated networks, filled up with the next best, that are mutated
     child_values: int = 8_000  # budget per proposal: scores child_values / num_params mutated candidates
-    max_children: int = 384  # mutated candidates per proposal at most
+    max_children: int = 384  # most mutated candidates per proposal
     climb_rounds: int = 2  # rounds of local search from the most promising candidates
     climb_parents: int = 6  # candidates that a round starts from
     climb_children: int = 40  # mutated candidates per round
-    cached_fits: int = 8  # hyperparameters kept for observations that come again
+    cached_fits: int = 8  # sets of hyperparameters kept, one for each set of observations
     min_curves: int = 3  # finished curves needed before a step is used to extrapolate stopped trials
     max_unfinished: int = 100  # most recent stopped trials that are modelled; also failed ones, and pending ones
 
     # Candidates
-    scored_points: int = 2_048  # spaces of up to this size are scored whole for every proposal
-    enumerated_points: int = 65_536  # spaces of up to this size are searched whole before the study ends
+    scored_points: int = 2_048  # in spaces of up to this size, every proposal scores all points
+    enumerated_points: int = 65_536  # spaces of up to this size are enumerated before the study ends
     pool_size: int = 1_024  # random candidates of a larger space
     cached_pools: int = 4  # pools kept, one for each set of fixed parameters
-    max_draws: int = 5_000  # random points drawn to fill the pool, where the limits admit few
+    max_draws: int = 5_000  # random points drawn to fill the pool, where few are feasible
     sparse_pool: int = 256  # pools of fewer networks are filled up with mutations of these
     max_cost_deviations: float = 10.0  # cost features are clipped to this many standard deviations either way
-    mutation_retries: int = 2  # further rounds of mutations where less than half are new and inside the limits
+    mutation_retries: int = 2  # further rounds of mutations where less than half are new and feasible
 
     # Encoding
     max_listed_values: int = 64  # numeric parameters of up to this many values are encoded one by one
-    probe_points: int = 20  # random points that show which parameter depends on which
-    mutation_shares: tuple[float, ...] = (1.0, 0.4, 0.15)  # of children with one value changed, a second, a third
+    probe_points: int = 20  # random points by which conditional parameters are found
+    mutation_shares: tuple[float, ...] = (1.0, 0.4, 0.15)  # shares of the children whose first, second and third value is mutated
     mutation_deviation: float = 0.15  # standard deviation of a numeric mutation, as a share of the range
 
     # Surrogate
-    scale_observations: int = 12  # first losses, whose median sets the scale: later ones gather at the best
+    scale_observations: int = 12  # first losses, whose median sets the scale, as later ones concentrate near the best
     max_quartile_gaps: float = 10.0  # cap on the scale, in lower-quartile gaps, so that diverged trainings do not set it
-    max_log_loss: float = 2.0  # losses more than e^2 - 1 scales above the best all count as this
-    fit_observations: int = 96  # observations that the hyperparameters are fitted to at most
+    max_log_loss: float = 2.0  # losses more than e^2 - 1 scales above the best are clipped
+    fit_observations: int = 96  # most observations that the hyperparameters are fitted to
     fit_steps: int = 20  # iterations of L-BFGS-B
-    refit_always: int = 24  # up to this many observations each new one makes another fit
-    refit_growth: float = 8 / 7  # beyond, every growth by this factor does
+    refit_always: int = 24  # up to this many observations, each new one causes a fit
+    refit_growth: float = 8 / 7  # beyond, each growth of their number by this factor causes one
     prior_relevance: float = 2.0  # prior mean of the squared distance of two random points
 
     # Acquisition
@@ -54,4 +54,6 @@ class Settings:
 
 
 SETTINGS: Final = Settings()
-CURVE: Final = "learning_curve"  # user attribute of a trial: [step, value] pairs of its first objective that needs training
+LEARNING_CURVE: Final = (
+    "learning_curve"  # user attribute of a trial: [step, value] pairs of its first objective that needs training
+)

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from nas.errors import NasError, user_code
 from nas.models.network import parse_network
 from nas.runs.trial import ENDED, UNDER_WAY, Outcome, Reason, Status, Trial
-from nas.sampler.settings import CURVE
+from nas.sampler.settings import LEARNING_CURVE
 from nas.searching.early_stopping import Standing
 from nas.searching.problem import Point
 from nas.searching.state import Pending, SearchState
@@ -111,5 +111,5 @@ def _tell(state: SearchState, trial: Trial, point: Point, epochs: Epochs) -> Non
     objectives = state.session.plan.problem.objectives
     with user_code(f"space {state.session.plan.problem.space.name} has changed: a trial of {state.session.run}"):
         values = [trial.values[objective.name] for objective in objectives] if trial.status is Status.DONE else None
-        state.proposer.tell_past(point, trial.status, values, {CURVE: curve} if curve else {})
+        state.proposer.tell_past(point, trial.status, values, {LEARNING_CURVE: curve} if curve else {})
     _keep(state, trial, point)

@@ -69,6 +69,6 @@ def _frontier(problem: Problem, seed: int) -> BaseSampler:
         problem.space.parameters,
         costs=costs,
         identity=lambda params: problem.examine(params).id,
-        admits=lambda params: problem.examine(params).feasible,
+        feasible=lambda params: problem.examine(params).feasible,
         seed=seed,
     )

@@ -14,7 +14,7 @@ import optuna
 
 from nas.runs.study import create_study
 from nas.runs.trial import Outcome, Reason, Status, Trial
-from nas.sampler.settings import CURVE
+from nas.sampler.settings import LEARNING_CURVE
 from nas.searching.early_stopping import Halving
 from nas.searching.front_weights import Keeper
 from nas.searching.plan import Session
@@ -137,7 +137,7 @@ class SearchState:
             self.keeper.ended(pending.number)
         if pending.asked is not None:
             if curve := self.curve(pending.epochs):
-                pending.asked.set_user_attr(CURVE, curve)
+                pending.asked.set_user_attr(LEARNING_CURVE, curve)
             objectives = [one.name for one in self.session.plan.problem.objectives]
             told = [values[name] for name in objectives] if outcome.status is Status.DONE else None
             self.proposer.tell(pending.asked, outcome.status, told)

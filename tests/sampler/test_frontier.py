@@ -15,10 +15,11 @@ from scipy.optimize import check_grad
 
 from nas import FrontierSampler, NasError
 from nas.runs.pareto import hypervolume
-from nas.sampler.candidates import Candidates, Functions
+from nas.sampler.acquisition import ExactLosses, PredictedLosses, expected_hypervolume_improvement
+from nas.sampler.candidates import CandidatePool, UserFunctions
 from nas.sampler.encoding import Encoding
-from nas.sampler.settings import CURVE
-from nas.sampler.surrogate import PRIORS, BelievedLoss, KnownLoss, Scale, Surrogate, _misfit, expected_gain, fit
+from nas.sampler.settings import LEARNING_CURVE
+from nas.sampler.surrogate import AMPLITUDE_PRIORS, LossScale, Surrogate, fit_hyperparameters, negative_log_posterior
 
 SPACE = {f"x{i}": CategoricalDistribution((0, 1, 2)) for i in range(8)}
 
@@ -40,7 +41,7 @@ def accuracy(params):
     return 80 + 3 * math.log(price(params)) + sum((one - other) ** 2 for one, other in itertools.pairwise(values)) / 4
 
 
-def known(params):
+def costs_of(params):
     return None, price(params)
 
 
@@ -62,7 +63,7 @@ def volume(study):
 
 
 def test_it_finds_in_30_trials_more_than_random_search_in_150():
-    ours = volume(searched(FrontierSampler(SPACE, costs=known, seed=0), 30, workers=8))
+    ours = volume(searched(FrontierSampler(SPACE, costs=costs_of, seed=0), 30, workers=8))
     assert ours > volume(searched(optuna.samplers.RandomSampler(seed=0), 150))
 
 
@@ -71,29 +72,29 @@ def test_no_network_is_proposed_twice_or_beyond_the_limits():
         values = list(params.values())
         return (*sorted(values[:4]), *values[4:])
 
-    def admits(params):
+    def feasible(params):
         return 20 <= price(params) <= 30
 
-    sampler = FrontierSampler(SPACE, costs=known, identity=identity, admits=admits, seed=0)
+    sampler = FrontierSampler(SPACE, costs=costs_of, identity=identity, feasible=feasible, seed=0)
     study = searched(sampler, 16, workers=4)
-    assert all(admits(trial.params) for trial in study.trials)
+    assert all(feasible(trial.params) for trial in study.trials)
     assert len({identity(trial.params) for trial in study.trials}) == len(study.trials)
 
 
 def test_where_one_point_in_a_thousand_is_inside_the_limits_an_enqueued_one_leads_to_others():
     space = {f"x{i}": FloatDistribution(0, 1) for i in range(10)}
 
-    def admits(params):
+    def feasible(params):
         return sum(params.values()) < 1.5
 
-    sampler = FrontierSampler(space, admits=admits, seed=0)
+    sampler = FrontierSampler(space, feasible=feasible, seed=0)
     study = optuna.create_study(sampler=sampler)
-    with pytest.raises(NasError, match="no network inside the limits was found among random ones; enqueue one"):
+    with pytest.raises(NasError, match="no random network is feasible; enqueue one"):
         study.ask(space)
-    study = optuna.create_study(sampler=FrontierSampler(space, admits=admits, seed=0))
+    study = optuna.create_study(sampler=FrontierSampler(space, feasible=feasible, seed=0))
     study.enqueue_trial(dict.fromkeys(space, 0.1))
     study.optimize(lambda trial: sum((trial.suggest_float(name, 0, 1) - 0.12) ** 2 for name in space), n_trials=10)
-    assert all(admits(trial.params) for trial in study.trials)
+    assert all(feasible(trial.params) for trial in study.trials)
     assert len({tuple(trial.params.values()) for trial in study.trials}) == 10
 
 
@@ -117,7 +118,7 @@ def test_a_space_of_which_every_network_was_tried_ends_the_study():
 
 def test_the_same_seed_proposes_the_same_and_a_study_goes_on_from_its_storage(tmp_path):
     def sampler():
-        return FrontierSampler(SPACE, costs=known, seed=3)
+        return FrontierSampler(SPACE, costs=costs_of, seed=3)
 
     whole = searched(sampler(), 11)
     storage = JournalStorage(JournalFileBackend(str(tmp_path / "journal")))
@@ -126,7 +127,7 @@ def test_the_same_seed_proposes_the_same_and_a_study_goes_on_from_its_storage(tm
     again = optuna.load_study(storage=storage, study_name="s", sampler=sampler())
     searched(None, 3, study=again)
     assert [trial.params for trial in again.trials] == [trial.params for trial in whole.trials]
-    other = searched(FrontierSampler(SPACE, costs=known, seed=4), 11)
+    other = searched(FrontierSampler(SPACE, costs=costs_of, seed=4), 11)
     assert [trial.params for trial in other.trials] != [trial.params for trial in whole.trials]
 
 
@@ -208,8 +209,9 @@ def test_what_one_parameter_taught_is_believed_of_others_of_its_kind(names):
     points = generator.integers(3, size=(15, 8)).astype(float)
     points[:, 7] = 0
     losses = -(points == 2).sum(axis=1) + 0.01 * generator.standard_normal(15)
-    features, scale = encoding.features(points), Scale.of(losses)
-    model = Surrogate(fit(features, encoding.groups, losses), features, encoding.groups, scale.model(losses), np.zeros(15))
+    features, scale = encoding.features(points), LossScale.of(losses)
+    theta = fit_hyperparameters(features, encoding.groups, losses)
+    model = Surrogate(theta, features, encoding.groups, scale.transform(losses), np.zeros(15))
     mean, deviation = model.predict(encoding.features(np.array([[1.0] * 7 + [last] for last in range(3)])))
     believed = mean[0] - mean[2] > 0.4 * deviation[2]
     assert believed == (names[0] == "kernel0")
@@ -222,7 +224,7 @@ def test_it_learns_from_stopped_trials_but_believes_them_less_than_trained_ones(
         curve = [(step, value - 10 * (3 - step)) for step in range(1, last + 1)]
         ended = {"value": value, "state": TrialState.COMPLETE} if last == 3 else {"state": TrialState.PRUNED}
         params = {"good": good, "rest": rest}
-        return create_trial(params=params, distributions=space, user_attrs={CURVE: curve}, **ended)
+        return create_trial(params=params, distributions=space, user_attrs={LEARNING_CURVE: curve}, **ended)
 
     def asked(*more):
         """How many of so many studies try the last choice next."""
@@ -247,16 +249,16 @@ def test_it_learns_from_stopped_trials_but_believes_them_less_than_trained_ones(
     [
         (
             {"costs": lambda params: [None]},
-            r"costs gave \[None\]; it must give an entry for each objective, of which there are 2",
+            r"costs returned \[None\]; it must return one entry for each of the 2 objectives",
         ),
         ({"costs": lambda params: 7}, "costs raised TypeError: 'int' object is not iterable"),
-        ({"costs": lambda params: [None, math.nan]}, "costs gave .*; it must give finite numbers"),
+        ({"costs": lambda params: [None, math.nan]}, "costs returned .*; it must return finite numbers"),
         ({"costs": lambda params: params["nothing"]}, "costs raised KeyError"),
         ({"costs": lambda params: [None, "x"]}, "costs raised ValueError"),
         ({"identity": lambda params: 1 / 0}, "identity raised ZeroDivisionError"),
         ({"identity": lambda params: [1]}, "identity raised TypeError"),
-        ({"admits": lambda params: 1 / 0}, "admits raised ZeroDivisionError"),
-        ({"admits": lambda params: False}, "none of all 6,561 parameter sets is inside the limits"),
+        ({"feasible": lambda params: 1 / 0}, "feasible raised ZeroDivisionError"),
+        ({"feasible": lambda params: False}, "none of the 6,561 parameter sets of the space is feasible"),
     ],
 )
 def test_a_function_that_answers_wrongly_is_named(functions, message):
@@ -269,10 +271,10 @@ def test_a_function_that_answers_wrongly_is_named(functions, message):
     ("arguments", "message"),
     [
         ({"distributions": ["a"]}, r"distributions: \['a'\] is not a mapping from names to distributions"),
-        ({"distributions": {"a": [1, 2]}}, r"distributions\['a'\]: \[1, 2\] is none of Optuna's"),
+        ({"distributions": {"a": [1, 2]}}, r"distributions\['a'\]: \[1, 2\] is not an Optuna distribution"),
         ({"costs": (None, 1)}, r"costs: \(None, 1\) is not a function of the parameters"),
-        ({"seed": 1.5}, "seed: 1.5 is not a whole number of 0 or more, or None"),
-        ({"seed": -1}, "seed: -1 is not a whole number of 0 or more, or None"),
+        ({"seed": 1.5}, "seed: 1.5 is not an integer of 0 or more, or None"),
+        ({"seed": -1}, "seed: -1 is not an integer of 0 or more, or None"),
     ],
 )
 def test_what_no_sampler_can_be_made_of_is_refused(arguments, message):
@@ -315,17 +317,17 @@ def test_costs_far_outside_the_limits_do_no_harm():
         total = sum(params.values())
         return None, 10 + total if total < 2 else 1e6 * total**3
 
-    def admits(params):
+    def feasible(params):
         return sum(params.values()) < 2
 
-    sampler = FrontierSampler(space, costs=costs, admits=admits, seed=0)
+    sampler = FrontierSampler(space, costs=costs, feasible=feasible, seed=0)
     study = optuna.create_study(directions=["minimize", "maximize"], sampler=sampler)
     for i in range(5):
         study.enqueue_trial(dict.fromkeys(space, 0.6 + i / 20))
     for _ in range(15):
         trial = study.ask(space)
         study.tell(trial, [sum(trial.params.values()), costs(trial.params)[1]])
-    assert all(admits(trial.params) for trial in study.trials[5:])
+    assert all(feasible(trial.params) for trial in study.trials[5:])
 
 
 def test_enqueued_and_fixed_parameters_are_kept():
@@ -340,28 +342,30 @@ def test_enqueued_and_fixed_parameters_are_kept():
 
 
 @pytest.mark.parametrize("number", [1, 2, 3, 4])
-def test_the_gain_of_known_losses_is_the_growth_of_the_volume(number):
+def test_the_expected_improvement_of_exact_losses_is_the_growth_of_the_hypervolume(number):
     generator = np.random.default_rng(number)
     front, candidates = generator.random((4, number)), generator.random((20, number))
     reference = np.ones(number)
-    losses = [KnownLoss(column) for column in candidates.T]
-    gains = expected_gain(losses, front, np.zeros(number), reference, along=0)
+    losses = [ExactLosses(column) for column in candidates.T]
+    gains = expected_hypervolume_improvement(losses, front, reference, along=0)
     before = [tuple(map(float, point)) for point in front]
     for candidate, gain in zip(candidates, gains, strict=True):
         after = hypervolume([*before, tuple(map(float, candidate))], tuple(reference.tolist()))
         assert gain == pytest.approx(after - hypervolume(before, tuple(reference.tolist())), abs=1e-9)
 
 
-def test_the_gain_of_a_believed_loss_is_the_mean_over_what_it_may_be():
+def test_the_expected_improvement_of_predicted_losses_is_the_mean_over_their_distribution():
     generator = np.random.default_rng(0)
-    scale = Scale.of(generator.random(20))
+    scale = LossScale.of(generator.random(20))
     front = np.array([[0.2, 0.8], [0.5, 0.4], [0.9, 0.1]])
-    belief = BelievedLoss(scale, np.array([0.3]), np.array([0.4]))
-    gain = expected_gain([belief, KnownLoss(np.array([0.3]))], front, np.array([-1.0, 0.0]), np.ones(2), along=0)
-    drawn = scale.losses(0.3 + 0.4 * generator.standard_normal(40_000))
-    each = expected_gain([KnownLoss(drawn), KnownLoss(np.full(40_000, 0.3))], front, np.zeros(2), np.ones(2), along=0)
+    belief = PredictedLosses(scale, np.array([0.3]), np.array([0.4]))
+    losses = [belief, ExactLosses(np.array([0.3]))]
+    gain = expected_hypervolume_improvement(losses, front, np.ones(2), along=0)
+    drawn = scale.inverse(0.3 + 0.4 * generator.standard_normal(40_000))
+    samples = [ExactLosses(drawn), ExactLosses(np.full(40_000, 0.3))]
+    each = expected_hypervolume_improvement(samples, front, np.ones(2), along=0)
     assert gain[0] == pytest.approx(each.mean(), rel=0.03)
-    across = expected_gain([belief, KnownLoss(np.array([0.3]))], front, np.array([-1.0, 0.0]), np.ones(2), along=1)
+    across = expected_hypervolume_improvement(losses, front, np.ones(2), along=1)
     assert across[0] == pytest.approx(gain[0], rel=1e-6)
 
 
@@ -369,31 +373,29 @@ def test_the_gradient_of_the_fit_is_right():
     generator = np.random.default_rng(0)
     features, groups = generator.standard_normal((15, 6)), np.array([0, 0, 1, 2, 2, 2])
     targets = generator.standard_normal(15)
-    prior = np.array([(-1.0, 1.0)] * 3 + list(PRIORS))
+    prior = np.array([(-1.0, 1.0)] * 3 + list(AMPLITUDE_PRIORS))
     error = check_grad(
-        lambda logs: _misfit(logs, features, groups, targets, prior)[0],
-        lambda logs: _misfit(logs, features, groups, targets, prior)[1],
+        lambda logs: negative_log_posterior(logs, features, groups, targets, prior)[0],
+        lambda logs: negative_log_posterior(logs, features, groups, targets, prior)[1],
         prior[:, 0],
         epsilon=1e-2,
     )
-    slope = np.linalg.norm(_misfit(prior[:, 0], features, groups, targets, prior)[1])
+    slope = np.linalg.norm(negative_log_posterior(prior[:, 0], features, groups, targets, prior)[1])
     assert error < 0.05 * slope
 
 
 def test_the_surrogate_is_good_from_twenty_observations_and_knows_what_it_does_not_know():
     generator = np.random.default_rng(0)
-    candidates = Candidates(SPACE, (1,), Functions(), seed=0)
-    encoding, off, right = candidates.encoding, [], []
+    encoding, off, right = CandidatePool(SPACE, (1,), UserFunctions(), seed=0).encoding, [], []
     for _ in range(4):
         points = encoding.draw(generator, 320)
         losses = np.array([-3 * math.log(price(encoding.params(point))) + (point[0] - point[1]) ** 2 / 8 for point in points])
         features, seen = encoding.features(points), losses[:20] + 0.1 * generator.standard_normal(20)
-        scale = Scale.of(seen)
-        model = Surrogate(
-            fit(features[:20], encoding.groups, seen), features[:20], encoding.groups, scale.model(seen), np.zeros(20)
-        )
+        scale = LossScale.of(seen)
+        theta = fit_hyperparameters(features[:20], encoding.groups, seen)
+        model = Surrogate(theta, features[:20], encoding.groups, scale.transform(seen), np.zeros(20))
         mean, deviation = model.predict(features[20:])
-        off.append(np.mean(((scale.model(losses[20:]) - mean) / deviation) ** 2))
+        off.append(np.mean(((scale.transform(losses[20:]) - mean) / deviation) ** 2))
         right.append(np.corrcoef(mean, losses[20:])[0, 1])
     assert np.mean(right) > 0.8
     assert 0.3 < np.mean(off) < 3
@@ -402,5 +404,5 @@ def test_the_surrogate_is_good_from_twenty_observations_and_knows_what_it_does_n
 @pytest.mark.parametrize("diverged", [2, 8])
 def test_trainings_that_diverge_do_not_set_the_scale_of_losses(diverged):
     losses = np.append(np.linspace(1, 2, 12 - diverged), np.full(diverged, 1e6))
-    good = Scale.of(losses).model(losses)[: 12 - diverged]
+    good = LossScale.of(losses).transform(losses)[: 12 - diverged]
     assert np.ptp(good) > 0.05  # 1e-6 by the median of the eight

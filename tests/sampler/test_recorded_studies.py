@@ -78,7 +78,7 @@ def costs_and_limits_and_four_workers():
         CHOICES,
         costs=lambda params: (None, price(params)),
         identity=identity,
-        admits=lambda params: 20 <= price(params) <= 36,
+        feasible=lambda params: 20 <= price(params) <= 36,
         seed=1,
     )
     answer = values(lambda params: [accuracy(params), price(params)])
@@ -119,14 +119,14 @@ def floats():
     sampler = FrontierSampler(
         FLOATS,
         costs=lambda params: (None, 10 + sum(params.values()) ** 3),
-        admits=lambda params: sum(params.values()) < 2.5,
+        feasible=lambda params: sum(params.values()) < 2.5,
         seed=4,
     )
     return searched(sampler, FLOATS, ["minimize", "maximize"], answer, trials=30)
 
 
 def fixed_parameters():
-    inner = FrontierSampler(CHOICES, admits=lambda params: 4 <= sum(params.values()) <= 9, seed=5)
+    inner = FrontierSampler(CHOICES, feasible=lambda params: 4 <= sum(params.values()) <= 9, seed=5)
     before = [{"x1": 2, "x2": 2}, {"x6": 1}, dict.fromkeys(CHOICES, 1)]
     sampler = optuna.samplers.PartialFixedSampler({"x0": 2, "x5": 1}, inner)
     return searched(sampler, CHOICES, ["minimize"], values(loss), trials=30, before=before)
@@ -158,7 +158,7 @@ def mobilenetv3():
         space.parameters,
         costs=lambda params: (None, macs(params)),
         identity=lambda params: space.decode(params).id,
-        admits=lambda params: macs(params) < 4,
+        feasible=lambda params: macs(params) < 4,
         seed=7,
     )
     deep = [name for name in space.parameters if name.endswith("depth")]

@@ -18,9 +18,10 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState, create_trial
 
 from nas import FrontierSampler
-from nas.sampler.candidates import Candidates, Functions, read
+from nas.sampler.candidates import CandidatePool, UserFunctions
 from nas.sampler.encoding import Encoding
-from nas.sampler.settings import CURVE, SETTINGS
+from nas.sampler.history import learning_curve, read_history
+from nas.sampler.settings import LEARNING_CURVE, SETTINGS
 
 SHARING = Path(__file__).parents[1] / "data" / "share_study.py"
 SPACE = {f"x{i}": CategoricalDistribution((0, 1, 2)) for i in range(8)}
@@ -69,9 +70,9 @@ def test_costs_are_features_by_their_logarithms_whatever_their_sign(sign):
     def costs(params):
         return None, 10.0 ** sum(params.values())
 
-    candidates = Candidates(SPACE, (1, sign), Functions(costs=costs), seed=0)
+    pool = CandidatePool(SPACE, (1, sign), UserFunctions(costs=costs), seed=0)
     exponents = np.arange(6.0, 11.0)
-    shown = candidates.features(candidates.encoding.draw(np.random.default_rng(0), 5), sign * 10.0 ** exponents[:, None])[:, -1]
+    shown = pool.features(pool.encoding.draw(np.random.default_rng(0), 5), sign * 10.0 ** exponents[:, None])[:, -1]
     assert np.allclose(np.diff(shown), sign * abs(shown[1] - shown[0]))
 
 
@@ -124,7 +125,7 @@ def light(params):
 
 
 def test_the_rest_of_a_trial_that_was_partly_enqueued_is_chosen_for_what_was_given():
-    study = optuna.create_study(sampler=FrontierSampler(SPACE, admits=light, seed=0))
+    study = optuna.create_study(sampler=FrontierSampler(SPACE, feasible=light, seed=0))
     for _ in range(6):
         study.enqueue_trial({"x0": 2, "x1": 2})
     for _ in range(6):
@@ -136,11 +137,9 @@ def test_the_rest_of_a_trial_that_was_partly_enqueued_is_chosen_for_what_was_giv
 
 
 def test_what_no_network_inside_the_limits_has_is_kept_nonetheless():
-    study = optuna.create_study(sampler=FrontierSampler(SPACE, admits=light, seed=0))
+    study = optuna.create_study(sampler=FrontierSampler(SPACE, feasible=light, seed=0))
     study.enqueue_trial(dict.fromkeys(list(SPACE)[:5], 2))
-    with pytest.warns(
-        UserWarning, match="with these parameters fixed no network was found inside the limits; this one is outside"
-    ):
+    with pytest.warns(UserWarning, match="with these parameters fixed, no feasible network was found; this one is infeasible"):
         trial = study.ask(SPACE)
     assert list(trial.params.values())[:5] == [2] * 5
     study.tell(trial, 1.0)
@@ -149,7 +148,7 @@ def test_what_no_network_inside_the_limits_has_is_kept_nonetheless():
 
 @pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
 def test_parameters_that_another_sampler_fixes_count_for_limits_and_repeats():
-    inner = FrontierSampler(SPACE, admits=light, costs=lambda params: [None], seed=0)
+    inner = FrontierSampler(SPACE, feasible=light, costs=lambda params: [None], seed=0)
     study = asked(optuna.samplers.PartialFixedSampler({"x0": 2, "x5": 1}, inner), 20, loss)
     assert all(trial.params["x0"] == 2 and trial.params["x5"] == 1 and light(trial.params) for trial in study.trials)
     assert len(set(networks(study))) == 20
@@ -213,9 +212,9 @@ def test_choices_that_a_storage_gives_back_as_lists_are_known():
 def test_the_last_network_of_a_large_space_ends_the_study(size):
     """That few are inside the limits is not known before all were tried."""
     space = {name: IntDistribution(0, size) for name in "abcd"}
-    study = optuna.create_study(sampler=FrontierSampler(space, admits=lambda params: sum(params.values()) <= 1, seed=0))
+    study = optuna.create_study(sampler=FrontierSampler(space, feasible=lambda params: sum(params.values()) <= 1, seed=0))
     study.enqueue_trial(dict.fromkeys("abcd", 0))
-    with pytest.warns(UserWarning, match="no network was found") if size > 3 else pytest.MonkeyPatch.context():
+    with pytest.warns(UserWarning, match="this one is a duplicate") if size > 3 else pytest.MonkeyPatch.context():
         study.optimize(lambda trial: sum(trial.suggest_int(name, 0, size) for name in "abcd"), n_trials=50)
     assert len(set(networks(study))) == 5
     assert len(study.trials) == 5 + (size > 3)
@@ -225,31 +224,31 @@ def test_the_few_that_are_inside_the_limits_are_all_found_before_the_study_ends(
     """A few in a thousand of 4,096 points, which no random draws find all of."""
     space = {f"width{i}": CategoricalDistribution((16, 24, 32, 48)) for i in range(6)}
 
-    def admits(params):
+    def feasible(params):
         return zlib.crc32(repr(tuple(params.values())).encode()) % 1000 < 6
 
     def objective(trial):
         return sum(trial.suggest_categorical(name, (16, 24, 32, 48)) for name in space)
 
-    study = optuna.create_study(sampler=FrontierSampler(space, admits=admits, seed=0))
+    study = optuna.create_study(sampler=FrontierSampler(space, feasible=feasible, seed=0))
     study.optimize(objective, n_trials=200)
     every = [dict(zip(space, widths, strict=True)) for widths in itertools.product((16, 24, 32, 48), repeat=6)]
-    assert sorted(networks(study)) == sorted(tuple(params.values()) for params in every if admits(params))
-    assert "no network is left that is inside the limits and was not tried" in caplog.text
+    assert sorted(networks(study)) == sorted(tuple(params.values()) for params in every if feasible(params))
+    assert "every feasible network that was found has a trial" in caplog.text
 
 
 @pytest.mark.parametrize("state", [TrialState.FAIL, TrialState.PRUNED])
 def test_where_few_are_inside_the_limits_others_are_found_beside_one_that_did_not_end_well(state):
     space = {f"width{i}": CategoricalDistribution((16, 24, 32, 48)) for i in range(20)}
 
-    def admits(params):
+    def feasible(params):
         return sum(params.values()) <= 360
 
-    study = optuna.create_study(sampler=FrontierSampler(space, admits=admits, seed=0))
+    study = optuna.create_study(sampler=FrontierSampler(space, feasible=feasible, seed=0))
     study.enqueue_trial(dict.fromkeys(space, 16))
     study.tell(study.ask(space), state=state)
     trial = study.ask(space)
-    assert admits(trial.params)
+    assert feasible(trial.params)
     assert set(trial.params.values()) != {16}
 
 
@@ -273,7 +272,7 @@ def test_an_attribute_of_the_same_name_that_is_no_curve_is_left_alone(curve):
     study = optuna.create_study(sampler=FrontierSampler(SPACE, seed=0))
     for i in range(8):
         params, state = dict.fromkeys(SPACE, i % 3), TrialState.COMPLETE if i % 2 else TrialState.PRUNED
-        options = {"params": params, "distributions": SPACE, "user_attrs": {CURVE: curve}, "state": state}
+        options = {"params": params, "distributions": SPACE, "user_attrs": {LEARNING_CURVE: curve}, "state": state}
         study.add_trial(create_trial(value=1.0 if i % 2 else None, **options))
     assert study.ask(SPACE).params.keys() == SPACE.keys()
 
@@ -294,11 +293,11 @@ def test_of_trials_without_an_end_the_last_are_modelled_and_none_repeated():
             study.add_trial(
                 create_trial(params=params, distributions=SPACE, state=state, intermediate_values={1: 0.5, 2: math.nan})
             )
-    candidates = Candidates(SPACE, (1,), Functions(), seed=0)
-    record = read(study, candidates, beside=-1)
-    assert len(record.pending) == len(record.stopped) == len(record.failed) == SETTINGS.max_unfinished
-    assert len(record.seen) == len(set(networks(study)))
-    assert record.stopped[0][2] == {1: 0.5}
+    pool = CandidatePool(SPACE, (1,), UserFunctions(), seed=0)
+    history = read_history(study, pool, exclude=-1)
+    assert len(history.pending) == len(history.stopped) == len(history.failed) == SETTINGS.max_unfinished
+    assert len(history.seen) == len(set(networks(study)))
+    assert learning_curve(history.stopped[0].trial) == {1: 0.5}
 
 
 def test_layers_that_a_trial_never_asked_for_do_not_make_it_another_network():
@@ -349,8 +348,8 @@ def test_a_parameter_is_not_taken_to_depend_on_one_of_many_values_that_were_met_
     def identity(params):
         return params["width"], params["depth"], params["kernel"] if params["depth"] == 2 else None
 
-    candidates = Candidates(space, (1,), Functions(identity=identity), seed=seed)
-    assert len(candidates.pool(candidates.free)) == 60 * 11
+    pool = CandidatePool(space, (1,), UserFunctions(identity=identity), seed=seed)
+    assert len(pool.random(pool.all_free)) == 60 * 11
 
 
 @pytest.mark.filterwarnings("ignore:Choices for a categorical")
@@ -380,7 +379,7 @@ def test_what_is_enqueued_after_a_space_was_searched_whole_is_tried():
 def test_enqueued_values_of_numpy_are_kept_within_the_limits():
     space = {"a": IntDistribution(0, 9), "b": IntDistribution(0, 9)}
     for seed in range(4):
-        study = optuna.create_study(sampler=FrontierSampler(space, admits=lambda p: p["a"] + p["b"] < 9, seed=seed))
+        study = optuna.create_study(sampler=FrontierSampler(space, feasible=lambda p: p["a"] + p["b"] < 9, seed=seed))
         study.enqueue_trial({"a": np.int64(8)})
         assert study.ask(space).params == {"a": 8, "b": 0}
 
@@ -388,6 +387,6 @@ def test_enqueued_values_of_numpy_are_kept_within_the_limits():
 def test_costs_are_asked_of_networks_inside_the_limits_alone():
     space = {"a": IntDistribution(0, 1), "b": IntDistribution(0, 9)}
     for seed in range(4):
-        sampler = FrontierSampler(space, costs=lambda p: (None, p["b"] // p["a"]), admits=lambda p: p["a"] > 0, seed=seed)
+        sampler = FrontierSampler(space, costs=lambda p: (None, p["b"] // p["a"]), feasible=lambda p: p["a"] > 0, seed=seed)
         study = optuna.create_study(directions=["minimize"] * 2, sampler=sampler)
         assert study.ask(space).params["a"] == 1

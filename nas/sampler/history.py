@@ -1,0 +1,132 @@
+"""What the sampler learns from an Optuna study: the trials by their states, and the parameters proposed to each."""
+
+import math
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import numpy as np
+from optuna.study import Study
+from optuna.trial import FrozenTrial, TrialState
+
+from nas.sampler.candidates import CandidatePool, Network
+from nas.sampler.encoding import Position
+from nas.sampler.settings import LEARNING_CURVE, SETTINGS
+from nas.sampler.surrogate import Floats
+
+PROPOSED: Final = "frontier:proposed"  # system attribute of a trial: its proposed parameters, by name, in Optuna's internal form
+UNDER_WAY: Final = (TrialState.RUNNING, TrialState.WAITING)
+
+
+@dataclass(frozen=True, slots=True)
+class PastTrial:
+    """A trial of the study with its place in the space."""
+
+    position: Position
+    network: Network
+    trial: FrozenTrial
+
+    @property
+    def feasible(self) -> bool:
+        """True if the network meets the user's limits, and the trial its constraints."""
+        return self.network.feasible and all(value <= 0 for value in self.trial.constraints.values())
+
+
+@dataclass(slots=True)
+class History:
+    """All trials of a study but one, in the order of their numbers."""
+
+    seen: set[Hashable] = field(default_factory=set)
+    """Ids of all networks that have a trial."""
+    positions: list[Position] = field(default_factory=list)
+    """Positions of all trials."""
+    finished: list[PastTrial] = field(default_factory=list)
+    losses: list[list[float]] = field(default_factory=list)
+    """Of each finished trial on every objective, the lower the better."""
+    stopped: list[PastTrial] = field(default_factory=list)
+    """Pruned trials that reported values."""
+    failed: list[PastTrial] = field(default_factory=list)
+    """Failed trials of networks that have no other trial."""
+    pending: list[PastTrial] = field(default_factory=list)
+
+    @property
+    def num_trials(self) -> int:
+        """The number of trials that the sampler learns from."""
+        return len(self.finished) + len(self.stopped) + len(self.failed) + len(self.pending)
+
+
+def read_history(study: Study, pool: CandidatePool, *, exclude: int) -> History:
+    """The study's trials but the one of number `exclude`; includes trials that a pruner hides from its sampler."""
+    history, succeeded = History(), set[Hashable]()
+    storage, study_id = study._storage, study._study_id  # noqa: SLF001
+    for trial in storage.get_all_trials(study_id, deepcopy=False):
+        params = {} if trial.number == exclude else _params(trial, pool)
+        incomplete = trial.state == TrialState.WAITING and not params.keys() >= pool.encoding.distributions.keys()
+        if not params or incomplete:
+            continue
+        position, network = pool.trial_network(trial.number, params)
+        if position is None:
+            continue
+        history.seen.add(network.id)
+        history.positions.append(position)
+        _add(history, PastTrial(position, network, trial), pool)
+        if not _has_failed(trial):
+            succeeded.add(network.id)
+    recent = SETTINGS.max_unfinished
+    history.failed = [past for past in history.failed if past.network.id not in succeeded][-recent:]
+    history.stopped, history.pending = history.stopped[-recent:], history.pending[-recent:]
+    return history
+
+
+def _add(history: History, past: PastTrial, pool: CandidatePool) -> None:
+    """Add a trial to the list of its state. One without costs, being infeasible or incomplete, counts only if it finished."""
+    failed = _has_failed(past.trial)
+    if past.trial.state == TrialState.COMPLETE and not failed:
+        history.finished.append(past)
+        history.losses.append([sign * value for sign, value in zip(pool.signs, past.trial.values, strict=True)])
+    elif len(past.network.costs) < len(pool.cost_objectives):
+        return
+    elif failed:
+        history.failed.append(past)
+    elif past.trial.state in UNDER_WAY:
+        history.pending.append(past)
+    elif learning_curve(past.trial):
+        history.stopped.append(past)
+
+
+def _has_failed(trial: FrozenTrial) -> bool:
+    return trial.state == TrialState.FAIL or not all(map(math.isfinite, trial.values or ()))
+
+
+def learning_curve(trial: FrozenTrial) -> dict[int, float]:
+    """Step → value, of the finite values that a trial reported."""
+    reports = trial.intermediate_values.items() or trial.user_attrs.get(LEARNING_CURVE, ())
+    try:
+        curve = {int(step): float(value) for step, value in reports}
+    except (TypeError, ValueError):
+        return {}  # another program's attribute of the same name
+    return {step: value for step, value in curve.items() if math.isfinite(value)}
+
+
+def store_proposal(study: Study, trial: FrozenTrial, params: Mapping[str, Any], pool: CandidatePool) -> None:
+    """Stores the proposed parameters on the trial at once, so that concurrent samplers see them."""
+    internal = {name: of.to_internal_repr(params[name]) for name, of in pool.encoding.distributions.items()}
+    study._storage.set_trial_system_attr(trial._trial_id, PROPOSED, internal)  # noqa: SLF001 as Optuna's samplers do
+
+
+def _params(trial: FrozenTrial, pool: CandidatePool) -> dict[str, Any]:
+    """The parameters of a trial, including those proposed or enqueued that the trial has not suggested yet."""
+    distributions = pool.encoding.distributions
+    if trial.params.keys() >= distributions.keys():
+        return dict(trial.params)
+    proposed: dict[str, Any] = {}
+    for name, value in trial.system_attrs.get(PROPOSED, {}).items():
+        distribution = distributions.get(name)
+        if distribution is not None and distribution._contains(value):  # noqa: SLF001
+            proposed[name] = distribution.to_external_repr(value)
+    return {**proposed, **trial.system_attrs.get("fixed_params", {}), **trial.params}
+
+
+def as_rows(values: Sequence[Any], num_columns: int) -> Floats:
+    """A two-dimensional array, also of no rows."""
+    return np.array(values, float).reshape(len(values), num_columns)
