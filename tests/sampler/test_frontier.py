@@ -270,7 +270,7 @@ def test_a_function_that_answers_wrongly_is_named(functions, message):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"distributions": ["a"]}, r"distributions: \['a'\] is not a mapping from names to distributions"),
+        ({"distributions": ["a"]}, r"distributions: \['a'\] is not a mapping from names to Optuna distributions"),
         ({"distributions": {"a": [1, 2]}}, r"distributions\['a'\]: \[1, 2\] is not an Optuna distribution"),
         ({"costs": (None, 1)}, r"costs: \(None, 1\) is not a function of the parameters"),
         ({"seed": 1.5}, "seed: 1.5 is not an integer of 0 or more, or None"),
