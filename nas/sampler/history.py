@@ -42,7 +42,7 @@ class History:
     """Positions of all trials."""
     finished: list[PastTrial] = field(default_factory=list)
     losses: list[list[float]] = field(default_factory=list)
-    """Of each finished trial on every objective, the lower the better."""
+    """The losses of each finished trial on every objective."""
     stopped: list[PastTrial] = field(default_factory=list)
     """Pruned trials that reported values."""
     failed: list[PastTrial] = field(default_factory=list)

@@ -85,7 +85,7 @@ def _duplicate(pool: CandidatePool, tried: Positions, rng: np.random.Generator, 
 
 
 def _space_filling(pool: CandidatePool, batch: Batch, history: History, rng: np.random.Generator) -> Position:
-    """Of the 64 candidates nearest the next level of the costs, the one farthest from all trials.
+    """The candidate farthest from all trials, among the 64 nearest the next level of the costs.
 
     The levels fill the range of the costs evenly, by van der Corput's sequence: 1/2, 1/4, 3/4, 1/8, ...
     """
