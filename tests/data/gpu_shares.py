@@ -28,9 +28,10 @@ def measure(candidate: Candidate) -> float:
 
 
 PLACE: Final = nas.Objective(name="place_n", direction="minimize", needs_training=True, measure=measure)
-EXPERIMENT: Final = replace(widths.EXPERIMENT, objectives=(PLACE,), trials=4, workers=None, gpus_per_trial=0.5)
+EXPERIMENT: Final = replace(widths.EXPERIMENT, objectives=(PLACE,), trials=3, workers=None, gpus_per_trial=0.5)
 
 if __name__ == "__main__":
-    ray.init(num_cpus=3, num_gpus=1, include_dashboard=False, log_to_driver=False)
+    quiet = {"include_dashboard": False, "log_to_driver": False, "_system_config": {"prestart_worker_first_driver": False}}
+    ray.init(address="local", num_cpus=3, num_gpus=1, **quiet)
     nas.search(EXPERIMENT)
     sys.exit(not ray.is_initialized())

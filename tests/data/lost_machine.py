@@ -1,29 +1,35 @@
 """A cluster of two machines on this one, whose second is lost in the middle of a search; exits with the search's own code."""
 
-import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 from ray.cluster_utils import Cluster
 
-OPTIONS = ["--workers", "2", "--train.epochs", "25", "--trials", "3", "--early-stopping", "False"]
+from nas.cli.app import run
 
-if __name__ == "__main__":
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
-    node = cluster.add_node(num_cpus=1)
-    cluster.wait_for_nodes()
-    experiment = Path(__file__).with_name("widths.py")
-    search = subprocess.Popen([sys.executable, "-m", "nas", "search", experiment, "--address", cluster.address, *OPTIONS])
-    while True:  # until every machine has told of epochs
+OPTIONS = ["--workers", "2", "--train.epochs", "25", "--trials", "2", "--early-stopping", "False"]
+QUIET = {"include_log_monitor": False, "no_monitor": True, "include_dashboard": False}  # services that no search needs
+
+
+def lose(cluster, node):
+    """Remove a machine once every machine has told of epochs."""
+    while True:
         told = list(Path("runs").glob("*/history.jsonl"))
         if told and len({line.split(",")[0] for line in told[0].read_text().splitlines()}) >= 2:
             break
-        assert search.poll() is None
-        time.sleep(0.2)
+        time.sleep(0.05)
     cluster.remove_node(node, allow_graceful=False)
-    sys.stdout.write("REMOVED\n")
-    sys.stdout.flush()
-    code = search.wait()
+
+
+if __name__ == "__main__":
+    prestart = {"_system_config": {"prestart_worker_first_driver": False}}
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1} | QUIET | prestart)
+    node = cluster.add_node(num_cpus=1)
+    cluster.wait_for_nodes()
+    threading.Thread(target=lose, args=(cluster, node), daemon=True).start()
+    experiment = Path(__file__).with_name("widths.py")
+    code = run(["search", str(experiment), "--address", cluster.address, *OPTIONS])
     cluster.shutdown()
     sys.exit(code)

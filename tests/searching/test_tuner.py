@@ -187,17 +187,17 @@ def test_a_finished_run_is_extended_with_changes_that_are_recorded(running_ray, 
     assert df["macs_m"][df["is_front"]].max() <= limit  # earlier networks beyond the limit are no longer on the front
 
 
-def check_interrupted(folder, code, printed, errors):
-    """What an interrupted search says and leaves: one trial that `resume` continues."""
+def check_interrupted(folder, code, printed, errors, trial=0):
+    """What an interrupted search says and leaves: its last trial, which `resume` continues."""
     assert code == 130, printed + errors
     assert errors.strip().splitlines()[-1].startswith("nas: interrupted")
     assert "Traceback" not in printed + errors
     run = only_run(folder)
     assert f"nas resume {run}" in printed
-    (row,) = nas.results(run).itertuples()
-    assert row.status == "interrupted"
-    assert row.epochs >= 1
-    assert [str(path.relative_to(run)) for path in run.rglob("last.pt")] == ["checkpoints/trial0/last.pt"]
+    row = trials_of(run).iloc[-1]
+    assert (row["trial"], row["status"]) == (trial, "interrupted")
+    assert row["epochs"] >= 1
+    assert [str(path.relative_to(run)) for path in run.rglob("last.pt")] == [f"checkpoints/trial{trial}/last.pt"]
 
 
 LONG = ["search", WIDTHS, "--train.epochs", 5_000, "--trials", 1]
@@ -228,33 +228,22 @@ def signals(folder, *told, epochs):
     thread.join()
 
 
-def test_ctrl_c_twice_does_not_wait_for_the_epoch(running_ray, tmp_path):
-    long = ["search", WIDTHS, "--train.epochs", 500, "--trials", 1, "--dataset.num-images", 4_000]
-    with signals(tmp_path, signal.SIGINT, signal.SIGINT, epochs=1):
-        answer = type_command(*long, cwd=tmp_path)
-    assert "stopping when the epochs under way have ended" in answer.printed
-    check_interrupted(tmp_path, answer.code, answer.printed, answer.errors)
-    assert len(epochs_told(tmp_path)) == 1
-
-
 def test_sigterm_stops_a_search_at_once(running_ray, tmp_path):
     with signals(tmp_path, signal.SIGTERM, epochs=4):
         answer = type_command(*LONG, cwd=tmp_path)
     check_interrupted(tmp_path, answer.code, answer.printed, answer.errors)
 
 
-def test_a_trial_that_hangs_is_ended_by_its_timeout_and_the_others_go_on(running_ray, tmp_path):
-    """Even in a call of C's that lets no other thread of Python's run."""
-    answer = type_command(
-        "search", DATA / "hanging.py", "--trials", 2, "--workers", 1, "--trial-timeout", 6, "--seed", 1, cwd=tmp_path
-    )
-    assert answer.code == 0, answer.printed + answer.errors
-    df = trials_of(only_run(tmp_path)).set_index("params.width")
-    hung = df[df.index <= 128]
-    assert len(hung) == 1
-    assert set(hung["reason"]) == {"timeout"}
-    assert hung["error"].str.contains("not done after 6 s").all()
-    assert set(df[df.index > 128]["status"]) == {"done"}
+def test_a_trial_that_hangs_is_ended_by_its_timeout_or_ctrl_c_twice_and_the_others_go_on(running_ray, tmp_path):
+    """Even in a call of C's that lets no other thread of Python's run. The first and the third trial hang."""
+    options = ["--trials", 3, "--workers", 1, "--trial-timeout", 6, "--seed", 1]
+    with signals(tmp_path, signal.SIGINT, signal.SIGINT, epochs=6):
+        answer = type_command("search", DATA / "hanging.py", *options, cwd=tmp_path)
+    assert "stopping when the epochs under way have ended" in answer.printed
+    check_interrupted(tmp_path, answer.code, answer.printed, answer.errors, trial=2)
+    rows = trials_of(only_run(tmp_path)).set_index("trial")
+    assert rows.loc[0, ["status", "reason", "error"]].tolist() == ["failed", "timeout", "not done after 6 s"]
+    assert rows["status"].tolist() == ["failed", "done", "interrupted"]
 
 
 def test_memory_is_handed_back_between_many_trials_of_one_process(running_ray, tmp_path):
@@ -274,7 +263,7 @@ def test_gpus_are_shared_by_whole_trials_and_never_by_more(tmp_path):
     )
     assert answer.returncode == 0, answer.stderr
     places = [line.split() for line in (tmp_path / "places").read_text().splitlines()]
-    assert len(places) == 4
+    assert len(places) == 3
     assert {(gpu, threads) for gpu, *_, threads in places} == {("0", "1")}
     together = [sum(float(start) <= float(moment) < float(end) for _, _, start, end, _ in places) for _, _, moment, *_ in places]
     assert max(together) == 2
@@ -287,7 +276,7 @@ def test_a_cluster_that_loses_a_machine_ends_with_every_trial_a_row(tmp_path):
     assert answer.returncode == 0, answer.stdout[-3000:] + answer.stderr[-3000:]
     assert "2 machines: trials keep their checkpoints in" in answer.stdout
     trials = trials_of(only_run(tmp_path))
-    assert list(trials["status"]) == ["done"] * 3
+    assert list(trials["status"]) == ["done"] * 2
     assert trials["retries"].fillna(0).sum() >= 1
     assert trials["epochs"].nunique() == 1
 
