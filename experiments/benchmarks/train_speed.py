@@ -74,9 +74,9 @@ def constant(dataset: Part, network: str, resolution: int) -> float:
     kept: list[Tensor] = []
     cut = Augment.__call__
 
-    def same(self: Augment, images: Tensor, chosen: Tensor, crops: Tensor) -> Tensor:
+    def same(self: Augment, images: Tensor, indices: Tensor, crops: Tensor) -> Tensor:
         if not kept:
-            kept.append(cut(self, images, chosen, crops))
+            kept.append(cut(self, images, indices, crops))
         return kept[0]
 
     Augment.__call__ = same  # type: ignore[method-assign]

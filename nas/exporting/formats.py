@@ -40,7 +40,7 @@ from nas.models.network import ARCHITECTURE_FILE, CARD_FILE, WEIGHTS_FILE, Netwo
 from nas.models.onnx import OPSET, onnx_model
 from nas.objectives.latency.measure import measure
 from nas.runs.serialization import package_versions
-from nas.training.predict import Preprocess, evenly, fingerprint, num_correct, predict
+from nas.training.predict import Preprocess, evenly_spaced, fingerprint, num_correct, predict
 
 TORCHS_OPSET: Final = 18  # the least that torch's exporter writes
 TOLERANCE: Final = 1e-3  # of the largest logit, as sums are taken in another order
@@ -84,7 +84,7 @@ def write_export(
 def _proof_images(preprocess: Preprocess, data: ImageData | None) -> tuple[Tensor, str]:
     """(what a network reads of images, and what they are: of the validation part, filled up with generated ones)."""
     side = preprocess.resolution
-    found = [] if data is None else [preprocess(torch.from_numpy(evenly(data, PROOF_IMAGES)))]
+    found = [] if data is None else [preprocess(torch.from_numpy(evenly_spaced(data, PROOF_IMAGES)))]
     number = sum(map(len, found))
     if missing := PROOF_IMAGES - number:
         pixels = np.random.default_rng(0).integers(0, 256, (missing, side, side, 3), dtype=np.uint8)
@@ -199,7 +199,7 @@ def quantise(source: Path, target: Path, preprocess: Preprocess, parts: Mapping[
         quantize_static(
             source,
             target,
-            _Calibration(_batches(preprocess, evenly(parts["train"], CALIBRATION_IMAGES))),
+            _Calibration(_batches(preprocess, evenly_spaced(parts["train"], CALIBRATION_IMAGES))),
             quant_format=QuantFormat.QDQ,
             per_channel=True,
             reduce_range=True,  # weights of 7 bits: where a CPU has no VNNI, sums of two products of 8 bits overflow 16

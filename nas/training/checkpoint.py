@@ -1,4 +1,4 @@
-"""Where a training run goes on after it was killed: its last epoch, and the weights of its best."""
+"""Checkpoints, from which a killed training resumes: the state of its last epoch, and the weights of its best."""
 
 import hashlib
 import io
@@ -19,32 +19,33 @@ from nas.training.settings import LAST_FILE, Epoch
 
 
 class CheckpointError(NasError):
-    """A checkpoint that cannot be gone on from; the text says why, and what to do."""
+    """A checkpoint from which the training cannot resume; the text says why, and what to do."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Checkpoints:
-    """Where and how often a training writes down how far it is."""
+    """Where and how often a training saves its state."""
 
     folder: Path
+    """The folder of the checkpoint files."""
     keep_best: bool = True
-    """Whether the weights of the best epoch so far are kept beside the last epoch's state."""
+    """True to save the weights of the best epoch so far, too."""
     max_share: float = 1.0
-    """Share of the time that writing may take; with 1 the state is written after every epoch, however long that takes."""
+    """Largest share of the time that saving may take; 1 saves after every epoch, however long that takes."""
     initial_weights: str = "new"
-    """What the training began with, which a checkpoint to go on from must share."""
+    """Description of the initial weights; a training resumes only from a checkpoint with the same ones."""
 
     def is_due(self, save_seconds: float, unsaved_seconds: float) -> bool:
-        """Whether to write after an epoch, when the last writing took so long and so much has been trained since."""
+        """True if it is time to save: the last save took `save_seconds`, and training since then `unsaved_seconds`."""
         return self.max_share >= 1 or save_seconds <= self.max_share * unsaved_seconds
 
 
-DIGEST_BYTES: Final = 32  # of SHA-256, before what torch.save wrote
+DIGEST_BYTES: Final = 32  # a SHA-256 digest, which precedes the data of torch.save
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainState:
-    """Everything that a step of training changes."""
+    """Everything that a training step changes."""
 
     model: nn.Module
     ema: ModelEmaV3 | None
@@ -53,23 +54,23 @@ class TrainState:
 
     @property
     def parts(self) -> dict[str, Any]:
-        """What has a state_dict, by name."""
+        """Name → object with a state_dict."""
         ema = {} if self.ema is None else {"ema": self.ema.module}
         return {"model": self.model, "optimizer": self.optimizer, "scaler": self.scaler} | ema
 
     @property
     def evaluated(self) -> nn.Module:
-        """The network that is validated and kept: the average, where there is one."""
+        """The network that is validated and saved: the moving average, if there is one."""
         return self.model if self.ema is None else self.ema.module
 
 
 def best_file(folder: Path, epoch: int) -> Path:
-    """The weights of the best epoch so far."""
+    """The file of the best epoch's weights."""
     return folder / f"best-{epoch}.safetensors"
 
 
 def save_last(folder: Path, state: TrainState, identity: Mapping[str, Any], history: Sequence[Epoch]) -> None:
-    """Write all of the state over what was there, with what the training is and its epochs; in place at once or not at all."""
+    """Save the state, the training's identity and its epochs, replacing the last checkpoint atomically."""
     record = {name: part.state_dict() for name, part in state.parts.items()}
     saved = io.BytesIO()
     torch.save(record | {"identity": dict(identity), "history": [asdict(epoch) for epoch in history]}, saved)
@@ -78,9 +79,9 @@ def save_last(folder: Path, state: TrainState, identity: Mapping[str, Any], hist
 
 
 def restore_last(folder: Path, state: TrainState, identity: Mapping[str, Any]) -> list[Epoch]:
-    """Put the saved state back and give its epochs; none where nothing was saved. Nothing is unpickled but tensors.
+    """Load the saved state into `state`; gives its epochs, none without a checkpoint. It unpickles tensors and plain values only.
 
-    Raises: CheckpointError if it was saved by a training whose `identity` was another, or is damaged.
+    Raises: CheckpointError if the checkpoint is damaged, or is of a training with another `identity`.
     """
     file = folder / LAST_FILE
     if not file.is_file():
@@ -90,10 +91,10 @@ def restore_last(folder: Path, state: TrainState, identity: Mapping[str, Any]) -
     if hashlib.sha256(data).digest() != digest:
         raise CheckpointError(f"checkpoint {file} is damaged; remove {folder} to begin anew")
     record = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    before = record["identity"]
-    changed = [name for name in {**before, **identity} if before.get(name) != identity.get(name)]
+    saved_identity = record["identity"]
+    changed = [name for name in {**saved_identity, **identity} if saved_identity.get(name) != identity.get(name)]
     if changed:
-        was, now = before.get(changed[0]), identity.get(changed[0])
+        was, now = saved_identity.get(changed[0]), identity.get(changed[0])
         raise CheckpointError(
             f"{folder} holds the checkpoint of another training: its {changed[0]} was {was}, and now it is {now}; "
             "give another --output, or remove that folder"
@@ -104,5 +105,5 @@ def restore_last(folder: Path, state: TrainState, identity: Mapping[str, Any]) -
 
 
 def save_weights(model: nn.Module, path: Path) -> None:
-    """The state of a model as a safetensors file, in place at once or not at all."""
+    """Save a model's state dict as a safetensors file, atomically."""
     write_atomically(path, save({name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}))

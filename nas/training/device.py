@@ -1,4 +1,4 @@
-"""What this process computes on: the device, its precision and its memory."""
+"""The device that this process computes on: its name, precision and memory."""
 
 import ctypes
 from typing import Final
@@ -6,7 +6,7 @@ from typing import Final
 import torch
 
 DTYPES: Final = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-M_TRIM_THRESHOLD: Final = -1  # as glibc's malloc.h has them
+M_TRIM_THRESHOLD: Final = -1  # from glibc's malloc.h
 M_MMAP_THRESHOLD: Final = -3
 
 
@@ -16,41 +16,41 @@ def pick_device() -> torch.device:
 
 
 def device_name(device: torch.device) -> str:
-    """The device's model, as results report it."""
+    """The device's model name, as in the results."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"cpu: {torch.cpu.get_capabilities().get('cpu_name', 'unknown')}, {torch.get_num_threads()} thread(s)"
 
 
-def pick_precision(wanted: str, device: torch.device) -> str:
-    """The precision to compute in: `wanted`, or for `auto` what the device is fast at.
+def pick_precision(precision: str, device: torch.device) -> str:
+    """The precision to compute in: `precision` itself, or for `auto` the fastest for the device.
 
     A GPU is fast at bfloat16 from compute capability 8.0 on, at float16 before. A CPU is fast at bfloat16 only with AMX tiles:
     with AVX512-BF16 alone, MobileNetV3-Small trained 2.2 times slower than in float32 (AMD EPYC, one thread, 32 and 128 px).
     """
-    if wanted != "auto":
-        return wanted
+    if precision != "auto":
+        return precision
     if device.type == "cuda":
         return "bfloat16" if torch.cuda.get_device_capability(device) >= (8, 0) else "float16"
     return "bfloat16" if torch.cpu.get_capabilities().get("amx_bf16", False) else "float32"
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether a GPU's allocator, the CPU's, or oneDNN, which says so in its own way, had no more memory."""
+    """True if a GPU, the CPU or oneDNN ran out of memory; oneDNN raises a RuntimeError with a text of its own."""
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(
-        sign in str(error)
-        for sign in ("can't allocate memory", "bad_alloc", "could not create a primitive", "out of memory", "ALLOC_FAILED")
+        text in str(error)
+        for text in ("can't allocate memory", "bad_alloc", "could not create a primitive", "out of memory", "ALLOC_FAILED")
     )
 
 
 def keep_freed_memory() -> None:
-    """Have the C library keep freed memory, instead of giving it back to the kernel and asking for it anew at every step.
+    """Make glibc keep freed memory instead of returning it to the kernel; does nothing with another C library.
 
-    It gives back blocks beyond 32 MB, which the maps of one batch are; to have the kernel zero them again and again cost a
-    seventh of the time of training MobileNetV3-Small at 128 px. Does nothing where the C library is not glibc.
+    glibc returns blocks above 32 MB, such as the feature maps of a batch, and the kernel zeroes them at every step. That cost a
+    seventh of the time of training MobileNetV3-Small at 128 px.
     """
     library = ctypes.CDLL(None)
-    if hasattr(library, "mallopt") and library.mallopt(M_MMAP_THRESHOLD, 2**30):  # an older glibc refuses, and adjusts itself
+    if hasattr(library, "mallopt") and library.mallopt(M_MMAP_THRESHOLD, 2**30):  # an old glibc refuses it
         library.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
 

@@ -32,18 +32,18 @@ logger = logging.getLogger(__name__)
 
 
 class DivergedError(NasError):
-    """The loss was not a number; the text says in which epoch and step."""
+    """A loss that is not finite; the text says in which epoch and step."""
 
 
 def check_settings(settings: TrainSettings) -> None:
-    """Refuse what only the libraries that train can judge.
+    """Check the settings that depend on installed libraries.
 
-    Raises: NasError for an optimizer that timm does not have, or that cannot take a step here.
+    Raises: NasError for an optimizer that timm does not have, or that cannot take a step on this machine.
     """
     if settings.optimizer not in list_optimizers():
         raise unknown_name("optimizer", settings.optimizer, list_optimizers())
     weights = [nn.Parameter(torch.zeros(2, 2))]
-    with user_code(f"train.optimizer: {settings.optimizer!r} cannot be used here; it"):  # some need another package, or a GPU
+    with user_code(f"train.optimizer: {settings.optimizer!r} cannot be used here; it"):  # some need a further package or a GPU
         optimizer = create_optimizer_v2(weights, opt=settings.optimizer, lr=settings.lr)
         weights[0].grad = torch.zeros(2, 2)
         optimizer.step()
@@ -51,7 +51,7 @@ def check_settings(settings: TrainSettings) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainSetup:
-    """What one training is, besides its network: the images, the settings, the size that the network reads, and chance."""
+    """One training, except for its network."""
 
     dataset: Dataset
     settings: TrainSettings
@@ -61,27 +61,28 @@ class TrainSetup:
     """Seed of the order of the images, of augmentation and of dropout."""
 
     def preprocess(self, resolution: int) -> Preprocess:
-        """How images of the dataset become a network's input of `resolution` pixels."""
+        """The preprocessing of the dataset's images for an input of `resolution` pixels."""
         return Preprocess(resolution=resolution, mean=self.dataset.mean, std=self.dataset.std)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Run:
-    """What stays the same through a training."""
+    """What stays the same during a training."""
 
     setup: TrainSetup
     images: Tensor
-    """uint8 (N, height, width, 3): on the GPU if they fit there."""
+    """uint8 (N, height, width, 3); on the GPU if they fit into its memory."""
     labels: Tensor
     held_out: ImageData
     state: TrainState
     network: nn.Module
-    """The model as it is called in training."""
+    """The model, wrapped for several processes."""
     mix: nn.Module | None
+    """Mixup, CutMix or a choice of both; None for none."""
     schedule: CosineLRScheduler
     precision: str
     batch_size: int
-    """Images of a step, of all processes together."""
+    """Images per step, of all processes together."""
     rank: int
     world: int
 
@@ -91,7 +92,7 @@ class _Run:
 
     @property
     def steps(self) -> int:
-        """Steps of an epoch; the incomplete last batch is left out, as the next epoch has another order."""
+        """Steps per epoch; the incomplete last batch is dropped, as each epoch has another order."""
         return len(self.labels) // self.batch_size
 
 
@@ -103,15 +104,15 @@ def train(
     on_epoch: Callable[[Epoch], None] | None = None,
     on_step: Callable[[int, int], None] | None = None,
 ) -> TrainReport:
-    """Train `model` in place, on the device where it lies, on the training part; its top-1 is of the search validation part.
+    """Train `model` in place on the training part, on the model's device; top-1 is measured on the val part.
 
-    On a CPU the same seed and number of threads give the same weights, given the same initial ones; with `checkpoints` also when
-    the process was killed and the training goes on from its last saved epoch. Inside a process group of torch.distributed, each
-    process trains on its share of every batch. `on_step` gets the images done and those of the whole training. Seeds the global
-    generators of torch; on a CPU, the process keeps freed memory from here on. Leaves the model in eval mode.
+    With `checkpoints` it resumes from the last saved epoch. On a CPU, equal initial weights, seed and number of threads give
+    equal weights, also after a resume. In a torch.distributed process group, each process trains on its share of every batch.
+    `on_step` gets the number of images done and the number of the whole training.
+    It seeds torch's global generators, leaves the model in eval mode, and on a CPU makes the process keep freed memory.
 
-    Raises: DivergedError when the loss is not finite; torch.OutOfMemoryError when a batch does not fit; CheckpointError for a
-    checkpoint of another training or a damaged one; NasError for a disk that is full.
+    Raises: DivergedError if the loss is not finite; torch.OutOfMemoryError if a batch does not fit into memory; CheckpointError
+    for a damaged checkpoint or one of another training; NasError for a full disk.
     """
     run = _prepare(model, setup)
     history = [] if checkpoints is None else restore_last(checkpoints.folder, run.state, _identity(run, checkpoints))
@@ -134,7 +135,7 @@ def train(
             on_epoch(history[-1])
     if run.state.ema is not None:
         model.load_state_dict(run.state.ema.module.state_dict())
-    if logits is None:  # every epoch had ended before it was killed
+    if logits is None:  # all epochs were done before the resume
         logits = _validate(run)
     model.eval()
     return TrainReport(
@@ -146,15 +147,15 @@ def train(
 
 
 def _prepare(model: nn.Module, setup: TrainSetup) -> _Run:
-    """Everything that the loop needs."""
+    """The data, optimizer and schedule that the loop needs."""
     settings, device = setup.settings, next(model.parameters()).device
     if device.type == "cpu":
         keep_freed_memory()
     rank, world = (distributed.get_rank(), distributed.get_world_size()) if distributed.is_initialized() else (0, 1)
     part, held_out = load_part(setup.dataset, "train"), load_part(setup.dataset, "val")
     images, batch_size = torch.from_numpy(part.images), min(settings.batch_size, len(part))
-    fits = device.type == "cuda" and images.nbytes < torch.cuda.mem_get_info(device)[0] / 2  # the rest is for the network
-    if batch_size % world or batch_size < 2 * world:  # BatchNorm cannot average over one image
+    fits = device.type == "cuda" and images.nbytes < torch.cuda.mem_get_info(device)[0] / 2  # the rest is for training
+    if batch_size % world or batch_size < 2 * world:  # BatchNorm needs two images or more
         raise NasError(f"train.batch_size: {batch_size} images cannot be shared evenly by {world} process(es), two or more each")
     precision = pick_precision(settings.precision, device)
     model.to(memory_format=torch.channels_last)
@@ -181,14 +182,14 @@ def _prepare(model: nn.Module, setup: TrainSetup) -> _Run:
 
 
 def _mix(settings: TrainSettings, num_classes: int) -> nn.Module | None:
-    """What blends pairs of images and their classes; torchvision's."""
+    """torchvision's mixup, CutMix or a random choice of both; None for none."""
     kinds = ((v2.MixUp, settings.mixup), (v2.CutMix, settings.cutmix))
     mixes = [kind(alpha=alpha, num_classes=num_classes) for kind, alpha in kinds if alpha]
     return v2.RandomChoice(mixes) if mixes else None
 
 
 def _schedule(optimizer: torch.optim.Optimizer, settings: TrainSettings, steps: int) -> CosineLRScheduler:
-    """Linear warm-up to the learning rate, then its fall to 0 along a cosine, by update; `steps` of them make an epoch."""
+    """Linear warm-up, then cosine decay to 0, updated at every step; an epoch has `steps` steps."""
     total = settings.epochs * steps
     warmup = min(round(settings.warmup_share * total), total - 1)
     return CosineLRScheduler(
@@ -202,24 +203,24 @@ def _schedule(optimizer: torch.optim.Optimizer, settings: TrainSettings, steps: 
 
 
 def _train_epoch(run: _Run, epoch: int, on_step: Callable[[int, int], None] | None) -> float:
-    """One pass over the training part, and its mean loss."""
+    """Train one epoch; gives its mean loss."""
     setup, settings = run.setup, run.setup.settings
-    torch.manual_seed(_mixed(setup.seed, epoch, run.rank + 1))  # so an epoch depends on nothing but the state it began with
-    generator = torch.Generator().manual_seed(_mixed(setup.seed, epoch))  # the same in every process
+    torch.manual_seed(_derive_seed(setup.seed, epoch, run.rank + 1))  # so that a resumed training is bit-equal
+    generator = torch.Generator().manual_seed(_derive_seed(setup.seed, epoch))  # the same in every process
     preprocess = setup.preprocess(resolution_at(epoch, setup.resolution, settings))
     augment = Augment(preprocess=preprocess, settings=settings, mirrors=setup.dataset.mirrors)
-    mine = slice(run.rank * run.batch_size // run.world, (run.rank + 1) * run.batch_size // run.world)
+    share = slice(run.rank * run.batch_size // run.world, (run.rank + 1) * run.batch_size // run.world)
     run.network.train()
     losses = torch.empty(run.steps, device=run.device)
     order = torch.randperm(len(run.labels), generator=generator)
-    for i, chosen in enumerate(order[: run.steps * run.batch_size].split(run.batch_size)):
+    for i, batch in enumerate(order[: run.steps * run.batch_size].split(run.batch_size)):
         update = (epoch - 1) * run.steps + i
         run.schedule.step_update(update)
         crops = augment.draw(run.batch_size, (run.images.shape[1], run.images.shape[2]), generator)
-        losses[i] = _step(run, augment, chosen[mine], crops[mine])
+        losses[i] = _step(run, augment, batch[share], crops[share])
         if run.state.ema is not None:
             run.state.ema.update(run.state.model, step=update)
-        if run.device.type == "cpu":  # where looking costs nothing; a GPU would have to be waited for
+        if run.device.type == "cpu":  # on a GPU this would wait for the step
             _check_finite(losses[: i + 1], epoch, run)
         if on_step is not None:
             on_step((update + 1) * run.batch_size, settings.epochs * run.steps * run.batch_size)
@@ -228,16 +229,16 @@ def _train_epoch(run: _Run, epoch: int, on_step: Callable[[int, int], None] | No
         losses /= run.world
         for network in dict.fromkeys((run.state.model, run.state.evaluated)):
             distribute_bn(network, run.world, reduce=True)
-    _check_finite(losses, epoch, run)  # the epoch's one synchronisation before validation, but for float16's scaling
+    _check_finite(losses, epoch, run)  # the epoch's only synchronisation before validation, except for float16's scaler
     return float(losses.mean())
 
 
-def _step(run: _Run, augment: Augment, chosen: Tensor, crops: Tensor) -> Tensor:
-    """Change the weights by the gradients of one batch, and give its mean loss."""
+def _step(run: _Run, augment: Augment, indices: Tensor, crops: Tensor) -> Tensor:
+    """Take one optimizer step on a batch; gives its mean loss."""
     state, settings = run.state, run.setup.settings
     state.optimizer.zero_grad(set_to_none=True)
-    x = augment(run.images, chosen, crops).to(run.device, non_blocking=True)
-    y = run.labels[chosen.to(run.device, non_blocking=True)]
+    x = augment(run.images, indices, crops).to(run.device, non_blocking=True)
+    y = run.labels[indices.to(run.device, non_blocking=True)]
     if run.mix is not None:
         x, y = run.mix(x, y)
     x = x.contiguous(memory_format=torch.channels_last)
@@ -264,25 +265,25 @@ def _validate(run: _Run) -> Tensor:
 
 
 def resolution_at(epoch: int, resolution: int, settings: TrainSettings) -> int:
-    """Pixels in an epoch of progressive resizing, a multiple of 8 until the last."""
+    """The input resolution of an epoch in progressive resizing, pixels; a multiple of 8 until the last epoch."""
     if settings.start_resolution == 1 or epoch == settings.epochs:
         return resolution
     share = settings.start_resolution + (1 - settings.start_resolution) * (epoch - 1) / (settings.epochs - 1)
     return min(resolution, max(8, 8 * round(share * resolution / 8)))
 
 
-def _mixed(*numbers: int) -> int:
-    """One seed out of several numbers."""
+def _derive_seed(*numbers: int) -> int:
+    """A seed that depends on all the numbers."""
     return int(np.random.SeedSequence(numbers).generate_state(1)[0])
 
 
 def best_epoch(history: Sequence[Epoch]) -> Epoch:
-    """The best on the search validation part; of equal ones the last."""
+    """The epoch with the highest val top-1; the last of equal ones."""
     return max(history, key=lambda epoch: (epoch.val_top1_pct, epoch.epoch))
 
 
 def _identity(run: _Run, checkpoints: Checkpoints) -> dict[str, Any]:
-    """What a checkpoint must share with a training that goes on from it."""
+    """What must be equal for a training to resume from a checkpoint."""
     setup, labels = run.setup, run.labels.cpu().numpy().tobytes()
     return {f"train.{name}": value for name, value in asdict(setup.settings).items()} | {
         "seed": setup.seed,
@@ -302,6 +303,6 @@ def _save(checkpoints: Checkpoints, run: _Run, history: list[Epoch]) -> None:
     if checkpoints.keep_best and best == history[-1]:
         save_weights(run.state.evaluated, best_file(folder, best.epoch))
     save_last(folder, run.state, _identity(run, checkpoints), history)
-    for file in folder.glob("best-*.safetensors"):  # only now, when the last epoch's state knows the new one
+    for file in folder.glob("best-*.safetensors"):  # only after the saved state names the new best epoch
         if file != best_file(folder, best.epoch):
             file.unlink()

@@ -1,4 +1,4 @@
-"""Whole images in, classes out: what a network reads, its predictions, and a fingerprint of them."""
+"""Prediction: preprocessing of whole images, logits, and a fingerprint of the predicted classes."""
 
 import hashlib
 from dataclasses import dataclass
@@ -14,19 +14,22 @@ from nas.datasets import ImageData
 from nas.training.device import is_out_of_memory
 
 EVAL_BATCH: Final = 256
-EVAL_PIXELS: Final = 2**24  # of one batch, which keeps the memory of large images in bounds
+EVAL_PIXELS: Final = 2**24  # pixels of one batch at most, which bounds the memory of large images
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Preprocess:
-    """From bytes to what the network reads: resized to its resolution, then normalised."""
+    """From stored bytes to a network's input: normalised, and resized to its resolution."""
 
     resolution: int
+    """Side of the network's input, pixels."""
     mean: tuple[float, float, float]
+    """Mean of each channel, of pixels from 0 to 1."""
     std: tuple[float, float, float]
+    """Standard deviation of each channel, of pixels from 0 to 1."""
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Whole images resized to the resolution.
+        """Whole images as the network's input.
 
         Shapes: uint8 (N, height, width, 3) → float32 (N, 3, resolution, resolution), channels_last.
         """
@@ -38,13 +41,16 @@ class Preprocess:
         return x.contiguous(memory_format=torch.channels_last)
 
     def scale(self, width: int, device: torch.device) -> tuple[Tensor, Tensor]:
-        """(what is added to a row of `width` pixels after it was multiplied, what it is multiplied by)."""
+        """(bias, factor) that normalise a row of `width` RGB pixels as row * factor + bias.
+
+        Shapes: both (width * 3,).
+        """
         mean, std = (255 * torch.tensor(value).repeat(width) for value in (self.mean, self.std))
         return (-mean / std).to(device, non_blocking=True), (1 / std).to(device, non_blocking=True)
 
 
 def normalize_into(x: Tensor, pixels: Tensor, bias: Tensor, factor: Tensor) -> None:
-    """`pixels` by `factor` and with `bias`, written into `x`; by rows, which is five times as fast as by the three channels.
+    """Write pixels * factor + bias into `x`; whole rows at a time, five times as fast as by channel.
 
     Shapes: x and pixels (N, height, width, 3), bias and factor (width * 3,).
     """
@@ -53,43 +59,47 @@ def normalize_into(x: Tensor, pixels: Tensor, bias: Tensor, factor: Tensor) -> N
 
 
 def predict(model: nn.Module, data: ImageData, preprocess: Preprocess) -> Tensor:
-    """The logits of every image in float32, whatever precision it trained in, so that a reloaded network gives the same.
+    """The logits of every image, computed in float32 so that a reloaded network gives the same ones.
 
-    Leaves the model in eval mode and channels_last. Shapes: (N, classes), on the CPU.
-    Raises: torch.OutOfMemoryError when one image does not fit.
+    Leaves the model in eval mode and channels_last.
+
+    Shapes: (N, classes), on the CPU.
+    Raises: torch.OutOfMemoryError if a single image does not fit into memory.
     """
     model.eval().to(memory_format=torch.channels_last)
     batch = max(1, min(EVAL_BATCH, EVAL_PIXELS // preprocess.resolution**2))
-    while True:
-        try:
-            return _predict(model, data, preprocess, batch)
-        except (RuntimeError, MemoryError) as error:
-            if batch == 1 or not is_out_of_memory(error):
-                raise
-        batch //= 2  # outside the except clause, which holds on to the memory of what failed
+    while (logits := _predict(model, data, preprocess, batch)) is None:
+        batch //= 2
+    return logits
 
 
 @torch.inference_mode()
-def _predict(model: nn.Module, data: ImageData, preprocess: Preprocess, batch: int) -> Tensor:
+def _predict(model: nn.Module, data: ImageData, preprocess: Preprocess, batch: int) -> Tensor | None:
+    """The logits; None if a batch of several images does not fit into memory."""
     device, images = next(model.parameters()).device, torch.from_numpy(data.images)
-    with torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
-        return torch.cat([model(preprocess(part.to(device))).float().cpu() for part in images.split(batch)])
+    try:
+        with torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
+            return torch.cat([model(preprocess(part.to(device))).float().cpu() for part in images.split(batch)])
+    except (RuntimeError, MemoryError) as error:
+        if batch == 1 or not is_out_of_memory(error):
+            raise
+    return None
 
 
-def evenly(data: ImageData, most: int) -> NDArray[np.uint8]:
-    """Up to `most` of the images, from the whole part, so of every class however they are sorted.
+def evenly_spaced(data: ImageData, num: int) -> NDArray[np.uint8]:
+    """Up to `num` images, evenly spaced over the part, so that sorted classes are all included.
 
     Shapes: uint8 (N, height, width, 3).
     """
-    chosen: NDArray[np.uint8] = data.images[np.unique(np.linspace(0, len(data) - 1, most).astype(int))]
-    return chosen
+    images: NDArray[np.uint8] = data.images[np.unique(np.linspace(0, len(data) - 1, num).astype(int))]
+    return images
 
 
 def num_correct(logits: Tensor, data: ImageData) -> int:
-    """How many images the logits put into their class."""
+    """The number of images whose largest logit is that of their class."""
     return int((logits.argmax(1) == torch.from_numpy(data.labels)).sum())
 
 
 def fingerprint(logits: Tensor) -> str:
-    """16 hexadecimal digits that are equal when, and in practice only when, every image is put into the same class."""
+    """16 hexadecimal digits of a hash of the predicted classes; equal if every image has the same predicted class."""
     return hashlib.sha256(logits.argmax(1).numpy().tobytes()).hexdigest()[:16]

@@ -1,4 +1,4 @@
-"""How a network is trained, and what came of it, in plain values; the loop itself is in `loop.py`."""
+"""The settings of a training and its report, as plain values; the loop is in `loop.py`."""
 
 import math
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from typing import Final
 
 from nas.errors import NasError
 
-# What the settings may be: a bracket takes the bound in, a parenthesis leaves it out.
+# Allowed intervals of settings; `[` and `]` include the bound, `(` and `)` exclude it.
 INTERVALS: Final = (
     (("epochs", "batch_size", "lr"), 0, math.inf, "()"),
     (("weight_decay", "mixup", "cutmix"), 0, math.inf, "[)"),
@@ -25,95 +25,104 @@ CHOICES: Final = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainSettings:
-    """The training recipe: the same for every network of a run."""
+    """The settings of a training, the same for every network of a run.
+
+    Raises: NasError for a value that is not allowed.
+    """
 
     epochs: int = 10
     """Passes over the training part."""
     batch_size: int = 128
-    """Images a step."""
+    """Images per step."""
     optimizer: str = "nadamw"
     """One of timm's optimizers (timm.optim.list_optimizers())."""
     lr: float = 2e-3
     """Learning rate at the end of the warm-up; it then falls to 0 along a cosine."""
     weight_decay: float = 0.02
-    """Decay of the weights a step; norms and biases have none."""
+    """Weight decay; norms and biases have none."""
     warmup_share: float = 0.1
-    """Share of the training in which the learning rate grows linearly from 0."""
+    """Share of the training's steps in which the learning rate grows linearly from 0."""
     label_smoothing: float = 0.1
-    """Probability taken from the true class and spread over all."""
+    """Probability that is moved from the true class to all classes alike."""
     drop_rate: float = 0.0
-    """Dropout before the classifier."""
+    """Rate of dropout before the classifier."""
     drop_path_rate: float = 0.0
-    """Stochastic depth of the last block; it grows to it linearly from 0."""
+    """Rate of stochastic depth at the last block, growing linearly from 0 at the first."""
     min_crop: float = 0.35
-    """Smallest share of an image's area that a training crop keeps; 1 keeps all."""
+    """Smallest area of a training crop, as a share of the image's; 1 crops nothing."""
     color_jitter: float = 0.0
-    """How far brightness, contrast and saturation go from 1, each image its own way; 0 leaves the colours."""
+    """Largest random change of brightness, contrast and saturation, per image; 0 for none."""
     augment: str = "none"
     """none, randaugment or trivial (TrivialAugment)."""
     randaugment_ops: int = 2
-    """Operations that RandAugment does on an image, its N."""
+    """RandAugment's N: operations per image."""
     randaugment_magnitude: int = 9
-    """How strongly, from 0 to 30, its M."""
+    """RandAugment's M: strength of the operations, 0 to 30."""
     erasing: float = 0.0
-    """Share of the images in which a rectangle is erased."""
+    """Probability of random erasing, per image."""
     mixup: float = 0.0
-    """Alpha of mixup: pairs of images, and their classes, are blended; 0 is without."""
+    """Alpha of mixup, which blends pairs of images and their classes; 0 for none."""
     cutmix: float = 0.0
-    """Alpha of CutMix: a rectangle comes from another image; with both, each batch has one of them."""
+    """Alpha of CutMix, which pastes a rectangle of another image; 0 for none. With mixup too, each batch gets one of the two."""
     ema_decay: float = 0.0
-    """Decay of the exponential moving average of the weights, which is then what is validated and kept; 0 is without."""
+    """Decay of the exponential moving average of the weights, which is then validated and saved; 0 for none."""
     start_resolution: float = 1.0
-    """Resolution of the first epoch, as a share of the network's; it grows to it linearly, by the last epoch."""
+    """Resolution of the first epoch as a share of the network's, growing linearly to 1 in the last epoch."""
     precision: str = "auto"
-    """auto, float32, bfloat16 or float16; auto takes what the device is fast at."""
+    """auto, float32, bfloat16 or float16; auto picks the fastest for the device."""
 
     def __post_init__(self) -> None:
         for names, low, high, interval in INTERVALS:
             for name in names:
-                value = getattr(self, name)
-                open_low, open_high = interval[0] == "(", interval[1] == ")"
-                if not (low <= value <= high) or (open_low and value == low) or (open_high and value == high):
-                    raise NasError(f"train.{name}: {value!r} is not in {interval[0]}{low}, {high}{interval[1]}")
+                _check_interval(name, getattr(self, name), low, high, interval)
         if self.augment != "randaugment" and (self.randaugment_ops, self.randaugment_magnitude) != (2, 9):
             raise NasError(f"train.randaugment_ops and train.randaugment_magnitude do nothing with train.augment {self.augment}")
-        for name, known in CHOICES.items():
-            if getattr(self, name) not in known:
-                raise NasError(f"train.{name}: {getattr(self, name)!r} is not one of {', '.join(known)}")
+        for name, choices in CHOICES.items():
+            if getattr(self, name) not in choices:
+                raise NasError(f"train.{name}: {getattr(self, name)!r} is not one of {', '.join(choices)}")
+
+
+def _check_interval(name: str, value: float, low: float, high: float, interval: str) -> None:
+    above = value > low if interval[0] == "(" else value >= low
+    below = value < high if interval[1] == ")" else value <= high
+    if not (above and below):
+        raise NasError(f"train.{name}: {value!r} is not in {interval[0]}{low}, {high}{interval[1]}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Epoch:
-    """One pass over the training part."""
+    """Figures of one epoch, a pass over the training part."""
 
     epoch: int
     """Counted from 1."""
     train_loss: float
-    """Mean cross-entropy of the epoch's steps over all processes, label smoothing and mixing included."""
+    """Mean cross-entropy over the epoch's steps and all processes, with label smoothing, mixup and CutMix."""
     val_top1_pct: float
-    """Top-1 on the search validation part after the epoch, percent."""
+    """Top-1 on the val part after the epoch, percent."""
     val_images: int
-    """Images of that part."""
+    """Number of images of the val part."""
     seconds: float
-    """Time of training and validation."""
+    """Time of training and validation, seconds."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainReport:
-    """What came of training one network."""
+    """The report of one network's training."""
 
     history: tuple[Epoch, ...]
     fingerprint: str
-    """Tells whether every image of the search validation part keeps the class that the last epoch's network predicts."""
+    """Fingerprint of the classes that the last epoch's network predicts on the val part."""
     device: str
+    """Model name of the device."""
     precision: str
+    """float32, bfloat16 or float16."""
 
     @property
     def seconds(self) -> float:
-        """Time of training and validation, that before a kill too."""
+        """Time of training and validation, seconds; includes epochs before a resume."""
         return sum(epoch.seconds for epoch in self.history)
 
     @property
     def val_top1_pct(self) -> float:
-        """Top-1 of the last epoch's network on the search validation part, percent."""
+        """Top-1 of the last epoch's network on the val part, percent."""
         return self.history[-1].val_top1_pct

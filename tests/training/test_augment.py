@@ -6,7 +6,7 @@ import torch
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as tv
 
-from nas.training.augment import Augment, cut_on_cpu, cut_on_gpu, random_boxes
+from nas.training.augment import Augment, crop_on_cpu, crop_on_gpu, random_crops
 from nas.training.predict import Preprocess
 from nas.training.settings import TrainSettings
 
@@ -37,7 +37,7 @@ def test_crops_follow_the_statistics_of_torchvisions_random_resized_crop(height,
     crop = v2.RandomResizedCrop(8, scale=(min_area, 1.0))
     drawn_there = [crop.make_params([image]) for _ in range(num)]
     theirs = np.array([[box[name] for name in ("top", "left", "height", "width")] for box in drawn_there])
-    ours = random_boxes(num, height, width, min_area=min_area, generator=torch.Generator().manual_seed(0)).numpy()
+    ours = random_crops(num, height, width, min_area=min_area, generator=torch.Generator().manual_seed(0)).numpy()
     for what in (lambda b: b[:, 2] * b[:, 3], lambda b: np.log(b[:, 3] / b[:, 2]), lambda b: b[:, 0], lambda b: b[:, 1]):
         a, b = what(ours), what(theirs)
         assert np.abs(quantiles(a) - quantiles(b)).max() <= 0.06 * (np.ptp(b) + 1e-9)
@@ -48,9 +48,9 @@ def test_crops_follow_the_statistics_of_torchvisions_random_resized_crop(height,
 
 
 def test_every_image_has_a_crop_of_its_own_and_a_whole_crop_keeps_all():
-    boxes = random_boxes(64, SIDE, SIDE, min_area=0.1, generator=torch.Generator().manual_seed(0))
+    boxes = random_crops(64, SIDE, SIDE, min_area=0.1, generator=torch.Generator().manual_seed(0))
     assert len({tuple(box) for box in boxes.tolist()}) > 60
-    whole = random_boxes(64, SIDE, SIDE, min_area=1.0, generator=torch.Generator().manual_seed(0))
+    whole = random_crops(64, SIDE, SIDE, min_area=1.0, generator=torch.Generator().manual_seed(0))
     assert whole.float().mean(0).tolist() == pytest.approx([0, 0, SIDE, SIDE], abs=0.2)
 
 
@@ -58,7 +58,7 @@ def cuts(resolution, min_area=0.1):
     """(by matrix products, by OpenCV, by torchvision image by image) of the same boxes."""
     images = smooth_images()
     generator = torch.Generator().manual_seed(1)
-    boxes = random_boxes(16, SIDE, SIDE, min_area=min_area, generator=generator)
+    boxes = random_crops(16, SIDE, SIDE, min_area=min_area, generator=generator)
     mirrored, chosen = torch.rand(16, generator=generator) < 0.5, torch.randperm(16, generator=generator)
     crops = torch.cat((boxes, mirrored[:, None]), 1)
     resized = [
@@ -66,7 +66,7 @@ def cuts(resolution, min_area=0.1):
         for at, box in zip(chosen.tolist(), boxes.tolist(), strict=True)
     ]
     theirs = torch.stack([tv.hflip(image) if flip else image for image, flip in zip(resized, mirrored, strict=True)])
-    ours = [cut(images, chosen, crops, resolution=resolution) for cut in (cut_on_gpu, cut_on_cpu)]
+    ours = [cut(images, chosen, crops, resolution=resolution) for cut in (crop_on_gpu, crop_on_cpu)]
     return [cut.permute(0, 3, 1, 2).float() for cut in ours], theirs
 
 
