@@ -1,4 +1,4 @@
-"""How EfficientNet-B0 is best made smaller or larger on Imagenette: depth, width or resolution; at most 600 M; for one GPU."""
+"""Compound scaling of EfficientNet-B0 on Imagenette: top-1 against multiply-adds, at most 600 M of them; for one GPU."""
 
 from typing import Final
 

@@ -1,4 +1,4 @@
-"""MobileNetV3's blocks at half width on a tenth of Imagenette, 64 px: real photographs on a laptop, half a minute a network."""
+"""MobileNetV3's blocks at half width on a tenth of Imagenette, 64 px: photographs on a laptop, half a minute per network."""
 
 from typing import Final
 

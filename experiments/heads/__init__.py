@@ -1,1 +1,1 @@
-"""A found network as the backbone of torchvision's heads, on images that are drawn on the spot."""
+"""Networks as backbones of torchvision's detection and segmentation heads, trained on synthetic images."""

@@ -1,4 +1,4 @@
-"""From a network's name or exported folder to the named feature maps that torchvision's heads take."""
+"""A network as a backbone with named feature maps, as torchvision's heads need it."""
 
 import json
 from collections import OrderedDict
@@ -14,7 +14,7 @@ from nas.models.network import CARD_FILE, export_folder, find_network
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Backbone:
-    """A network without its classifier, and the mean and standard deviation of the images that it reads."""
+    """A network without its head, and the mean and standard deviation of its input, per channel, of pixels from 0 to 1."""
 
     features: Any  # timm's FeatureGetterNet: images → a list of maps, with feature_info.channels() and .reduction()
     mean: tuple[float, ...] = (0.5, 0.5, 0.5)
@@ -22,16 +22,16 @@ class Backbone:
 
 
 def open_backbone(network: str | Architecture) -> Backbone:
-    """An exported folder's network with its weights, or a newly initialised one by name, by file or as an architecture.
+    """The backbone of an exported folder with its weights, or a newly initialised one of a reference, file or Architecture.
 
-    Raises: NasError if there is none, or if it is one of timm's.
+    Raises: NasError for an unknown network, or one of timm's own.
     """
     architecture, folder = find_network(network).architecture, export_folder(network)
     if folder is None:
         return Backbone(features=build(architecture, features_only=True))
     features = load(folder, features_only=True)
-    read = json.loads((folder / CARD_FILE).read_text(encoding="utf-8"))["preprocess"]
-    return Backbone(features=features, mean=tuple(read["mean"]), std=tuple(read["std"]))
+    preprocess = json.loads((folder / CARD_FILE).read_text(encoding="utf-8"))["preprocess"]
+    return Backbone(features=features, mean=tuple(preprocess["mean"]), std=tuple(preprocess["std"]))
 
 
 class NamedMaps(nn.Module):
@@ -46,6 +46,6 @@ class NamedMaps(nn.Module):
         self.names = dict(names)
 
     def forward(self, x: Tensor) -> OrderedDict[str, Tensor]:
-        """The maps at the places that the names stand for, as they are counted in feature_info."""
+        """The feature maps by name; the names' indices are those of feature_info."""
         maps = self.features(x)
-        return OrderedDict((name, maps[place]) for name, place in self.names.items())
+        return OrderedDict((name, maps[index]) for name, index in self.names.items())

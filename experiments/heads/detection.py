@@ -1,11 +1,11 @@
-"""A found network detects: RetinaNet with a feature pyramid on its last three maps.
+"""Object detection: RetinaNet with a feature pyramid on a network's last three feature maps.
 
-Trains on drawn shapes and prints AP50 before and after, on images not trained on: detections of a class, surest first,
-are right if they overlap a shape of the class that none before them has taken by an IoU of 0.5; the area under the
-precision by recall, as a mean over circle, square and triangle.
+Trains on synthetic shapes and prints AP50 on other images, before and after. AP50 is the area under the precision-recall curve
+of a class, as a mean over circle, square and triangle; a detection is correct if its IoU with a shape that no detection of a
+higher score matched is 0.5 or more.
 
 Usage: python -m experiments.heads.detection [NETWORK] [--steps 200] [--size 96]
-NETWORK is a name (`nas.references()`), an exported folder, whose weights are started from, or an architecture's file.
+NETWORK is a reference (`nas.references()`), an exported folder, whose weights initialise it, or an architecture's file.
 """
 
 from functools import partial
@@ -24,11 +24,11 @@ from experiments.heads.training import before_and_after, fit
 from nas import Architecture, NasError
 
 BATCH_SIZE = 8
-ANCHORS = (2.5, 3.5, 5.0)  # sides of the boxes that are tried at each place of a map, in its strides
+ANCHORS = (2.5, 3.5, 5.0)  # sides of the anchor boxes, in strides of their feature map
 
 
 class Pyramid(nn.Sequential):
-    """Maps of as many channels as RetinaNet reads off it."""
+    """The backbone with a feature pyramid; RetinaNet reads `out_channels`."""
 
     out_channels = 64
 
@@ -36,13 +36,13 @@ class Pyramid(nn.Sequential):
 def detector(network: str | Architecture, size: int) -> nn.Module:
     """RetinaNet on a network, for square images of `size` pixels.
 
-    Raises: NasError if there is no such network, or if it has less than three maps.
+    Raises: NasError for an unknown network, or one with fewer than three feature maps.
     """
-    opened = open_backbone(network)
-    channels, strides = opened.features.feature_info.channels(), opened.features.feature_info.reduction()
+    network_maps = open_backbone(network)
+    channels, strides = network_maps.features.feature_info.channels(), network_maps.features.feature_info.reduction()
     if len(strides) < 3:
         raise NasError(f"its maps have strides {', '.join(map(str, strides))}; the feature pyramid takes three")
-    backbone = NamedMaps(opened.features, {"fine": -3, "middle": -2, "coarse": -1})
+    backbone = NamedMaps(network_maps.features, {"fine": -3, "middle": -2, "coarse": -1})
     pyramid = Pyramid(backbone, FeaturePyramidNetwork(channels[-3:], Pyramid.out_channels))
     sides = tuple(tuple(side * stride for side in ANCHORS) for stride in strides[-3:])
     model: nn.Module = RetinaNet(
@@ -52,52 +52,52 @@ def detector(network: str | Architecture, size: int) -> nn.Module:
         head=RetinaNetHead(Pyramid.out_channels, len(ANCHORS), len(CLASSES), norm_layer=partial(nn.GroupNorm, 8)),
         min_size=size,
         max_size=size,
-        image_mean=list(opened.mean),
-        image_std=list(opened.std),
+        image_mean=list(network_maps.mean),
+        image_std=list(network_maps.std),
     )
     return model.to(memory_format=torch.channels_last)
 
 
 def train(model: nn.Module, steps: int, *, size: int, generator: np.random.Generator) -> list[float]:
-    """Train on new images in every step, and give the loss of each."""
+    """Train on new images in every step; gives the loss of each step."""
 
-    def loss_of() -> Tensor:
+    def compute_loss() -> Tensor:
         shapes = draw(BATCH_SIZE, size, generator)
         targets = [{"boxes": boxes, "labels": labels} for boxes, labels in zip(shapes.boxes, shapes.labels, strict=True)]
         losses: dict[str, Tensor] = model(list(shapes.images), targets)
         return sum(losses.values(), torch.zeros(()))
 
-    return fit(model, steps, loss_of)
+    return fit(model, steps, compute_loss)
 
 
 @torch.inference_mode()
 def ap50(model: nn.Module, shapes: Shapes) -> float:
     """Average precision at an IoU of 0.5, as a mean over the classes."""
     model.eval()
-    found = [image for images in shapes.images.split(BATCH_SIZE) for image in model(list(images))]
-    return sum(_precision(found, shapes, label) for label in range(1, len(CLASSES))) / (len(CLASSES) - 1)
+    detections = [image for images in shapes.images.split(BATCH_SIZE) for image in model(list(images))]
+    return sum(_average_precision(detections, shapes, label) for label in range(1, len(CLASSES))) / (len(CLASSES) - 1)
 
 
-def _precision(found: list[dict[str, Tensor]], shapes: Shapes, label: int) -> float:
+def _average_precision(detections: list[dict[str, Tensor]], shapes: Shapes, label: int) -> float:
     """The average precision of one class."""
     scored: list[tuple[float, bool]] = []
-    for image, boxes, labels in zip(found, shapes.boxes, shapes.labels, strict=True):
-        detected, there = image["labels"] == label, labels == label
-        free = box_iou(image["boxes"][detected], boxes[there])  # (detections, shapes), surest first
-        for score, overlaps in zip(image["scores"][detected].tolist(), free, strict=True):
-            right = bool((overlaps >= 0.5).any())
-            scored.append((score, right))
-            if right:
-                free[:, overlaps.argmax()] = 0  # a shape is found once
+    for image, boxes, labels in zip(detections, shapes.boxes, shapes.labels, strict=True):
+        detected = image["labels"] == label
+        ious = box_iou(image["boxes"][detected], boxes[labels == label])  # (detections, shapes), highest score first
+        for score, overlaps in zip(image["scores"][detected].tolist(), ious, strict=True):
+            correct = bool((overlaps >= 0.5).any())
+            scored.append((score, correct))
+            if correct:
+                ious[:, overlaps.argmax()] = 0  # a shape is matched once
     scored.sort(key=lambda pair: -pair[0])
-    hits = np.array([right for _, right in scored], dtype=float)
+    hits = np.array([correct for _, correct in scored], dtype=float)
     precision = hits.cumsum() / np.arange(1, len(hits) + 1)
     best_from_here = np.maximum.accumulate(precision[::-1])[::-1]
     return float((best_from_here * hits).sum() / sum(int((labels == label).sum()) for labels in shapes.labels))
 
 
 def run(network: str, *, steps: int, size: int, seed: int) -> str:
-    """Train, and tell what came of it."""
+    """Train the head; gives a line with its loss and AP50 before and after."""
     before, losses, seconds, after = before_and_after(
         lambda: detector(network, size),
         lambda model, generator: train(model, steps, size=size, generator=generator),

@@ -1,4 +1,4 @@
-"""Images of circles, squares and triangles on noise, with the class of every pixel and the box of every shape."""
+"""Synthetic images of circles, squares and triangles with noise, with the class of every pixel and the box of every shape."""
 
 from dataclasses import dataclass
 from typing import Final
@@ -11,27 +11,27 @@ from torch import Tensor
 from nas import NasError
 
 CLASSES: Final = ("background", "circle", "square", "triangle")
-_TRIES: Final = 5  # places tried an image; one where an earlier shape lies is passed over
+_TRIES: Final = 5  # random positions per image; one that overlaps an earlier shape is skipped
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shapes:
-    """Some images and what is on them; classes are places in CLASSES."""
+    """Images with their masks and boxes; a class is its index in CLASSES."""
 
     images: Tensor
     """(N, 3, size, size), from 0 to 1."""
     masks: Tensor
     """(N, size, size), the class of every pixel."""
     boxes: tuple[Tensor, ...]
-    """An image's shapes as (shapes, 4): left, top, right and bottom in pixels."""
+    """Per image (shapes, 4): left, top, right and bottom, pixels."""
     labels: tuple[Tensor, ...]
-    """Their classes, (shapes,)."""
+    """Per image (shapes,): the class of each box."""
 
 
 def draw(num_images: int, size: int, generator: np.random.Generator) -> Shapes:
-    """Images with one to five shapes, brighter than their ground, that do not overlap; neither colour nor place tells a class.
+    """Images with one to five shapes that are brighter than the background and do not overlap; colours and places are random.
 
-    Raises: NasError for a size that is too small to see a shape in.
+    Raises: NasError for a `size` below 32 pixels.
     """
     if size < 32:
         raise NasError(f"size: {size} is not 32 pixels or more")
@@ -41,8 +41,8 @@ def draw(num_images: int, size: int, generator: np.random.Generator) -> Shapes:
 
 
 def _draw_one(size: int, generator: np.random.Generator) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    ground = generator.uniform(0, 0.5, 3).astype(np.float32)
-    mask, image = np.zeros((size, size), np.int64), np.tile(ground, (size, size, 1))
+    background = generator.uniform(0, 0.5, 3).astype(np.float32)
+    mask, image = np.zeros((size, size), np.int64), np.tile(background, (size, size, 1))
     boxes: list[tuple[int, int, int, int]] = []
     labels: list[int] = []
     for _ in range(_TRIES):
@@ -54,7 +54,7 @@ def _draw_one(size: int, generator: np.random.Generator) -> tuple[Tensor, Tensor
         label = int(generator.integers(1, len(CLASSES)))
         inside = _inside(CLASSES[label], side)
         mask[window][inside] = label
-        image[window][inside] = ground + generator.uniform(0.2, 0.5, 3)
+        image[window][inside] = background + generator.uniform(0.2, 0.5, 3)
         boxes.append((left, top, left + side, top + side))
         labels.append(label)
     image = (image + 0.1 * generator.standard_normal(image.shape, np.float32)).clip(0, 1)
@@ -63,7 +63,7 @@ def _draw_one(size: int, generator: np.random.Generator) -> tuple[Tensor, Tensor
 
 
 def _inside(name: str, side: int) -> NDArray[np.bool_]:
-    """Which pixels of its box a shape covers, (side, side)."""
+    """The pixels of its box that a shape covers, (side, side)."""
     y, x = (np.mgrid[:side, :side] + 0.5) / side - 0.5  # from -0.5 to 0.5
     inside: NDArray[np.bool_] = np.ones((side, side), bool)
     if name == "circle":

@@ -1,4 +1,4 @@
-"""What training a head is, whichever it is: steps on drawn shapes, and its quality before and after."""
+"""Trains a head on synthetic shapes, and measures its quality before and after."""
 
 import time
 from collections.abc import Callable
@@ -10,17 +10,17 @@ from torch import Tensor, nn
 from experiments.heads.shapes import Shapes, draw
 
 LR = 1e-2
-HELD_OUT = 128  # images
+NUM_TEST_IMAGES = 128
 
 
-def fit(model: nn.Module, steps: int, loss_of: Callable[[], Tensor]) -> list[float]:
-    """Train on what `loss_of` draws anew in every step, and give the loss of each."""
+def fit(model: nn.Module, steps: int, compute_loss: Callable[[], Tensor]) -> list[float]:
+    """Train on `compute_loss`, the loss of a new batch at every call; gives the loss of each step."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=LR)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=LR, total_steps=steps)
     losses: list[Tensor] = []
     model.train()
     for _ in range(steps):
-        loss = loss_of()
+        loss = compute_loss()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -37,10 +37,10 @@ def before_and_after(
     size: int,
     seed: int,
 ) -> tuple[float, list[float], float, float]:
-    """(the quality of a new model on images not trained on, the losses of its training, its seconds, the quality then)."""
+    """(quality before training, loss of each step, seconds of training, quality after); quality is that on test images."""
     torch.manual_seed(seed)
     training, testing = np.random.default_rng(seed).spawn(2)
-    held_out, model = draw(HELD_OUT, size, testing), build()
-    before, started = quality(model, held_out), time.perf_counter()
+    test_images, model = draw(NUM_TEST_IMAGES, size, testing), build()
+    before, started = quality(model, test_images), time.perf_counter()
     losses = train(model, training)
-    return before, losses, time.perf_counter() - started, quality(model, held_out)
+    return before, losses, time.perf_counter() - started, quality(model, test_images)
