@@ -1,6 +1,6 @@
-"""What a search optimises and what it must respect.
+"""What a search optimises and which limits it respects.
 
-Each objective is a file here that exports OBJECTIVE and is found by its name.
+Each file here exports one OBJECTIVE, and is named after it. Read `macs_m.py` next, the shortest.
 """
 
 import math
@@ -20,7 +20,7 @@ DIRECTIONS: Final = ("minimize", "maximize")
 
 
 def loss(value: float, direction: str) -> float:
-    """A value with the sign by which lower is better; of a loss, the value again."""
+    """The value, or its negative where higher values are better: the lower a loss, the better. Its own inverse."""
     return value if direction == "minimize" else -value
 
 
@@ -33,48 +33,51 @@ class Candidate:
     model: Any = None
     """The trained torch module in eval mode; None before training."""
     report: TrainReport | None = None
-    """What came of its training; None before."""
+    """Learning curve and device of its training; None before training."""
     latency: LatencyTable | None = None
-    """What layers take on the device that is searched for; None where no table was given."""
+    """Latency table of the device that the search is for; None without a table."""
     latency_ms: float | None = None
-    """Of the network as it was measured on this machine before its training; None where it was not."""
+    """Latency measured on this machine before training; None if it was not measured."""
 
     @property
     def architecture(self) -> Architecture:
         """The network's architecture.
 
-        Raises: NasError for a network of timm's own, which has none; `needs_architecture` keeps an objective from it.
+        Raises: NasError for timm's own networks, which have none; only objectives with `needs_architecture` may read it.
         """
         return self.network.architecture
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Objective:
-    """One number that tells how good a network is."""
+    """One number that says how good a network is."""
 
     name: str
-    """Ends in its unit: `val_top1_pct`, `macs_m`."""
+    """Ends in its unit: `val_top1_pct`, `macs_m`. It names the column of the table."""
+    title: str = ""
+    """Words for the axes of figures, with the unit after a comma: `multiply-adds, millions`; by default the name."""
     direction: str
     """maximize or minimize."""
     needs_training: bool
-    """Whether `measure` needs the trained model or its report; one that does not can be a limit."""
+    """Whether `measure` needs the trained model or its report. Only an objective that does not can be a limit."""
     measure: Callable[[Candidate], float]
     learning_curve: bool = False
-    """Whether its value is the top-1 on the search validation part, which is also known after each epoch."""
+    """Whether it is the top-1 on the search validation part, so that each epoch gives a value."""
     needs_architecture: bool = True
-    """Whether `measure` reads the architecture; networks of timm's own are measured by the objectives that do not."""
+    """Whether `measure` reads the architecture. timm's own networks have none and get no value of such an objective."""
     needs_latency: bool = False
-    """Whether `measure` reads a latency, by the latency table or measured on this machine."""
+    """Whether `measure` reads a latency, from the latency table or measured on this machine."""
     has_table_error: bool = False
-    """Whether its values err by as many percent as the latency table does."""
+    """Whether its relative error is that of the latency table."""
     bounds: tuple[float, float] | None = None
-    """The least and the greatest value that there can be."""
+    """The lowest and the highest possible value."""
 
     def __post_init__(self) -> None:
         if self.direction not in DIRECTIONS:
             raise NasError(f"objective {self.name}: direction {self.direction!r} is not one of {', '.join(DIRECTIONS)}")
         if not re.fullmatch(r"[a-z][a-z0-9_]*", self.name):
             raise NasError(f"objective {self.name!r}: a name is lower-case letters, digits and _, as it names a column")
+        object.__setattr__(self, "title", self.title or self.name)
 
     def loss(self, value: float) -> float:
         """The value with the sign by which lower is better."""
@@ -82,22 +85,22 @@ class Objective:
 
 
 def objective(name: str, own: Iterable[Objective] = ()) -> Objective:
-    """The objective of a name, out of `own` first; a path gives the OBJECTIVE of a Python file.
+    """The objective with this name, from `own` if it is there; a path gives the OBJECTIVE of that Python file.
 
     Raises: NasError if there is none.
     """
-    mine = {candidate.name: candidate for candidate in own}
-    if name in mine:
-        return mine[name]
+    own_by_name = {candidate.name: candidate for candidate in own}
+    if name in own_by_name:
+        return own_by_name[name]
     if name.endswith(".py") or "/" in name or name in plugin_names("objective"):
         loaded: Objective = load_plugin("objective", name)
         return loaded
-    raise unknown_name("objective", name, {*plugin_names("objective"), *mine})
+    raise unknown_name("objective", name, {*plugin_names("objective"), *own_by_name})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limit:
-    """A bound that a network must meet before it may cost a training run; both ends belong to it.
+    """A bound that a network must meet before it is trained; a value equal to the bound meets it.
 
     Raises: NasError for an objective that needs training.
     """
@@ -109,14 +112,12 @@ class Limit:
 
     def __post_init__(self) -> None:
         if self.objective.needs_training:
-            raise NasError(
-                f"limit on {self.objective.name}: it is known only after training; limits need an objective that is known before"
-            )
+            raise NasError(f"limit on {self.objective.name}: its value needs training, and limits come before it; limit a cost")
         if math.isnan(self.low) or math.isnan(self.high) or self.low > self.high:
-            raise NasError(f"limit on {self.objective.name}: nothing lies from {self.low} to {self.high}")
+            raise NasError(f"limit on {self.objective.name}: no value lies from {self.low} to {self.high}")
 
     def excess(self, value: float) -> float:
-        """How far `value` lies outside, in the objective's unit; 0 or less inside."""
+        """How far `value` misses the limit, in the objective's unit; 0 or less if it meets it."""
         return max(self.low - value, value - self.high)
 
     def __str__(self) -> str:
@@ -126,9 +127,9 @@ class Limit:
 
 
 def parse_limit(text: str, own: Iterable[Objective] = ()) -> Limit:
-    """The limit that a text such as `macs_m<60` or `params_m>=1.5` states; `<` and `<=` mean the same.
+    """The limit of a text such as `macs_m<60` or `params_m>=1.5`; `<` and `<=` mean the same.
 
-    Raises: NasError if it states none.
+    Raises: NasError if it is no limit.
     """
     match = re.fullmatch(r"\s*([\w./]+?)\s*(<=|>=|<|>)\s*([-+0-9.eE]+)\s*", text)
     try:
@@ -136,5 +137,5 @@ def parse_limit(text: str, own: Iterable[Objective] = ()) -> Limit:
         number = float(bound)
     except ValueError:
         raise NasError(f"limit {text!r} is not of the form OBJECTIVE<NUMBER or OBJECTIVE>NUMBER, such as 'macs_m<60'") from None
-    found = objective(name, own)
-    return Limit(objective=found, high=number) if "<" in sign else Limit(objective=found, low=number)
+    low, high = (-math.inf, number) if "<" in sign else (number, math.inf)
+    return Limit(objective=objective(name, own), low=low, high=high)

@@ -1,4 +1,4 @@
-"""Peak memory of live feature maps in inference of one image in float32, in megabytes (10^6 bytes)."""
+"""Peak memory of the feature maps alive at once during inference on one float32 image, in megabytes (10^6 bytes)."""
 
 from typing import Final
 
@@ -10,4 +10,6 @@ def measure(candidate: Candidate) -> float:
     return cost(candidate.architecture, candidate.num_classes).activation_bytes / 1e6
 
 
-OBJECTIVE: Final = Objective(name="activation_mb", direction="minimize", needs_training=False, measure=measure)
+OBJECTIVE: Final = Objective(
+    name="activation_mb", title="peak activation memory, MB", direction="minimize", needs_training=False, measure=measure
+)

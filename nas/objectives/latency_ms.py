@@ -1,6 +1,6 @@
-"""Milliseconds of one batch on a device: by the table of its layers, or measured on this machine where there is none.
+"""Latency of one batch in milliseconds: predicted from a latency table, or measured on this machine if there is none.
 
-In a search without a table the trials measure, and it counts as an objective that needs training.
+In a search without a table each trial measures its network, so the objective then counts as one that needs training.
 """
 
 from typing import Final
@@ -19,5 +19,11 @@ def measure(candidate: Candidate) -> float:
 
 
 OBJECTIVE: Final = Objective(
-    name="latency_ms", direction="minimize", needs_training=False, measure=measure, needs_latency=True, has_table_error=True
+    name="latency_ms",
+    title="latency, ms",
+    direction="minimize",
+    needs_training=False,
+    measure=measure,
+    needs_latency=True,
+    has_table_error=True,
 )

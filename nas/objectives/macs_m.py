@@ -1,4 +1,4 @@
-"""Multiply-adds in millions for one image, of the network with the dataset's number of classes."""
+"""Multiply-adds for one image, in millions, with as many outputs as the dataset has classes."""
 
 from typing import Final
 
@@ -9,4 +9,11 @@ def measure(candidate: Candidate) -> float:
     return candidate.network.costs(candidate.num_classes)["macs"] / 1e6
 
 
-OBJECTIVE: Final = Objective(name="macs_m", direction="minimize", needs_training=False, measure=measure, needs_architecture=False)
+OBJECTIVE: Final = Objective(
+    name="macs_m",
+    title="multiply-adds, millions",
+    direction="minimize",
+    needs_training=False,
+    measure=measure,
+    needs_architecture=False,
+)

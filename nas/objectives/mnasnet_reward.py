@@ -1,4 +1,4 @@
-"""MnasNet's reward: top-1 times a power of how far the latency is from its target (arXiv:1807.11626, section 3.1).
+"""MnasNet's reward: top-1 times a power of latency / target (arXiv:1807.11626, section 3.1).
 
 `OBJECTIVE` has the paper's target of 75 ms and its soft exponents; `mnasnet_reward(8.0)` makes one for another target.
 """
@@ -11,16 +11,16 @@ from nas.errors import NasError
 from nas.objectives import Candidate, Objective, latency_ms
 
 PAPER_TARGET_MS: Final = 75.0  # on a Pixel 1, arXiv:1807.11626, section 4
-SOFT: Final = (-0.07, -0.07)  # twice the latency is worth 5 % more top-1, arXiv:1807.11626, equation 3
-HARD: Final = (0.0, -1.0)  # nothing for being faster than the target, arXiv:1807.11626, figure 3
+SOFT: Final = (-0.07, -0.07)  # twice the latency costs 5 % of top-1, arXiv:1807.11626, equation 3
+HARD: Final = (0.0, -1.0)  # no reward for being faster than the target, arXiv:1807.11626, figure 3
 SMALL: Final = (-0.15, -0.15)  # for small networks, whose accuracy falls faster, arXiv:1905.02244, section 4.2
 
 
 @dataclass(frozen=True, slots=True)
 class Reward:
-    """Top-1 in percent times (latency / target) to the first exponent up to the target, to the second beyond it.
+    """Top-1 in percent times (latency / target) ^ exponent; the first exponent holds up to the target, the second above it.
 
-    Raises: NasError for a target that is not more than 0, or exponents more than 0, which would reward slowness.
+    Raises: NasError for a target that is not more than 0, or an exponent above 0, which would reward slowness.
     """
 
     target_ms: float
@@ -33,7 +33,7 @@ class Reward:
             raise NasError(f"exponents: {self.exponents} are not 0 or less")
 
     def __call__(self, candidate: Candidate) -> float:
-        """Of a trained network; its latency comes from the table, or is measured here where there is none."""
+        """The reward of a trained network; its latency comes from the table, or is measured here without one."""
         assert candidate.report is not None
         ratio = latency_ms.measure(candidate) / self.target_ms
         power: float = ratio ** self.exponents[0 if ratio <= 1 else 1]
@@ -43,7 +43,14 @@ class Reward:
 def mnasnet_reward(target_ms: float, exponents: tuple[float, float] = SOFT) -> Objective:
     """The objective for a target in milliseconds: see `Reward`."""
     reward = Reward(target_ms, exponents)
-    return Objective(name="mnasnet_reward", direction="maximize", needs_training=True, measure=reward, needs_latency=True)
+    return Objective(
+        name="mnasnet_reward",
+        title="MnasNet's reward",
+        direction="maximize",
+        needs_training=True,
+        measure=reward,
+        needs_latency=True,
+    )
 
 
 OBJECTIVE: Final = mnasnet_reward(PAPER_TARGET_MS)

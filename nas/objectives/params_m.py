@@ -1,4 +1,4 @@
-"""Parameters in millions, of the network with the dataset's number of classes."""
+"""Parameters in millions, with as many outputs as the dataset has classes."""
 
 from typing import Final
 
@@ -10,5 +10,10 @@ def measure(candidate: Candidate) -> float:
 
 
 OBJECTIVE: Final = Objective(
-    name="params_m", direction="minimize", needs_training=False, measure=measure, needs_architecture=False
+    name="params_m",
+    title="parameters, millions",
+    direction="minimize",
+    needs_training=False,
+    measure=measure,
+    needs_architecture=False,
 )

@@ -6,12 +6,13 @@ from nas.objectives import Candidate, Objective
 
 
 def measure(candidate: Candidate) -> float:
-    assert candidate.report is not None, "an objective that needs training is measured after it"
+    assert candidate.report is not None, "val_top1_pct is measured after training"
     return candidate.report.val_top1_pct
 
 
 OBJECTIVE: Final = Objective(
     name="val_top1_pct",
+    title="top-1 on validation images, %",
     direction="maximize",
     needs_training=True,
     measure=measure,

@@ -1,6 +1,6 @@
-"""The page of a run: one HTML file that works offline, made of the run folder alone, also while the search runs.
+"""The page of a run: one HTML file that works offline, made from the run folder alone, also while the search runs.
 
-Here is what the page holds; what it looks like is in `page/`, whose `report.js` is read next. Needs neither torch nor Ray.
+This file gathers the data of the page; `page/` has its looks: read `page/report.js` next. Needs neither torch nor Ray.
 """
 
 import json
@@ -13,6 +13,7 @@ from bisect import bisect
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from importlib.resources import files
+from itertools import chain
 from os import PathLike
 from pathlib import Path
 from string import Template
@@ -38,23 +39,30 @@ from nas.runs.trial import Status
 from nas.spaces import num_choices
 
 REPORT_FILE: Final = "report.html"
-SCRIPTS: Final = ("page.js", "figures.js", "report.js")  # in the order in which they build on each other
-DIGITS: Final = 7  # of a number on the page
-CURVE_POINTS: Final = 20_000  # of all learning curves; more of them are thinned out
-RANKED: Final = 8  # done trials that say something about parameters
-SHOWN: Final = 15  # parameters of the greatest importance
+SCRIPTS: Final = ("page.js", "figures.js", "report.js")  # each uses those before it
+DIGITS: Final = 7  # significant digits of the numbers in the page's data
+CURVE_POINTS: Final = 20_000  # of all learning curves together; longer histories are thinned out
+MIN_IMPORTANCE_TRIALS: Final = 8  # done trials needed before importances are shown
+MAX_IMPORTANCE_BARS: Final = 15  # most important parameters shown
 
 TEXTS: Final = ("id", "status", "reason", "source", "name", "device", "precision", "error")
-TRAINING: Final = (
-    *("epochs", "seconds", "peak_memory_mb", "retries"),
-    *("full_val_top1_pct", "full_test_top1_pct", "full_test_sd_pct", "full_seeds", "full_epochs"),
-)
+TITLES: Final = {  # columns of a training that can be an axis, and the words for it; an objective has its own title
+    "epochs": "epochs",
+    "seconds": "time of the training, s",
+    "peak_memory_mb": "peak GPU memory, MB",
+    "retries": "retries",
+    "full_val_top1_pct": "top-1 on validation images, %",
+    "full_test_top1_pct": "top-1 on test images, %",
+    "full_test_sd_pct": "standard deviation of top-1 on test images, %",
+    "full_seeds": "seeds of full trainings",
+    "full_epochs": "epochs of full trainings",
+}
 
 
 def write_report(run: str | PathLike[str], output: str | PathLike[str] | None = None) -> Path:
-    """Write the page of a run, by default as `report.html` in its folder, and give its path.
+    """Write the page of a run, by default to `report.html` in its folder; returns its path.
 
-    Raises: NasError if `run` is not a run folder, or is damaged, or the page cannot be written.
+    Raises: NasError if `run` is no run folder or is damaged, or the page cannot be written.
     """
     folder = Path(run)
     page = _page(gather(folder))
@@ -66,27 +74,28 @@ def write_report(run: str | PathLike[str], output: str | PathLike[str] | None = 
     return target
 
 
-def _page(contents: Mapping[str, Any]) -> str:
+def _page(data: Mapping[str, Any]) -> str:
     from plotly.offline import get_plotlyjs
 
     parts = files("nas.runs") / "page"
     return Template((parts / "report.html").read_text(encoding="utf-8")).substitute(
         style=(parts / "report.css").read_text(encoding="utf-8"),
-        data=json.dumps(contents, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c"),
+        data=json.dumps(data, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c"),
         plotly=get_plotlyjs(),
         script="\n".join((parts / name).read_text(encoding="utf-8") for name in SCRIPTS),
     )
 
 
 def gather(run: Path) -> dict[str, Any]:
-    """All that the page tells, in plain values.
+    """The data of the page, as plain values.
 
-    Raises: NasError if `run` is not a run folder, or is damaged.
+    Raises: NasError if `run` is no run folder or is damaged.
     """
     described, df = read_experiment(run), results(run)
     trials = df[df["trial"].notna()].reset_index(drop=True)
     summary = summarize(run)
     columns, groups = _columns(trials)
+    measured = [*described["objectives"], *(limit["objective"] for limit in described["limits"])]
     return {
         "name": run.resolve().name,
         "folder": shlex.quote(str(run)),
@@ -94,10 +103,11 @@ def gather(run: Path) -> dict[str, Any]:
         "state": summary.state,
         "ended": summary.trials,
         "counts": {str(status): int(count) for status, count in df["status"].value_counts().items()},
-        "begun": _shown_time(described["sessions"][0]["started"]),
+        "started": _shown_time(described["sessions"][0]["started"]),
         "facts": _facts(described),
         "details": json.dumps(described, indent=1, ensure_ascii=False),
         "objectives": [[one["name"], one["direction"]] for one in described["objectives"]],
+        "titles": TITLES | {one["name"]: one["title"] for one in measured},
         "limits": {name: [_plain(low), _plain(high)] for name, (low, high) in df.attrs["limits"].items()},
         "learning_curve": df.attrs["learning_curve"],
         "table_error_pct": df.attrs["table_error_pct"],
@@ -114,7 +124,7 @@ def gather(run: Path) -> dict[str, Any]:
 
 
 def _facts(described: Mapping[str, Any]) -> list[list[str]]:
-    """The settings of the run and its machine, as pairs of a label and a text."""
+    """Pairs of label and text: what the run searches, with which settings, on which machine."""
     train, dataset, machine = described["train"], described["dataset"], described["sessions"][-1]["machine"]
     limits = [
         f"{limit['objective']['name']} from {limit['low']} to {limit['high']}".replace(" from -inf", "").replace(" to inf", "")
@@ -138,19 +148,18 @@ def _shown_time(text: str) -> str:
 
 
 def _columns(trials: pd.DataFrame) -> tuple[dict[str, list[Any]], dict[str, list[str]]]:
-    """The table by columns; and the names of those that can be axes, in groups."""
+    """The columns of the table, and the names of those that can be an axis, in groups."""
     objectives = list(trials.attrs["directions"])
-    between = trials.columns[list(trials.columns).index("name") + 1 : list(trials.columns).index("is_front")]
-    params = [name for name in trials.columns if name.startswith("params.") and pd.api.types.is_numeric_dtype(trials[name])]
+    names = list(trials.columns)
+    measured = names[names.index("name") + 1 : names.index("is_front")]
+    params = [name for name in names if name.startswith("params.") and pd.api.types.is_numeric_dtype(trials[name])]
     groups = {
         "objectives": objectives,
-        "also measured": [name for name in between if name not in objectives],
-        "of the trial": ["trial", *(name for name in TRAINING if trials[name].notna().any())],
+        "limits": [name for name in measured if name not in objectives],
+        "training": ["trial", *(name for name in TITLES if trials[name].notna().any())],
         "parameters": [name for name in params if not pd.api.types.is_bool_dtype(trials[name]) and trials[name].nunique() > 1],
     }
-    columns = {
-        name: _values(trials[name]) for name in dict.fromkeys([*TEXTS, *(name for names in groups.values() for name in names)])
-    }
+    columns = {name: _values(trials[name]) for name in dict.fromkeys([*TEXTS, *chain.from_iterable(groups.values())])}
     columns["is_front"] = [int(front) for front in trials["is_front"]]
     columns |= {name: _milliseconds(trials[name]) for name in ("started", "ended")}
     return columns, {group: names for group, names in groups.items() if names}
@@ -161,7 +170,7 @@ def _values(column: Iterable[Any]) -> list[Any]:
 
 
 def _plain(value: Any) -> Any:
-    """As JSON has it; None for what is missing or no number."""
+    """The value as JSON has it; None for missing values, NaN and infinities."""
     if value is None or value is pd.NA:
         return None
     if isinstance(value, np.generic):
@@ -172,21 +181,21 @@ def _plain(value: Any) -> Any:
 
 
 def _milliseconds(times: "pd.Series[Any]") -> list[int | None]:
-    """Since 1970, UTC."""
+    """Times as Plotly takes them: milliseconds since 1970, UTC."""
     return [None if pd.isna(time) else round(1000 * time.timestamp()) for time in times]
 
 
 def _network(text: str, num_classes: int) -> str | None:
-    """The drawing of a network, compressed with zlib and in base64: a fifth of its size. None for one of timm's own."""
+    """The drawing of a network, compressed with zlib and in base64: a fifth of its size. None for timm's own networks."""
     try:
         drawing = draw(Architecture.from_json(text), num_classes)
-    except ArchitectureError:  # to ask what network it is would load timm and torch
+    except ArchitectureError:  # timm's own: describing it would load timm and torch
         return None
     return b64encode(zlib.compress(drawing.encode(), level=9)).decode()
 
 
 def convergence(df: pd.DataFrame) -> dict[str, list[Any]]:
-    """After each done trial, in the order of their ends, the share that those done so far dominate of the box around them all.
+    """Hypervolume after each done trial, in the order of their ends, as a share of the box around all of them.
 
     Only points of the space within the limits count, as for the front.
     """
@@ -199,7 +208,7 @@ def convergence(df: pd.DataFrame) -> dict[str, list[Any]]:
 
 
 def _curves(run: Path) -> dict[str, Any]:
-    """Validation top-1 over epochs; of very many epochs only every `every`-th, and each trial's last."""
+    """Validation top-1 over epochs; a long history keeps only every `every`-th epoch and the last of each trial."""
     df = history(run).sort_values(["trial", "epoch"], kind="stable")
     every = max(1, math.ceil(len(df) / CURVE_POINTS))
     last = ~df["trial"].duplicated(keep="last")
@@ -208,43 +217,41 @@ def _curves(run: Path) -> dict[str, Any]:
 
 
 def _importance(run: Path, described: Mapping[str, Any]) -> dict[str, Any]:
-    """For each objective that needs training, the parameters of the greatest importance; or why there are none to tell."""
-    trained = [place for place, one in enumerate(described["objectives"]) if one["needs_training"]]
+    """The most important parameters for each objective that needs training, or why there are none."""
+    trained = {index: one["name"] for index, one in enumerate(described["objectives"]) if one["needs_training"]}
     if not trained:
-        return {"why": "No objective of this run needs training, so every one follows from the parameters by a formula."}
+        return {"why": "No objective of this run needs training: a formula gives each of them from the parameters."}
     try:
         run_study = RunStudy(run)
     except (NasError, ImportError) as error:
-        return {"why": f"The importance of parameters is missing, as the space cannot be rebuilt here: {error}."}
-    parameters = [name for name, one in run_study.parameters.items() if num_choices(one) > 1]
-    done = [one for one in run_study.study.get_trials(states=[TrialState.COMPLETE]) if one.params.keys() >= set(parameters)]
-    if len(done) < RANKED or not parameters:
-        return {"why": f"{len(done)} networks of the space are done; from {RANKED} on, this shows which parameters matter."}
-    bars = {}
-    for place in trained:
-        if len({one.values[place] for one in done}) > 1:
-            bars[described["objectives"][place]["name"]] = _ranked(run_study.study, parameters, place)
+        return {"why": f"There are no importances, as the space cannot be rebuilt here: {error}."}
+    study, parameters = run_study.study, [name for name, one in run_study.parameters.items() if num_choices(one) > 1]
+    done = [one for one in study.get_trials(states=[TrialState.COMPLETE]) if one.params.keys() >= set(parameters)]
+    if len(done) < MIN_IMPORTANCE_TRIALS or not parameters:
+        return {"why": f"{len(done)} trials of the space are done; from {MIN_IMPORTANCE_TRIALS} on, importances are shown."}
+    differing = {index: name for index, name in trained.items() if len({one.values[index] for one in done}) > 1}
+    bars = {name: _ranked(study, parameters, index) for index, name in differing.items()}
     return {"networks": len(done), "of": len(parameters), "bars": bars}
 
 
 def _ranked(study: optuna.Study, parameters: list[str], objective: int) -> list[list[Any]]:
-    """Parameters with their importance for an objective, by its place; the greatest first."""
-    sign = 1 if study.directions[objective] == StudyDirection.MINIMIZE else -1  # the evaluator looks for low values
+    """(parameter, importance) for the objective with this index; the most important first."""
+    sign = 1 if study.directions[objective] == StudyDirection.MINIMIZE else -1  # the evaluator takes low values as good
     with warnings.catch_warnings(action="ignore"):
         shares = get_param_importances(
             study,
             evaluator=PedAnovaImportanceEvaluator(),
             params=parameters,
-            target=lambda trial: sign * trial.values[objective] if trial.params else math.nan,  # a baseline may have none
+            target=lambda trial: sign * trial.values[objective] if trial.params else math.nan,  # baselines have none
         )
-    return [[name, _plain(share)] for name, share in shares.items()][:SHOWN]
+    return [[name, _plain(share)] for name, share in shares.items()][:MAX_IMPORTANCE_BARS]
 
 
 def _time(described: Mapping[str, Any], trials: pd.DataFrame) -> dict[str, Any]:
-    """Seconds of training by status, and seconds of all sessions from their begin to the last that was logged."""
-    seconds = trials[trials["source"] != "reuse"].groupby("status")["seconds"].sum()  # what is reused took another run's time
-    begins = [pd.Timestamp(session["started"]) for session in described["sessions"]]
+    """Seconds of training by status; and of the sessions together, each from its start to the last event that it logged."""
+    seconds = trials[trials["source"] != "reuse"].groupby("status")["seconds"].sum()  # reused results took another run's time
+    starts = [pd.Timestamp(session["started"]) for session in described["sessions"]]
     logged = pd.concat([trials["started"], trials["ended"]]).dropna()
-    last = logged.groupby(logged.map(lambda time: bisect(begins, time) - 1)).max()  # of each session
-    wall = sum((time - begins[session]).total_seconds() for session, time in last.items() if session >= 0)
+    last = logged.groupby(logged.map(lambda time: bisect(starts, time) - 1)).max()  # event of each session
+    wall = sum((time - starts[session]).total_seconds() for session, time in last.items() if session >= 0)
     return {"by_status": {str(name): _plain(total) for name, total in seconds.items() if total > 0}, "wall": _plain(wall)}

@@ -27,7 +27,7 @@ from nas.runs.experiment import Experiment
 from nas.spaces import SearchSpace
 from nas.training.settings import TrainSettings
 
-SCHEMA: Final = 5
+SCHEMA: Final = 6
 PACKAGES: Final = ("frontier-nas", "torch", "torchvision", "timm", "onnxruntime", "optuna", "ray", "numpy")
 OTHERS: Final = {"space", "dataset", "objectives", "limits", "train", "sampler", "verbose", "runs"}
 PLAIN: Final = tuple(field.name for field in fields(Experiment) if field.name not in OTHERS)  # plain values already

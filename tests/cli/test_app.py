@@ -36,7 +36,7 @@ MISTAKES = [
     (["search", NINE, "--objectives", "val_top1"], "objective 'val_top1' does not exist; did you mean 'val_top1_pct'?"),
     (["search", NINE, "--objectives"], "objectives: none given"),
     (["search", NINE, "--limit", "macs_m"], "limit 'macs_m' is not of the form"),
-    (["search", NINE, "--limit", "confidence_nat>0"], "known only after training"),
+    (["search", NINE, "--limit", "confidence_nat>0"], "its value needs training"),
     (["search", NINE, "--limit", "kernel_px<1"], "kernel_px goes from 3 to 7"),
     (["search", NINE, "--limit", "macs_m<0.0001"], "no network of space nine meets macs_m<=0.0001"),
     (["search", NINE, "--sampler", "tpee"], "sampler 'tpee' does not exist; did you mean 'tpe'?"),

@@ -78,7 +78,7 @@ def test_a_limit_is_met_at_its_ends_and_tells_by_how_much_it_is_not():
 
 
 def test_a_limit_on_what_only_training_tells_is_refused():
-    with pytest.raises(nas.NasError, match="known only after training"):
+    with pytest.raises(nas.NasError, match="its value needs training"):
         parse_limit("val_top1_pct>90")
 
 

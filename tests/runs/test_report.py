@@ -110,7 +110,7 @@ def layers(network):
     return sum(map(len, network.stages)) + 4  # with the stem, and with the head's pool, convolution and classifier
 
 
-def chosen(browser):
+def selected(browser):
     """The trial that the panel shows, and how many boxes its drawing has."""
     WebDriverWait(browser, 10, 0.05).until(lambda one: one.execute_script("return byId('network').querySelector('svg')"))
     boxes = browser.execute_script("return document.querySelectorAll('#network svg .box').length")
@@ -139,13 +139,13 @@ class TestInABrowser:
         assert text(page, "#trust-caption").startswith("Kendall's tau between the search's ranking and that of full trainings: ")
         names = page.execute_script("return document.getElementById('front').data.map(trace => [trace.name, trace.x.length])")
         assert ["front", front] in names
-        assert ["baselines", 2] in names
-        assert ["full training, test top-1 ± sd", 2] in names
+        assert ["references", 2] in names
+        assert ["full training: top-1 on test images ± sd", 2] in names
 
     def test_a_click_on_a_point_shows_its_network(self, run, browser, page_file):
         page = opened(browser, page_file)
         found = nas.front(nas.results(run))
-        before, _ = chosen(page)
+        before, _ = selected(page)
         target = next(trial for trial in found["trial"][::-1] if trial != before)
         place = """const g = byId('front'), trace = g.data.find(t => t.name === 'front'), box = g.getBoundingClientRect();
             const i = trace.customdata.findIndex(row => DATA.columns.trial[row] === arguments[0]), {xaxis, yaxis} = g._fullLayout;
@@ -157,9 +157,9 @@ class TestInABrowser:
         mouse.w3c_actions.pointer_action.move_to_location(x, y)
         mouse.w3c_actions.pointer_action.click()
         mouse.perform()
-        WebDriverWait(page, 10).until(lambda one: chosen(one)[0] == target)
+        WebDriverWait(page, 10).until(lambda one: selected(one)[0] == target)
         network = nas.Architecture.from_json(found.set_index("trial").loc[target, "architecture"])
-        assert chosen(page) == (target, layers(network))
+        assert selected(page) == (target, layers(network))
         titles = page.execute_script("return [...document.querySelectorAll('#network svg g title')].map(t => t.textContent)")
         _, *blocks, _ = network.walk()
         for (block, width, *_), title in zip(blocks, titles[1:-3], strict=True):
@@ -171,11 +171,11 @@ class TestInABrowser:
     def test_enter_on_a_row_shows_its_network_and_a_header_sorts(self, run, browser, page_file):
         page = opened(browser, page_file)
         found = nas.front(nas.results(run))
-        assert chosen(page)[0] == found["trial"].iloc[0]
+        assert selected(page)[0] == found["trial"].iloc[0]
         page.execute_script("document.querySelector('#front-table tbody tr').focus()")
         ActionChains(page).send_keys(Keys.ARROW_DOWN, Keys.ENTER).perform()
         second = found.iloc[1]
-        assert chosen(page) == (second["trial"], layers(nas.Architecture.from_json(second["architecture"])))
+        assert selected(page) == (second["trial"], layers(nas.Architecture.from_json(second["architecture"])))
         assert text(page, "tr[aria-selected=true] td") == str(second["trial"])
         page.execute_script("document.querySelector('[data-column=macs_m]').click()")
         shown = [
@@ -188,7 +188,7 @@ class TestInABrowser:
 
     def test_a_network_of_timms_is_said_to_have_no_picture(self, run, browser, page_file):
         page = opened(browser, page_file)
-        page.execute_script("choose(11)")
+        page.execute_script("select(11)")
         assert "there is no picture of it" in text(page, "#network")
         assert HOSTILE in text(page, "#network h3")
         assert page.execute_script("return document.querySelectorAll('#network svg').length") == 0
@@ -197,7 +197,7 @@ class TestInABrowser:
         page = opened(browser, page_file)
         page.execute_script("const x = byId('x'); x.value = 'seconds'; x.dispatchEvent(new Event('change'))")
         title, values = page.execute_script("const g = byId('front'); return [g.layout.xaxis.title.text, g.data[0].x]")
-        assert (title, set(values)) == ("seconds", {4.5})
+        assert (title, set(values)) == ("time of the training, s", {4.5})
         assert complaints(page) == []
 
     def test_dark_and_narrow(self, run, browser, page_file):
@@ -230,14 +230,16 @@ class TestInABrowser:
         page = opened(browser, write_report(run_of_networks(tmp_path, trials, objectives=("val_top1_pct",))))
         line = page.execute_script("const {x, y} = byId('front').data.find(t => t.name === 'best so far'); return [x, y]")
         assert line == [[0, 2, 3], [70, 70, 80]]
-        assert "1 of 4 done trials is best on the one objective (greatest val_top1_pct)" in text(page, "#front-caption")
+        assert "1 of 4 done trials is best on the only objective (maximize top-1 on validation images)" in text(
+            page, "#front-caption"
+        )
 
     def test_latencies_too_near_to_tell_apart_are_said(self, browser, tmp_path):
         points = [(70.0, 4.0), (72.0, 4.1), (80.0, 5.0)]
         run = run_of_points(tmp_path, points, objectives=("val_top1_pct", "latency_ms"))
         describe_run(run, latency_error_pct=3.0)
         page = opened(browser, write_report(run))
-        said = "The latency table errs by 3.0 %, and does not tell apart, by latency_ms, trials 0 and 1."
+        said = "The latency of these pairs of trials differs by less than the 3.0 % error of the latency table: 0 and 1."
         assert text(page, "#close") == said
         assert page.execute_script("return byId('front').data.find(t => t.name === 'front').error_x.value") == 3
         assert complaints(page) == []
@@ -245,14 +247,14 @@ class TestInABrowser:
     @pytest.mark.parametrize(
         ("trials", "options", "sentence"),
         [
-            ([], {}, "No trial has begun yet."),
+            ([], {}, "No trial has started yet."),
             ([{}, {"status": "failed", "reason": "nan", "error": "e"}], {}, "No trial is done yet, so there is no front"),
             ([{"status": "done"}], {}, "1 done trial without a value on these axes is not drawn."),
-            ([{"status": "done"}] * 4, {"objectives": ("macs_m",)}, "best on the one objective (least macs_m)"),
+            ([{"status": "done"}] * 4, {"objectives": ("macs_m",)}, "best on the only objective (minimize multiply-adds)"),
             (
                 [done(70.0 + i) for i in range(9)],
                 {"objectives": ("val_top1_pct", "macs_m", "params_m")},
-                "(greatest val_top1_pct, least macs_m, least params_m)",
+                "(maximize top-1 on validation images, minimize multiply-adds, minimize parameters)",
             ),
         ],
         ids=["empty", "none done", "no value", "untrained", "three objectives"],
@@ -326,7 +328,7 @@ def test_the_parameter_that_decides_is_the_most_important(tmp_path):
 
 def test_a_space_that_is_gone_and_few_trials_are_sentences(tmp_path):
     run = run_of_networks(tmp_path, [done(50.0 + i) for i in range(5)])
-    assert gather(run)["importance"]["why"].startswith("5 networks of the space are done; from 8 on")
+    assert gather(run)["importance"]["why"].startswith("5 trials of the space are done; from 8 on, importances are shown")
     describe_run(run, space=read_experiment(run)["space"] | {"class": "Gone"})
     assert "the space cannot be rebuilt here: space mobilenetv3 raised" in gather(run)["importance"]["why"]
 

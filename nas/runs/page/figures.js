@@ -1,4 +1,4 @@
-/* The figures: each function gives the traces and the layout of one, from the data and the colours of the scheme in use. */
+/* The figures: each function returns the traces and the layout of one, in the colours of the light or the dark scheme. */
 "use strict";
 
 const CONFIG = { responsive: true, displaylogo: false, modeBarButtonsToRemove: ["lasso2d", "select2d", "autoScale2d"] };
@@ -15,18 +15,18 @@ function layout(xTitle, yTitle, more = {}) {
     legend: { orientation: "h", x: 0, y: 1, xanchor: "left", yanchor: "bottom" }, hovermode: "closest",
     modebar: { bgcolor: "rgba(0,0,0,0)", color: colour("quiet"), activecolor: colour("text") },
     dragmode: matchMedia("(pointer: coarse)").matches ? false : "zoom", // a finger scrolls the page
-    xaxis: { ...axis, title: { text: xTitle }, ...xaxis }, yaxis: { ...axis, title: { text: yTitle }, ...yaxis }, ...rest,
+    xaxis: { ...axis, title: { text: plain(xTitle) }, ...xaxis }, yaxis: { ...axis, title: { text: plain(yTitle) }, ...yaxis }, ...rest,
   };
 }
 
 function hover(row) {
   const names = [...new Set([...OBJECTIVES, byId("x").value, byId("y").value])];
-  const lines = names.filter((name) => column(name)[row] !== null && name !== "trial").map((name) => `${name} ${number(column(name)[row])}`);
+  const lines = names.filter((name) => column(name)[row] !== null && name !== "trial").map((name) => `${plain(axisTitle(name))}: ${number(column(name)[row])}`);
   const source = column("source")[row];
   return [plain(title(row)), plain(column("id")[row]), ...lines, plain(column("status")[row]) + (source && source !== "search" ? `, ${plain(source)}` : "")].join("<br>");
 }
 
-/** A trace of trials, of which a click tells the row. */
+/** A trace of one point per row; a click on a point gives its row. */
 function points(name, rows, x, y, more) {
   return {
     type: "scatter", mode: "markers", name, x: rows.map((row) => x[row]), y: rows.map((row) => y[row]),
@@ -35,24 +35,24 @@ function points(name, rows, x, y, more) {
 }
 
 const isFront = (row) => column("is_front")[row] === 1;
-const isBaseline = (row) => column("source")[row] === "reference";
+const isReference = (row) => column("source")[row] === "reference";
 const isDone = (row) => column("status")[row] === "done";
 
-/** By default the first objective over the second; the trials' order stands in for a second. */
+/** The columns on the axes; at first the first objective over the second, or over the trial's number if it is the only one. */
 function axes() {
   return { x: byId("x").value, y: byId("y").value };
 }
 
-/** A step where one objective alone bounds the other; none where the front is one in more dimensions. */
+/** A line with steps through the front of exactly two objectives; with more, a line would mean nothing. */
 function steps(xName, yName) {
   const both = OBJECTIVES.length === 2 && OBJECTIVES.includes(xName) && OBJECTIVES.includes(yName) && xName !== yName;
   if (!both) return { mode: "markers" };
   return { mode: "lines+markers", line: { shape: DIRECTIONS[xName] === "minimize" ? "hv" : "vh", width: 1.5, color: colour("front") } };
 }
 
-const COUNTED = new Set(DATA.convergence.trial); // trials that a front is chosen of
+const FEASIBLE = new Set(DATA.convergence.trial); // done trials that can be on the front
 
-/** Of one objective: the best value so far over the trials. */
+/** The best value so far of the only objective, over the trials. */
 function bestSoFar(rows, yName) {
   const sign = DIRECTIONS[yName] === "minimize" ? 1 : -1;
   let best = Infinity;
@@ -61,13 +61,13 @@ function bestSoFar(rows, yName) {
   return { type: "scatter", mode: "lines", name: "best so far", x: rows.map((row) => column("trial")[row]), y: values, line, hoverinfo: "skip" };
 }
 
-function baselineTrace(rows, x, y) {
-  return points("baselines", rows, x, y, { marker: { symbol: "diamond", size: 10, color: colour("baseline"), line: { width: 1, color: colour("page") } } });
+function referenceTrace(rows, x, y) {
+  return points("references", rows, x, y, { marker: { symbol: "diamond", size: 10, color: colour("reference"), line: { width: 1, color: colour("page") } } });
 }
 
-/** Names of the baselines, on a ground of their own, as they stand among other points. */
-function baselineNames(rows, x, y, logarithmic) {
-  const font = { size: 11, color: colour("baseline") };
+/** Names of the references, with a background, as other points may lie behind them. */
+function referenceNames(rows, x, y, logarithmic) {
+  const font = { size: 11, color: colour("reference") };
   return rows.filter((row) => column("name")[row]).map((row) => ({
     x: logarithmic ? Math.log10(x[row]) : x[row], y: y[row], yshift: 15, text: plain(column("name")[row]), showarrow: false,
     font, bgcolor: colour("page"), opacity: 0.9, borderpad: 1, captureevents: false,
@@ -78,8 +78,8 @@ function fullTrace(rows, x, yName) {
   const means = column("full_test_top1_pct");
   const full = yName === CURVE ? rows.filter((row) => FINITE(means[row])) : [];
   const spread = full.map((row) => column("full_test_sd_pct")[row] ?? 0);
-  return points("full training, test top-1 ± sd", full, x, means, {
-    hovertext: full.map((row, i) => `${hover(row)}<br>full test top-1 ${number(means[row])} ± ${number(spread[i])}`),
+  return points("full training: top-1 on test images ± sd", full, x, means, {
+    hovertext: full.map((row, i) => `${hover(row)}<br>full training: test top-1 ${number(means[row])} ± ${number(spread[i])}`),
     marker: { symbol: "square", size: 8, color: colour("full") },
     error_y: { type: "data", array: spread, color: colour("full"), thickness: 1.5, width: 4 },
   });
@@ -96,7 +96,7 @@ function limitLines(xName, yName) {
   return lines;
 }
 
-function frontFigure(chosen) {
+function frontFigure(selected) {
   const { x: xName, y: yName } = axes();
   const [x, y] = [column(xName), column(yName)];
   const logarithmic = byId("logarithmic").checked;
@@ -104,21 +104,21 @@ function frontFigure(chosen) {
   const front = rows.filter(isFront).sort((a, b) => x[a] - x[b] || (y[a] - y[b]) * (DIRECTIONS[yName] === "minimize" ? -1 : 1));
   const errorPct = DATA.table_error_pct[xName];
   const error = errorPct !== undefined ? { type: "percent", value: errorPct, thickness: 1, width: 3, color: colour("front") } : { visible: false };
-  const others = rows.filter((row) => isDone(row) && !isFront(row) && !isBaseline(row));
-  const baselines = rows.filter((row) => isBaseline(row) && isDone(row));
+  const others = rows.filter((row) => isDone(row) && !isFront(row) && !isReference(row));
+  const references = rows.filter((row) => isReference(row) && isDone(row));
   const ring = { symbol: "circle-open", size: 17, color: colour("text"), line: { width: 2.5 } };
   const traces = [
     points("not done", rows.filter((row) => !isDone(row)), x, y, { marker: { symbol: "circle-open", size: 7, color: colour("other") }, opacity: 0.7 }),
     points("done", others, x, y, { marker: { size: 7, color: colour("other") } }),
     points("front", front, x, y, { ...steps(xName, yName), error_x: error, marker: { size: 9, color: colour("front") } }),
-    baselineTrace(baselines, x, y),
+    referenceTrace(references, x, y),
     fullTrace(rows, x, yName),
-    points("chosen", rows.filter((row) => row === chosen), x, y, { marker: ring, hoverinfo: "skip", showlegend: false }),
+    points("selected", rows.filter((row) => row === selected), x, y, { marker: ring, hoverinfo: "skip", showlegend: false }),
   ];
-  if (OBJECTIVES.length === 1 && xName === "trial" && yName === OBJECTIVES[0]) traces.push(bestSoFar(rows.filter((row) => COUNTED.has(column("trial")[row])), yName));
-  const shown = traces.filter((trace) => trace.x.length || trace.name === "chosen");
-  return [shown, layout(xName, yName, {
-    shapes: limitLines(xName, yName), annotations: baselineNames(baselines, x, y, logarithmic), xaxis: { type: logarithmic ? "log" : "linear" },
+  if (OBJECTIVES.length === 1 && xName === "trial" && yName === OBJECTIVES[0]) traces.push(bestSoFar(rows.filter((row) => FEASIBLE.has(column("trial")[row])), yName));
+  const shown = traces.filter((trace) => trace.x.length || trace.name === "selected");
+  return [shown, layout(axisTitle(xName), axisTitle(yName), {
+    shapes: limitLines(xName, yName), annotations: referenceNames(references, x, y, logarithmic), xaxis: { type: logarithmic ? "log" : "linear" },
   })];
 }
 
@@ -134,7 +134,7 @@ function convergenceFigure() {
   return [[trace], layout(hours ? "hours since the first trial began" : "done trials", "hypervolume, % of the box")];
 }
 
-/** Curves as one trace with gaps, of the trials that `wanted` holds for. */
+/** The curves of the rows that are `wanted`, as one trace with gaps. */
 function curves(name, wanted, more) {
   const { trial, epoch, val_top1_pct: top1 } = DATA.curves;
   const [x, y, text, rows] = [[], [], [], []];
@@ -152,13 +152,13 @@ function curves(name, wanted, more) {
 
 const ROW_OF = new Map(column("trial").map((trial, row) => [trial, row]));
 
-function curvesFigure(chosen) {
+function curvesFigure(selected) {
   const traces = [
     curves("others", (row) => !isFront(row), { line: { width: 0.8, color: colour("other") }, opacity: 0.8, hoverinfo: "skip" }),
     curves("front", isFront, { mode: "lines+markers", marker: { size: 4 }, line: { width: 1.5, color: colour("front") } }),
-    curves("chosen", (row) => row === chosen, { line: { width: 3, color: colour("full") } }),
+    curves("selected", (row) => row === selected, { line: { width: 3, color: colour("full") } }),
   ];
-  return [traces.filter((trace) => trace.x.length || trace.name === "chosen"), layout("epoch", "validation top-1, %", { xaxis: { tickformat: "d", ...(Math.max(...DATA.curves.epoch) <= 12 ? { dtick: 1 } : {}) } })];
+  return [traces.filter((trace) => trace.x.length || trace.name === "selected"), layout("epoch", "top-1 on validation images, %", { xaxis: { tickformat: "d", ...(Math.max(...DATA.curves.epoch) <= 12 ? { dtick: 1 } : {}) } })];
 }
 
 function importanceFigure(bars) {
@@ -166,7 +166,7 @@ function importanceFigure(bars) {
     type: "bar", orientation: "h", x: bars.map(([, share]) => share), y: bars.map(([name]) => plain(name)), marker: { color: colour("front") },
     hovertemplate: "%{y}: %{x:.3f}<extra></extra>",
   };
-  return [[trace], layout("importance", "", { yaxis: { autorange: "reversed", gridcolor: "rgba(0,0,0,0)" }, bargap: 0.3, margin: { l: 12, r: 12, t: 8, b: 44 } })];
+  return [[trace], layout("importance, share of 1", "", { yaxis: { autorange: "reversed", gridcolor: "rgba(0,0,0,0)" }, bargap: 0.3, margin: { l: 12, r: 12, t: 8, b: 44 } })];
 }
 
 function timeFigure() {
@@ -181,13 +181,13 @@ function timeFigure() {
   return [[...traces, wall], layout(unit, "", { barmode: "stack", bargap: 0.35 })];
 }
 
-/** Trials from their begin to their end, each in the first lane that is free. */
+/** (row, lane) of each trial, sorted by start; a trial takes the first lane that is free from its start to its end. */
 function lanes(rows) {
   const free = [];
   const [started, ended] = [column("started"), column("ended")];
   return [...rows].sort((a, b) => started[a] - started[b]).map((row) => {
-    const found = free.findIndex((end) => end <= started[row]);
-    const lane = found < 0 ? free.length : found;
+    const first = free.findIndex((end) => end <= started[row]);
+    const lane = first < 0 ? free.length : first;
     free[lane] = ended[row];
     return [row, lane];
   });
@@ -209,7 +209,7 @@ function lanesFigure() {
   });
   const count = inLanes.reduce((most, [, lane]) => Math.max(most, lane + 1), 1);
   const yaxis = { range: [0.4, count + 0.6], tick0: 1, dtick: Math.ceil(count / 8) };
-  return [traces.filter((trace) => trace.x.length), layout("UTC", "at a time", { xaxis: { type: "date" }, yaxis })];
+  return [traces.filter((trace) => trace.x.length), layout("time, UTC", "trials at a time", { xaxis: { type: "date" }, yaxis })];
 }
 
 function trustFigure() {
@@ -217,8 +217,8 @@ function trustFigure() {
   const spread = rows.map((row) => column("full_test_sd_pct")[row] ?? 0);
   const trace = points("networks", rows, column(CURVE), column("full_test_top1_pct"), {
     mode: "markers+text", text: rows.map((row) => String(column("trial")[row])), textposition: "top center", marker: { size: 9, color: colour("full") },
-    hovertext: rows.map((row, i) => `${plain(title(row))}<br>search ${number(column(CURVE)[row])} %<br>full test ${number(column("full_test_top1_pct")[row])} ± ${number(spread[i])} %`),
+    hovertext: rows.map((row, i) => `${plain(title(row))}<br>search: top-1 ${number(column(CURVE)[row])} %<br>full training: test top-1 ${number(column("full_test_top1_pct")[row])} ± ${number(spread[i])} %`),
     error_y: { type: "data", array: spread, color: colour("full"), thickness: 1.5, width: 4 },
   });
-  return [[trace], layout(`${CURVE} in the search`, "test top-1 of full trainings, %")];
+  return [[trace], layout(`search: ${axisTitle(CURVE)}`, `full training: ${axisTitle("full_test_top1_pct")}`)];
 }

@@ -1,4 +1,4 @@
-/* The data of the page, and what all of its parts draw with. Every text is set as a text, never as HTML. */
+/* The data of the page, and the functions that all of its parts share. Every text is set as a text, never as HTML. */
 "use strict";
 
 const DATA = JSON.parse(document.getElementById("data").textContent);
@@ -6,7 +6,7 @@ const NUM_TRIALS = DATA.columns.trial.length;
 const OBJECTIVES = DATA.objectives.map(([name]) => name);
 const DIRECTIONS = Object.fromEntries(DATA.objectives);
 const PHONE = matchMedia("(max-width: 36rem)");
-const CURVE = DATA.learning_curve; // the objective that is the top-1 of a training, or null
+const CURVE = DATA.learning_curve; // the objective that is the top-1 after each epoch, or null
 
 const byId = (id) => document.getElementById(id);
 const column = (name) => DATA.columns[name] ?? Array(NUM_TRIALS).fill(null);
@@ -29,7 +29,7 @@ function hide(...ids) {
   for (const id of ids) byId(id).classList.add("hidden");
 }
 
-/** A number with four digits, as the command line shows it. */
+/** A number with four significant digits, as the command line prints it. */
 function number(value) {
   if (value === null || value === undefined) return "";
   if (Number.isInteger(value)) return String(value);
@@ -43,18 +43,23 @@ function duration(seconds) {
   return `${(seconds / 3600).toFixed(1)} h`;
 }
 
-/** A text for a Plotly label, which would read tags in it. */
+/** A text without the tags that Plotly would read in it. */
 function plain(text) {
   return String(text).replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;");
 }
 
-/** What a trial is called: its number, and the name of a published network or a start. */
+/** The words for an axis, such as `multiply-adds, millions`; a parameter of the space keeps its name. */
+const axisTitle = (name) => DATA.titles[name] ?? name;
+/** The same without the unit, for sentences. */
+const words = (name) => axisTitle(name).replace(/, [^,]*$/, "");
+
+/** The number of a trial, with the name of a published or given network. */
 function title(row) {
   const name = column("name")[row];
   return `trial ${column("trial")[row]}${name ? `, ${name}` : ""}`;
 }
 
-/** `labels` has a label, and whether the column holds numbers, for each; a cell is a text or an element. */
+/** A table. `labels` are pairs of a header and whether its column holds numbers; a cell is a text or an element. */
 function table(labels, rows) {
   const kind = (i) => (labels[i][1] ? { class: "number" } : {});
   const head = element("tr", {}, ...labels.map(([label], i) => element("th", { scope: "col", ...kind(i) }, label)));

@@ -1,16 +1,16 @@
-/* Fills the page in, draws its figures and answers clicks and keys. */
+/* Fills in the page, draws its figures and handles clicks and keys. */
 "use strict";
 
-const DRAWN = new Map(); // id of a figure → what makes it; drawn again when the colour scheme changes
-const WAITING = []; // what draws the figures further down
-let CHOSEN = null; // row of the trial that the page shows
+const DRAWN = new Map(); // id of a figure → the function that makes it; called again when the colour scheme changes
+const WAITING = []; // functions that draw the figures further down
+let SELECTED = null; // row of the trial that the page shows
 
 function draw(id) {
-  const [traces, figureLayout] = DRAWN.get(id)(CHOSEN);
+  const [traces, figureLayout] = DRAWN.get(id)(SELECTED);
   return Plotly.react(byId(id), traces, figureLayout, CONFIG);
 }
 
-/** Draw a figure once the page can be used. */
+/** Draws a figure later, when the page can already be used. */
 function add(id, figure, clickable = false) {
   WAITING.push(() => {
     DRAWN.set(id, figure);
@@ -22,7 +22,7 @@ function add(id, figure, clickable = false) {
 function onClick(id) {
   byId(id).on("plotly_click", (event) => {
     const row = event.points[0].customdata;
-    if (typeof row === "number") choose(row);
+    if (typeof row === "number") select(row);
   });
 }
 
@@ -31,8 +31,8 @@ function onClick(id) {
 function fillHead() {
   document.title = `${DATA.name}: search report`;
   say("name", DATA.name);
-  const running = DATA.state === "running" ? "; the search goes on, and the page made again will show what came since" : "";
-  say("state", `Search ${DATA.state}: ${DATA.ended} trials have ended, begun ${DATA.begun}. Page of ${DATA.made}${running}.`);
+  const running = DATA.state === "running" ? "; the search still runs, so run `nas report` again for newer results" : "";
+  say("state", `Search ${DATA.state}: ${DATA.ended} trials have ended. Started ${DATA.started}; page made ${DATA.made}${running}.`);
   const counts = { ...DATA.counts, front: rowsWhere(isFront).length };
   for (const [status, count] of Object.entries(counts)) {
     byId("counts").append(element("div", {}, element("dt", {}, status === "front" ? "on the front" : status), element("dd", {}, String(count))));
@@ -41,12 +41,12 @@ function fillHead() {
   say("details", DATA.details);
 }
 
-// The front, its table, and the network that is chosen.
+// The front, its table, and the selected network.
 
 function fillAxes() {
   for (const id of ["x", "y"]) {
     for (const [group, names] of Object.entries(DATA.groups)) {
-      byId(id).append(element("optgroup", { label: group }, ...names.map((name) => element("option", { value: name }, name))));
+      byId(id).append(element("optgroup", { label: group }, ...names.map((name) => element("option", { value: name }, axisTitle(name)))));
     }
     byId(id).addEventListener("change", () => {
       byId("logarithmic").checked = byId("logarithmic").checked && spreadOut(byId("x").value);
@@ -59,7 +59,7 @@ function fillAxes() {
   byId("logarithmic").addEventListener("change", drawFront);
 }
 
-/** Whether the values of a column are so far apart that a linear axis would show the largest alone. */
+/** Whether the largest value of a column is so large that a linear axis would squeeze all others together. */
 function spreadOut(name) {
   const values = column(name).filter(FINITE);
   const least = Math.min(...values);
@@ -69,17 +69,17 @@ function spreadOut(name) {
 function drawFront() {
   draw("front");
   const missing = rowsWhere((row) => isDone(row) && [byId("x").value, byId("y").value].some((name) => column(name)[row] === null)).length;
-  const untold = missing ? ` ${plural(missing, "done trial")} without a value on these axes ${missing === 1 ? "is" : "are"} not drawn.` : "";
-  say("front-caption", frontSentence() + untold);
+  const notDrawn = missing ? ` ${plural(missing, "done trial")} without a value on these axes ${missing === 1 ? "is" : "are"} not drawn.` : "";
+  say("front-caption", frontSentence() + notDrawn);
 }
 
 function frontSentence() {
   const done = rowsWhere(isDone).length;
-  if (!done) return NUM_TRIALS ? "No trial is done yet, so there is no front; trials that have begun are drawn hollow." : "No trial has begun yet.";
-  const best = OBJECTIVES.map((name) => `${DIRECTIONS[name] === "minimize" ? "least" : "greatest"} ${name}`).join(", ");
+  if (!done) return NUM_TRIALS ? "No trial is done yet, so there is no front; trials that have started are drawn hollow." : "No trial has started yet.";
+  const best = OBJECTIVES.map((name) => `${DIRECTIONS[name]} ${words(name)}`).join(", ");
   const front = rowsWhere(isFront).length;
-  const what = OBJECTIVES.length > 1 ? "on the front: no other is as good on every objective and better on one" : "best on the one objective";
-  return `${front} of ${plural(done, "done trial")} ${front === 1 ? "is" : "are"} ${what} (${best}). Choose a point, or a row below, to see its network.`;
+  const what = OBJECTIVES.length > 1 ? "on the front: no other trial is as good on every objective and better on one" : "best on the only objective";
+  return `${front} of ${plural(done, "done trial")} ${front === 1 ? "is" : "are"} ${what} (${best}). Click a point or a row of the table to see its network.`;
 }
 
 const FRONT_COLUMNS = ["trial", "id", ...OBJECTIVES, "full_test_top1_pct", "full_test_sd_pct", "seconds", "source", "name"];
@@ -88,8 +88,8 @@ let SORT = { name: OBJECTIVES[0], ascending: DIRECTIONS[OBJECTIVES[0]] === "mini
 function frontRows() {
   const values = column(SORT.name);
   const sign = SORT.ascending ? 1 : -1;
-  const compared = (a, b) => (values[a] === null ? 1 : values[b] === null ? -1 : sign * (values[a] < values[b] ? -1 : values[a] > values[b] ? 1 : 0));
-  return rowsWhere(isFront).sort(compared);
+  const order = (a, b) => (values[a] === null ? 1 : values[b] === null ? -1 : sign * (values[a] < values[b] ? -1 : values[a] > values[b] ? 1 : 0));
+  return rowsWhere(isFront).sort(order);
 }
 
 function fillFrontTable() {
@@ -100,9 +100,9 @@ function fillFrontTable() {
   const shown = (value) => (typeof value === "number" ? number(value) : value ?? "");
   const made = table(names.map((name) => [sorter(name), numeric(name)]), rows.map((row) => names.map((name) => shown(column(name)[row]))));
   made.querySelectorAll("th").forEach((head, i) => names[i] === SORT.name && head.setAttribute("aria-sort", SORT.ascending ? "ascending" : "descending"));
-  made.querySelectorAll("tbody tr").forEach((line, i) => answering(line, rows[i]));
+  made.querySelectorAll("tbody tr").forEach((line, i) => makeSelectable(line, rows[i]));
   byId("front-table").replaceChildren(made);
-  markChosen();
+  markSelected();
 }
 
 function sorter(name) {
@@ -115,39 +115,39 @@ function sorter(name) {
   return button;
 }
 
-function answering(line, row) {
+function makeSelectable(line, row) {
   line.tabIndex = 0;
   line.dataset.row = row;
-  line.addEventListener("click", () => choose(row));
+  line.addEventListener("click", () => select(row));
   line.addEventListener("keydown", (event) => {
     const next = { ArrowDown: line.nextElementSibling, ArrowUp: line.previousElementSibling }[event.key];
     if (event.key !== "Enter" && event.key !== " " && !next) return;
     event.preventDefault();
     if (next) next.focus();
-    else choose(row);
+    else select(row);
   });
 }
 
-function markChosen() {
-  for (const line of byId("front-table").querySelectorAll("tbody tr")) line.setAttribute("aria-selected", String(Number(line.dataset.row) === CHOSEN));
+function markSelected() {
+  for (const line of byId("front-table").querySelectorAll("tbody tr")) line.setAttribute("aria-selected", String(Number(line.dataset.row) === SELECTED));
 }
 
-function choose(row) {
-  CHOSEN = row;
+function select(row) {
+  SELECTED = row;
   showNetwork(row);
-  markChosen();
+  markSelected();
   for (const id of ["front", "curves"]) if (DRAWN.has(id)) moveMark(id);
 }
 
-/** Draw what marks the chosen network in a figure anew, and leave all else of it. */
+/** Moves the mark of the selected network in a figure, and leaves the rest as it is. */
 function moveMark(id) {
-  const [traces] = DRAWN.get(id)(CHOSEN);
-  const place = traces.findIndex((trace) => trace.name === "chosen");
-  const changed = Object.fromEntries(["x", "y", "customdata", "hovertext"].map((name) => [name, [traces[place][name]]]));
-  Plotly.restyle(byId(id), changed, [place]);
+  const [traces] = DRAWN.get(id)(SELECTED);
+  const index = traces.findIndex((trace) => trace.name === "selected");
+  const changed = Object.fromEntries(["x", "y", "customdata", "hovertext"].map((name) => [name, [traces[index][name]]]));
+  Plotly.restyle(byId(id), changed, [index]);
 }
 
-/** The drawing of a network, which was compressed with zlib; it fills itself in. */
+/** An element that fills itself with the drawing of a network, unpacked from zlib. */
 function drawing(packed) {
   const bytes = Uint8Array.from(atob(packed), (character) => character.charCodeAt(0));
   const unpacked = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"));
@@ -160,21 +160,21 @@ function showNetwork(row) {
   const packed = DATA.networks[row];
   const parts = [element("h3", {}, title(row))];
   if (packed) parts.push(drawing(packed));
-  else parts.push(element("p", { class: "caption" }, "One of timm's own networks, whose layers are not known here: there is no picture of it."));
-  const [texts, numbers] = knownOf(row);
+  else parts.push(element("p", { class: "caption" }, "This is one of timm's own networks. The run folder does not hold its layers, so there is no picture of it."));
+  const [texts, numbers] = valuesOf(row);
   parts.push(definitions(element("dl", { class: "numbers" }), texts), definitions(element("dl", { class: "numbers double" }), numbers));
   const trial = column("trial")[row];
-  if (isDone(row) && !isFront(row)) parts.push(element("p", { class: "caption" }, "Off the front, a run keeps weights only with --keep-all."));
+  if (isDone(row) && !isFront(row)) parts.push(element("p", { class: "caption" }, "A run keeps the weights of trials off the front only if it was searched with --keep-all."));
   if (isDone(row)) parts.push(element("code", { class: "command" }, `nas export ${DATA.folder} --trial ${trial}`));
   byId("network").replaceChildren(...parts);
 }
 
-/** What is known of a trial, as pairs of the names of columns and values; the first list is of texts. */
-function knownOf(row) {
+/** The columns of a trial that have a value, as pairs of name and value: those of text, and those of numbers. */
+function valuesOf(row) {
   const texts = ["id", "status", "reason", "error", "source", "device", "precision"];
-  const numbers = [...DATA.groups.objectives, ...(DATA.groups["also measured"] ?? []), ...DATA.groups["of the trial"]].filter((name) => name !== "trial");
-  const known = (names, shown) => names.filter((name) => column(name)[row] !== null).map((name) => [name, shown(column(name)[row])]);
-  return [known(texts, String), known(numbers, number)];
+  const numbers = [...DATA.groups.objectives, ...(DATA.groups["limits"] ?? []), ...DATA.groups["training"]].filter((name) => name !== "trial");
+  const present = (names, shown) => names.filter((name) => column(name)[row] !== null).map((name) => [name, shown(column(name)[row])]);
+  return [present(texts, String), present(numbers, number)];
 }
 
 function fillFront() {
@@ -185,7 +185,7 @@ function fillFront() {
     return;
   }
   const [first] = [...frontRows(), ...rowsWhere(isDone), 0];
-  CHOSEN = first;
+  SELECTED = first;
   DRAWN.set("front", frontFigure);
   drawFront();
   onClick("front");
@@ -193,54 +193,54 @@ function fillFront() {
   showNetwork(first);
   for (const [name, close] of Object.entries(DATA.close)) {
     const pairs = close.map(([one, other]) => `${one} and ${other}`).join(", ");
-    say("close", `The latency table errs by ${DATA.table_error_pct[name].toFixed(1)} %, and does not tell apart, by ${name}, trials ${pairs}.`);
+    say("close", `The ${words(name)} of these pairs of trials differs by less than the ${DATA.table_error_pct[name].toFixed(1)} % error of the latency table: ${pairs}.`);
   }
 }
 
-// What follows below.
+// The sections below the front.
 
 function fillTrust() {
   const full = rowsWhere((row) => FINITE(column("full_test_top1_pct")[row])).length;
   const command = `nas verify ${DATA.folder}`;
-  const none = `No network was trained in full yet. ${command} trains the best of the front to the end with several seeds, and then this tells how well the search's ranking holds.`;
-  say("trust-caption", full ? `${DATA.trust ?? "One network alone has no ranking"}.` : none);
+  const none = `No network has been trained in full yet. ${command} trains the best of the front with several seeds; this section then shows how well the search's ranking holds.`;
+  say("trust-caption", full ? `${DATA.trust ?? "A single network has no ranking"}.` : none);
   if (full) add("trust", trustFigure);
   else hide("trust");
 }
 
 function fillConvergence() {
   if (!DATA.convergence.share.length) {
-    say("convergence-caption", "No network of the space is done yet.");
+    say("convergence-caption", "No trial is done yet.");
     hide("convergence", "over-form");
     return;
   }
-  say("convergence-caption", "Share of a fixed box that the front dominates, after each done trial. The box goes from the best value of each objective that was found to a tenth of the range beyond the worst. While the line still rises, more trials are likely to find better networks.");
+  say("convergence-caption", "Hypervolume of the front after each done trial, as a share of a fixed box. The box reaches from the best value of each objective to the worst plus a tenth of the range. While the line still rises, more trials are likely to find better networks.");
   add("convergence", convergenceFigure);
   byId("over").addEventListener("change", () => DRAWN.has("convergence") && draw("convergence"));
 }
 
 function fillCurves() {
   if (!DATA.curves.trial.length) {
-    say("curves-caption", "No epoch was trained yet.");
+    say("curves-caption", "No epoch has ended yet.");
     hide("curves");
     return;
   }
   const thinned = DATA.curves.every > 1 ? ` Every ${DATA.curves.every}th epoch is drawn.` : "";
-  say("curves-caption", `Top-1 on the search validation part after each epoch; a click on a curve of the front chooses its network.${thinned}`);
+  say("curves-caption", `Top-1 on the search validation part after each epoch. Click a curve of the front to see its network.${thinned}`);
   add("curves", curvesFigure, true);
 }
 
 function fillImportance() {
   const { why, bars, networks, of } = DATA.importance;
   if (why || !Object.keys(bars).length) {
-    say("importance-caption", why ?? "Every done network has the same value, so no parameter tells them apart.");
+    say("importance-caption", why ?? "All done trials have the same value, so no parameter matters.");
     return;
   }
-  say("importance-caption", `How much the values of a parameter differ between the best tenth and all of ${plural(networks, "done network")} (PED-ANOVA); the greatest of ${plural(of, "parameter")}. Of few networks, this is mostly chance.`);
+  say("importance-caption", `How much the distribution of a parameter's values differs between the best tenth of the trials and all ${plural(networks, "done trial")} (PED-ANOVA); the most important of ${plural(of, "parameter")}. With few trials this is mostly chance.`);
   Object.entries(bars).forEach(([objective, ranked], i) => {
     const figure = element("div", { class: "figure", id: `importance-${i}` });
     figure.style.height = `${90 + 22 * ranked.length}px`;
-    byId("importance").append(element("h3", {}, objective), figure);
+    byId("importance").append(element("h3", {}, words(objective)), figure);
     add(figure.id, () => importanceFigure(ranked));
   });
 }
@@ -253,8 +253,8 @@ function fillTime() {
     return;
   }
   const { wall } = DATA.time;
-  const share = wall ? `, ${(seconds / wall).toFixed(1)} at a time` : "";
-  say("time-caption", `${duration(seconds)} of training in ${duration(wall)} of searching${share}. Below, every trial from its proposal to its end.`);
+  const share = wall ? `, ${(seconds / wall).toFixed(1)} trials at a time` : "";
+  say("time-caption", `${duration(seconds)} of training in ${duration(wall)} of search${share}. The lower figure shows every trial from its proposal to its end.`);
   add("time", timeFigure);
   if (rowsWhere((row) => FINITE(column("started")[row]) && FINITE(column("ended")[row])).length) {
     add("lanes", lanesFigure, true);
@@ -263,29 +263,29 @@ function fillTime() {
 
 const MEANINGS = {
   done: "trained to the end",
-  stopped: "stopped early, as it fell behind its peers, or by a later limit",
-  failed: "ended with an error; grouped below",
-  running: "under way",
-  interrupted: "not at its end when the search was; nas resume goes on with it",
-  infeasible: "a proposal outside a limit, not trained",
-  duplicate: "a proposal of a network that has a trial, not trained again",
+  stopped: "stopped early because it fell behind other trials, or by a limit set later",
+  failed: "ended with an error; the table below groups them",
+  running: "in training",
+  interrupted: "cut off when the search ended; nas resume continues it",
+  infeasible: "a proposal that misses a limit; not trained",
+  duplicate: "a proposal of a network that already has a trial; not trained again",
 };
 
 function fillStatuses() {
   const rows = Object.entries(DATA.counts).map(([status, count]) => [status, String(count), MEANINGS[status] ?? ""]);
-  if (rows.length) byId("statuses").append(table([["status"], ["count", true], ["what it is"]], rows));
-  else byId("statuses").append(element("p", { class: "caption" }, "No trial has begun yet."));
+  if (rows.length) byId("statuses").append(table([["status"], ["count", true], ["meaning"]], rows));
+  else byId("statuses").append(element("p", { class: "caption" }, "No trial has started yet."));
   const groups = new Map();
   for (const row of rowsWhere((one) => column("status")[one] === "failed")) {
-    const found = [column("reason")[row] ?? "", column("error")[row] ?? ""];
-    const name = JSON.stringify(found);
-    groups.set(name, { found, trials: [...(groups.get(name)?.trials ?? []), column("trial")[row]] });
+    const failure = [column("reason")[row] ?? "", column("error")[row] ?? ""];
+    const key = JSON.stringify(failure);
+    groups.set(key, { failure, trials: [...(groups.get(key)?.trials ?? []), column("trial")[row]] });
   }
   if (!groups.size) return;
   const sorted = [...groups.values()].sort((a, b) => b.trials.length - a.trials.length);
   const few = (trials) => trials.slice(0, 12).join(", ") + (trials.length > 12 ? ", …" : "");
-  const cells = sorted.map(({ found: [reason, error], trials }) => [reason, String(trials.length), element("span", { class: "error" }, error), few(trials)]);
-  const made = table([["reason"], ["count", true], ["what it said"], ["trials"]], cells);
+  const cells = sorted.map(({ failure: [reason, error], trials }) => [reason, String(trials.length), element("span", { class: "error" }, error), few(trials)]);
+  const made = table([["reason"], ["count", true], ["error"], ["trials"]], cells);
   byId("failures").append(element("h3", {}, "Failures"), element("div", { class: "scroll", tabindex: "0" }, made));
 }
 
@@ -297,7 +297,7 @@ function fillPage() {
   setTimeout(drawWaiting);
 }
 
-/** Milliseconds from when the page was opened. */
+/** Notes on the page how many milliseconds after its opening something was done. */
 function mark(what) {
   document.documentElement.dataset[what] = String(Math.round(performance.now()));
 }
@@ -309,7 +309,7 @@ function drawWaiting() {
     return;
   }
   next();
-  setTimeout(drawWaiting); // so that a click comes in between
+  setTimeout(drawWaiting); // lets a click in between
 }
 
 fillPage();
