@@ -5,7 +5,7 @@ from nas.datasets import ImageData as ImageData
 from nas.datasets import dataset as dataset
 from nas.errors import NasError as NasError
 from nas.exporting.folder import load as load
-from nas.exporting.full_training import Training as Training
+from nas.exporting.full_training import FullTraining as FullTraining
 from nas.exporting.full_training import train_network as train_network
 from nas.exporting.run import export as export
 from nas.exporting.run import export_front as export_front

@@ -23,7 +23,7 @@ from torch._inductor import aoti_compile_and_package, aoti_load_package
 
 from experiments.benchmarks.cost import NETWORKS
 from nas import reference
-from nas.exporting.formats import make_card, write_artefacts
+from nas.exporting.formats import make_card, write_formats
 from nas.exporting.fresh_process import onnx_run
 from nas.models.network import OwnNetwork
 
@@ -81,7 +81,7 @@ def measure(name: str, *, rounds: int, with_pt2: bool) -> list[dict[str, Any]]:
     plain = {"classes": [str(label) for label in range(1000)], "mean": [0.5] * 3, "std": [0.5] * 3}
     rows = []
     with tempfile.TemporaryDirectory() as place, torch.inference_mode():
-        write_artefacts(Path(place), network, model, make_card(network, plain, accuracy={}, train={}, versions={}))
+        write_formats(Path(place), network, model, make_card(network, plain, accuracy={}, train={}, versions={}))
         onnx = onnx_run(Path(place, "model.onnx"), threads=1)
         for batch in BATCHES:
             x = torch.randn(batch, 3, network.resolution, network.resolution)

@@ -55,12 +55,12 @@ def train(arguments: list[str]) -> None:
     if dataset is None and options and not HELP & {*options}:
         raise NasError(f"--dataset is missing; give a name or a path of a file; known: {names}")
     from nas.cli.live import shown_training
-    from nas.exporting.full_training import Training, train_network
+    from nas.exporting.full_training import FullTraining, train_network
 
     dataset = dataset or load_plugin("dataset", "imagenette")
     training = tyro.cli(
-        Training,
-        default=Training(network=tyro.MISSING, dataset=dataset),
+        FullTraining,
+        default=FullTraining(network=tyro.MISSING, dataset=dataset),
         args=options or ["--help"],
         prog=f"nas train NETWORK --dataset {dataset.name}",
         description=f"Train one network. --dataset NAME is one of {names}, or the path of a Python file with a DATASET.",

@@ -24,11 +24,11 @@ OnEpoch = Callable[[Epoch], None]
 def train_on_workers(
     work: Callable[..., TrainReport], dataset: Dataset, *, workers: int, storage: Path, on_epoch: OnEpoch | None
 ) -> TrainReport:
-    """What `work(on_epoch=...)` gives in the first of `workers` processes of one process group, which end with the same weights.
+    """Run `work(on_epoch=...)` in one process group of `workers` processes; gives the report of the first.
 
-    N processes with a batch of B images do what one does that lets B / N images through at a time and adds up the gradients, but
-    for BatchNorm's running statistics, which are averaged over the processes after every epoch, and for the colours and
-    operations of augmentation, which each process draws for itself.
+    All processes end with the same weights. N processes with a batch of B images train as one process that accumulates gradients
+    over N parts of B / N images, with two differences: BatchNorm's running statistics are averaged over the processes after every
+    epoch, and each process draws its own augmentation.
 
     Raises: NasError if there are fewer GPUs, or CPU cores, than processes, or one of them fails.
     """
@@ -46,35 +46,40 @@ def train_on_workers(
             run_config=RunConfig(name="ray", storage_path=str(storage)),
         )
         with ThreadPoolExecutor(1) as pool:
-            listening = pool.submit(_listen, queue, on_epoch)
-            try:
-                trainer.fit()
-            except TrainingFailedError as error:
-                cause = next(iter(getattr(error, "worker_failures", {}).values()), error)
-                whose = "" if isinstance(cause, NasError) else f"one of {workers} processes failed: {type(cause).__name__}: "
-                raise NasError(f"{whose}{cause}".partition("\n")[0]) from None
-            finally:
-                queue.put(None)
-            return listening.result()
+            report = pool.submit(_receive, queue, on_epoch)
+            _fit(trainer, queue, workers)
+            return report.result()
 
 
-def _listen(queue: Queue, on_epoch: OnEpoch | None) -> TrainReport:
-    """The report of the first process, after its epochs; Ray's own callbacks run in yet another process than this one."""
-    told = None
-    for told in iter(queue.get, None):
-        if isinstance(told, Epoch) and on_epoch is not None:
-            on_epoch(told)
-    assert isinstance(told, TrainReport)  # comes last
-    return told
+def _fit(trainer: TorchTrainer, queue: Queue, workers: int) -> None:
+    """Train, and close the queue. Raises: NasError if a process fails."""
+    try:
+        trainer.fit()
+    except TrainingFailedError as error:
+        cause = next(iter(getattr(error, "worker_failures", {}).values()), error)
+        prefix = "" if isinstance(cause, NasError) else f"one of {workers} processes failed: {type(cause).__name__}: "
+        raise NasError(f"{prefix}{cause}".partition("\n")[0]) from None
+    finally:
+        queue.put(None)
+
+
+def _receive(queue: Queue, on_epoch: OnEpoch | None) -> TrainReport:
+    """The report of the first process, which sends its epochs before it. Ray's own callbacks run in another process than this."""
+    message = None
+    for message in iter(queue.get, None):
+        if isinstance(message, Epoch) and on_epoch is not None:
+            on_epoch(message)
+    assert isinstance(message, TrainReport)  # comes last
+    return message
 
 
 def _work(config: dict[str, Any]) -> None:
-    """What every process does; the first tells its epochs and its report."""
+    """The training in one process; the first process sends its epochs and its report."""
     settle(config["folder"])
     torch.set_num_threads(config["threads"])
     device = ray.train.torch.get_device()
     if device.type == "cuda":
-        torch.cuda.set_device(device)  # of all those that this process sees, the one that is its own
+        torch.cuda.set_device(device)  # this process's own, as it sees all of them
     work, queue = config["work"], config["queue"]
     if ray.train.get_context().get_world_rank() == 0:
         queue.put(work(on_epoch=queue.put))

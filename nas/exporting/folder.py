@@ -1,7 +1,7 @@
 """The folder that a network leaves in: its files, and loading it again.
 
 `architecture.json` is the canonical text, `model.safetensors` the weights; `config.json`, `model.py`, `model.pt2` and
-`model.onnx` run in timm, torch and ONNX Runtime without this project; `card.json` and `README.md` say what is known of it.
+`model.onnx` run in timm, torch and ONNX Runtime without this project; `card.json` and `README.md` describe it.
 """
 
 import hashlib
@@ -36,7 +36,7 @@ T = TypeVar("T")
 
 
 def check_replaceable(target: Path) -> None:
-    """Refuse a place for an export where something else is: a file, or a folder that is neither empty nor an export.
+    """Check that an export may be written here: nothing, an empty folder, or an export that it replaces.
 
     Raises: NasError.
     """
@@ -50,9 +50,9 @@ def check_replaceable(target: Path) -> None:
 def load(folder: str | PathLike[str], *, features_only: bool = False) -> nn.Module:
     """The network of an exported folder with its weights, in eval mode, on the CPU.
 
-    With `features_only` it gives the list of its feature maps, one a reduction, for heads of one's own. `card.json` says how to
-    normalise what it reads. Nothing in the folder is unpickled or run, and the weights are held against the architecture before
-    memory is taken for them.
+    With `features_only` it gives the list of its feature maps, one a reduction, for a user's own heads. `card.json` says how to
+    normalise images. Nothing in the folder is unpickled or run, and the weights' header has to match the architecture before
+    memory is allocated for them.
 
     Shapes: (N, 3, resolution, resolution) → (N, classes).
     Raises: NasError, and nothing else, if a file is missing, damaged, no plain file, or does not fit the others.
@@ -64,7 +64,7 @@ def load(folder: str | PathLike[str], *, features_only: bool = False) -> nn.Modu
 
 
 def read_export(source: Path) -> tuple[Network, list[str], dict[str, Any]]:
-    """(the network of an exported folder, its classes, its card), held against each other; and its files against their digests.
+    """(the network of an exported folder, its classes, its card), once they match each other and the files their digests.
 
     Raises: NasError.
     """
@@ -135,14 +135,14 @@ def built_empty(network: Network, num_classes: int) -> nn.Module:
 
 
 def _difference(weights: Path, expected: Mapping[str, Tensor]) -> str:
-    """The first tensor that a file's header has otherwise than expected; empty where there is none."""
+    """The first tensor of a file's header that differs from the expected one, in words; empty if none does."""
     with safe_open(weights, "pt") as file:
         slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 - no mapping
-        given = {name: f"{part.get_dtype()} {part.get_shape()}" for name, part in slices.items()}
+        header = {name: f"{part.get_dtype()} {part.get_shape()}" for name, part in slices.items()}
     wanted = {name: f"{DTYPES[tensor.dtype]} {list(tensor.shape)}" for name, tensor in expected.items()}
-    for name in sorted(wanted.keys() | given.keys()):
-        if given.get(name) != wanted.get(name):
-            has, needs = given.get(name, "missing")[:100], wanted.get(name, "missing")
+    for name in sorted(wanted.keys() | header.keys()):
+        if header.get(name) != wanted.get(name):
+            has, needs = header.get(name, "missing")[:100], wanted.get(name, "missing")
             return f"its tensor {name[:100]!r} is {has}, and the network's is {needs}"
     return ""
 

@@ -1,4 +1,4 @@
-"""Writes the folder of a network: files that run in timm, torch and ONNX Runtime without this project, proven to do so."""
+"""Writes the folder of a network: formats that run in timm, torch and ONNX Runtime without this project, each proven."""
 
 import io
 import json
@@ -33,7 +33,7 @@ from nas.exporting.folder import (
     sha256,
     with_weights,
 )
-from nas.exporting.fresh_process import ARTEFACTS, BATCH, INT8_FILE, onnx_run
+from nas.exporting.fresh_process import BATCH, FORMATS, INT8_FILE, onnx_run
 from nas.files import atomic_folder
 from nas.models import standalone
 from nas.models.network import ARCHITECTURE_FILE, CARD_FILE, WEIGHTS_FILE, Network, OwnNetwork, TimmNetwork
@@ -59,16 +59,16 @@ def write_export(
     *,
     int8: bool = False,
 ) -> None:
-    """The folder with every file proven, whole or not at all; an earlier export stays until the new one is ready.
+    """Write the folder of an export, whole or not at all, with every format proven; an earlier export stays until then.
 
-    `parts` are the dataset's, if they are there; `val` is what the files are compared on, `train` what int8 is calibrated on.
+    `parts` are those of the dataset that can be read: `val` to compare the formats on, `train` to calibrate int8 on.
     Raises: NasError for a file that gives other logits than the weights, or a folder that cannot be written.
     """
     with atomic_folder(target, check_replaceable) as folder:
         (folder / ARCHITECTURE_FILE).write_text(network.to_json() + "\n", encoding="utf-8")
         shutil.copyfile(weights, folder / WEIGHTS_FILE)
         model = with_weights(network, len(card["classes"]), folder / WEIGHTS_FILE)
-        opset = write_artefacts(folder, network, model, card)
+        opset = write_formats(folder, network, model, card)
         card = dict(card) | {"onnx_opset": opset, "latency": latency_of(network, len(card["classes"]))}
         how = card["preprocess"]
         preprocess = Preprocess(resolution=how["resolution"], mean=tuple(how["mean"]), std=tuple(how["std"]))
@@ -82,15 +82,15 @@ def write_export(
 
 
 def _proof_images(preprocess: Preprocess, data: ImageData | None) -> tuple[Tensor, str]:
-    """(what a network reads of images, and what they are: of the validation part, filled up with generated ones)."""
+    """(preprocessed images of the validation part, filled up with generated ones; how many there are of each)."""
     side = preprocess.resolution
-    found = [] if data is None else [preprocess(torch.from_numpy(evenly_spaced(data, PROOF_IMAGES)))]
-    number = sum(map(len, found))
+    images = [] if data is None else [preprocess(torch.from_numpy(evenly_spaced(data, PROOF_IMAGES)))]
+    number = sum(map(len, images))
     if missing := PROOF_IMAGES - number:
         pixels = np.random.default_rng(0).integers(0, 256, (missing, side, side, 3), dtype=np.uint8)
-        found.append(preprocess(torch.from_numpy(pixels)))
+        images.append(preprocess(torch.from_numpy(pixels)))
     names = [f"{count} {what}" for count, what in ((number, "of the validation part"), (missing, "generated")) if count]
-    return torch.cat(found), ", ".join(names)
+    return torch.cat(images), ", ".join(names)
 
 
 def measure_accuracy(
@@ -109,7 +109,7 @@ def measure_accuracy(
     return accuracy, prints["val"]
 
 
-def write_artefacts(folder: Path, network: Network, model: nn.Module, card: Mapping[str, Any]) -> int:
+def write_formats(folder: Path, network: Network, model: nn.Module, card: Mapping[str, Any]) -> int:
     """Write the files that run a trained network into a folder that has its weights; gives the opset of the ONNX file."""
     model = model.cpu().eval().to(memory_format=torch.contiguous_format)
     config = json.dumps(timm_config(network, card), indent=2, ensure_ascii=False)
@@ -136,10 +136,10 @@ def write_artefacts(folder: Path, network: Network, model: nn.Module, card: Mapp
 
 
 def prove(folder: Path, model: nn.Module, images: Tensor, source: str) -> dict[str, Any]:
-    """What each artefact gives in a fresh process in which this project cannot be imported, held against the model.
+    """Compare each format, in a fresh process that cannot import this project, with the model.
 
-    `images` are as the network reads them, `source` what they are. Gives for each file the largest difference of a logit, and the
-    share of images that get the same class.
+    `images` are preprocessed, `source` describes them. Gives for each file the largest difference of a logit, and the share of
+    images that get the same class.
     Shapes: images float32 (N, 3, resolution, resolution).
     Raises: NasError where a file gives something else, or nothing.
     """
@@ -161,7 +161,7 @@ def prove(folder: Path, model: nn.Module, images: Tensor, source: str) -> dict[s
 
 
 def _logits_without_us(folder: Path, images: Tensor) -> dict[str, Any]:
-    """What each artefact that is there gives for the images.
+    """The logits of each format of a folder.
 
     Raises: NasError where one does not run.
     """
@@ -177,11 +177,11 @@ def _logits_without_us(folder: Path, images: Tensor) -> dict[str, Any]:
         if answer.returncode:
             last = (answer.stderr.strip().splitlines() or [f"exit code {answer.returncode}"])[-1]
             raise NasError(f"a file of {folder} does not run without this project: {last}")
-        return {name: np.load(Path(place, f"{name}.npy")) for name in ARTEFACTS if (folder / name).exists()}
+        return {name: np.load(Path(place, f"{name}.npy")) for name in FORMATS if (folder / name).exists()}
 
 
 class _Calibration(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime has no types
-    """Batches of images, as onnxruntime asks for them."""
+    """Batches of images for onnxruntime's calibration."""
 
     def __init__(self, batches: Iterator[Any]) -> None:
         self.batches = batches
@@ -222,7 +222,7 @@ def _batches(preprocess: Preprocess, images: Any) -> Iterator[Any]:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """While an exporter runs that logs what concerns nobody."""
+    """Silence the exporters, which log much."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
@@ -231,14 +231,14 @@ def quiet() -> Iterator[None]:
         logging.disable(before)
 
 
-def make_card(network: Network, dataset: Mapping[str, Any], **told: Mapping[str, Any]) -> dict[str, Any]:
-    """What card.json holds of any network: `told` is its accuracy, train and versions; `dataset` has classes, mean and std."""
+def make_card(network: Network, dataset: Mapping[str, Any], **sections: Mapping[str, Any]) -> dict[str, Any]:
+    """The card of a network: `sections` are accuracy, train and versions; `dataset` has classes, mean and std."""
     return {
         "id": network.id,
         "classes": list(dataset["classes"]),
         "preprocess": {"resolution": network.resolution, "mean": list(dataset["mean"]), "std": list(dataset["std"])},
         "cost": network.costs(len(dataset["classes"])),
-        **told,
+        **sections,
     }
 
 
@@ -247,11 +247,11 @@ def latency_of(network: Network, num_classes: int) -> dict[str, Any]:
     if isinstance(network, TimmNetwork):
         return {"not_measured": "it is not one of our architectures"}
     try:
-        found = measure(network.architecture, num_classes, attempts=2)
+        latency = measure(network.architecture, num_classes, attempts=2)
     except MachineBusyError as error:
         return {"not_measured": str(error)}
-    times = {"median_ms": found.median_ms, "q25_ms": found.q25_ms, "q75_ms": found.q75_ms, "runs": found.runs}
-    return times | {"device": found.device, "runtime": f"onnxruntime {found.runtime_version}", "threads": 1, "batch": 1}
+    times = {name: getattr(latency, name) for name in ("median_ms", "q25_ms", "q75_ms", "runs")}
+    return times | {"device": latency.device, "runtime": f"onnxruntime {latency.runtime_version}", "threads": 1, "batch": 1}
 
 
 def timm_config(network: Network, card: Mapping[str, Any]) -> dict[str, Any]:
@@ -289,8 +289,8 @@ def readme(card: Mapping[str, Any]) -> str:
         latency=_latency(card["latency"]),
         opset=card["onnx_opset"],
         proof="\n".join(
-            f"| `{name}` | {found['logit_difference']:.2g} | {100 * found['same_class']:.2f} | {found['source']} |"
-            for name, found in proof
+            f"| `{name}` | {one['logit_difference']:.2g} | {100 * one['same_class']:.2f} | {one['source']} |"
+            for name, one in proof
         ),
         **{of: _pairs(card[of]) for of in ("train", "versions", "exported_with")},
         classes=", ".join(map(_plain, card["classes"][:1000])),
@@ -311,8 +311,8 @@ def _accuracy(accuracy: Mapping[str, Any]) -> Iterator[str]:
     for part in ("val", "test"):
         if f"{part}_top1_pct" in accuracy:
             yield f"| {part} | {accuracy[f'{part}_images']:,} | {accuracy[f'{part}_top1_pct']:.2f} |"
-    for part, found in accuracy.get("int8", {}).items():
-        yield f"| {part}, in int8 | {accuracy[f'{part}_images']:,} | {found:.2f} |"
+    for part, top1 in accuracy.get("int8", {}).items():
+        yield f"| {part}, in int8 | {accuracy[f'{part}_images']:,} | {top1:.2f} |"
     if "int8" in accuracy:
         yield "\n`model_int8.onnx` takes and gives the same arrays as `model.onnx`."
     if "not_measured" in accuracy:

@@ -1,7 +1,7 @@
-"""What each file of an export gives in a process that has this project nowhere.
+"""Runs each file of an export in a process that cannot import this project.
 
 Run as a script by `formats.py`: FOLDER, a .npy file of images as networks read them, and a folder to put the logits in, one
-.npy file for each artefact. Imports torch, timm, safetensors and onnxruntime alone.
+.npy file a format. Imports nothing but torch, timm, safetensors and onnxruntime.
 """
 
 import sys
@@ -17,7 +17,7 @@ Run = Callable[[Any], Any]
 
 
 def _timm(folder: Path) -> Run:
-    import model  # type: ignore[import-not-found]  # the folder's, which tells timm of the network
+    import model  # type: ignore[import-not-found]  # the folder's, which registers the network with timm
     import timm
     import torch
 
@@ -51,7 +51,7 @@ def onnx_run(file: Path, threads: int = 0) -> Run:
     return lambda images: session.run(["logits"], {"image": images})[0]
 
 
-ARTEFACTS: Final[dict[str, Callable[[Path], Run]]] = {
+FORMATS: Final[dict[str, Callable[[Path], Run]]] = {
     "config.json": _timm,
     "model.py": _model_py,
     "model.pt2": _pt2,
@@ -61,20 +61,20 @@ ARTEFACTS: Final[dict[str, Callable[[Path], Run]]] = {
 
 
 def in_batches(run: Run, images: Any) -> Any:
-    """The logits of all images, of the first one alone, as any number has to go."""
+    """The logits of all images. The first goes alone, to show that any batch size works."""
     alone = run(images[:1])
     return np.concatenate([alone, *(run(images[start : start + BATCH]) for start in range(1, len(images), BATCH))])
 
 
 def main() -> None:
-    """Run every artefact."""
+    """Run every format of the export and save its logits."""
     import torch
 
     torch.set_grad_enabled(False)
     folder, file, target = map(Path, sys.argv[1:4])
     sys.path.insert(0, str(folder))
     images = np.load(file)
-    for name, load in ARTEFACTS.items():
+    for name, load in FORMATS.items():
         if (folder / name).exists():
             np.save(target / f"{name}.npy", in_batches(load(folder), images))
 

@@ -1,4 +1,4 @@
-"""One network trained to the end: a full recipe, checkpoints that a kill cannot hurt, an export folder when it is done."""
+"""Trains one network in full: long settings, checkpoints that survive a kill, an export folder at the end."""
 
 import shutil
 from collections.abc import Callable, Iterator, Mapping
@@ -28,30 +28,30 @@ from nas.training.device import is_out_of_memory, pick_device
 from nas.training.loop import DivergedError, TrainSetup, best_epoch, check_settings, resolution_at, train
 from nas.training.settings import Epoch, TrainReport, TrainSettings
 
-RECIPE = TrainSettings(epochs=80, augment="trivial", erasing=0.1, drop_rate=0.2, ema_decay=0.999, weight_decay=0.05)
+FULL_SETTINGS = TrainSettings(epochs=80, augment="trivial", erasing=0.1, drop_rate=0.2, ema_decay=0.999, weight_decay=0.05)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Training:
+class FullTraining:
     """Which network to train, on which images and how."""
 
     network: Annotated[str | Architecture, tyro.conf.Positional, tyro.conf.arg(constructor=str)]
     """A published network's name (nas.references()), an export's folder, an architecture's file, or timm:NAME."""
     dataset: Dataset
     """The images to train on."""
-    train: TrainSettings = field(default_factory=lambda: RECIPE)
-    """How it is trained."""
+    train: TrainSettings = field(default_factory=lambda: FULL_SETTINGS)
+    """How to train it."""
     weights: Literal["own", "new", "pretrained"] = "own"
-    """What it begins with: own, those of an export's folder (without its classifier where the classes are others), and new ones
-    for anything else; new; or pretrained, timm's of the published network that it is."""
+    """The initial weights. own: those of an export's folder, without its classifier if the classes differ; new ones for any other
+    network. new: random ones. pretrained: timm's weights of the published network."""
     resolution: int | None = None
     """Side of the network's input, pixels; by default its own."""
     seed: int = 0
-    """Of its weights and batches."""
+    """The seed of new weights and of the batches."""
     workers: int = 1
-    """Processes that share every batch, each with a GPU of its own, or with a share of the CPU where there is none."""
+    """Processes that share every batch, each with its own GPU; without GPUs, each with a share of the CPU."""
     output: str | None = None
-    """The folder to leave it in, by default exports/NETWORK-DATASET."""
+    """The folder to write, by default exports/NETWORK-DATASET."""
 
     def __post_init__(self) -> None:
         check_type("dataset", self.dataset, Dataset)
@@ -62,45 +62,45 @@ class Training:
 
     @property
     def target(self) -> Path:
-        """The folder that the network is left in."""
+        """The export folder."""
         if self.output is not None:
             return Path(self.output).resolve()
-        given = self.network
-        name = given.id if isinstance(given, Architecture) else Path(given).name.removesuffix(".json").replace(":", "_")
+        network = self.network
+        name = network.id if isinstance(network, Architecture) else Path(network).name.removesuffix(".json").replace(":", "_")
         return Path("exports", f"{name}-{self.dataset.name}").resolve()
 
     @property
     def checkpoints(self) -> Path:
-        """Where the last and the best epoch are kept until the network is done."""
+        """The folder of the last and the best epoch while the network is trained."""
         return self.target.with_name(f"{self.target.name}.training")
 
 
 def train_network(
-    training: Training,
+    training: FullTraining,
     *,
     on_epoch: Callable[[Epoch], None] | None = None,
     on_step: Callable[[int, int], None] | None = None,
 ) -> Path:
-    """Train one network and leave its export folder; the same call again goes on where one that was killed had stopped.
+    """Train one network and write its export folder; the same call resumes a training that was killed.
 
-    What is exported is the epoch that is best on the search validation part, the last such one; it is loaded from its file
-    again, and only then is the test part read, once.
+    Exports the epoch with the best top-1 on the search validation part, the last one in a tie. The test part is read once, with
+    the weights that are loaded again from their file.
 
-    Raises: NasError for a network, setting or resolution that is not possible, a folder that is in use, a loss that is not
-    finite, and a batch that does not fit in the memory.
+    Raises: NasError for an impossible network, setting or resolution, a folder in use, a loss that is not finite, or a batch that
+    does not fit in the memory.
     """
     check_settings(training.train)
     network = find_network(training.network, resolution=training.resolution)
     dataset, target = training.dataset, training.target
-    _refuse_what_is_there(target)
+    _check_absent(target)
     resolutions = {resolution_at(epoch, network.resolution, training.train) for epoch in range(1, training.train.epochs + 1)}
     network.check(len(dataset.classes), sorted(resolutions))
-    first = initial_weights(training, network)  # which may have to be downloaded
-    load_part(dataset, "train")  # decoded here, where its progress is seen, before several processes want it
-    with _room_for(training):
-        _refuse_what_is_there(target)  # once nobody else can put it there
+    first = initial_weights(training, network)  # may download them
+    load_part(dataset, "train")  # decoded here, where its progress shows, and not by every process
+    with _checkpoint_folder(training):
+        _check_absent(target)  # again, now that the lock is held
         if training.workers > 1:
-            from nas.exporting.distributed import train_on_workers  # Ray, only when it is asked for
+            from nas.exporting.distributed import train_on_workers  # imports Ray
 
             work = partial(run_training, training, network, first)
             report = train_on_workers(work, dataset, workers=training.workers, storage=training.checkpoints, on_epoch=on_epoch)
@@ -113,17 +113,17 @@ def train_network(
 
 @dataclass(frozen=True, slots=True)
 class FirstWeights:
-    """What a training begins with."""
+    """The initial weights of a training; None are random ones."""
 
     what: str = "new"
     state: dict[str, Tensor] | None = None
     classifier: bool = False
 
 
-def initial_weights(training: Training, network: Network) -> FirstWeights:
-    """What a training begins with, read or downloaded.
+def initial_weights(training: FullTraining, network: Network) -> FirstWeights:
+    """The initial weights of a training, read from its export or downloaded.
 
-    Raises: NasError for weights that are not there, or damaged.
+    Raises: NasError for weights that are missing or damaged.
     """
     if training.weights == "pretrained":
         name, state = pretrained(network)
@@ -137,20 +137,20 @@ def initial_weights(training: Training, network: Network) -> FirstWeights:
     return FirstWeights(f"{card['id']}, {digest}", model.state_dict(), classes == list(training.dataset.classes))
 
 
-def _refuse_what_is_there(target: Path) -> None:
+def _check_absent(target: Path) -> None:
     if target.exists():
         raise NasError(f"{target} is there already; give another folder with --output, or remove it to train anew")
 
 
 @contextmanager
-def _room_for(training: Training) -> Iterator[None]:
-    """The folder of checkpoints, made before time is spent on what goes into it, and gone if nothing came."""
+def _checkpoint_folder(training: FullTraining) -> Iterator[None]:
+    """Lock the folder of checkpoints; it is removed if it is empty at the end, or if the training diverged."""
     folder, lock = training.checkpoints, training.checkpoints / "lock"
     try:
         with locked(lock, busy=f"{folder} is in use by another training; wait for it, or give another folder with --output"):
             yield
     except DivergedError:
-        shutil.rmtree(folder)  # the same settings would come to the same end
+        shutil.rmtree(folder)  # the same settings would diverge again
         raise
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
@@ -164,8 +164,8 @@ def _room_for(training: Training) -> Iterator[None]:
             shutil.rmtree(folder)
 
 
-def _export(training: Training, network: Network, first: FirstWeights, report: TrainReport) -> None:
-    """Write the folder of the best epoch's network, measured as it is loaded from its file again."""
+def _export(training: FullTraining, network: Network, first: FirstWeights, report: TrainReport) -> None:
+    """Write the export of the best epoch, measured with the weights that are loaded again from their file."""
     dataset, best = training.dataset, best_epoch(report.history)
     weights = best_file(training.checkpoints, best.epoch)
     model = with_weights(network, len(dataset.classes), weights)
@@ -190,16 +190,16 @@ def _export(training: Training, network: Network, first: FirstWeights, report: T
 
 
 def run_training(
-    training: Training,
+    training: FullTraining,
     network: Network,
     first: FirstWeights,
     *,
     on_epoch: Callable[[Epoch], None] | None = None,
     on_step: Callable[[int, int], None] | None = None,
 ) -> TrainReport:
-    """The training itself, in this process."""
+    """Train in this process, from the initial weights or the last checkpoint."""
     settings = training.train
-    torch.manual_seed(training.seed)  # of the first weights; a network begins alike whatever was drawn before
+    torch.manual_seed(training.seed)  # for the weights, whatever was drawn before
     model = network.build(len(training.dataset.classes), drop_rate=settings.drop_rate, drop_path_rate=settings.drop_path_rate)
     if first.state is not None:
         load_first(model, first.state, classifier=first.classifier)
@@ -213,15 +213,15 @@ def run_training(
 
 
 def classifier_of(model: nn.Module) -> set[str]:
-    """The names of the classifier's parameters in one of timm's modules."""
-    found: Any = model.get_classifier()  # type: ignore[operator]  # of every module of timm's
-    heads = found if isinstance(found, tuple | list) else (found,)
-    places = [name for name, module in model.named_modules() if any(module is head for head in heads)]
-    return {name for name in model.state_dict() if name.rpartition(".")[0] in places}
+    """The names of the classifier's parameters in a model of timm's."""
+    classifier: Any = model.get_classifier()  # type: ignore[operator]  # a method of timm's models
+    heads = classifier if isinstance(classifier, tuple | list) else (classifier,)
+    modules = [name for name, module in model.named_modules() if any(module is head for head in heads)]
+    return {name for name in model.state_dict() if name.rpartition(".")[0] in modules}
 
 
 def load_first(model: nn.Module, state: Mapping[str, Tensor], *, classifier: bool) -> None:
-    """Put first weights into a new model: all of `state`, whose classifier is left out where `classifier` is False."""
+    """Load initial weights into a new model, without the classifier's unless `classifier` is true."""
     left_out = set() if classifier else classifier_of(model)
     kept = {name: value for name, value in state.items() if name not in left_out}
     missing, unexpected = model.load_state_dict(kept, strict=False)
@@ -230,11 +230,11 @@ def load_first(model: nn.Module, state: Mapping[str, Tensor], *, classifier: boo
 
 
 def pretrained(network: Network) -> tuple[str, dict[str, Tensor]]:
-    """(timm's name of the weights, timm's weights of the network but for the classifier); timm downloads and keeps them.
+    """(timm's name of the weights, timm's weights without the classifier); timm downloads and caches them.
 
-    One of timm's own networks has its own, an architecture those of the published network that it is, at any resolution.
+    An architecture gets those of the published network that it equals, at any resolution.
 
-    Raises: NasError where timm has no weights for it, or they cannot be downloaded.
+    Raises: NasError if timm has no weights for it, or they cannot be downloaded.
     """
     name = network.timm_name
     config = timm.get_pretrained_cfg(name)

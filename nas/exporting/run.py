@@ -1,4 +1,4 @@
-"""The networks of a run as folders that run elsewhere: one trial, or the whole front, measured again and proven."""
+"""Exports networks of a run, one trial or the whole front: each is measured again, and its files are proven."""
 
 from collections.abc import Callable, Mapping
 from os import PathLike
@@ -30,14 +30,14 @@ def export(
     dataset: Dataset | None = None,
     int8: bool = False,
 ) -> Path:
-    """The folder of one trained network of a run: `trial`, or the `best` on an objective.
+    """Export one trained network of a run, `trial` or the `best` on an objective; gives the folder.
 
-    Written to `output`, by default `exports/trial<N>` in the run folder. The network is loaded from its weights and has to put
-    every image of the search validation part into the class that it did at the end of its trial; on another device than the
-    trial's, where sums round otherwise, the card says both accuracies instead. A search never reads the test part; this does.
-    Every file is run in a process without this project, and has to give the same logits. `dataset` stands in for the run's own,
-    which is rebuilt from experiment.json; where it is gone, the card has the accuracy of the trial, and the files are compared on
-    generated images. `int8` adds a quantised ONNX file, and what it costs in accuracy.
+    The folder is `output`, by default `exports/trial<N>` in the run folder. The network, loaded from its weights, has to classify
+    every image of the search validation part as at the end of its trial; on another device, where sums round differently, the
+    card has both accuracies instead. Unlike a search, an export reads the test part. Every format runs in a process without this
+    project and has to give the same logits. `dataset` replaces the run's own, which is rebuilt from experiment.json; if that is
+    gone, the card has the accuracy of the trial, and the formats are compared on generated images. `int8` adds a quantised ONNX
+    file and its accuracy.
 
     Raises: NasError for a trial that has no weights, a folder that is in use, weights that do not classify as they did, or a file
     that gives other logits.
@@ -57,19 +57,19 @@ def export_front(
     int8: bool = False,
     on_done: Callable[[Path], None] = lambda _: None,
 ) -> list[Path]:
-    """The folders of all networks on a run's front that meet the conditions, as `export` writes them: `trial<N>` in `output`.
+    """Export all networks on a run's front that meet the conditions, as `export` does; gives the folders, `trial<N>` in `output`.
 
-    `on_done` is told each folder as it is there.
+    `on_done` is called with each folder once it is written.
 
     Raises: NasError as `export` does, and for a front without such a network.
     """
     folder = Path(run).resolve()
-    place = Path(output).resolve() if output is not None else folder / "exports"
+    parent = Path(output).resolve() if output is not None else folder / "exports"
     rows = front(results(folder))
     rows = select(rows, conditions) if conditions else rows
     if rows.empty:
         raise NasError(f"{folder} has no network on its front{' that meets the conditions' if conditions else ' yet'}")
-    targets = {place / f"trial{row['trial']}": row for _, row in rows.iterrows()}
+    targets = {parent / f"trial{row['trial']}": row for _, row in rows.iterrows()}
     return _export(folder, targets, dataset, int8=int8, on_done=on_done)
 
 
@@ -104,27 +104,27 @@ def _export(
     int8: bool,
     on_done: Callable[[Path], None] = lambda _: None,
 ) -> list[Path]:
-    """The rows' networks in their folders."""
+    """Write the networks of the rows into their folders."""
     described = read_experiment(run)
     for target, row in rows.items():  # before time is spent
         if not (weights := weights_file(run, int(row["trial"]))).is_file():
             raise NasError(
                 f"trial {row['trial']} has no weights at {weights}: they were removed, nothing in this run needed training, or "
-                "it is a baseline that is no point of the space, which keeps them with --keep-all alone"
+                "it is a baseline outside the space, which keeps them only with --keep-all"
             )
         check_replaceable(target)
-    gone, parts = "", {}
+    unreadable, parts = "", {}
     try:
         dataset = dataset or dataset_of(described)
         parts = {part: load_part(dataset, part) for part in ("val", "test", *(["train"] if int8 else []))}
     except NasError as error:
         if int8:
             raise
-        gone = str(error)
+        unreadable = str(error)
     for target, row in rows.items():
         network, weights = parse_network(row["architecture"]), weights_file(run, int(row["trial"]))
-        if dataset is None or gone:
-            accuracy = _accuracy_of_trial(run, row) | {"dataset": described["dataset"]["name"], "not_measured": gone}
+        if dataset is None or unreadable:
+            accuracy = _accuracy_of_trial(run, row) | {"dataset": described["dataset"]["name"], "not_measured": unreadable}
         else:
             model = with_weights(network, len(described["dataset"]["classes"]), weights)
             accuracy = _accuracy(model, network, dataset, parts, row) | {"dataset": dataset.name}
@@ -143,9 +143,9 @@ def _export(
 def _accuracy(
     model: nn.Module, network: Network, dataset: Dataset, parts: Mapping[str, ImageData], row: "pd.Series[Any]"
 ) -> dict[str, Any]:
-    """Top-1 of a reloaded model on the search validation and test parts.
+    """The top-1 of a reloaded model on the search validation and test parts.
 
-    Raises: NasError if it classifies the validation part otherwise than in its trial, on the same device.
+    Raises: NasError if it classifies the validation part differently from its trial, on the same device.
     """
     threads, device = torch.get_num_threads(), pick_device()
     torch.set_num_threads(1)  # as in the trial, so that sums are taken in the same order
@@ -164,7 +164,7 @@ def _accuracy(
 
 
 def _accuracy_of_trial(run: Path, row: "pd.Series[Any]") -> dict[str, Any]:
-    """What the trial ended with."""
+    """The accuracy at the end of the trial."""
     epochs = history(run)
     last = epochs[epochs["trial"] == row["trial"]].iloc[-1]
     return {"val_top1_pct": float(last["val_top1_pct"]), "val_images": int(last["val_images"])}

@@ -1,4 +1,4 @@
-"""How far a search's short trainings can be trusted: the best of its front, trained in full with several seeds."""
+"""Trains the best of a run's front in full with several seeds, to show how far its short trainings can be trusted."""
 
 import logging
 from collections.abc import Callable, Sequence
@@ -10,7 +10,7 @@ import ray
 from ray.exceptions import RayError
 
 from nas.errors import NasError, describe_error
-from nas.exporting.full_training import Training, train_network
+from nas.exporting.full_training import FullTraining, train_network
 from nas.files import locked
 from nas.models.architecture import Architecture
 from nas.models.network import CARD_FILE
@@ -35,11 +35,11 @@ def verify(
 ) -> Trust | None:
     """Train the `top` networks of a run's front in full, each with seeds 0 to `seeds` - 1, and say how the rankings agree.
 
-    The recipe is the run's, over `epochs`, by default ten times the run's. Each training is an export folder of its own under
-    `full/` in the run folder; it reads the test part once, at its end. What is there already is not trained again, and what was
-    killed goes on. Runs on this machine, as many at a time as a search does. None for less than two networks.
+    The settings are the run's, but for `epochs`, by default ten times the run's. Each training writes an export folder under
+    `full/` in the run folder, and reads the test part once, at its end. Finished trainings are skipped, killed ones resume. As
+    many run at a time on this machine as trials of a search. None for fewer than two networks.
 
-    Raises: NasError for a run without a trained front, or a training that fails, when the others have ended.
+    Raises: NasError for a run without a trained front, or a training that fails, once the others have ended.
     """
     for field, value in (("top", top), ("seeds", seeds), ("epochs", 1 if epochs is None else epochs)):
         if value < 1:
@@ -50,32 +50,32 @@ def verify(
     curve = df.attrs["learning_curve"]
     if curve is None:
         raise NasError(f"{folder} was not searched for the top-1 of its trainings, so there is no ranking to verify")
-    chosen = df[df["is_front"]].sort_values(curve, ascending=False).head(top)
-    if chosen.empty:
+    rows = df[df["is_front"]].sort_values(curve, ascending=False).head(top)
+    if rows.empty:
         raise NasError(f"{folder} has no network on its front yet")
     settings = replace(experiment.train, epochs=epochs or 10 * experiment.train.epochs)
     trainings = [
-        Training(
-            network=Architecture.from_json(row["architecture"]),  # a front has points of the space alone
+        FullTraining(
+            network=Architecture.from_json(row["architecture"]),  # a front holds nothing but points of the space
             dataset=experiment.dataset,
             train=settings,
             seed=seed,
             output=str(folder / FULL / f"trial{row['trial']}-seed{seed}-epochs{settings.epochs}"),
         )
-        for _, row in chosen.iterrows()
+        for _, row in rows.iterrows()
         for seed in range(seeds)
     ]
     with locked(folder / FULL / ".lock", busy=f"{folder / FULL} is in use by another `nas verify`; wait for its end"):
-        waiting = [training for training in trainings if not (training.target / CARD_FILE).is_file()]
-        before = len(trainings) - len(waiting)
-        _train(replace(experiment, address=None), waiting, lambda done: on_done(before + done, len(trainings)))
+        unfinished = [training for training in trainings if not (training.target / CARD_FILE).is_file()]
+        finished = len(trainings) - len(unfinished)
+        _train(replace(experiment, address=None), unfinished, lambda done: on_done(finished + done, len(trainings)))
     return trust(folder)
 
 
-def _train(experiment: Experiment, trainings: Sequence[Training], on_done: Callable[[int], None]) -> None:
-    """All of them, side by side.
+def _train(experiment: Experiment, trainings: Sequence[FullTraining], on_done: Callable[[int], None]) -> None:
+    """Train them side by side.
 
-    Raises: NasError for the first that fails, when the others have ended.
+    Raises: NasError for the first failure, once all have ended.
     """
     on_done(0)
     if not trainings:
@@ -85,13 +85,8 @@ def _train(experiment: Experiment, trainings: Sequence[Training], on_done: Calla
         _, gpus = resources(experiment)
         task = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=1)(_train_in)
         running = [task.remote(str(Path.cwd()), training) for training in trainings]
-        for done, (training, ended) in enumerate(zip(trainings, running, strict=True), start=1):
-            try:
-                logger.info("%s is trained", ray.get(ended).name)
-            except (RayError, NasError) as error:
-                cause = getattr(error, "cause", None) or error
-                failures.append(f"{training.target.name} failed: {describe_error(cause)}")
-                logger.warning("%s", failures[-1])
+        for done, (training, result) in enumerate(zip(trainings, running, strict=True), start=1):
+            failures += _failures(training, result)
             on_done(done)
     if failures:
         raise NasError(
@@ -99,7 +94,18 @@ def _train(experiment: Experiment, trainings: Sequence[Training], on_done: Calla
         )
 
 
-def _train_in(folder: str, training: Training) -> Path:
-    """Train in the driver's working folder, as the paths of a dataset may be relative."""
+def _failures(training: FullTraining, result: ray.ObjectRef[Path]) -> list[str]:
+    """The failure of a training, if it fails; waits for its end."""
+    try:
+        logger.info("%s is trained", ray.get(result).name)
+    except (RayError, NasError) as error:
+        failure = f"{training.target.name} failed: {describe_error(getattr(error, 'cause', None) or error)}"
+        logger.warning("%s", failure)
+        return [failure]
+    return []
+
+
+def _train_in(folder: str, training: FullTraining) -> Path:
+    """Train in the driver's working folder, because a dataset may have relative paths."""
     settle(folder)
     return train_network(training)

@@ -21,7 +21,7 @@ from nas.training.settings import LAST_FILE
 
 logger = logging.getLogger(__name__)
 
-WEIGHTS_FILE: Final = "weights.safetensors"
+WEIGHTS_FILE: Final = "weights.safetensors"  # of a checkpoint, which is no export: that has model.safetensors
 FILES: Final = (LAST_FILE, WEIGHTS_FILE)
 
 

@@ -23,7 +23,7 @@ import nas
 from nas.exporting import fresh_process
 from nas.exporting.folder import FILES, read_export
 from nas.exporting.formats import prove
-from nas.exporting.full_training import Training, initial_weights, load_first, run_training
+from nas.exporting.full_training import FullTraining, initial_weights, load_first, run_training
 from nas.models.network import find_network
 from nas.training.checkpoint import best_file
 from nas.training.predict import Preprocess
@@ -94,7 +94,7 @@ def test_reloaded_accuracy_is_the_trials_to_the_last_image(digits_run, exported,
     monkeypatch.syspath_prepend(str(exported))
     monkeypatch.delitem(sys.modules, "model", raising=False)
     with torch.inference_mode():
-        logits = fresh_process.in_batches(fresh_process.ARTEFACTS[name](exported), images.numpy())
+        logits = fresh_process.in_batches(fresh_process.FORMATS[name](exported), images.numpy())
     monkeypatch.delitem(sys.modules, "model", raising=False)
     assert 100 * (logits.argmax(1) == labels).sum() / len(labels) == row["val_top1_pct"]
 
@@ -253,7 +253,7 @@ def test_one_of_timms_networks_leaves_like_ours(tmp_path):
 def test_an_export_goes_on_from_its_weights_without_the_classifier_where_the_classes_are_others(exported, tmp_path):
     """One pass with no step to speak of: all but the classifier stays as it was."""
     dataset, settings = nas.dataset(str(DATA / "shades.py")), TrainSettings(epochs=1, lr=1e-12, weight_decay=0)
-    training = Training(network=str(exported), dataset=dataset, train=settings, output=str(tmp_path / "tuned"))
+    training = FullTraining(network=str(exported), dataset=dataset, train=settings, output=str(tmp_path / "tuned"))
     network = find_network(training.network)
     first = initial_weights(training, network)
     assert first.what.startswith(f"{network.id}, ")
@@ -271,7 +271,7 @@ def test_an_export_goes_on_from_its_weights_without_the_classifier_where_the_cla
 def test_which_weights_a_training_begins_with(exported, dataset, weights, same):
     """The digits have MNIST's classes by name, and Imagenette's ten are others."""
     network = find_network(str(exported))
-    training = Training(network=str(exported), dataset=nas.dataset(dataset), weights=weights)
+    training = FullTraining(network=str(exported), dataset=nas.dataset(dataset), weights=weights)
     first, model, before = initial_weights(training, network), network.build(10), load_file(exported / "model.safetensors")
     if first.state is not None:
         load_first(model, first.state, classifier=first.classifier)

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 import nas
 from nas.cli.live import shown_training
 from nas.exporting.folder import FILES
-from nas.exporting.full_training import FirstWeights, Training, run_training, train_network
+from nas.exporting.full_training import FirstWeights, FullTraining, run_training, train_network
 from nas.models.network import find_network
 from nas.training.checkpoint import best_file
 from nas.training.predict import Preprocess, num_correct, predict
@@ -117,7 +117,7 @@ def test_in_a_terminal_a_bar_shows_the_speed_and_the_time_left(tmp_path, monkeyp
     monkeypatch.setenv("FORCE_COLOR", "1")  # by which rich takes the output for a terminal
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("COLUMNS", "200")
-    training = Training(network=architecture(), dataset=Stripes(), train=SETTINGS, output=str(tmp_path / "net"))
+    training = FullTraining(network=architecture(), dataset=Stripes(), train=SETTINGS, output=str(tmp_path / "net"))
     with shown_training(1) as shown:
         network = find_network(training.network)
         run_training(training, network, FirstWeights(), on_epoch=shown.on_epoch, on_step=shown.on_step)
@@ -179,7 +179,7 @@ def test_a_network_is_found_by_name_file_export_and_architecture(whole, tmp_path
 
 
 def test_an_architecture_is_trained_into_a_folder_of_its_id():
-    training = Training(network=architecture(), dataset=Stripes())
+    training = FullTraining(network=architecture(), dataset=Stripes())
     assert training.target.name == f"{architecture().id}-stripes"
 
 
@@ -202,10 +202,10 @@ def test_two_workers_do_what_one_does(tmp_path, monkeypatch):
     common["train"] = replace(SETTINGS, optimizer="sgd", lr=1e-2, augment="none")
     monkeypatch.chdir(tmp_path)  # where these images leave a trace when they are tested on
     told = []
-    two = train_network(Training(**common, workers=2, output=str(tmp_path / "two")), on_epoch=told.append)
+    two = train_network(FullTraining(**common, workers=2, output=str(tmp_path / "two")), on_epoch=told.append)
     assert [epoch.epoch for epoch in told] == [1]
     torch.set_num_threads(1)
-    there, here = load_file(two / "model.safetensors"), best_weights(Training(**common, output=str(tmp_path / "one")))
+    there, here = load_file(two / "model.safetensors"), best_weights(FullTraining(**common, output=str(tmp_path / "one")))
     for name, theirs in there.items():
         assert torch.allclose(theirs, here[name], atol=2e-5, rtol=1e-3), name
     assert json.loads((two / "card.json").read_text())["train"]["workers"] == 2
@@ -225,7 +225,7 @@ def test_the_weights_that_two_trainings_begin_with_depend_on_the_seed_alone(tmp_
         torch.manual_seed(100 + i)
         random.seed(i)
         options = {"dataset": Stripes(), "train": SETTINGS, "seed": seed, "output": str(tmp_path / str(i))}
-        found.append(best_weights(Training(network=architecture(), **options)))
+        found.append(best_weights(FullTraining(network=architecture(), **options)))
     first, second, third = found
     assert all(torch.equal(first[name], second[name]) for name in first)
     assert not torch.equal(first["conv_stem.weight"], third["conv_stem.weight"])

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 
 import nas
 from nas.exporting.folder import sha256
-from nas.exporting.full_training import Training, initial_weights, load_first, pretrained, run_training
+from nas.exporting.full_training import FullTraining, initial_weights, load_first, pretrained, run_training
 from nas.models.architecture import Architecture, Head, Stem, make_stages
 from nas.models.network import OwnNetwork, find_network
 from nas.models.zoo import MOBILENETV2
@@ -146,9 +146,9 @@ def test_two_hundred_broken_folders_are_a_sentence_each_or_the_network(tmp_path)
 def test_a_published_name_goes_before_a_folder_of_that_name(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write_folder(tmp_path / "mobilenetv2_035")
-    training = Training(network="mobilenetv2_035", dataset=nas.dataset("digits"))
+    training = FullTraining(network="mobilenetv2_035", dataset=nas.dataset("digits"))
     assert initial_weights(training, find_network("mobilenetv2_035")).what == "new"
-    training = Training(network="./mobilenetv2_035", dataset=nas.dataset("digits"))
+    training = FullTraining(network="./mobilenetv2_035", dataset=nas.dataset("digits"))
     assert initial_weights(training, find_network("./mobilenetv2_035")).what.startswith(tiny().id)
 
 
@@ -251,7 +251,7 @@ def test_timms_weights_of_the_same_network_give_its_features(hub):
 
 def test_a_training_begins_with_timms_weights(hub, tmp_path):
     settings = TrainSettings(epochs=1, lr=1e-12, weight_decay=0)
-    training = Training(
+    training = FullTraining(
         network="mobilenetv3_small_100",
         dataset=Shades(),
         train=settings,
