@@ -96,7 +96,7 @@ def test_interrupted_and_killed_it_keeps_others_out_and_ends_with_the_same_bits(
         process.send_signal(signal.SIGCONT)
         _, errors = process.communicate(timeout=600)
         assert process.returncode == 130
-        assert errors.strip() == "nas: interrupted; what had ended is kept"
+        assert errors.strip() == "nas: interrupted; finished work is kept"
     answer = type_command(*LINE, "--train.epochs", "4", cwd=tmp_path)
     assert answer.code == 2
     assert "holds the checkpoint of another training: its train.epochs was 3, and now it is 4; give another" in answer.errors
