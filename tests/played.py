@@ -89,7 +89,7 @@ class Played:
     def finish(self, trial_id, top1):
         """End a trial as its worker does, with weights in its folder."""
         number = self.configs[trial_id]["trial"]
-        folder = Path(self.state.keeper.folder(number).uri)
+        folder = Path(self.state.front_weights.folder(number).uri)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "weights.safetensors").write_text(str(number))
         self.end(trial_id, Outcome(status=Status.DONE, values={"val_top1_pct": float(top1)}, seconds=1.0, device="cpu"))

@@ -80,9 +80,9 @@ def main() -> None:
     samples = {}
     print(f"\n{'decode + params + macs':<24}{'median, us':>20}{'95 %, us':>20}")
     for name in SPACES:
-        found, generator = space(name), random.Random(0)
-        points = [sample(found.parameters, generator) for _ in range(options.samples)]
-        taken = sorted(seconds(lambda point=point, found=found: cost(found.decode(point))) for point in points)  # type: ignore[misc]
+        search_space, generator = space(name), random.Random(0)
+        points = [sample(search_space.parameters, generator) for _ in range(options.samples)]
+        taken = sorted(seconds(lambda point=point, decode=search_space.decode: cost(decode(point))) for point in points)  # type: ignore[misc]
         samples[name] = 1e6 * statistics.median(taken)
         print(f"{name:<24}{samples[name]:>20.0f}{1e6 * taken[int(0.95 * len(taken))]:>20.0f}")
     figures = {

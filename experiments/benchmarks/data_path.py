@@ -81,9 +81,9 @@ class Ours:
     def batches(self, num: int) -> Iterator[torch.Tensor]:
         generator = torch.Generator().manual_seed(0)
         _, height, width, _ = self.images.shape
-        for chosen in torch.randperm(len(self.images), generator=generator)[:num].split(self.batch_size):
-            crops = self.augment.draw(len(chosen), (height, width), generator)
-            yield self.augment(self.images, chosen, crops)
+        for indices in torch.randperm(len(self.images), generator=generator)[:num].split(self.batch_size):
+            crops = self.augment.draw(len(indices), (height, width), generator)
+            yield self.augment(self.images, indices, crops)
 
 
 def memory_mb() -> dict[str, int]:
@@ -150,11 +150,11 @@ def main() -> None:
     for _ in range(options.repeats):
         for name, batches in sides.items():
             rates[name].append(num / seconds(batches))
-    medians = {name: statistics.median(found) for name, found in rates.items()}
+    medians = {name: statistics.median(values) for name, values in rates.items()}
     print(f"{'images/s on one core':<28}{'median':>10}{'least':>10}{'most':>10}{'ours is':>10}")
-    for name, found in rates.items():
+    for name, values in rates.items():
         ratio = f"{medians['ours'] / medians[name]:.1f}x" if name != "ours" else ""
-        print(f"{name:<28}{medians[name]:>10,.0f}{min(found):>10,.0f}{max(found):>10,.0f}{ratio:>10}")
+        print(f"{name:<28}{medians[name]:>10,.0f}{min(values):>10,.0f}{max(values):>10,.0f}{ratio:>10}")
     print(f"\nfirst start {first:.1f} s, second start {second:.2f} s, cache {cache_mb:,.0f} MB on disk, shared by every process")
     print(f"memory of ours: {memory['own']:,} MB of its own; it maps the cache, which is in memory once for all processes")
     figures = {

@@ -55,7 +55,7 @@ def compiled(file: Path, example: Tensor) -> Callable[[Tensor], Any]:
 
 
 def median_ms(call: Call) -> float:
-    """Of the runs of half a second, warmed up."""
+    """The median time of a call over half a second, after a warm-up."""
     call()
     times: list[float] = []
     started = time.perf_counter()
@@ -67,12 +67,12 @@ def median_ms(call: Call) -> float:
 
 
 def compare(calls: Mapping[str, Call], rounds: int) -> dict[str, list[float]]:
-    """Milliseconds of each side in each round, taking turns."""
-    found: dict[str, list[float]] = {name: [] for name in calls}
+    """Milliseconds of each side per round; the sides alternate."""
+    times_ms: dict[str, list[float]] = {name: [] for name in calls}
     for _ in range(rounds):
         for name, call in calls.items():
-            found[name].append(median_ms(call))
-    return found
+            times_ms[name].append(median_ms(call))
+    return times_ms
 
 
 def measure(name: str, *, rounds: int, with_pt2: bool) -> list[dict[str, Any]]:

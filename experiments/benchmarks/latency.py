@@ -1,6 +1,6 @@
 """How good and how quick latency tables are, in one run.
 
-1. A table of a space's layers is built on this machine, and held against 30 whole networks that are measured.
+1. A table of a space's layers is built on this machine, and compared with measurements of 30 whole networks.
 2. Predicting a latency from it, in turn with measuring it.
 
 Usage: python -m experiments.benchmarks.latency [--space mobilenetv3] [--resolution 224]

@@ -33,7 +33,7 @@ def main() -> None:
     num_images, num_classes, device = len(dataset.load("train")), len(dataset.classes), torch.device("cpu")
     macs_m = cost(architecture, num_classes).macs / 1e6
     print(f"{num_images} training images of {num_classes} classes, {architecture.resolution} px, {macs_m:.1f} M multiply-adds")
-    found = []
+    rows = []
     for seed in range(options.seeds):
         torch.manual_seed(seed)
         model = build(architecture, num_classes)
@@ -41,15 +41,15 @@ def main() -> None:
         report = train(model, setup)
         parts = {part: load_part(dataset, part) for part in ("val", "test")}
         accuracy, _ = measure_accuracy(model, architecture.resolution, dataset, parts, device)
-        found.append({"seed": seed, "seconds": round(report.seconds, 1), **accuracy})
+        rows.append({"seed": seed, "seconds": round(report.seconds, 1), **accuracy})
         val, test = accuracy["val_top1_pct"], accuracy["test_top1_pct"]
         print(f"seed {seed}: val_top1_pct {val:.1f}, test_top1_pct {test:.1f}, {report.seconds:.0f} s")
-    tests = [row["test_top1_pct"] for row in found]
+    tests = [row["test_top1_pct"] for row in rows]
     figures = {
         "test_top1_pct": round(statistics.median(tests), 1),
         "test_range": [round(min(tests), 1), round(max(tests), 1)],
-        "val_top1_pct": round(statistics.median(row["val_top1_pct"] for row in found), 1),
-        "seconds": statistics.median(row["seconds"] for row in found),
+        "val_top1_pct": round(statistics.median(row["val_top1_pct"] for row in rows), 1),
+        "seconds": statistics.median(row["seconds"] for row in rows),
         "seeds": options.seeds,
         "torch": torch.__version__,
     }

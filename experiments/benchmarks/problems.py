@@ -50,11 +50,11 @@ class Problem:
         return self.accuracy(params) + generator.gauss(0.0, self.noise)
 
     def losses(self, params: Params) -> tuple[float, ...]:
-        """What a network is judged by: the true accuracy, negated, and its costs."""
+        """The losses of a network: its true accuracy, negated, and its costs."""
         return (-self.accuracy(params), *(() if self.alone else self.costs(params)))
 
-    def admits(self, params: Params) -> bool:
-        """Whether it is inside the limit."""
+    def is_feasible(self, params: Params) -> bool:
+        """True if it meets the limit."""
         return self.limit is None or self.costs(params)[0] <= self.limit
 
 
@@ -153,13 +153,13 @@ def cells() -> Problem:
 
     def alive(params: Params) -> tuple[tuple[tuple[int, int], str], ...]:
         """Edges on a way from the first node to the last."""
-        chosen = {edge: op for edge, op in zip(edges, params.values(), strict=True) if op != "none"}
+        ops = {edge: op for edge, op in zip(edges, params.values(), strict=True) if op != "none"}
         forward, backward = {0}, {3}
         for start, end in edges:
-            forward |= {end} if start in forward and (start, end) in chosen else set()
+            forward |= {end} if start in forward and (start, end) in ops else set()
         for start, end in reversed(edges):
-            backward |= {start} if end in backward and (start, end) in chosen else set()
-        return tuple(((s, e), op) for (s, e), op in chosen.items() if s in forward and e in backward)
+            backward |= {start} if end in backward and (start, end) in ops else set()
+        return tuple(((s, e), op) for (s, e), op in ops.items() if s in forward and e in backward)
 
     def accuracy(params: Params) -> float:
         used = alive(params)

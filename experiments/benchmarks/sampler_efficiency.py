@@ -40,7 +40,7 @@ from experiments.benchmarks.problems import Problem, alone, everything, made_up,
 from experiments.benchmarks.search_overhead import MacroSpace
 from nas.runs.pareto import dominates, hypervolume, non_dominated
 from nas.sampler.frontier import FrontierSampler
-from nas.searching.samplers import plain_sampler
+from nas.searching.samplers import optuna_sampler
 from nas.spaces import Params, grid_values, num_points, sample
 
 Losses: TypeAlias = tuple[float, ...]
@@ -60,29 +60,29 @@ def study_of(problem: Problem, sampler: BaseSampler) -> optuna.Study:
 
 
 def frontier(problem: Problem, seed: int) -> BaseSampler:
-    """Ours, told what is known."""
-    known: Callable[[Params], Sequence[float | None]] = lambda params: (None, *problem.costs(params))  # noqa: E731
+    """Our sampler, with the costs, the identity and the limit of the problem."""
+    costs: Callable[[Params], Sequence[float | None]] = lambda params: (None, *problem.costs(params))  # noqa: E731
     return FrontierSampler(
         problem.distributions,
-        costs=None if problem.alone else known,
+        costs=None if problem.alone else costs,
         identity=problem.identity,
-        feasible=None if problem.limit is None else problem.admits,
+        feasible=None if problem.limit is None else problem.is_feasible,
         seed=seed,
     )
 
 
 SAMPLERS: Final[Mapping[str, Callable[[Problem, int], BaseSampler]]] = {
     "frontier": frontier,
-    "random": lambda _, seed: plain_sampler("random", seed),
-    "tpe": lambda _, seed: plain_sampler("tpe", seed),
-    "nsga2, 20": lambda _, seed: plain_sampler("nsga2", seed),
+    "random": lambda _, seed: optuna_sampler("random", seed),
+    "tpe": lambda _, seed: optuna_sampler("tpe", seed),
+    "nsga2, 20": lambda _, seed: optuna_sampler("nsga2", seed),
     "nsga2, 50": lambda _, seed: optuna.samplers.NSGAIISampler(population_size=50, seed=seed),
-    "gp": lambda _, seed: plain_sampler("gp", seed),
+    "gp": lambda _, seed: optuna_sampler("gp", seed),
 }
 
 
 def evolution(problem: Problem, seed: int, *, population: int, tournament: int) -> Strategy:
-    """Regularized evolution (arXiv:1802.01548): the best of some of the youngest is changed in one parameter."""
+    """Regularized evolution (arXiv:1802.01548): mutates one parameter of the best of a random few of the youngest networks."""
     generator = random.Random(seed)
     alive: list[tuple[Params, float]] = []
     for count in itertools.count():
@@ -92,16 +92,16 @@ def evolution(problem: Problem, seed: int, *, population: int, tournament: int) 
             parent = max(generator.sample(alive, tournament), key=lambda one: one[1])[0]
             name = generator.choice(list(problem.distributions))
             child = parent | {name: generator.choice([v for v in grid_values(problem.distributions[name]) if v != parent[name]])}
-        if problem.admits(child):
+        if problem.is_feasible(child):
             alive = [*alive[-population + 1 :], (child, (yield child))]
 
 
 def local_search(problem: Problem, seed: int) -> Strategy:
-    """From a random network to the first better neighbour until there is none; then from another."""
+    """Moves from a random network to the first better neighbour until there is none; then starts at another."""
     generator = random.Random(seed)
     while True:
         here = sample(problem.distributions, generator)
-        if not problem.admits(here):
+        if not problem.is_feasible(here):
             continue
         value, better = (yield here), True
         while better:
@@ -109,9 +109,9 @@ def local_search(problem: Problem, seed: int) -> Strategy:
             moves = [(n, v) for n, d in problem.distributions.items() for v in grid_values(d) if v != here[n]]
             for name, choice in generator.sample(moves, len(moves)):
                 neighbour = here | {name: choice}
-                found = (yield neighbour) if problem.admits(neighbour) else value
-                if found > value:
-                    here, value, better = neighbour, found, True
+                neighbour_value = (yield neighbour) if problem.is_feasible(neighbour) else value
+                if neighbour_value > value:
+                    here, value, better = neighbour, neighbour_value, True
                     break
 
 
@@ -123,23 +123,23 @@ STRATEGIES: Final[Mapping[str, Callable[[Problem, int], Strategy]]] = {
 
 
 @dataclass(frozen=True)
-class Found:
-    """What one search tried: the losses of different networks in order, and the seconds a proposal."""
+class SearchResult:
+    """One search: the losses of its distinct networks in order, and the seconds per proposal."""
 
     losses: list[Losses]
     seconds: float
 
 
-def searched(problem: Problem, sampler: str, workers: int, seed: int, budget: int) -> Found:
+def searched(problem: Problem, sampler: str, workers: int, seed: int, budget: int) -> SearchResult:
     """One search."""
     warnings.simplefilter("ignore", ExperimentalWarning)
     return (of_strategy if sampler in STRATEGIES else of_sampler)(problem, sampler, workers, seed, budget)
 
 
-def of_sampler(problem: Problem, sampler: str, workers: int, seed: int, budget: int) -> Found:
-    """By a sampler of Optuna's kind, with so many trials under way at a time, which end in the order in which they began."""
+def of_sampler(problem: Problem, sampler: str, workers: int, seed: int, budget: int) -> SearchResult:
+    """A search by an Optuna sampler with `workers` concurrent trials, which end in the order in which they start."""
     study, seconds = study_of(problem, SAMPLERS[sampler](problem, seed)), []
-    found: dict[Hashable, Losses] = {}
+    distinct: dict[Hashable, Losses] = {}
     pending: list[optuna.trial.Trial] = []
     for _ in range(ASKS * budget):
         while len(pending) < workers:
@@ -148,84 +148,84 @@ def of_sampler(problem: Problem, sampler: str, workers: int, seed: int, budget: 
             seconds.append(time.perf_counter() - started)
         trial = pending.pop(0)
         losses = problem.losses(trial.params)
-        if not problem.admits(trial.params):
+        if not problem.is_feasible(trial.params):
             study.tell(trial, state=optuna.trial.TrialState.PRUNED)
             continue
-        found.setdefault(problem.identity(trial.params), losses)
+        distinct.setdefault(problem.identity(trial.params), losses)
         study.tell(trial, [problem.measure(trial.params, seed), *losses[1:]])
-        if len(found) == budget:
+        if len(distinct) == budget:
             break
-    return Found(list(found.values()), statistics.median(seconds))
+    return SearchResult(list(distinct.values()), statistics.median(seconds))
 
 
-def of_strategy(problem: Problem, sampler: str, _: int, seed: int, budget: int) -> Found:
-    """By a strategy of one objective."""
+def of_strategy(problem: Problem, sampler: str, _: int, seed: int, budget: int) -> SearchResult:
+    """A search by a strategy of a single objective."""
     strategy = STRATEGIES[sampler](problem, seed)
-    found: dict[Hashable, Losses] = {}
+    distinct: dict[Hashable, Losses] = {}
     params = next(strategy)
     for _ in range(ASKS * budget):
-        found.setdefault(problem.identity(params), problem.losses(params))
-        if len(found) == budget:
+        distinct.setdefault(problem.identity(params), problem.losses(params))
+        if len(distinct) == budget:
             break
         params = strategy.send(problem.measure(params, seed))
-    return Found(list(found.values()), 0.0)
+    return SearchResult(list(distinct.values()), 0.0)
 
 
-def everything_known(problem: Problem, found: Iterable[Found]) -> tuple[list[Losses], bool]:
-    """The losses of every network; or of those that were tried, where they are too many."""
+def all_losses(problem: Problem, results: Iterable[SearchResult]) -> tuple[list[Losses], bool]:
+    """(losses, True) of every network of the space; of a large space, (losses, False) of all networks that were tried."""
     if num_points(problem.distributions) > ENUMERATED:
-        return [losses for one in found for losses in one.losses], False
+        return [losses for one in results for losses in one.losses], False
     values = [grid_values(distribution) for distribution in problem.distributions.values()]
     points = (dict(zip(problem.distributions, choice, strict=True)) for choice in itertools.product(*values))
-    return list({problem.identity(p): problem.losses(p) for p in points if problem.admits(p)}.values()), True
+    return list({problem.identity(p): problem.losses(p) for p in points if problem.is_feasible(p)}.values()), True
 
 
 def scores(
-    problem: Problem, found: Mapping[Any, list[Found]], known: Sequence[Losses], whose: str
+    problem: Problem, results: Mapping[Any, list[SearchResult]], reference_losses: Sequence[Losses], whose: str
 ) -> tuple[dict[Any, list[list[float]]], str]:
-    """Of each search the score after each network: a share of the hypervolume, or the regret; and what it is of."""
+    """(scores, title): for each search its score after each network, a share of the hypervolume or the regret."""
     if problem.alone:
-        best = min(known)[0]
+        best = min(reference_losses)[0]
         return {
             key: [[least - best for least in itertools.accumulate((losses[0] for losses in one.losses), min)] for one in of]
-            for key, of in found.items()
+            for key, of in results.items()
         }, f"regret, points; best of {whose}"
-    reference = tuple(max(column) for column in zip(*known, strict=True))
-    front = [point for point, kept in zip(known, non_dominated(known), strict=True) if kept]
+    reference = tuple(max(column) for column in zip(*reference_losses, strict=True))
+    front = [point for point, kept in zip(reference_losses, non_dominated(reference_losses), strict=True) if kept]
     whole = hypervolume(front, reference)
     return {
-        key: [[volume / whole for volume in volumes(one.losses, reference)] for one in of] for key, of in found.items()
+        key: [[volume / whole for volume in volumes(one.losses, reference)] for one in of] for key, of in results.items()
     }, f"hypervolume, share of {whose}"
 
 
 def volumes(losses: Sequence[Losses], reference: Losses) -> list[float]:
     """Hypervolume after each network."""
     front: list[Losses] = []
-    volume, found = 0.0, []
+    volume, values = 0.0, []
     for point in losses:
         if not any(other == point or dominates(other, point) for other in front):
             front = [other for other in front if not dominates(point, other)] + [point]
             volume = hypervolume(front, reference)
-        found.append(volume)
-    return found
+        values.append(volume)
+    return values
 
 
 def needed(runs: Sequence[Sequence[float]], goal: float, *, least: bool) -> tuple[float, float, float]:
-    """Quartiles of how many networks it took; infinite where it was not reached."""
+    """Quartiles of the number of networks until the goal is reached; infinite where it is not."""
     counts = [next((i + 1 for i, v in enumerate(run) if (v <= goal if least else v >= goal)), float("inf")) for run in runs]
     low, middle, high = np.percentile(counts, (25, 50, 75), method="nearest")
     return float(low), float(middle), float(high)
 
 
-def show(problem: Problem, found: Mapping[tuple[str, int], list[Found]], budget: int) -> dict[str, Any]:
-    """Print what the samplers found on one problem."""
-    losses, exact = everything_known(problem, (one for of in found.values() for one in of))
-    known = sorted(set(losses))
-    runs, what = scores(problem, found, known, "the true" if exact else "all that were found")
+def show(problem: Problem, results: Mapping[tuple[str, int], list[SearchResult]], budget: int) -> dict[str, Any]:
+    """Print the results of the samplers on one problem."""
+    losses, exact = all_losses(problem, (one for of in results.values() for one in of))
+    ranked = sorted(set(losses))
+    runs, what = scores(problem, results, ranked, "the true" if exact else "all that were found")
     marks = sorted({20, 50, 100, budget} & set(range(budget + 1)))
     goals = {} if problem.alone else {f"for {goal}": goal for goal in (0.99, 0.999)}
     if problem.alone:
-        goals = {"for the top 1 %": known[int(TOP_SHARE * len(known))][0] - known[0][0]}
+        goals = {"for the top 1 %": ranked[int(TOP_SHARE * len(ranked))][0] - ranked[0][0]}
     print(f"\n{problem.name}: {what}")
     print(f"{'':<20}" + "".join(f"{f'after {mark}':<24}" for mark in marks) + "".join(f"{goal:<20}" for goal in goals) + "ms")
     rows: dict[str, Any] = {}
@@ -239,7 +239,7 @@ def show(problem: Problem, found: Mapping[tuple[str, int], list[Found]], budget:
             at[mark] = middle
             cells.append(f"{middle:.4f} ({low:.4f} to {high:.4f})")
         took = {goal: needed(of, value, least=problem.alone) for goal, value in goals.items()}
-        cost = 1e3 * statistics.median(one.seconds for one in found[sampler, workers])
+        cost = 1e3 * statistics.median(one.seconds for one in results[sampler, workers])
         texts = ["{1:g} ({0:g} to {2:g})".format(*quartiles) for quartiles in took.values()]
         print(f"{name:<20}" + "".join(f"{cell:<24}" for cell in cells) + "".join(f"{text:<20}" for text in texts) + f"{cost:.0f}")
         rows[name] = {"after": at, "needed": {goal: list(quartiles) for goal, quartiles in took.items()}, "seeds": len(of)}
@@ -262,14 +262,14 @@ def compare(problem: Problem, options: argparse.Namespace) -> dict[str, Any]:
     cases = [(name, 1) for name in names] + [(name, 8) for name in names if name == "frontier"]
     numbers = {case: options.gp_seeds if case[0] == "gp" else options.seeds for case in cases}
     tasks = [(case, seed) for seed in range(max(numbers.values())) for case in cases if seed < numbers[case]]
-    found: dict[tuple[str, int], list[Found]] = {case: [] for case in cases if numbers[case]}
+    results: dict[tuple[str, int], list[SearchResult]] = {case: [] for case in cases if numbers[case]}
     with ProcessPoolExecutor(options.processes, initializer=quiet) as pool:
         ends = [
             (case, pool.submit(named, problem.name, options.nas_bench_macro, *case, seed, options.budget)) for case, seed in tasks
         ]
         for case, end in ends:
-            found[case].append(end.result())
-    return show(problem, found, options.budget)
+            results[case].append(end.result())
+    return show(problem, results, options.budget)
 
 
 def times() -> dict[int, float]:
@@ -307,12 +307,12 @@ def times() -> dict[int, float]:
 
 
 def quiet() -> None:
-    """No more of Optuna than its warnings."""
+    """Silence Optuna but for its warnings."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 
-def named(problem: str, file: str | None, *case: Any) -> Found:
-    """A search of the problem of a name: functions are not sent between processes."""
+def named(problem: str, file: str | None, *case: Any) -> SearchResult:
+    """A search of a problem by name, as functions are not sent between processes."""
     return searched(problems(file)[problem], *case)
 
 
@@ -337,8 +337,10 @@ def main() -> None:
     parser.add_argument("--samplers", nargs="+", default=[*SAMPLERS, *STRATEGIES])
     parser.add_argument("--processes", type=int, default=os.cpu_count())
     options = parser.parse_args()
-    chosen = [p for p in problems(options.nas_bench_macro).values() if not options.only or p.name.startswith(tuple(options.only))]
-    figures: dict[str, Any] = {problem.name: compare(problem, options) for problem in chosen}
+    selected = [
+        p for p in problems(options.nas_bench_macro).values() if not options.only or p.name.startswith(tuple(options.only))
+    ]
+    figures: dict[str, Any] = {problem.name: compare(problem, options) for problem in selected}
     quiet()
     figures["ms"] = times()
     print(json.dumps(figures | {"seeds": options.seeds, "gp_seeds": options.gp_seeds}))

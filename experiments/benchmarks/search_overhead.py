@@ -53,11 +53,11 @@ Spread = dict[str, float]
 
 NUM_CLASSES: Final = len(EXPERIMENT.dataset.classes)  # CIFAR-10 has as many
 UNTRAINED: Final = replace(EXPERIMENT, objectives=(objective("params_m"), objective("macs_m")), sampler="random", workers=2)
-ASKED: Final = 1000  # trials of the searcher alone
-LAST: Final = 100  # of these, whose time is shown too
-LISTED: Final = 10_000  # trials of the made-up run
+NUM_TRIALS: Final = 1000  # trials of the searcher alone
+NUM_LAST: Final = 100  # of these, whose time is shown too
+NUM_LISTED: Final = 10_000  # trials of the made-up run
 BUDGETS: Final = (50, 100, 200)  # different networks, after which the front is measured
-PLAIN: Final[Mapping[str, Callable[..., optuna.samplers.BaseSampler]]] = {
+OPTUNA_SAMPLERS: Final[Mapping[str, Callable[..., optuna.samplers.BaseSampler]]] = {
     f"plain {sampler.__name__}": sampler for sampler in (optuna.samplers.NSGAIISampler, optuna.samplers.TPESampler)
 }
 
@@ -110,7 +110,7 @@ def row(name: str, rounds: Sequence[Round], middle: Callable[[list[float]], floa
     """Median or mean, smallest and largest of every figure, printed."""
     spreads = {}
     for figure in rounds[0]:
-        values = [found[figure] for found in rounds]
+        values = [one[figure] for one in rounds]
         spread = {middle.__name__: middle(values), "min": min(values), "max": max(values)}
         spreads[figure] = {end: float(f"{value:.4g}") for end, value in spread.items()}
     cells = ("{:g} ({:g} to {:g})".format(*spread.values()) for spread in spreads.values())
@@ -145,8 +145,8 @@ def measure(params: Mapping[str, Any]) -> None:
     """A trial of plain Ray Tune: the network's costs, reported."""
     from ray import tune
 
-    found = cost(EXPERIMENT.space.decode(params), NUM_CLASSES)
-    tune.report({"params_m": found.params / 1e6, "macs_m": found.macs / 1e6})
+    costs = cost(EXPERIMENT.space.decode(params), NUM_CLASSES)
+    tune.report({"params_m": costs.params / 1e6, "macs_m": costs.macs / 1e6})
 
 
 def search_plain(trials: str) -> Round:
@@ -161,10 +161,10 @@ def search_plain(trials: str) -> Round:
         ray.init(num_cpus=2)
         algorithm = OptunaSearch(metric=["params_m", "macs_m"], mode=["min", "min"])
         config = tune.TuneConfig(search_alg=algorithm, num_samples=int(trials), max_concurrent_trials=2)
-        found = tune.Tuner(measure, param_space=space, tune_config=config, run_config=tune.RunConfig(storage_path=folder)).fit()
+        results = tune.Tuner(measure, param_space=space, tune_config=config, run_config=tune.RunConfig(storage_path=folder)).fit()
         ray.shutdown()
         seconds = time.perf_counter() - started
-    assert found.num_terminated == int(trials)
+    assert results.num_terminated == int(trials)
     return {"seconds": seconds}
 
 
@@ -174,13 +174,13 @@ def whole_search(repeats: int, trials: int) -> dict[str, Any]:
     rounds: dict[str, list[Round]] = {name: [] for name in sides}
     for _ in range(repeats):
         for name, part in sides.items():
-            found, whole = alone(part, str(trials))
-            rounds[name].append(found | {"seconds_a_trial": found["seconds"] / trials, "process_seconds": whole})
+            figures, whole = alone(part, str(trials))
+            rounds[name].append(figures | {"seconds_a_trial": figures["seconds"] / trials, "process_seconds": whole})
     columns = ("seconds", "seconds a trial", "seconds, whole process")
     heading(f"1. A search of {trials} networks, none trained, 2 workers; median (min to max) of {repeats}", columns)
-    figures: dict[str, Any] = {name: row(name, found) for name, found in rounds.items()}
+    spreads: dict[str, Any] = {name: row(name, values) for name, values in rounds.items()}
     pairs = zip(*rounds.values(), strict=True)
-    return figures | row("ratio", [{"ratio": plain["seconds"] / ours["seconds"]} for ours, plain in pairs])
+    return spreads | row("ratio", [{"ratio": plain["seconds"] / ours["seconds"]} for ours, plain in pairs])
 
 
 def make_searcher(experiment: Experiment) -> "ArchitectureSearcher":
@@ -225,12 +225,12 @@ def ask_and_record(space: str, sampler: str) -> Round:
     experiments: dict[str, Experiment] = {"mobilenetv3": EXPERIMENT, "macro": MACRO}
     generator, times = random.Random(0), []
     with tempfile.TemporaryDirectory() as folder:
-        searcher = make_searcher(replace(experiments[space], sampler=sampler, trials=ASKED, runs=folder))
+        searcher = make_searcher(replace(experiments[space], sampler=sampler, trials=NUM_TRIALS, runs=folder))
         before = resident_mb()
-        for i in range(ASKED):
+        for i in range(NUM_TRIALS):
             started = time.perf_counter()
             trial = searcher.suggest(f"t{i}")["trial"]
-            asked = time.perf_counter() - started
+            suggest_seconds = time.perf_counter() - started
             weights = (
                 searcher.state.session.run / WEIGHTS / f"trial{trial}" / WEIGHTS_FILE
             )  # a worker's to write, so this is not timed
@@ -238,14 +238,14 @@ def ask_and_record(space: str, sampler: str) -> Round:
             weights.touch()
             top1_pct, started = generator.gauss(90.0, 3.0), time.perf_counter()
             record(searcher, f"t{i}", top1_pct)
-            times.append(1e3 * (asked + time.perf_counter() - started))
+            times.append(1e3 * (suggest_seconds + time.perf_counter() - started))
         grown = resident_mb() - before
     figures = {
         "ms": statistics.fmean(times),
-        "last_ms": statistics.fmean(times[-LAST:]),
-        "mb_a_1000_trials": 1000 * grown / ASKED,
+        "last_ms": statistics.fmean(times[-NUM_LAST:]),
+        "mb_a_1000_trials": 1000 * grown / NUM_TRIALS,
     }
-    return figures | {"asks_a_trial": 1 + searcher.state.log.tally.duplicate / ASKED}
+    return figures | {"asks_a_trial": 1 + searcher.state.log.tally.duplicate / NUM_TRIALS}
 
 
 def searcher_alone(repeats: int) -> dict[str, Any]:
@@ -255,16 +255,16 @@ def searcher_alone(repeats: int) -> dict[str, Any]:
     for _ in range(repeats):
         for case in cases:
             rounds[" ".join(case)].append(alone("ask_and_record", *case)[0])
-    columns = ("ms a trial", f"ms a trial, last {LAST}", "MB more a 1,000 trials", "asks a trial")
-    heading(f"2. The searcher alone, {ASKED:,} trials; median (min to max) of {repeats}", columns)
-    return {name: row(name, found) for name, found in rounds.items()}
+    columns = ("ms a trial", f"ms a trial, last {NUM_LAST}", "MB more a 1,000 trials", "asks a trial")
+    heading(f"2. The searcher alone, {NUM_TRIALS:,} trials; median (min to max) of {repeats}", columns)
+    return {name: row(name, values) for name, values in rounds.items()}
 
 
 def made_up_run(folder: str) -> Path:
     """A run folder of finished trials of random networks, with everything that a search writes of them."""
     experiment, generator = replace(EXPERIMENT, runs=folder), random.Random(0)
     problem, log = problem_of(experiment), TrialLog(run=create_run(experiment, "made_up"))
-    for number in range(LISTED):
+    for number in range(NUM_LISTED):
         params = sample(experiment.space.parameters, generator)
         point = problem.examine(params)
         log.start(
@@ -296,8 +296,8 @@ def table(repeats: int) -> dict[str, Any]:
             started = time.perf_counter()
             results(run)
             rounds["nas.results, warm"].append({"seconds": time.perf_counter() - started})
-    heading(f"3. A run of {LISTED:,} trials, {size_mb:.0f} MB; median (min to max) of {repeats}", ["seconds"])
-    return {name: row(name, found) for name, found in rounds.items()}
+    heading(f"3. A run of {NUM_LISTED:,} trials, {size_mb:.0f} MB; median (min to max) of {repeats}", ["seconds"])
+    return {name: row(name, values) for name, values in rounds.items()}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -312,13 +312,13 @@ class Bench:
 
 
 def read_bench(file: str) -> Bench:
-    """The table, with its parameters and multiply-adds held against our count."""
+    """The table, with its parameters and MACs checked against our count."""
     losses: dict[str, Losses] = {}
     for choices, entry in json.loads(Path(file).read_text(encoding="utf-8")).items():
         network = MacroSpace().decode(dict(zip(MacroSpace.parameters, map(int, choices), strict=True)))
-        found = cost(network, NUM_CLASSES)
-        assert (found.params, found.macs) == (entry["params"], entry["flops"]), choices
-        here = (-statistics.fmean(entry["test_acc"]), found.macs / 1e6)
+        costs = cost(network, NUM_CLASSES)
+        assert (costs.params, costs.macs) == (entry["params"], entry["flops"]), choices
+        here = (-statistics.fmean(entry["test_acc"]), costs.macs / 1e6)
         assert losses.setdefault(network.to_json(), here) == here, f"{choices}: another row of the same network differs"
     points = list(losses.values())
     reference = tuple(max(column) for column in zip(*points, strict=True))
@@ -327,35 +327,35 @@ def read_bench(file: str) -> Bench:
 
 
 def replay_ours(bench: Bench, sampler: str, seed: int) -> tuple[list[Losses], int]:
-    """The losses of the networks that a search of ours tries, in order, and how often its sampler was asked."""
-    found = []
+    """The losses of the networks that a search of ours tries, in order, and the number of its proposals."""
+    tried = []
     with tempfile.TemporaryDirectory() as folder:
         searcher = make_searcher(replace(MACRO, sampler=sampler, seed=seed, trials=BUDGETS[-1], runs=folder))
         for i in range(BUDGETS[-1]):
             losses = bench.losses[searcher.suggest(f"t{i}")["network"]]
             record(searcher, f"t{i}", -losses[0])
-            found.append(losses)
-    return found, len(found) + searcher.state.log.tally.duplicate
+            tried.append(losses)
+    return tried, len(tried) + searcher.state.log.tally.duplicate
 
 
 def replay_plain(bench: Bench, sampler: str, seed: int) -> tuple[list[Losses], int]:
-    """The losses of the networks that Optuna tries, in order and without repeats, and how often it was asked."""
-    study = optuna.create_study(directions=["maximize", "minimize"], sampler=PLAIN[sampler](seed=seed))
-    found: dict[str, Losses] = {}
-    while len(found) < BUDGETS[-1]:
+    """The losses of the networks that Optuna tries, in order and without duplicates, and the number of its proposals."""
+    study = optuna.create_study(directions=["maximize", "minimize"], sampler=OPTUNA_SAMPLERS[sampler](seed=seed))
+    tried: dict[str, Losses] = {}
+    while len(tried) < BUDGETS[-1]:
         trial = study.ask(dict(MacroSpace.parameters))
         text = MacroSpace().decode(trial.params).to_json()
-        found[text] = bench.losses[text]
-        study.tell(trial, [-found[text][0], found[text][1]])
-    return list(found.values()), len(study.trials)
+        tried[text] = bench.losses[text]
+        study.tell(trial, [-tried[text][0], tried[text][1]])
+    return list(tried.values()), len(study.trials)
 
 
 def replayed(bench: Bench, sampler: str, seed: int) -> Round:
     """What one search finds, and its cost."""
     started = time.perf_counter()
-    found, asks = (replay_plain if sampler in PLAIN else replay_ours)(bench, sampler, seed)
+    losses, asks = (replay_plain if sampler in OPTUNA_SAMPLERS else replay_ours)(bench, sampler, seed)
     seconds = time.perf_counter() - started
-    volumes = {f"after_{budget}": hypervolume(found[:budget], bench.reference) for budget in BUDGETS}
+    volumes = {f"after_{budget}": hypervolume(losses[:budget], bench.reference) for budget in BUDGETS}
     return {name: 100.0 * volume / bench.volume for name, volume in volumes.items()} | {"asks": asks, "seconds": seconds}
 
 
@@ -364,7 +364,7 @@ def replay(file: str, seeds: int, gp_seeds: int) -> dict[str, Any]:
     bench, figures = read_bench(file), {}
     columns = (*(f"% after {budget}" for budget in BUDGETS), f"asks for {BUDGETS[-1]}", "seconds")
     heading(f"4. NAS-Bench-Macro, {len(bench.losses):,} networks; hypervolume, mean (min to max) over seeds", columns)
-    numbers = dict.fromkeys((*SAMPLERS, *PLAIN), seeds) | {"gp": gp_seeds}
+    numbers = dict.fromkeys((*SAMPLERS, *OPTUNA_SAMPLERS), seeds) | {"gp": gp_seeds}
     for sampler, num in numbers.items():
         rounds = [replayed(bench, sampler, seed) for seed in range(num)]
         figures[sampler] = {"seeds": num} | (row(f"{sampler}, {num}", rounds, statistics.mean) if rounds else {})

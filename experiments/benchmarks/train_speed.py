@@ -52,8 +52,8 @@ class Part(Dataset):
     def load(self, part: str) -> ImageData:
         data = self.dataset.load(part)
         step = max(1, len(data) // self.num)
-        chosen = slice(None, None, step) if part == "train" else slice(0, 2)
-        return ImageData(images=data.images[chosen][: self.num], labels=data.labels[chosen][: self.num])
+        indices = slice(None, None, step) if part == "train" else slice(0, 2)
+        return ImageData(images=data.images[indices][: self.num], labels=data.labels[indices][: self.num])
 
 
 def ours(dataset: Part, network: str, resolution: int) -> float:
@@ -145,12 +145,12 @@ def main() -> None:
         for name in sides:  # each in a process of its own, since our loop changes how memory is kept
             line = [sys.executable, "-m", "experiments.benchmarks.train_speed", *sys.argv[1:], "--side", name]
             rates[name].append(float(subprocess.run(line, capture_output=True, text=True, check=True).stdout.split()[-1]))
-    medians = {name: statistics.median(found) for name, found in rates.items()}
+    medians = {name: statistics.median(values) for name, values in rates.items()}
     real, same, theirs = medians.values()
     print(f"{network}, {resolution} px, batch {SETTINGS.batch_size}, one core\n")
     print(f"{'images/s':<28}{'median':>10}{'least':>10}{'most':>10}")
-    for name, found in rates.items():
-        print(f"{name:<28}{medians[name]:>10,.0f}{min(found):>10,.0f}{max(found):>10,.0f}")
+    for name, values in rates.items():
+        print(f"{name:<28}{medians[name]:>10,.0f}{min(values):>10,.0f}{max(values):>10,.0f}")
     print(f"\nreal images / constant batch {real / same:.3f}; ours / timm's parts {real / theirs:.2f}")
     figures = {
         "network": network,

@@ -95,12 +95,14 @@ class _SearchProgress(Progress):
             f"{f'[red]{tally.failed} failed[/]' if tally.failed else '0 failed'} · {tally.infeasible} infeasible"
             f"{' · stopping after the epochs under way' if state.interrupted.is_set() else ''}"
         )
-        front = state.keeper.front
+        front = state.front_weights.front
         best = [min(losses) for losses in zip(*front.values(), strict=True)]
         objectives = zip(state.session.plan.problem.objectives, best, strict=True) if front else ()
         values = ", ".join(f"{one.name} {one.loss(loss):.4g}" for one, loss in objectives)
         yield Text(
-            f"best {values}; front {len(front)}, hypervolume {state.keeper.hypervolume():.3f}" if front else "no network yet"
+            f"best {values}; front {len(front)}, hypervolume {state.front_weights.hypervolume():.3f}"
+            if front
+            else "no network yet"
         )
 
 

@@ -14,8 +14,8 @@ from ray.util.queue import Queue
 
 from nas.datasets import Dataset
 from nas.errors import NasError
-from nas.searching.ray_session import ray_session, sent_by_value
-from nas.searching.worker import settle
+from nas.searching.ray_session import pickled_by_value, ray_session
+from nas.searching.worker import prepare_process
 from nas.training.settings import Epoch, TrainReport
 
 OnEpoch = Callable[[Epoch], None]
@@ -32,7 +32,7 @@ def train_on_workers(
 
     Raises: NasError if there are fewer GPUs, or CPU cores, than processes, or one of them fails.
     """
-    with ray_session(None), sent_by_value([dataset]):
+    with ray_session(None), pickled_by_value([dataset]):
         gpus, cores = (int(ray.cluster_resources().get(kind, 0)) for kind in ("GPU", "CPU"))
         available, kind = (gpus, "GPUs") if gpus else (cores, "CPU cores")
         if workers > available:
@@ -75,7 +75,7 @@ def _receive(queue: Queue, on_epoch: OnEpoch | None) -> TrainReport:
 
 def _work(config: dict[str, Any]) -> None:
     """The training in one process; the first process sends its epochs and its report."""
-    settle(config["folder"])
+    prepare_process(config["folder"])
     torch.set_num_threads(config["threads"])
     device = ray.train.torch.get_device()
     if device.type == "cuda":

@@ -19,8 +19,8 @@ from nas.runs.experiment import Experiment
 from nas.runs.folder import FULL, read_experiment
 from nas.runs.results import results
 from nas.runs.serialization import experiment_of
-from nas.searching.ray_session import ray_session, resources, sent_by_value
-from nas.searching.worker import settle
+from nas.searching.ray_session import pickled_by_value, ray_session, resources
+from nas.searching.worker import prepare_process
 
 logger = logging.getLogger(__name__)
 
@@ -81,7 +81,7 @@ def _train(experiment: Experiment, trainings: Sequence[FullTraining], on_done: C
     if not trainings:
         return
     failures = []
-    with ray_session(experiment.workers, verbose=experiment.verbose), sent_by_value([experiment.dataset]):
+    with ray_session(experiment.workers, verbose=experiment.verbose), pickled_by_value([experiment.dataset]):
         _, gpus = resources(experiment)
         task = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=1)(_train_in)
         running = [task.remote(str(Path.cwd()), training) for training in trainings]
@@ -107,5 +107,5 @@ def _failures(training: FullTraining, result: ray.ObjectRef[Path]) -> list[str]:
 
 def _train_in(folder: str, training: FullTraining) -> Path:
     """Train in the driver's working folder, because a dataset may have relative paths."""
-    settle(folder)
+    prepare_process(folder)
     return train_network(training)

@@ -11,77 +11,77 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
 from nas.statistics import standard_error_pct
 
-REDUCTION: Final = 3  # of the trials at a rung, one in so many goes on (eta of Hyperband and of ASHA, arXiv:1810.05934)
-RUNGS: Final = 2  # at a ninth and at a third of the epochs
-FIRST_RUNG: Final = 3  # epochs; before, the learning rate is still rising, and networks do little better than chance
-STANDARD_ERRORS: Final = 2.0  # of top-1, by which a network must be better to count as better
+REDUCTION_FACTOR: Final = 3  # a rung continues one trial in so many (eta of Hyperband and ASHA, arXiv:1810.05934)
+NUM_RUNGS: Final = 2  # at a ninth and at a third of the epochs
+FIRST_RUNG: Final = 3  # epochs; earlier, the learning rate still rises and networks are little better than chance
+MARGIN_STANDARD_ERRORS: Final = 2.0  # differences in top-1 below so many standard errors count as ties
 
 
 def rungs(epochs: int) -> tuple[int, ...]:
-    """The epochs after which a training of so many is judged: a ninth and a third of them, rounded up, but not the first two."""
-    at = {-(-epochs // REDUCTION**i) for i in range(1, RUNGS + 1)}
+    """The epochs after which trials are compared: a ninth and a third of all, rounded up, from the third epoch on."""
+    at = {-(-epochs // REDUCTION_FACTOR**i) for i in range(1, NUM_RUNGS + 1)}
     return tuple(sorted(epoch for epoch in at if FIRST_RUNG <= epoch < epochs))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Standing:
-    """Where a trial stands at a rung."""
+class RungResult:
+    """A trial's result at a rung."""
 
     top1_pct: float
-    """On the search validation part, so far."""
+    """On the search validation part, after the rung's epoch."""
     margin: float
-    """Two standard errors of it, percent points; what lies nearer is taken as equal."""
+    """Two standard errors of it, in percent points; smaller differences count as ties."""
     costs: tuple[float, ...]
-    """What is known exactly before training, each the lower the better."""
+    """The losses that need no training."""
 
     @staticmethod
-    def of(top1_pct: float, val_images: float, costs: tuple[float, ...]) -> "Standing":
-        """From top-1 over so many images."""
-        margin = STANDARD_ERRORS * standard_error_pct(top1_pct, val_images)
-        return Standing(top1_pct=top1_pct, margin=margin, costs=costs)
+    def of(top1_pct: float, val_images: float, costs: tuple[float, ...]) -> "RungResult":
+        """The result of a top-1 measured on so many images."""
+        margin = MARGIN_STANDARD_ERRORS * standard_error_pct(top1_pct, val_images)
+        return RungResult(top1_pct=top1_pct, margin=margin, costs=costs)
 
-    def dominates(self, other: "Standing") -> bool:
-        """Whether it is clearly more accurate, and costs no more in anything."""
+    def dominates(self, other: "RungResult") -> bool:
+        """True if it is more accurate by the margin and no objective costs more."""
         margin = max(self.margin, other.margin)
         return self.top1_pct > other.top1_pct + margin and all(map(float.__le__, self.costs, other.costs))
 
 
 @dataclass(slots=True, kw_only=True)
-class Halving:
-    """Decides after certain epochs which trials go on.
+class SuccessiveHalving:
+    """Decides at each rung which trials continue.
 
-    A trial's rank at a rung is the number of trials there that dominate it, so that a network is held only against those that
-    cost no more: a cheap one never against giants. It goes on while no more than one in REDUCTION of the others has a lower
-    rank. With a single objective this is asynchronous successive halving. Trials are judged as they come; the first are not,
-    until there are REDUCTION others to hold them against.
+    A trial's rank at a rung is the number of trials there that dominate it. So a network is compared only with networks that cost
+    no more: a small one never with large ones. A trial continues if at most one in REDUCTION_FACTOR of the others has a lower
+    rank. With a single objective this is asynchronous successive halving. Trials are judged as they arrive, once there are
+    REDUCTION_FACTOR others at the rung.
     """
 
     epochs: int
-    """Of a whole training."""
-    standings: dict[int, dict[int, Standing]] = field(default_factory=dict)
+    """The epochs of a whole training."""
+    standings: dict[int, dict[int, RungResult]] = field(default_factory=dict)
     """Rung → trial → where it stands."""
     ranks: dict[int, dict[int, int]] = field(default_factory=dict)
     """Rung → trial → its rank."""
 
-    def goes_on(self, trial: int, epoch: int, standing: Standing) -> bool:
-        """Whether a trial goes on after an epoch; notes how it stands there."""
+    def should_continue(self, trial: int, epoch: int, standing: RungResult) -> bool:
+        """True if a trial continues after an epoch; stores its result if the epoch is a rung."""
         if epoch not in rungs(self.epochs):
             return True
         at, ranks = self.standings.setdefault(epoch, {}), self.ranks.setdefault(epoch, {})
         others = {number: other for number, other in at.items() if number != trial}
-        if trial not in at:  # one that was killed may come again, and has been counted
+        if trial not in at:  # a resumed trial may report the same rung again
             for number, other in others.items():
                 ranks[number] += standing.dominates(other)
         at[trial] = standing
         ranks[trial] = sum(other.dominates(standing) for other in others.values())
         ahead = sum(ranks[number] < ranks[trial] for number in others)
-        return len(others) < REDUCTION or ahead * REDUCTION <= len(others)
+        return len(others) < REDUCTION_FACTOR or ahead * REDUCTION_FACTOR <= len(others)
 
 
 class EarlyStopping(FIFOScheduler):
-    """Stops a trial after an epoch when it falls behind, or when the search is interrupted; baselines train to their end."""
+    """Stops a trial after an epoch if it falls behind or the search is interrupted; baselines always train to their end."""
 
-    def __init__(self, halving: Halving, *, enabled: bool, interrupted: Event) -> None:
+    def __init__(self, halving: SuccessiveHalving, *, enabled: bool, interrupted: Event) -> None:
         super().__init__()
         self.halving = halving
         self.enabled = enabled
@@ -97,13 +97,13 @@ class EarlyStopping(FIFOScheduler):
         trial: Trial,
         result: dict[str, Any],
     ) -> str:
-        """What Ray is to do with the trial."""
-        goes_on = "epoch" not in result or (not self.interrupted.is_set() and self._judged(trial.config, result))
-        decision: str = TrialScheduler.CONTINUE if goes_on else TrialScheduler.STOP
+        """Ray's next action for the trial: CONTINUE or STOP."""
+        should_continue = "epoch" not in result or (not self.interrupted.is_set() and self._judged(trial.config, result))
+        decision: str = TrialScheduler.CONTINUE if should_continue else TrialScheduler.STOP
         return decision
 
     def _judged(self, config: Mapping[str, Any], result: Mapping[str, Any]) -> bool:
         if config["costs"] is None:  # a baseline
             return True
-        standing = Standing.of(result["val_top1_pct"], result["val_images"], tuple(config["costs"]))
-        return self.halving.goes_on(config["trial"], result["epoch"], standing) or not self.enabled
+        standing = RungResult.of(result["val_top1_pct"], result["val_images"], tuple(config["costs"]))
+        return self.halving.should_continue(config["trial"], result["epoch"], standing) or not self.enabled

@@ -1,4 +1,4 @@
-"""The worker's side of a trial: an architecture's text in, an Outcome out, whatever happens.
+"""The worker's side of a trial: it takes an architecture's text and always returns an Outcome.
 
 Imports no Ray.
 """
@@ -26,28 +26,28 @@ from nas.training.device import is_out_of_memory, pick_device, release_freed_mem
 from nas.training.loop import DivergedError, TrainSetup, train
 from nas.training.settings import Epoch, TrainReport
 
-MEASURING: Final = "frontier-nas-measuring.lock"
-CHECKPOINT_SHARE: Final = 0.05  # of a trial's time that writing checkpoints may take
+MEASURING_LOCK: Final = "frontier-nas-measuring.lock"
+CHECKPOINT_SHARE: Final = 0.05  # largest share of a trial's time for writing checkpoints
 
 
 def evaluate(text: str, task: Task, *, folder: Path, on_epoch: Callable[[Epoch], None] | None = None) -> Outcome:
-    """Build, train and measure the network of a text, ours or timm's own; its checkpoints and weights go into `folder`.
+    """Build, train and measure a network, ours or timm's; its checkpoints and weights go into `folder`.
 
-    Goes on from a checkpoint that is there. One thread on a CPU. Never raises: a failure is an Outcome with its reason.
+    Continues from a checkpoint in the folder. Uses one thread on a CPU. Never raises: a failure is an Outcome with its reason.
     """
     started = time.monotonic()
     try:
         network = parse_network(text)
         objectives = task.objectives
-        if isinstance(network, TimmNetwork):  # timm's own, of which no cost of a layer is known
+        if isinstance(network, TimmNetwork):  # timm's, whose layers have no costs here
             objectives = tuple(objective for objective in objectives if not objective.needs_architecture)
-        known = Candidate(network=network, num_classes=len(task.dataset.classes), latency=task.latency)
+        candidate = Candidate(network=network, num_classes=len(task.dataset.classes), latency=task.latency)
         if task.latency is None and any(objective.needs_latency for objective in objectives):
-            lock = Path(tempfile.gettempdir(), MEASURING)  # one at a time; first, as a busy machine would cost the training
+            lock = Path(tempfile.gettempdir(), MEASURING_LOCK)  # before the training, which a busy machine would waste
             with locked(lock, busy="another trial measures", wait_seconds=math.inf):
-                known = replace(known, latency_ms=latency_ms.measure(known))
+                candidate = replace(candidate, latency_ms=latency_ms.measure(candidate))
         model, report = _trained(network, task, folder=folder, on_epoch=on_epoch)
-        candidate = replace(known, model=model, report=report)
+        candidate = replace(candidate, model=model, report=report)
         values = {objective.name: _measured(objective, candidate) for objective in objectives}
         save_weights(model, folder / WEIGHTS_FILE)
         return Outcome(
@@ -61,12 +61,12 @@ def evaluate(text: str, task: Task, *, folder: Path, on_epoch: Callable[[Epoch],
             precision=report.precision,
             peak_memory_mb=torch.cuda.max_memory_allocated() / 1e6 if torch.cuda.is_available() else None,
         )
-    except Exception as error:  # noqa: BLE001 - the worker's border: whatever went wrong is the trial's row, not the run's end
+    except Exception as error:  # noqa: BLE001 - the worker's border: any error becomes the trial's row
         return Outcome(
             status=Status.FAILED, reason=_reason(error), error=describe_error(error), seconds=time.monotonic() - started
         )
     finally:
-        if torch.cuda.is_available():  # the process goes on to another network, and others share the GPU and the memory
+        if torch.cuda.is_available():  # frees memory for the process's next trial and for other processes
             torch.cuda.empty_cache()
         else:
             release_freed_memory()
@@ -75,10 +75,10 @@ def evaluate(text: str, task: Task, *, folder: Path, on_epoch: Callable[[Epoch],
 def _trained(
     network: Network, task: Task, *, folder: Path, on_epoch: Callable[[Epoch], None] | None
 ) -> tuple[torch.nn.Module, TrainReport]:
-    """The trained network; a checkpoint that it cannot go on from is removed, and it begins anew."""
+    """The trained network. A checkpoint that cannot be used is removed, and training starts again."""
     device = pick_device()
     if device.type == "cpu":
-        torch.set_num_threads(1)  # trials run side by side, and two threads on a busy machine are slower than one
+        torch.set_num_threads(1)  # trials run in parallel, and two threads on a busy machine are slower than one
     else:
         torch.cuda.reset_peak_memory_stats(device)
     settings = task.settings

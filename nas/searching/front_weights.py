@@ -1,4 +1,4 @@
-"""Which weights a run keeps: by default those of the networks on its front."""
+"""The weights that a run keeps: by default those of the networks on its front."""
 
 import logging
 import shutil
@@ -16,29 +16,29 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(slots=True, kw_only=True)
-class Keeper:
-    """The weights of a run while it is searched."""
+class FrontWeights:
+    """Keeps the weights of the trials on the front, and removes those of the others."""
 
     run: Path
     folder: Callable[[int], TrialFolder]
-    """Trial → where it keeps its checkpoints while it is under way."""
+    """Trial → the folder of its checkpoints while it runs."""
     keep_all: bool
     trained: bool
-    """Whether trials have weights at all."""
+    """True if trials train, and so have weights."""
     pinned: set[int] = field(default_factory=set)
-    """Trials whose weights are kept whatever others do: baselines, which are not trained again when limits change."""
+    """Baselines in the space: their weights stay, as they are not trained again when limits change."""
     front: dict[int, Losses] = field(default_factory=dict)
-    """Trial → losses, of the finished trials that no other finished one dominates."""
-    found: list[Losses] = field(default_factory=list)
-    """Losses of all finished trials that could be on the front."""
+    """Trial → losses, of the finished trials that no other dominates."""
+    finished: list[Losses] = field(default_factory=list)
+    """The losses of all finished feasible trials."""
 
     def weights(self, trial: int) -> Path:
-        """Where the weights of a finished trial are kept."""
+        """The file of a finished trial's weights."""
         return weights_file(self.run, trial)
 
-    def note(self, trial: int, losses: Losses) -> None:
-        """Put a finished trial on the front, if it belongs there; those that it dominates leave it."""
-        self.found.append(losses)
+    def add(self, trial: int, losses: Losses) -> None:
+        """Add a finished trial to the front unless one dominates it; trials that it dominates leave the front."""
+        self.finished.append(losses)
         if any(dominates(other, losses) for other in self.front.values()):
             return
         for number in [number for number, other in self.front.items() if dominates(losses, other)]:
@@ -48,38 +48,37 @@ class Keeper:
         self.front[trial] = losses
 
     def done(self, trial: int, losses: Losses | None, *, weights: Path | None = None) -> None:
-        """Keep the weights of a trial that has finished, if it is on the front; they come from its folder, or from `weights`.
+        """Keep a finished trial's weights if it is on the front; they come from `weights`, by default from its own folder.
 
-        Without `losses` it is no candidate for the front.
+        `losses` is None for a trial that cannot be on the front.
         """
         if losses is not None:
-            self.note(trial, losses)
-        self.settle(trial, weights=weights)
+            self.add(trial, losses)
+        self.collect(trial, weights=weights)
 
-    def settle(self, trial: int, *, weights: Path | None = None) -> None:
-        """Keep the weights of an ended trial that are wanted and not there yet, and remove what it had written on its way."""
+    def collect(self, trial: int, *, weights: Path | None = None) -> None:
+        """Keep the weights of an ended trial if they are wanted and missing; remove its folder."""
         wanted = self.keep_all or trial in self.front or trial in self.pinned
         if self.trained and wanted and not self.weights(trial).is_file():
-            self._take(trial, weights)
+            try:
+                self._copy_weights(trial, weights)
+            except NasError as error:  # a trial's row is worth more than its weights, so the search continues
+                logger.warning("the weights of trial %d are not kept: %s", trial, error)
         self.ended(trial)
 
     def hypervolume(self) -> float:
-        """The share that the front dominates of the box around all that was found, 0 to 1."""
-        return Box.around(self.found).share(self.front.values())
+        """The share of the box around all finished trials that the front dominates, 0 to 1."""
+        return Box.around(self.finished).share(self.front.values())
 
-    def _take(self, trial: int, weights: Path | None) -> None:
-        """A trial's row is worth more than its weights: what cannot be kept is told, and the search goes on."""
-        try:
-            if weights is None:
-                self.folder(trial).take_weights(self.weights(trial))
-            elif weights.is_file():
-                with atomic_file(self.weights(trial)) as partial:
-                    shutil.copyfile(weights, partial)
-        except NasError as error:
-            logger.warning("the weights of trial %d are not kept: %s", trial, error)
+    def _copy_weights(self, trial: int, weights: Path | None) -> None:
+        if weights is None:
+            self.folder(trial).take_weights(self.weights(trial))
+        elif weights.is_file():
+            with atomic_file(self.weights(trial)) as partial:
+                shutil.copyfile(weights, partial)
 
     def ended(self, trial: int) -> None:
-        """Remove what a trial that has ended had written on its way."""
+        """Remove the folder of an ended trial."""
         if self.trained:
             try:
                 self.folder(trial).remove()

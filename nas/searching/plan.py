@@ -1,4 +1,4 @@
-"""What a session of a run is going to do, found before Ray starts, so that every mistake shows before anything is trained."""
+"""The plan of a session, made before Ray starts, so that every mistake shows before anything is trained."""
 
 import logging
 import math
@@ -22,38 +22,38 @@ from nas.searching.feasibility import Feasibility, check_limits
 from nas.searching.problem import Point, Problem
 from nas.searching.samplers import SAMPLERS, check_sampler
 from nas.searching.storage import check_storage
-from nas.searching.warm_start import Reused, Start, baselines, outcomes, starts
+from nas.searching.warm_start import ReusedResult, WarmStart, baselines, reusable_results, warm_starts
 from nas.spaces import sample
 from nas.training.settings import Epoch, TrainSettings
 
 logger = logging.getLogger(__name__)
 
-# Fields of an Experiment that a session must share with the ones before it, as outcomes would no longer be alike.
-FIXED: Final = ("space", "dataset", "objectives", "latency", "train", "storage", "seed", "runs")
-CHANGEABLE: Final = tuple(one.name for one in fields(Experiment) if one.name not in FIXED)
+# Fields of an Experiment that must not change between sessions, or their results would not be comparable.
+FIXED_FIELDS: Final = ("space", "dataset", "objectives", "latency", "train", "storage", "seed", "runs")
+CHANGEABLE_FIELDS: Final = tuple(one.name for one in fields(Experiment) if one.name not in FIXED_FIELDS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """What a session is going to try."""
+    """Everything that a session needs to propose networks."""
 
     problem: Problem
     feasibility: Feasibility
-    starts: list[Start]
-    reused: Mapping[str, Reused]
-    """Network id → what became of it in another run."""
+    starts: list[WarmStart]
+    reused: Mapping[str, ReusedResult]
+    """Network id → its result in another run."""
     baselines: Mapping[str, Point]
-    """Name → network that is trained beside the search."""
+    """Name → network that is trained in addition to the search."""
 
 
 def make_plan(experiment: Experiment) -> Plan:
-    """Find every mistake that can be found without Ray.
+    """The plan of a session; it checks everything that can be checked without Ray.
 
-    Raises: NasError for limits that no network meets, an unknown sampler, optimizer, start or baseline, or a run to reuse whose
-    trainings were others.
+    Raises: NasError for limits that no network meets, an unknown sampler, optimizer, start or baseline, or a run to reuse that
+    was trained otherwise.
     """
     check_sampler(experiment.sampler)
-    if experiment.train.optimizer != TrainSettings().optimizer:  # the default is known to work, and this imports torch and timm
+    if experiment.train.optimizer != TrainSettings().optimizer:  # the check imports torch and timm, and the default needs none
         from nas.training.loop import check_settings
 
         check_settings(experiment.train)
@@ -65,12 +65,12 @@ def make_plan(experiment: Experiment) -> Plan:
     problem = problem_of(experiment)
     feasibility = check_limits(problem, experiment.seed)
     if problem.limits:
-        logger.info("%s of space %s fits %s", feasibility, problem.space.name, " and ".join(map(str, problem.limits)))
+        logger.info("%s of space %s meets %s", feasibility, problem.space.name, " and ".join(map(str, problem.limits)))
     plan = Plan(
         problem=problem,
         feasibility=feasibility,
-        starts=starts(problem.space, experiment.start),
-        reused=outcomes(experiment),
+        starts=warm_starts(problem.space, experiment.start),
+        reused=reusable_results(experiment),
         baselines=baselines(problem, experiment.baselines),
     )
     if experiment.storage is not None:
@@ -79,9 +79,9 @@ def make_plan(experiment: Experiment) -> Plan:
 
 
 def check_images(experiment: Experiment) -> None:
-    """Decode the images here, where a mistake is seen at once, every core is free, and workers find them in the cache.
+    """Decode the images into the cache that workers read, so that a mistake shows at once. On a cluster, workers decode them.
 
-    On a cluster every machine decodes its own. Raises: NasError for images that cannot be read.
+    Raises: NasError for images that cannot be read.
     """
     if experiment.address is None and any(objective.needs_training for objective in experiment.objectives):
         for part in ("train", "val"):
@@ -89,7 +89,7 @@ def check_images(experiment: Experiment) -> None:
 
 
 def problem_of(experiment: Experiment) -> Problem:
-    """The part of an experiment that proposals need."""
+    """The problem of an experiment."""
     with user_code(f"dataset {experiment.dataset.name}: classes"):
         num_classes = len(experiment.dataset.classes)
     return Problem(
@@ -102,9 +102,9 @@ def problem_of(experiment: Experiment) -> Problem:
 
 
 def with_latency(experiment: Experiment, *, look: bool = True) -> Experiment:
-    """The same with the latency table that it is to use, if it needs a latency; where there is none, trials measure it.
+    """The experiment with its latency table, if it needs latencies; without a table, trials measure them.
 
-    With `look`, the newest table that was built here serves where none is given.
+    With `look`, the newest table that was built here is the default.
     Raises: NasError without a table for a limit on a latency, or a search that trains nothing.
     """
     if not experiment.needs_latency:
@@ -122,14 +122,14 @@ def with_latency(experiment: Experiment, *, look: bool = True) -> Experiment:
     how = "`nas latency build` makes one; or give another device's with --latency"
     limited = any(limit.objective.needs_latency for limit in experiment.limits)
     if limited or not problem.trained:
-        why = "a limit must be known before the training" if limited else "trials that do not train do not measure either"
+        why = "a limit needs latencies before the training" if limited else "trials without training do not measure latencies"
         raise NasError(f"{none}, and {why}: {how}")
-    logger.info("%s: each trial measures its own, which takes seconds and an idle CPU; %s", none, how)
+    logger.info("%s: each trial measures its network, which takes seconds and an idle CPU; %s", none, how)
     return measuring(experiment)
 
 
 def measuring(experiment: Experiment) -> Experiment:
-    """The same with latencies that trials measure, where there is no table."""
+    """The experiment with trials that measure latencies, if it has no latency table."""
     if experiment.latency is not None:
         return experiment
     measured = (replace(one, needs_training=True) if one.needs_latency else one for one in experiment.objectives)
@@ -137,7 +137,7 @@ def measuring(experiment: Experiment) -> Experiment:
 
 
 def with_own_table(experiment: Experiment, run: Path) -> Experiment:
-    """The same with the run's copy of its latency table, so that all its latencies are by one table."""
+    """The experiment with the run's own copy of the latency table, so that every session uses the same one."""
     table = experiment.latency_table
     if table is None:
         return experiment
@@ -154,14 +154,14 @@ class Session:
     run: Path
     plan: Plan
     number: int = 0
-    """From 0."""
+    """The index of the session, from 0."""
     past: list[Trial] = field(default_factory=list)
     history: list[tuple[int, Epoch]] = field(default_factory=list)
-    """(trial, epoch) of every epoch of the trials in `past`."""
+    """(trial, epoch) for every epoch of the trials in `past`."""
 
     @property
     def storage(self) -> str:
-        """The folder or URI where trials under way keep their checkpoints."""
+        """The folder or URI of the running trials' checkpoints."""
         storage = self.experiment.storage
         return f"{storage.rstrip('/')}/{self.run.name}" if storage else str(self.run / WEIGHTS)
 
@@ -174,35 +174,33 @@ def next_experiment(
     Raises: NasError for a change of what must not change.
     """
     for name in changes:
-        if name in FIXED:
+        if name in FIXED_FIELDS:
             raise NasError(
-                f"{run}: {name} must stay as it is, or its outcomes are not alike; begin a new run, or change one of "
-                f"{', '.join(CHANGEABLE)}"
+                f"{run}: {name} cannot change, or its results would not be comparable; begin a new run, or change one of "
+                f"{', '.join(CHANGEABLE_FIELDS)}"
             )
-        if name not in CHANGEABLE:
-            raise unknown_name("change", name, CHANGEABLE)
+        if name not in CHANGEABLE_FIELDS:
+            raise unknown_name("change", name, CHANGEABLE_FIELDS)
     before = experiment_of(described, run.parent) if experiment is None else experiment
     own = run / LATENCY_FILE
     before = measuring(replace(before, latency=str(own) if own.is_file() else described["latency"]))
     now = as_json(describe(before, described["name"]))
     for name in ("space", "dataset", "objectives", "train", "seed"):
         if now[name] != described[name]:
-            raise NasError(
-                f"{run}: its {name} was {described[name]}, and the experiment that is given has {now[name]}; begin a new run"
-            )
-    if experiment is not None:  # which says nothing of what earlier sessions changed
-        kept = {name: from_plain(described[name]) for name in CHANGEABLE if name in PLAIN}
+            raise NasError(f"{run}: its {name} was {described[name]}, but the experiment passed has {now[name]}; begin a new run")
+    if experiment is not None:  # it lacks the changes of earlier sessions
+        kept = {name: from_plain(described[name]) for name in CHANGEABLE_FIELDS if name in PLAIN}
         before = replace(before, **kept)
     if "limits" in changes:
         changes = {**changes, "limits": _merged((*before.limits, *changes["limits"]))}
     after = with_latency(replace(before, **changes).resolved(), look=not before.needs_latency)
     if isinstance(after.sampler, str) and after.sampler not in SAMPLERS and "sampler" not in changes:
-        raise NasError(f"{run}: its sampler was an object, {after.sampler}; give a sampler with --sampler")
+        raise NasError(f"{run}: its sampler was a Python object, {after.sampler}; name a sampler with --sampler")
     return after
 
 
 def _merged(limits: Sequence[Limit]) -> tuple[Limit, ...]:
-    """One limit for each objective: each bound is that of the last limit that has one."""
+    """One limit per objective; each bound comes from the last limit that has it."""
     merged: dict[str, Limit] = {}
     for limit in limits:
         check_type("limits", limit, Limit)
@@ -214,9 +212,9 @@ def _merged(limits: Sequence[Limit]) -> tuple[Limit, ...]:
 
 
 def check_unfinished(run: Path, experiment: Experiment, plan: Plan, past: Sequence[Trial]) -> None:
-    """Refuse a run that has nothing left to train.
+    """Check that a run has trials left.
 
-    Raises: NasError.
+    Raises: NasError if it is finished.
     """
     ended = sum(trial.counts for trial in past)
     waiting = sum(trial.status in UNDER_WAY for trial in past)
@@ -230,8 +228,8 @@ def check_unfinished(run: Path, experiment: Experiment, plan: Plan, past: Sequen
 
 
 def record_session(run: Path, described: Mapping[str, Any], after: Experiment) -> None:
-    """Write the next session, and what was changed for it, into experiment.json."""
+    """Write the next session and its changes into experiment.json."""
     now = as_json(describe(after, described["name"]))
-    new = {name: (described[name], now[name]) for name in CHANGEABLE if name in now and now[name] != described[name]}
+    new = {name: (described[name], now[name]) for name in CHANGEABLE_FIELDS if name in now and now[name] != described[name]}
     record = {"sessions": [*described["sessions"], describe_session(new)], "exhausted": False}
     write_experiment(run, dict(described) | {name: now[name] for name in new} | record)

@@ -1,4 +1,4 @@
-"""What a search proposes networks for: the space, the objectives and the limits. It knows no run, no Ray and no training."""
+"""The problem that a search solves: space, objectives and limits. It depends on no run, no Ray and no training."""
 
 import math
 from collections.abc import Mapping
@@ -14,40 +14,40 @@ from nas.plugins import check_type
 from nas.runs.pareto import Losses
 from nas.spaces import Params, SearchSpace
 
-COVERED: Final = "in the latency table"  # the name of this constraint among the limits
-NOT_COVERED: Final = 1.0  # its excess for a network with layers that the table lacks
-REMEMBERED: Final = 1024  # points examined last
+TABLE_LIMIT: Final = "in the latency table"  # a constraint among the limits: the table has every layer of the network
+NOT_COVERED_EXCESS: Final = 1.0  # the excess of a limit that cannot be computed, as the table lacks layers of the network
+CACHE_SIZE: Final = 1024  # examined points to keep
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Point:
-    """A network with its costs before training, held against the limits."""
+    """A network with its costs before training, and how they compare with the limits."""
 
     params: Params
-    """Empty for a network that is no point of the space."""
+    """Empty for a network outside the space."""
     in_space: bool
     text: str
-    """The network's text, by which networks are the same."""
+    """The network's text; equal for equal networks."""
     id: str
     values: Mapping[str, float]
-    """Objective or limit name → value, of those that need no training."""
+    """Objective or limit name → value, where it needs no training."""
     excess: Mapping[str, float]
-    """Limit → how far outside, in its unit; 0 or less inside."""
+    """Limit → the amount by which the network exceeds it, in its unit; 0 or less if it is met."""
 
     @property
     def feasible(self) -> bool:
-        """Whether it is a point of the space that meets every limit."""
+        """True if it is a point of the space and meets every limit."""
         return self.in_space and all(excess <= 0 for excess in self.excess.values())
 
     @property
     def total_excess(self) -> float:
-        """How far it is outside the limits, each in its own unit, summed; 0 inside."""
+        """The sum of the amounts by which it exceeds limits, each in its own unit; 0 if it meets all."""
         return sum(max(0.0, excess) for excess in self.excess.values())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Problem:
-    """All that a proposal needs to know."""
+    """A space, objectives and limits: everything that proposing networks needs."""
 
     space: SearchSpace
     objectives: tuple[Objective, ...]
@@ -58,7 +58,7 @@ class Problem:
 
     @property
     def costs(self) -> tuple[Objective, ...]:
-        """The objectives that are known before training."""
+        """The objectives that need no training."""
         return tuple(objective for objective in self.objectives if not objective.needs_training)
 
     @property
@@ -67,22 +67,22 @@ class Problem:
         return tuple(objective for objective in self.objectives if objective.needs_training)
 
     def examine(self, params: Params) -> Point:
-        """Decode parameters, measure what needs no training, and hold it against the limits; remembers the last points.
+        """Decode parameters, measure what needs no training, and compare it with the limits; recent points are cached.
 
-        Raises: NasError if the space or an objective of a user's own raises, or a value is not finite.
+        Raises: NasError if the user's space or objective raises, or a value is not finite.
         """
         key = tuple(params.items())
         if key not in self._examined:
             with user_code(f"space {self.space.name}: decode"):
                 architecture = self.space.decode(params)
                 check_type("it", architecture, Architecture)
-            if len(self._examined) == REMEMBERED:
+            if len(self._examined) == CACHE_SIZE:
                 self._examined.pop(next(iter(self._examined)))
-            self._examined[key] = self.appraise(OwnNetwork(architecture=architecture), params)
+            self._examined[key] = self.examine_network(OwnNetwork(architecture=architecture), params)
         return self._examined[key]
 
-    def appraise(self, network: Network, params: Params | None = None) -> Point:
-        """What is known of a network before training; it is no point of the space where there are no `params`."""
+    def examine_network(self, network: Network, params: Params | None = None) -> Point:
+        """A network with its costs and limits; without `params` it is outside the space."""
         candidate = Candidate(network=network, num_classes=self.num_classes, latency=self.latency_table)
         own = isinstance(network, OwnNetwork)
         covered = own and (self.latency_table is None or not self.latency_table.missing(network.architecture, self.num_classes))
@@ -93,11 +93,11 @@ class Problem:
             if (own or not objective.needs_architecture) and (covered or not objective.needs_latency)
         }
         excess = {
-            str(limit): limit.excess(values[limit.objective.name]) if limit.objective.name in values else NOT_COVERED
+            str(limit): limit.excess(values[limit.objective.name]) if limit.objective.name in values else NOT_COVERED_EXCESS
             for limit in self.limits
         }
-        if self.latency_table is not None:  # it was built for other limits, or for random points
-            excess[COVERED] = 0.0 if covered else NOT_COVERED
+        if self.latency_table is not None:  # which may lack layers of this network
+            excess[TABLE_LIMIT] = 0.0 if covered else NOT_COVERED_EXCESS
         text = network.to_json()
         return Point(
             params={} if params is None else params,
@@ -115,7 +115,7 @@ class Problem:
         return tuple(objective.loss(values[objective.name]) for objective in self.objectives)
 
     def cost_losses(self, point: Point) -> Losses:
-        """The objectives that are known before training, each the lower the better."""
+        """The losses on the objectives that need no training."""
         return tuple(objective.loss(point.values[objective.name]) for objective in self.costs)
 
 

@@ -1,4 +1,4 @@
-"""Ray: on this machine alone, or on a cluster that runs already; what it has to offer, and what is sent there."""
+"""Ray: its start on this machine or its connection to a cluster, its resources, and the pickling for its workers."""
 
 import logging
 import os
@@ -32,23 +32,23 @@ TUNE_ENVIRONMENT: Final = {
 
 @contextmanager
 def ray_session(
-    workers: int | None, *, address: str | None = None, verbose: bool = False, meanwhile: Callable[[], None] = lambda: None
+    workers: int | None, *, address: str | None = None, verbose: bool = False, while_starting: Callable[[], None] = lambda: None
 ) -> Iterator[None]:
-    """Ray on this machine alone, or on the cluster at an address, quiet; while it starts, `meanwhile` is called.
+    """Ray on this machine, or on the cluster at an address; `while_starting` is called while it starts.
 
-    One that runs in this process already is used and left running, whatever `workers` and `address` say.
+    If this process has initialized Ray before, that Ray is used and left running; `workers` and `address` are then ignored.
 
-    Raises: NasError if there is no cluster at the address; what `meanwhile` raises.
+    Raises: NasError if there is no cluster at the address; what `while_starting` raises.
     """
     with _environment(TUNE_ENVIRONMENT), nullcontext() if verbose else _quiet():
         if ray.is_initialized():
-            meanwhile()
+            while_starting()
             yield
             return
-        with ThreadPoolExecutor(1) as pool:  # over the whole session, as Ray's processes end with the thread that started them
+        with ThreadPoolExecutor(1) as pool:  # kept for the whole session: Ray's processes end with the thread that started them
             starting = pool.submit(_start, workers, address, verbose=verbose)
             try:
-                meanwhile()
+                while_starting()
                 starting.result()
                 yield
             finally:
@@ -58,7 +58,7 @@ def ray_session(
 
 def _start(workers: int | None, address: str | None, *, verbose: bool) -> None:
     where: dict[str, Any] = {"address": "local", "num_cpus": workers, "include_dashboard": False, "_node_ip_address": "127.0.0.1"}
-    where["_system_config"] = {"prestart_worker_first_driver": False}  # Tune's trials begin processes of their own
+    where["_system_config"] = {"prestart_worker_first_driver": False}  # Tune starts the processes of its trials
     if address is not None:
         where = {"address": address}
     level = logging.INFO if verbose else logging.CRITICAL
@@ -94,7 +94,7 @@ def _check_answers(address: str | None) -> None:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Ray and Optuna say nothing but what is an error of theirs: a trial's failure is its row, with the reason."""
+    """Silences Ray and Optuna but for their own errors; a trial's failure is in its row, with the reason."""
     levels = {name: logging.getLogger(name).level for name in ("ray", "optuna")}
     logging.getLogger("ray").setLevel(logging.CRITICAL)
     logging.getLogger("optuna").setLevel(logging.WARNING)
@@ -106,9 +106,9 @@ def _quiet() -> Iterator[None]:
 
 
 def resources(experiment: Experiment) -> tuple[int, float]:
-    """(trials at a time, GPUs of each); where Ray has no room for the workers that are asked for, as many as it has room for.
+    """(concurrent trials, GPUs per trial); no more trials than Ray has resources for.
 
-    Raises: NasError if a trial asks for more GPUs than a machine has.
+    Raises: NasError if a trial needs more GPUs than a machine has.
     """
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     most = max(node.get("GPU", 0.0) for node in nodes)
@@ -123,12 +123,12 @@ def resources(experiment: Experiment) -> tuple[int, float]:
             len(nodes),
             Path(experiment.storage or experiment.runs).resolve(),
         )
-    most = max(1, sum(_fitting(node, wanted) for node in nodes))
+    most = max(1, sum(_trials_per_node(node, wanted) for node in nodes))
     return min(experiment.workers or most, most), wanted
 
 
-def _fitting(node: Mapping[str, float], gpus: float) -> int:
-    """Trials that a machine runs at a time; a GPU is shared by whole trials only."""
+def _trials_per_node(node: Mapping[str, float], gpus: float) -> int:
+    """The number of trials that a machine runs at a time; a trial never spans parts of two GPUs."""
     cpus = int(node.get("CPU", 0))
     if not gpus:
         return cpus
@@ -137,8 +137,8 @@ def _fitting(node: Mapping[str, float], gpus: float) -> int:
 
 
 @contextmanager
-def sent_by_value(values: Sequence[object]) -> Iterator[None]:
-    """While it lasts, what comes from a user's own files is pickled whole, as workers cannot import those files."""
+def pickled_by_value(values: Sequence[object]) -> Iterator[None]:
+    """Pickles classes and functions of the user's own files by value, as workers cannot import those files."""
     modules = user_modules(values)
     for module in modules:
         cloudpickle.register_pickle_by_value(module)

@@ -1,4 +1,4 @@
-"""The samplers of a search, by their names."""
+"""The samplers of a search by name."""
 
 import warnings
 from collections.abc import Callable
@@ -14,7 +14,7 @@ from nas.searching.problem import Problem
 from nas.spaces import Params
 
 FRONTIER: Final = "frontier"
-PLAIN: Final[dict[str, Callable[[int], BaseSampler]]] = {
+OPTUNA_SAMPLERS: Final[dict[str, Callable[[int], BaseSampler]]] = {
     "random": lambda seed: optuna.samplers.RandomSampler(seed=seed),
     # With these three, TPE proposes few networks twice (3 to 6 of 200 against 25 to 59 with its defaults).
     "tpe": lambda seed: optuna.samplers.TPESampler(multivariate=True, group=True, constant_liar=True, seed=seed),
@@ -23,42 +23,42 @@ PLAIN: Final[dict[str, Callable[[int], BaseSampler]]] = {
     "gp": lambda seed: optuna.samplers.GPSampler(seed=seed),
     "qmc": lambda seed: optuna.samplers.QMCSampler(seed=seed, scramble=True),
 }
-SAMPLERS: Final = (FRONTIER, *PLAIN)
+SAMPLERS: Final = (FRONTIER, *OPTUNA_SAMPLERS)
 
 
 def check_sampler(sampler: str | BaseSampler) -> None:
-    """Refuse a name that is not known.
+    """Check the name of a sampler.
 
-    Raises: NasError.
+    Raises: NasError for a name that does not exist.
     """
     if isinstance(sampler, str) and sampler not in SAMPLERS:
         raise unknown_name("sampler", sampler, SAMPLERS)
 
 
 def make_sampler(sampler: str | BaseSampler, problem: Problem, *, seed: int, session: int = 0) -> BaseSampler:
-    """The sampler of a problem, by its short name or as it is; each session of a run has draws of its own.
+    """The sampler of a problem, by name or as it is; each session of a run has its own random draws.
 
-    Raises: NasError for a name that is not known.
+    Raises: NasError for a name that does not exist.
     """
     if isinstance(sampler, BaseSampler):
         return sampler
     if session:
         seed = int(np.random.SeedSequence((seed, session)).generate_state(1)[0])
-    return _frontier(problem, seed) if sampler == FRONTIER else plain_sampler(sampler, seed)
+    return _frontier(problem, seed) if sampler == FRONTIER else optuna_sampler(sampler, seed)
 
 
-def plain_sampler(name: str, seed: int) -> BaseSampler:
-    """One of Optuna's own samplers, which learns nothing of the space beforehand.
+def optuna_sampler(name: str, seed: int) -> BaseSampler:
+    """One of Optuna's samplers.
 
-    Raises: NasError for a name that is not known.
+    Raises: NasError for a name that does not exist.
     """
     check_sampler(name)
     with warnings.catch_warnings(action="ignore", category=ExperimentalWarning):
-        return PLAIN[name](seed)
+        return OPTUNA_SAMPLERS[name](seed)
 
 
 def _frontier(problem: Problem, seed: int) -> BaseSampler:
-    """Our own, which is given each network's costs before training."""
+    """FrontierSampler, with the costs, identity and feasibility of the problem's networks."""
     from nas.sampler.frontier import FrontierSampler
 
     def costs(params: Params) -> list[float | None]:

@@ -1,4 +1,4 @@
-"""The alpha, beta and gamma that scale a trained network best: a search of the compound space at phi = 1."""
+"""The alpha, beta and gamma that scale a trained network best, by a search of the compound space at phi = 1."""
 
 import math
 from contextlib import nullcontext
@@ -24,42 +24,44 @@ from nas.statistics import standard_error_pct
 if TYPE_CHECKING:
     from nas.searching.tuner import Watch
 
-TOLERANCE: Final = 0.05  # of twice the multiply-adds: depths round up, so by the rule alone they grow by 1.9 to 2.8 for B0
+TOLERANCE: Final = (
+    0.05  # relative deviation from twice the MACs; depths round up, so for B0 the rule alone gives 1.9 to 2.8 times
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Fit:
-    """What a fit has found."""
+class ScalingFit:
+    """The best scaling rule of a fit."""
 
     base: Architecture
     rule: ScalingRule
-    """By which the most accurate network was made from `base`, at phi = 1."""
+    """The rule that makes the most accurate network from `base` at phi = 1."""
     verdict: str
-    """How far it is ahead of the next, in one sentence."""
+    """Its lead over the second best rule, in one sentence."""
 
 
 def fit_scaling(run: str | PathLike[str], *, trial: int | None = None, trials: int = 20, watch: "Watch" = nullcontext) -> Path:
-    """Search for the rule by which a run's network scales best; gives the folder of that search, for `read_fit`.
+    """Search for the rule by which a run's network scales best; returns the folder of that search, for `read_fit`.
 
-    The network is that of `trial`, by default of the run's best. So many networks at phi = 1, each within 5 % of twice its
-    multiply-adds, are trained by the run's recipe. `resume` continues a fit that was killed.
+    The network is that of `trial`, by default the run's best. The search trains `trials` networks at phi = 1, each within 5 % of
+    twice its MACs, with the run's settings. `resume` continues a fit that was killed.
     Source: EfficientNet, arXiv:1905.11946, section 3.3, step 1. Raises: NasError as `search` does.
     """
     from nas.searching.tuner import search  # which loads Ray
 
     described, (_, base) = read_experiment(Path(run)), trained_network(run, trial)
-    asked = experiment_of(described, Path(run).resolve().parent)
+    experiment = experiment_of(described, Path(run).resolve().parent)
     compound: Any = space("compound")
-    twice = 2 * cost(base, len(asked.dataset.classes)).macs / 1e6
+    twice = 2 * cost(base, len(experiment.dataset.classes)).macs / 1e6
     limit = Limit(objective=MACS, low=(1 - TOLERANCE) * twice, high=(1 + TOLERANCE) * twice)
     around = replace(compound, base=base, min_phi=1.0, max_phi=1.0)
-    alone = replace(asked, latency=None, start=(), reuse=(), baselines=(), early_stopping=False, keep_all=False)
+    alone = replace(experiment, latency=None, start=(), reuse=(), baselines=(), early_stopping=False, keep_all=False)
     fit = replace(alone, space=around, objectives=(TOP1,), limits=(limit,), sampler="frontier", trials=trials)
     return search(fit, name=f"{described['name']}-scaling", watch=watch)
 
 
-def read_fit(run: str | PathLike[str]) -> Fit | None:
-    """What a fit has found so far; None if the run is none."""
+def read_fit(run: str | PathLike[str]) -> ScalingFit | None:
+    """The result of a fit so far; None if the run is not a fit."""
     compound: Any = space_of(read_experiment(Path(run)))
     if compound.name != "compound" or not compound.min_phi == compound.max_phi == 1:
         return None
@@ -74,13 +76,13 @@ def read_fit(run: str | PathLike[str]) -> Fit | None:
         error = math.hypot(*(standard_error_pct(top, images) for top in done[top1]))
         verdict += f"; the next, {rules[1]}, is {ahead:.2f} points behind, {'' if ahead > error else 'no '}more than "
         verdict += f"the standard error of the difference, {error:.2f} points (binomial; each was trained once)"
-    return Fit(base=compound.architecture, rule=rules[0], verdict=verdict)
+    return ScalingFit(base=compound.architecture, rule=rules[0], verdict=verdict)
 
 
 def trained_network(run: str | PathLike[str], trial: int | None = None) -> tuple[int, Architecture]:
-    """(its number, the network of) a trial of a run, by default of the best on the run's first objective.
+    """(number, network) of a trial of a run, by default the best on the run's first objective.
 
-    Raises: NasError for a trial that is not there or not done, or one of timm's own networks.
+    Raises: NasError for a trial that does not exist or is not done, or a network of timm's.
     """
     df = results(run)
     done = df[df["status"] == "done"].set_index("trial", drop=False)

@@ -1,7 +1,6 @@
-"""What Ray Tune asks and tells: which network to run next, and what became of it.
+"""Ray Tune's searcher: it gives Ray the next network to train, and logs what each trial reports.
 
-A Ray Tune Searcher around an Optuna study, so that Ray runs the trials and any of Optuna's samplers proposes them. Read
-`tuner.py` next for how the two are run.
+It wraps an Optuna study, so that Ray runs the trials and any Optuna sampler proposes them. `tuner.py` runs it.
 """
 
 import json
@@ -18,7 +17,7 @@ from ray.tune.search import Searcher
 from nas.errors import NasError
 from nas.runs.trial import Outcome, Reason, Status
 from nas.searching.replay import replay
-from nas.searching.state import Pending, SearchState
+from nas.searching.state import ActiveTrial, SearchState
 from nas.searching.warm_start import reused_starts
 from nas.training.settings import Epoch
 
@@ -28,27 +27,27 @@ EPOCH_FIELDS = tuple(field.name for field in fields(Epoch))
 
 
 class ArchitectureSearcher(Searcher):
-    """Gives Ray networks that are feasible and were never proposed before, and logs what became of them."""
+    """Gives Ray feasible networks without duplicates, and logs their trials."""
 
     def __init__(self, state: SearchState, *, workers: int) -> None:
-        """Continue what earlier sessions of the run left; `workers` trials run at a time."""
+        """Restore the earlier sessions of the run; at most `workers` trials run at a time."""
         super().__init__()
         self.state = state
         self.workers = workers
         self.failure: Exception | None = None  # the first fatal error; Ray swallows exceptions here, so the driver re-raises it
-        self.pending: dict[str, Pending] = {}  # by Ray's trial id
+        self.pending: dict[str, ActiveTrial] = {}  # by Ray's trial id
         plan = state.session.plan
         replay(state)
         self._baselines = deque((name, point) for name, point in plan.baselines.items() if point.id not in state.proposer.seen)
         starts = [*reused_starts(plan.problem.space, plan.reused.values()), *plan.starts]
-        state.proposer.begin_with(starts, plan.feasibility)
+        state.proposer.enqueue_starts(starts, plan.feasibility)
 
     def __getstate__(self) -> dict[str, Any]:
         """Nothing: Ray pickles searchers to resume from, and here the run folder holds the state."""
         return {}
 
     def set_max_concurrency(self, max_concurrent: int) -> bool:  # noqa: ARG002 - Ray's
-        """Whether the searcher itself keeps to the number of trials at a time: yes."""
+        """True: the searcher itself limits the number of concurrent trials."""
         return True
 
     def suggest(self, trial_id: str) -> Any:
@@ -58,23 +57,23 @@ class ArchitectureSearcher(Searcher):
         if len(self.pending) >= self.workers:
             return None
         pending = None
-        with self._failing():
+        with self._keeping_failure():
             pending = self.state.waiting.popleft() if self.state.waiting else self._new()
-        if pending is None:  # one under way may have to begin again
+        if pending is None:  # a running trial may have to start again
             return None if self.pending and self.failure is None else Searcher.FINISHED
         pending.started = time.monotonic()
         self.pending[trial_id] = pending
-        costs = None if pending.asked is None else self.state.session.plan.problem.cost_losses(pending.point)
+        costs = None if pending.optuna_trial is None else self.state.session.plan.problem.cost_losses(pending.point)
         return {"trial": pending.number, "network": pending.point.text, "costs": costs}
 
     def record(self, trial_id: str, result: Mapping[str, Any]) -> None:
-        """Log what a trial reports: an epoch, or its outcome."""
+        """Log a trial's report: an epoch or its outcome."""
         if trial_id not in self.pending or self.failure is not None:
             return
         if "outcome" in result:
             self._end(trial_id, Outcome.from_record(json.loads(result["outcome"])))
         elif "epoch" in result:
-            with self._failing():
+            with self._keeping_failure():
                 self.state.epoch(self.pending[trial_id], Epoch(**{name: result[name] for name in EPOCH_FIELDS}))
 
     def on_trial_complete(  # the signature is Ray's
@@ -83,35 +82,35 @@ class ArchitectureSearcher(Searcher):
         result: dict[str, Any] | None = None,  # noqa: ARG002
         error: bool = False,  # noqa: FBT001, FBT002
     ) -> None:
-        """Log that a trial was stopped; of one with an error, `lost` or `fail` gives the reason next."""
+        """Log a stopped trial. For a trial with an error, `lost` or `fail` is called next."""
         if not error and trial_id in self.pending and not self.state.interrupted.is_set():
             self._end(trial_id, Outcome(status=Status.STOPPED))
 
     def lost(self, trial_id: str, node: str | None, alive: Collection[str], *, reason: Reason) -> None:
-        """A trial's worker process died, on a machine that is among those `alive` or was lost too: it begins again, or not.
+        """Restart a trial whose worker process died on a node, or end it if that has happened too often.
 
-        The reason is crash, or oom where the system ended it as it took too much memory.
+        `alive` are the nodes that Ray still reaches. The reason is oom if the process was killed for its memory use, else crash.
         """
         pending = self.pending.get(trial_id)
         if pending is None or self.failure is not None or self.state.interrupted.is_set():
             return
-        pending.lost_on.append(node)
+        pending.lost_nodes.append(node)
         failure = pending.failure(alive, reason, timeout=self.state.session.experiment.trial_timeout)
         if failure is not None:
             self._end(trial_id, failure)
             return
-        with self._failing():
-            self.state.log.retry(pending.number, retries=len(pending.lost_on), crashes=pending.crashes(alive))
-            logger.info("trial %d begins again: the worker process died, or its machine was lost", pending.number)
+        with self._keeping_failure():
+            self.state.log.retry(pending.number, retries=len(pending.lost_nodes), crashes=pending.crashes(alive))
+            logger.info("trial %d starts again: its worker process or machine was lost", pending.number)
             self.state.waiting.append(self.pending.pop(trial_id))
 
     def fail(self, trial_id: str, error: str) -> None:
-        """A trial ended with an error of ours, or of what was sent with it: it would end so again."""
+        """End a trial with an error that would occur again: ours, or one of the user's code."""
         if trial_id in self.pending and self.failure is None:
             self._end(trial_id, Outcome(status=Status.FAILED, reason=Reason.CRASH, error=error))
 
     def close(self) -> bool:
-        """Log the trials that have not ended as interrupted. Whether the session ended early, so that `resume` has work left."""
+        """Log unfinished trials as interrupted; True if `resume` has work left."""
         left = [*self.pending.values(), *self.state.waiting]
         for pending in left:
             values = self.state.values_so_far(pending)
@@ -126,34 +125,34 @@ class ArchitectureSearcher(Searcher):
     def restore(self, checkpoint_path: str) -> None:
         """Nothing: the run folder holds the state."""
 
-    def _new(self) -> Pending | None:
-        """A trial that begins now, baselines first; None if there is to be none."""
+    def _new(self) -> ActiveTrial | None:
+        """The next new trial, baselines first; None if the search is over."""
         state = self.state
         if self._baselines:
             name, point = self._baselines.popleft()
             return state.begin(point, source="reference", name=name)
-        begun = state.log.tally.ended + sum(pending.asked is not None for pending in self.pending.values())
+        begun = state.log.tally.ended + sum(pending.optuna_trial is not None for pending in self.pending.values())
         while begun < state.session.experiment.trials and not state.proposer.exhausted:
             proposal = state.proposer.ask()
             if proposal is None:
-                logger.warning("no further network was found that meets the limits and is new; the search ends early")
+                logger.warning("no other feasible network was found; the search ends early")
                 return None
-            asked, point = proposal
+            optuna_trial, point = proposal
             reused = state.session.plan.reused.get(point.id)
             if reused is None:
-                start = asked.user_attrs
-                return state.begin(point, source=start.get("source", "search"), name=start.get("name"), asked=asked)
-            pending = state.begin(point, source="reuse", name=reused.name, asked=asked)
+                start = optuna_trial.user_attrs
+                return state.begin(point, source=start.get("source", "search"), name=start.get("name"), optuna_trial=optuna_trial)
+            pending = state.begin(point, source="reuse", name=reused.name, optuna_trial=optuna_trial)
             state.end(pending, reused.outcome, weights=reused.weights, reused=True)
         return None
 
     def _end(self, trial_id: str, outcome: Outcome) -> None:
-        with self._failing():
+        with self._keeping_failure():
             self.state.end(self.pending.pop(trial_id), outcome)
 
     @contextmanager
-    def _failing(self) -> Iterator[None]:
-        """An error of the log or of a user's file ends the search; the driver raises it."""
+    def _keeping_failure(self) -> Iterator[None]:
+        """Stores an error of the log or of the user's code, which the driver raises at the end."""
         try:
             yield
         except NasError as error:

@@ -1,4 +1,4 @@
-"""What a session of a search works with, and how a trial begins and ends in it."""
+"""The state of a search session, and what begins and ends a trial in it."""
 
 import logging
 import time
@@ -15,8 +15,8 @@ import optuna
 from nas.runs.study import create_study
 from nas.runs.trial import Outcome, Reason, Status, Trial
 from nas.sampler.settings import LEARNING_CURVE
-from nas.searching.early_stopping import Halving
-from nas.searching.front_weights import Keeper
+from nas.searching.early_stopping import SuccessiveHalving
+from nas.searching.front_weights import FrontWeights
 from nas.searching.plan import Session
 from nas.searching.problem import Point
 from nas.searching.proposals import Proposer
@@ -27,43 +27,43 @@ from nas.training.settings import Epoch
 
 logger = logging.getLogger(__name__)
 
-CRASHES: Final = 2  # of the worker process, after which a network is given up
-NODE_LOSSES: Final = 4  # after which a trial is given up
+MAX_CRASHES: Final = 2  # a trial fails when its worker process has died so often
+MAX_NODE_LOSSES: Final = 4  # a trial fails when it has lost its machine so often
 
 
 @dataclass(slots=True, kw_only=True)
-class Pending:
-    """A trial under way, or to be continued."""
+class ActiveTrial:
+    """A trial that runs or waits to continue."""
 
     number: int
     """In the order of proposal, from 0."""
     point: Point
-    asked: optuna.Trial | None = None
-    """Optuna's; None for a baseline, which nobody proposed."""
+    optuna_trial: optuna.Trial | None = None
+    """None for a baseline, which Optuna did not propose."""
     name: str | None = None
-    """Of a baseline."""
+    """The name of a baseline, else None."""
     epochs: dict[int, float] = field(default_factory=dict)
     """Epoch → top-1 after it."""
-    lost_on: list[str | None] = field(default_factory=list)
-    """The machine on which each of its worker processes died, where it is known."""
+    lost_nodes: list[str | None] = field(default_factory=list)
+    """The node of each worker process that died, None if unknown."""
     started: float = 0.0
-    """When Ray was last given it, by the monotonic clock."""
+    """When Ray last started it, by the monotonic clock."""
 
     def crashes(self, alive: Collection[str]) -> int:
-        """How often its process was lost and not its machine, which may show later: those `alive` are."""
-        return sum(where is None or where in alive for where in self.lost_on)
+        """The number of worker processes that died on a node that is still alive, or is unknown."""
+        return sum(where is None or where in alive for where in self.lost_nodes)
 
     def failure(self, alive: Collection[str], reason: Reason, *, timeout: float) -> Outcome | None:
-        """The failure as which it ends now that its process was lost again; None if it begins again.
+        """Its failure if it has lost too many worker processes or taken too long; None if it starts again.
 
-        A worker ends itself after `timeout` seconds, which this clock, being set earlier, has passed by then.
+        A worker ends itself after `timeout` seconds; this clock started earlier, so it shows at least as much.
         """
         crashes = self.crashes(alive)
         if time.monotonic() - self.started >= timeout:
             return Outcome(status=Status.FAILED, reason=Reason.TIMEOUT, error=f"not done after {timeout:g} s")
-        if len(self.lost_on) - crashes == NODE_LOSSES:
-            return Outcome(status=Status.FAILED, reason=Reason.NODE, error=f"its machine was lost, {NODE_LOSSES} times")
-        if crashes == CRASHES:
+        if len(self.lost_nodes) - crashes == MAX_NODE_LOSSES:
+            return Outcome(status=Status.FAILED, reason=Reason.NODE, error=f"its machine was lost, {MAX_NODE_LOSSES} times")
+        if crashes == MAX_CRASHES:
             why = " for lack of memory" if reason is Reason.OOM else ""
             return Outcome(status=Status.FAILED, reason=reason, error=f"the worker process died{why}")
         return None
@@ -71,22 +71,24 @@ class Pending:
 
 @dataclass(slots=True, kw_only=True)
 class SearchState:
-    """What the searcher and the replay of earlier sessions share."""
+    """The state that the searcher and the replay of earlier sessions share."""
 
     session: Session
     proposer: Proposer
     log: TrialLog
-    keeper: Keeper
-    halving: Halving
+    front_weights: FrontWeights
+    halving: SuccessiveHalving
     interrupted: Event = field(default_factory=Event)
-    """Set by Ctrl-C: no more trials, and those under way stop after their epoch."""
+    """Set by Ctrl-C: no trial starts, and running ones stop after their epoch."""
     next_number: int = 0
-    waiting: deque[Pending] = field(default_factory=deque)
-    """Trials to be continued, before anything new begins."""
+    waiting: deque[ActiveTrial] = field(default_factory=deque)
+    """Trials to continue before new ones start."""
 
-    def begin(self, point: Point, *, source: str, name: str | None, asked: optuna.Trial | None = None) -> Pending:
-        """A new trial, written to the log."""
-        pending = Pending(number=self.next_number, point=point, asked=asked, name=name if asked is None else None)
+    def begin(self, point: Point, *, source: str, name: str | None, optuna_trial: optuna.Trial | None = None) -> ActiveTrial:
+        """Start a new trial and log it."""
+        pending = ActiveTrial(
+            number=self.next_number, point=point, optuna_trial=optuna_trial, name=name if optuna_trial is None else None
+        )
         self.log.start(
             Trial(
                 number=pending.number,
@@ -97,34 +99,34 @@ class SearchState:
                 architecture=point.text,
                 source=source,
                 name=name,
-                is_baseline=asked is None,
+                is_baseline=optuna_trial is None,
             )
         )
         self.next_number += 1
         self.proposer.seen[point.id] = pending.number
-        if asked is None and point.in_space:
-            self.keeper.pinned.add(pending.number)
+        if optuna_trial is None and point.in_space:
+            self.front_weights.pinned.add(pending.number)
         return pending
 
-    def epoch(self, pending: Pending, epoch: Epoch) -> None:
+    def epoch(self, pending: ActiveTrial, epoch: Epoch) -> None:
         """Log an epoch of a trial, once."""
         if epoch.epoch not in pending.epochs:
             pending.epochs[epoch.epoch] = epoch.val_top1_pct
             self.log.epoch(pending.number, epoch)
 
-    def values_so_far(self, pending: Pending) -> dict[str, float]:
-        """What is known of a trial before its end."""
+    def values_so_far(self, pending: ActiveTrial) -> dict[str, float]:
+        """A trial's values before its end: its costs, and the last epoch's accuracy."""
         values = dict(pending.point.values)
         curve = self.curve(pending.epochs)
         return values | ({self.session.plan.problem.trained[0].name: curve[-1][1]} if curve else {})
 
     def curve(self, epochs: Mapping[int, float]) -> list[tuple[int, float]]:
-        """Epochs and the values after them of the objective that needs training, if that is what epochs tell."""
+        """(epoch, value) pairs of the trained objective; empty if epochs do not measure it."""
         return sorted(epochs.items()) if self.session.experiment.has_learning_curve else []
 
-    def end(self, pending: Pending, outcome: Outcome, *, weights: Path | None = None, reused: bool = False) -> None:
-        """Write the outcome of a trial to the log, keep its weights (from `weights` if they are there), and tell Optuna."""
-        for epoch in outcome.history:  # trained, but not reported before the worker died
+    def end(self, pending: ActiveTrial, outcome: Outcome, *, weights: Path | None = None, reused: bool = False) -> None:
+        """Log the outcome of a trial, keep its weights (from `weights` if given) if it is on the front, and report to Optuna."""
+        for epoch in outcome.history:  # epochs that the worker trained but did not report
             self.epoch(pending, epoch)
         failed = outcome.status is Status.FAILED
         values = dict(pending.point.values) if failed else self.values_so_far(pending) | dict(outcome.values)
@@ -132,19 +134,19 @@ class SearchState:
         self.log.end(pending.number, outcome, reused=reused)
         if outcome.status is Status.DONE:
             losses = self.session.plan.problem.losses(values) if pending.point.feasible else None
-            self.keeper.done(pending.number, losses, weights=weights)
+            self.front_weights.done(pending.number, losses, weights=weights)
         else:
-            self.keeper.ended(pending.number)
-        if pending.asked is not None:
+            self.front_weights.ended(pending.number)
+        if pending.optuna_trial is not None:
             if curve := self.curve(pending.epochs):
-                pending.asked.set_user_attr(LEARNING_CURVE, curve)
+                pending.optuna_trial.set_user_attr(LEARNING_CURVE, curve)
             objectives = [one.name for one in self.session.plan.problem.objectives]
-            told = [values[name] for name in objectives] if outcome.status is Status.DONE else None
-            self.proposer.tell(pending.asked, outcome.status, told)
+            objective_values = [values[name] for name in objectives] if outcome.status is Status.DONE else None
+            self.proposer.tell(pending.optuna_trial, outcome.status, objective_values)
             self.log.tally.count(outcome.status, reason=outcome.reason, reused=reused)
         logger.info("%s", self._summary(pending, outcome, reused=reused))
 
-    def _summary(self, pending: Pending, outcome: Outcome, *, reused: bool) -> str:
+    def _summary(self, pending: ActiveTrial, outcome: Outcome, *, reused: bool) -> str:
         """The log line of a trial that has ended."""
         experiment, tally = self.session.experiment, self.log.tally
         names = [one.name for one in experiment.objectives if one.name in outcome.values]
@@ -155,7 +157,7 @@ class SearchState:
         if outcome.status is Status.STOPPED:
             epochs = f" after epoch {len(pending.epochs)} of {experiment.train.epochs}"
             after = " by a limit" if outcome.reason is Reason.LIMIT else epochs
-        if pending.asked is None:
+        if pending.optuna_trial is None:
             return f"baseline {pending.name} {outcome.status}: {result}"
         if reused:
             return f"trial {pending.number} reused: {result}"
@@ -163,7 +165,7 @@ class SearchState:
 
 
 def make_state(session: Session) -> SearchState:
-    """The state of a session before anything is replayed or proposed."""
+    """The state of a session before its replay and its first proposal."""
     experiment, problem = session.experiment, session.plan.problem
     sampler = make_sampler(experiment.sampler, problem, seed=experiment.seed, session=session.number)
     log = TrialLog(run=session.run)
@@ -173,11 +175,11 @@ def make_state(session: Session) -> SearchState:
         session=session,
         proposer=Proposer(problem, study, log, seed=experiment.seed),
         log=log,
-        keeper=Keeper(
+        front_weights=FrontWeights(
             run=session.run,
             folder=partial(TrialFolder.of, session.storage),
             keep_all=experiment.keep_all,
             trained=bool(problem.trained),
         ),
-        halving=Halving(epochs=experiment.train.epochs),
+        halving=SuccessiveHalving(epochs=experiment.train.epochs),
     )

@@ -1,6 +1,6 @@
-"""Where trials under way keep their checkpoints, and where the driver takes the weights of those that ended from.
+"""The storage of running trials: a folder, or any URI that fsspec supports.
 
-A folder, or any URI that fsspec knows.
+Workers write their checkpoints there, and the driver reads the final weights from there.
 """
 
 import logging
@@ -27,84 +27,84 @@ FILES: Final = (LAST_FILE, WEIGHTS_FILE)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrialFolder:
-    """A trial's folder, at a place that worker and driver both reach."""
+    """A trial's folder in a storage that worker and driver both reach."""
 
     uri: str
 
     @staticmethod
     def of(storage: str, trial: int) -> "TrialFolder":
-        """That of a trial by its number."""
+        """The folder of a trial by its number."""
         return TrialFolder(uri=f"{storage}/trial{trial}")
 
     @contextmanager
     def opened(self) -> Iterator[tuple[Path, Callable[[], None]]]:
-        """In a worker: (the folder on this machine's disk, what sends its changes to the place that it is a copy of).
+        """In a worker: (a local copy of the folder, a function that uploads its changes).
 
-        A training is worth more than its checkpoint: what cannot be sent is logged, and sent the next time.
+        A failed upload is logged and repeated the next time, as a training is worth more than its checkpoint.
         """
-        fs, place = _found(self.uri)
+        fs, path = _file_system(self.uri)
         if isinstance(fs, LocalFileSystem):
-            yield Path(place), lambda: None
+            yield Path(path), lambda: None
             return
-        sent: dict[Path, float] = {}
+        uploaded: dict[Path, float] = {}
         with tempfile.TemporaryDirectory() as folder:
             copies = [Path(folder, file) for file in FILES]
             for copy in copies:
-                if fs.exists(f"{place}/{copy.name}"):
-                    fs.get_file(f"{place}/{copy.name}", str(copy))
+                if fs.exists(f"{path}/{copy.name}"):
+                    fs.get_file(f"{path}/{copy.name}", str(copy))
 
-            def push() -> None:
+            def upload() -> None:
                 times = {copy: copy.stat().st_mtime for copy in copies if copy.is_file()}
                 try:
-                    with user_code(f"storage {place}"):
-                        for copy, time in times.items() - sent.items():
-                            fs.makedirs(place, exist_ok=True)
-                            fs.put_file(str(copy), f"{place}/{copy.name}")
-                            sent[copy] = time
+                    with user_code(f"storage {path}"):
+                        for copy, time in times.items() - uploaded.items():
+                            fs.makedirs(path, exist_ok=True)
+                            fs.put_file(str(copy), f"{path}/{copy.name}")
+                            uploaded[copy] = time
                 except NasError as error:
                     logger.warning("%s", error)
 
-            yield Path(folder), push
+            yield Path(folder), upload
 
     def take_weights(self, target: Path) -> None:
-        """Put a copy of the trial's weights at `target`, whole or not at all.
+        """Copy the trial's weights to `target`, atomically.
 
         Raises: NasError if they cannot be read or written.
         """
         with user_code(f"weights of {self.uri}"), atomic_file(target) as partial:
-            fs, place = _found(self.uri)
-            fs.get_file(f"{place}/{WEIGHTS_FILE}", str(partial))
+            fs, path = _file_system(self.uri)
+            fs.get_file(f"{path}/{WEIGHTS_FILE}", str(partial))
 
     def remove(self) -> None:
-        """Remove it, if it is there.
+        """Remove the folder if it exists.
 
-        Raises: NasError if that fails.
+        Raises: NasError if it cannot be removed.
         """
         with user_code(f"storage {self.uri}"):
-            fs, place = _found(self.uri)
+            fs, path = _file_system(self.uri)
             if isinstance(fs, LocalFileSystem):
-                shutil.rmtree(place, ignore_errors=True)
-            elif fs.exists(place):
-                fs.rm(place, recursive=True)
+                shutil.rmtree(path, ignore_errors=True)
+            elif fs.exists(path):
+                fs.rm(path, recursive=True)
 
 
 def check_storage(uri: str) -> None:
-    """Refuse a place that this process cannot write to.
+    """Check that this process can write to a storage.
 
-    Raises: NasError.
+    Raises: NasError if it cannot.
     """
-    with user_code(f"storage {uri!r}, which must be a folder or a URI that fsspec knows,"):
-        fs, place = _found(uri)
-        fs.makedirs(place, exist_ok=True)
-        fs.pipe_file(f"{place}/.written", b"")
-        fs.rm_file(f"{place}/.written")
+    with user_code(f"storage {uri!r}, which must be a folder or a URI that fsspec supports,"):
+        fs, path = _file_system(uri)
+        fs.makedirs(path, exist_ok=True)
+        fs.pipe_file(f"{path}/.written", b"")
+        fs.rm_file(f"{path}/.written")
 
 
 def is_local(uri: str) -> bool:
-    """Whether it is a folder of each machine's own file system."""
-    return isinstance(_found(uri)[0], LocalFileSystem)
+    """True if it is a folder of the local file system."""
+    return isinstance(_file_system(uri)[0], LocalFileSystem)
 
 
-def _found(uri: str) -> tuple[Any, str]:
-    fs, place = fsspec.core.url_to_fs(uri)
-    return fs, str(place)
+def _file_system(uri: str) -> tuple[Any, str]:
+    fs, path = fsspec.core.url_to_fs(uri)
+    return fs, str(path)

@@ -1,4 +1,4 @@
-"""What a worker process is sent: the task that all trials of a session share, and where they run."""
+"""The arguments of a worker process: the task that all trials of a session share, and where they run."""
 
 import math
 from dataclasses import dataclass
@@ -11,25 +11,25 @@ from nas.training.settings import TrainSettings
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Task:
-    """What all trials of a session have in common: how a network is trained, and what is measured of it."""
+    """How the trials of a session train a network, and which objectives they measure."""
 
     dataset: Dataset
     objectives: tuple[Objective, ...]
-    """Those that need training; without any, nothing is trained."""
+    """The objectives that need training; without any, trials train nothing."""
     settings: TrainSettings
     seed: int
-    """Of weights and batches."""
+    """The seed of weights and batches."""
     latency: LatencyTable | None = None
-    """What layers take on the device that is searched for; None to measure where an objective needs it."""
+    """The latencies of layers on the target device; None to measure each network's latency if an objective needs it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Site:
-    """Where the trials of a session run, and how long."""
+    """Where the trials of a session run, and for how long."""
 
     storage: str
     """Folder or URI of the trials' checkpoints."""
     folder: str
-    """The driver's working folder, which relative paths of a dataset start from."""
+    """The driver's working folder, for a dataset's relative paths."""
     timeout: float = math.inf
-    """Seconds of one trial."""
+    """Seconds after which a trial is ended."""

@@ -1,4 +1,4 @@
-"""The one writer of a run's trial log, and the counts of what it wrote."""
+"""The writer of a run's trial log, and the counts of its trials by status."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -16,27 +16,27 @@ from nas.training.settings import Epoch
 
 @dataclass(slots=True)
 class Tally:
-    """What a run's proposals came to, over all its sessions."""
+    """The numbers of a run's trials and skipped proposals by status, over all its sessions."""
 
     done: int = 0
     failed: int = 0
     stopped: int = 0
     infeasible: int = 0
-    """Proposals outside a limit."""
+    """Infeasible proposals, which were skipped."""
     duplicate: int = 0
-    """Proposals of a network that has a trial."""
+    """Proposals of a network that has a trial, which were skipped."""
     reused: int = 0
-    """Networks whose outcome another run had."""
+    """Trials whose outcome comes from another run."""
 
     def count(self, status: Status, *, reason: Reason | None = None, reused: bool = False) -> None:
-        """One more trial that has ended, or proposal that was skipped; trials that a later limit ended are in no count."""
+        """Count an ended trial or a skipped proposal, unless a later limit ended the trial."""
         name = "reused" if reused else status.value
         if reason is not Reason.LIMIT:
             setattr(self, name, getattr(self, name) + 1)
 
     @property
     def ended(self) -> int:
-        """Trials that were trained and have ended."""
+        """The number of ended trials that this run trained."""
         return self.done + self.failed + self.stopped
 
 
@@ -51,44 +51,44 @@ class TrialLog:
     tally: Tally = field(default_factory=Tally)
 
     def start(self, trial: Trial) -> None:
-        """A trial that begins."""
+        """Log a trial that starts."""
         what = {"id": trial.id, "values": dict(trial.values), "params": dict(trial.params), "architecture": trial.architecture}
         baseline = trial.is_baseline or None
         self._write(Event.START, trial.number, **what, source=trial.source, name=trial.name, baseline=baseline)
 
     def skip(self, status: Status, point: Point, *, source: str = "search", name: str | None = None) -> None:
-        """A proposal that is infeasible or a duplicate, and is not trained."""
+        """Log and count a skipped proposal: infeasible or a duplicate."""
         self.tally.count(status)
         what = {"id": point.id, "values": dict(point.values), "params": point.params}
         self._write(Event(status.value), None, **what, source=source, name=name)
 
     def measured(self, trial: int, values: Mapping[str, float]) -> None:
-        """Costs of an earlier trial that a new limit asks for."""
+        """Log costs of an earlier trial that a new limit needs."""
         self._write(Event.MEASURED, trial, values=dict(values))
 
     def resume(self, trial: int) -> None:
-        """A trial of an earlier session that is continued."""
+        """Log that a trial of an earlier session continues."""
         self._write(Event.RESUME, trial)
 
     def retry(self, trial: int, *, retries: int, crashes: int) -> None:
-        """A trial that begins again after its worker process or machine was lost."""
+        """Log that a trial starts again after it lost its worker process or machine."""
         self._write(Event.RETRY, trial, retries=retries, crashes=crashes)
 
     def interrupt(self, trial: int, *, epochs: int, values: Mapping[str, float]) -> None:
-        """A trial that has not ended with its session, and what is known of it."""
+        """Log a trial that has not ended, with its values so far."""
         self._write(Event.INTERRUPT, trial, epochs=epochs, values=dict(values))
 
     def end(self, trial: int, outcome: Outcome, *, reused: bool = False) -> None:
-        """A trial that has ended, with all its values."""
+        """Log the end of a trial, with all its values."""
         record = outcome.to_record()
         del record["history"]
         self._write(Event.END, trial, **record, reused=reused or None)
 
     def epoch(self, trial: int, epoch: Epoch) -> None:
-        """One more epoch of a trial."""
+        """Log an epoch of a trial."""
         append_record(self.run / HISTORY_FILE, {"trial": trial} | asdict(epoch))
 
     def _write(self, event: Event, trial: int | None, **fields: Any) -> None:
-        """One event; what is None is left out."""
+        """Write one event without the fields that are None."""
         record = {"event": event, "time": datetime.now(UTC).isoformat(timespec="milliseconds"), "trial": trial, **fields}
         append_record(self.run / TRIALS_FILE, {name: value for name, value in record.items() if value is not None})

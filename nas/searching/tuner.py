@@ -1,4 +1,4 @@
-"""Experiment → run folder: Ray Tune runs the trials that the searcher proposes, on all of the machine or on a cluster."""
+"""Experiment → run folder: Ray Tune runs the trials that the searcher proposes, on this machine or on a cluster."""
 
 import json
 import logging
@@ -35,7 +35,7 @@ from nas.searching.plan import (
     with_latency,
     with_own_table,
 )
-from nas.searching.ray_session import ray_session, resources, sent_by_value
+from nas.searching.ray_session import pickled_by_value, ray_session, resources
 from nas.searching.searcher import ArchitectureSearcher
 from nas.searching.state import make_state
 from nas.searching.task import Site, Task
@@ -43,18 +43,17 @@ from nas.searching.worker import RetiredError, run_trial
 
 logger = logging.getLogger(__name__)
 
-# What shows a search while it lasts; by default nothing does, beyond what is logged.
+# A context manager that displays a running search; by default, only the log does.
 Watch = Callable[[ArchitectureSearcher], AbstractContextManager[object]]
 
 
 def search(experiment: Experiment, *, name: str | None = None, watch: Watch = nullcontext) -> Path:
-    """Run an experiment to its end and give its run folder; `name` leads the folder's name, by default the space's.
+    """Run an experiment and return its run folder; the folder's name begins with `name`, by default the space's name.
 
-    The first Ctrl-C lets the epochs under way end, the second and SIGTERM do not; `resume` continues from there, and after any
-    other end.
+    The first Ctrl-C stops when the running epochs have ended; the second, or SIGTERM, stops at once. `resume` continues the run.
 
     Raises: NasError, before anything is trained or written, for limits that no network meets, an unknown sampler or
-    optimizer, or resources that the machine does not have. KeyboardInterrupt, when what had ended is in the run folder.
+    optimizer, or resources that the machine does not have. KeyboardInterrupt, after finished trials are in the run folder.
     """
     experiment = with_latency(experiment.resolved())
     plan = make_plan(experiment)
@@ -66,14 +65,14 @@ def search(experiment: Experiment, *, name: str | None = None, watch: Watch = nu
 
 
 def resume(run: str | PathLike[str], *, experiment: Experiment | None = None, watch: Watch = nullcontext, **changes: Any) -> Path:
-    """Continue a run, wherever it had ended: finished trials stay, those under way continue from their checkpoints.
+    """Continue a run from any end: finished trials stay, and the others continue from their checkpoints.
 
     `changes` are fields of Experiment, such as trials=100 or baselines=("mobilenetv2_100",); they are recorded in
-    experiment.json. A limit replaces the one on the same objective. `experiment` stands in for the one that is rebuilt from
-    there, where its parts were made in a script.
+    experiment.json. A limit replaces the one on the same objective. `experiment` replaces the one in experiment.json
+    if that cannot be rebuilt, as its parts were made in a script.
 
-    Raises: NasError if the run is searched by another process, is finished already, or cannot be rebuilt, and for a change by
-    which its outcomes would no longer be alike.
+    Raises: NasError if another process searches the run, it is finished or cannot be rebuilt, or after the change its results
+    would not be comparable.
     """
     folder = Path(run).resolve()
     described = read_experiment(folder)
@@ -99,35 +98,35 @@ def resume(run: str | PathLike[str], *, experiment: Experiment | None = None, wa
 
 @contextmanager
 def _ray(experiment: Experiment) -> Iterator[None]:
-    """Ray, started while the images are read.
+    """A Ray session, started while this process reads the images.
 
-    Raises: NasError for resources that no machine has, or images that cannot be read.
+    Raises: NasError for more GPUs than a machine has, or images that cannot be read.
     """
     images = partial(check_images, experiment)
-    with ray_session(experiment.workers, address=experiment.address, verbose=experiment.verbose, meanwhile=images):
+    with ray_session(experiment.workers, address=experiment.address, verbose=experiment.verbose, while_starting=images):
         resources(experiment)
         yield
 
 
 def run_session(session: Session, watch: Watch) -> None:
-    """One session of a run, from the first proposal to what it says at the end, in the Ray that runs.
+    """Run one session in the running Ray, from the first proposal to the summary in the log.
 
-    Raises: NasError for what ends it early. KeyboardInterrupt if it was interrupted.
+    Raises: NasError for an error that ends it early. KeyboardInterrupt if it was interrupted.
     """
     run, experiment = session.run, session.experiment
     logger.info("run folder %s", run)
     workers, gpus = resources(experiment)
-    with _one_sentence(run):
+    with _reporting_full_disk(run):
         searcher = ArchitectureSearcher(make_state(session), workers=workers)
         own = [experiment.dataset, *(objective.measure for objective in experiment.objectives)]
         try:
-            with sent_by_value(own), _interruptible(searcher), watch(searcher):
+            with pickled_by_value(own), _interruptible(searcher), watch(searcher):
                 _tuner(session, searcher, gpus).fit()
         finally:
-            shutil.rmtree(run / RAY, ignore_errors=True)  # of this session and of any that was killed: nothing reads it again
+            shutil.rmtree(run / RAY, ignore_errors=True)  # Ray's own files of this and earlier sessions; nothing reads them
             early = searcher.failure is None and searcher.close()
             if early:
-                logger.info("nas resume %s continues with the rest", run)
+                logger.info("`nas resume %s` runs the remaining trials", run)
         if searcher.failure is not None:
             raise searcher.failure
     tally = searcher.state.log.tally
@@ -156,17 +155,19 @@ def _tuner(session: Session, searcher: ArchitectureSearcher, gpus: float) -> tun
         tune_config=tune.TuneConfig(
             search_alg=searcher,
             scheduler=EarlyStopping(state.halving, enabled=experiment.stops_early, interrupted=state.interrupted),
-            num_samples=sys.maxsize,  # the searcher says when it is over
+            num_samples=sys.maxsize,  # the searcher ends the search
             max_concurrent_trials=searcher.workers,
             reuse_actors=True,
             trial_dirname_creator=lambda trial: f"trial{trial.config['trial']}-{trial.trial_id}",
         ),
-        run_config=tune.RunConfig(name=storage.name, storage_path=str(storage.parent), verbose=0, callbacks=[_Reports(searcher)]),
+        run_config=tune.RunConfig(
+            name=storage.name, storage_path=str(storage.parent), verbose=0, callbacks=[_ReportCallback(searcher)]
+        ),
     )
 
 
-class _Reports(tune.Callback):
-    """Gives the searcher what trials report, and why one ended without an outcome."""
+class _ReportCallback(tune.Callback):
+    """Passes the trials' reports and errors to the searcher."""
 
     def __init__(self, searcher: ArchitectureSearcher) -> None:
         self.searcher = searcher
@@ -190,24 +191,24 @@ class _Reports(tune.Callback):
             self.searcher.fail(trial.trial_id, describe_error(cause))
             return
         alive = {node["NodeID"] for node in ray.nodes() if node["Alive"]}
-        reason = Reason.OOM if isinstance(error, OutOfMemoryError) else Reason.CRASH  # Ray ends the process that takes the most
+        reason = Reason.OOM if isinstance(error, OutOfMemoryError) else Reason.CRASH  # Ray kills the process with the most memory
         self.searcher.lost(trial.trial_id, (trial.last_result or {}).get("node"), alive, reason=reason)
 
 
 @contextmanager
 def _interruptible(searcher: ArchitectureSearcher) -> Iterator[None]:
-    """Ctrl-C: once, epochs under way end; twice, it is over at once, as it is when the process gets SIGTERM."""
+    """Handles Ctrl-C: the first lets running epochs end; the second, or SIGTERM, ends the search at once."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     interrupted = searcher.state.interrupted
 
     def stop(signum: int, frame: FrameType | None) -> None:  # noqa: ARG001 - Python's
-        over = interrupted.is_set() or signum == signal.SIGTERM  # which Ray's own processes may have got too
+        at_once = interrupted.is_set() or signum == signal.SIGTERM  # Ray's own processes may have got it too
         interrupted.set()
-        if over:
+        if at_once:
             raise KeyboardInterrupt
-        logger.warning("stopping when the epochs under way have ended; Ctrl-C again stops at once")
+        logger.warning("stopping when the running epochs have ended; press Ctrl-C again to stop at once")
 
     before = {signum: signal.signal(signum, stop) for signum in (signal.SIGINT, signal.SIGTERM)}
     try:
@@ -218,10 +219,10 @@ def _interruptible(searcher: ArchitectureSearcher) -> Iterator[None]:
 
 
 @contextmanager
-def _one_sentence(run: Path) -> Iterator[None]:
-    """Report a full disk, which the log or Ray's state may meet first, as one NasError."""
+def _reporting_full_disk(run: Path) -> Iterator[None]:
+    """Reports a full disk as one NasError; the log or Ray's state may meet it first."""
     try:
         yield
     except (OSError, json.JSONDecodeError) as error:
         reason = getattr(error, "strerror", None) or "is the disk full?"
-        raise NasError(f"run folder {run} cannot be written: {reason}; what had ended before is kept") from None
+        raise NasError(f"run folder {run} cannot be written: {reason}; finished trials are kept") from None

@@ -1,6 +1,6 @@
-"""What Ray runs in a worker process: one trial after another, each reporting its epochs and in the end its outcome.
+"""Ray's worker process: it runs one trial after another, and reports their epochs and outcomes.
 
-Imports torch with the first trial, so that the driver does not.
+The first trial imports torch, so that the driver need not.
 """
 
 import faulthandler
@@ -21,29 +21,29 @@ from nas.searching.storage import TrialFolder
 from nas.searching.task import Site, Task
 from nas.training.settings import Epoch
 
-LONGEST_SECONDS: Final = 1e8  # that faulthandler waits on every system: three years
+MAX_TIMEOUT_SECONDS: Final = 1e8  # three years: faulthandler accepts it on every system
 
 
 class RetiredError(RuntimeError):
-    """Ends a worker process in which something broke, so that no further trial runs in it; its own trial has been told."""
+    """Ends a worker process after a crash, so that no other trial runs in it; the outcome has been reported before."""
 
 
 def run_trial(config: dict[str, Any], *, task: Task, site: Site) -> None:
-    """One trial: a report after every epoch, and one of the outcome, whatever happened; what takes too long ends the process."""
-    settle(site.folder)
+    """Run one trial: report every epoch, then the outcome. A timeout ends the process."""
+    prepare_process(site.folder)
     outcome = Outcome(status=Status.DONE)
     if task.objectives:
         outcome = _trained(config, task, site)
-    tune.report({"outcome": json.dumps(outcome.to_record())})  # as a text, since Ray flattens what is nested
+    tune.report({"outcome": json.dumps(outcome.to_record())})  # as text, since Ray flattens nested values
     if outcome.reason is Reason.CRASH:
-        raise RetiredError  # an error of the GPU's may stick to the process
+        raise RetiredError  # a GPU error can persist in the process
 
 
 def _trained(config: dict[str, Any], task: Task, site: Site) -> Outcome:
-    from nas.searching.evaluate import evaluate  # takes seconds, in which the trial has not begun
+    from nas.searching.evaluate import evaluate  # takes seconds, which do not count for the trial
 
     node = ray.get_runtime_context().get_node_id()
-    with TrialFolder.of(site.storage, config["trial"]).opened() as (folder, push), _ended_after(site.timeout):
+    with TrialFolder.of(site.storage, config["trial"]).opened() as (folder, push), _time_limit(site.timeout):
 
         def on_epoch(epoch: Epoch) -> None:
             push()
@@ -54,8 +54,8 @@ def _trained(config: dict[str, Any], task: Task, site: Site) -> Outcome:
     return outcome
 
 
-def settle(folder: str) -> None:
-    """Make a process of any Ray one of ours: it works in the driver's folder if that is there, and on its own GPUs alone."""
+def prepare_process(folder: str) -> None:
+    """Change to the driver's working folder if it exists here, and hide the GPUs that the process may not use."""
     if Path(folder).is_dir():
         os.chdir(folder)
     if not ray.get_runtime_context().get_accelerator_ids()["GPU"]:
@@ -63,13 +63,13 @@ def settle(folder: str) -> None:
 
 
 @contextmanager
-def _ended_after(seconds: float) -> Iterator[None]:
-    """End the process if it takes longer; a thread of C's does it, as Python may be stuck. The driver sees to the rest."""
+def _time_limit(seconds: float) -> Iterator[None]:
+    """End the process after so many seconds, from a C thread, as Python itself may hang. The driver handles the lost process."""
     if seconds == math.inf:
         yield
         return
     with open(os.devnull, "w", encoding="utf-8") as nowhere:  # noqa: PTH123 - a device
-        faulthandler.dump_traceback_later(min(seconds, LONGEST_SECONDS), exit=True, file=nowhere)
+        faulthandler.dump_traceback_later(min(seconds, MAX_TIMEOUT_SECONDS), exit=True, file=nowhere)
         try:
             yield
         finally:

@@ -14,7 +14,7 @@ import nas
 from nas.models.network import find_network
 from nas.models.scaling import check_output, parse_macs
 from nas.models.zoo import EFFICIENTNET_COEFFICIENTS
-from nas.searching.warm_start import named
+from nas.searching.warm_start import find_architectures
 from tests.conftest import architectures
 
 B0 = nas.reference("efficientnet_b0")
@@ -185,7 +185,7 @@ def test_a_familys_folder_has_texts_and_a_table_that_agree(tmp_path):
     for member, row in zip(members, rows, strict=True):
         assert (folder / row["file"]).read_text() == member.architecture.to_json() + "\n"
         assert find_network(str(folder / row["file"])).id == row["id"] == member.architecture.id  # as `nas train` reads it
-        assert named(str(folder / row["file"])) == [member.architecture]  # and --start
+        assert find_architectures(str(folder / row["file"])) == [member.architecture]  # and --start
         assert float(row["macs_m"]) == nas.cost(member.architecture, 10).macs / 1e6
         assert (float(row["phi"]), int(row["resolution"])) == (member.phi, member.architecture.resolution)
         assert [float(row[name]) for name in ("alpha", "beta", "gamma")] == [1.4, 1.1, 1.15]

@@ -9,7 +9,7 @@ import pytest
 from ray.tune.schedulers import ASHAScheduler, TrialScheduler
 
 from nas.runs.pareto import non_dominated
-from nas.searching.early_stopping import Halving, Standing, rungs
+from nas.searching.early_stopping import RungResult, SuccessiveHalving, rungs
 
 EPOCHS = 27
 NETWORKS = 100
@@ -48,10 +48,10 @@ def test_what_ends_on_the_true_front_is_never_stopped_and_half_the_epochs_are_sa
     for seed in range(runs):
         networks = planted(seed)
         front = {i for i, kept in enumerate(non_dominated([(-top1, cost) for cost, top1 in networks])) if kept}
-        halving = Halving(epochs=EPOCHS)
+        halving = SuccessiveHalving(epochs=EPOCHS)
 
         def goes_on(trial, epoch, top1, cost, halving=halving):
-            return halving.goes_on(trial, epoch, Standing.of(top1, VAL_IMAGES, (cost,)))
+            return halving.should_continue(trial, epoch, RungResult.of(top1, VAL_IMAGES, (cost,)))
 
         used, stopped = play(networks, goes_on, seed=seed)
         clean += not stopped & front
@@ -74,14 +74,14 @@ def test_with_one_objective_it_stops_what_rays_asha_stops():
     for seed in range(8):
         networks = planted(seed)
         rays = ASHAScheduler(metric="top1", mode="max", time_attr="epoch", max_t=EPOCHS, grace_period=3, reduction_factor=3)
-        halving, trials, decisions = Halving(epochs=EPOCHS), {}, []
+        halving, trials, decisions = SuccessiveHalving(epochs=EPOCHS), {}, []
 
         def goes_on(number, epoch, top1, cost, *, rays=rays, halving=halving, trials=trials, decisions=decisions):
             if number not in trials:
                 trials[number] = RaysTrial(str(number))
                 rays.on_trial_add(None, trials[number])
             theirs = rays.on_trial_result(None, trials[number], {"epoch": epoch, "top1": top1}) == TrialScheduler.CONTINUE
-            ours = halving.goes_on(number, epoch, Standing.of(top1, 1e15, ()))
+            ours = halving.should_continue(number, epoch, RungResult.of(top1, 1e15, ()))
             if epoch in rungs(EPOCHS):
                 decisions.append((ours, theirs))
             return theirs  # both see the same trials
@@ -94,19 +94,19 @@ def test_with_one_objective_it_stops_what_rays_asha_stops():
 
 
 def test_a_cheap_network_is_not_held_against_giants():
-    halving = Halving(epochs=EPOCHS)
+    halving = SuccessiveHalving(epochs=EPOCHS)
     for trial in range(20):
-        assert halving.goes_on(trial, 3, Standing.of(70.0, VAL_IMAGES, (100.0 + trial,))) or trial > 2
-    assert halving.goes_on(20, 3, Standing.of(30.0, VAL_IMAGES, (1.0,)))  # far less accurate, and the cheapest
-    assert not halving.goes_on(21, 3, Standing.of(30.0, VAL_IMAGES, (200.0,)))
+        assert halving.should_continue(trial, 3, RungResult.of(70.0, VAL_IMAGES, (100.0 + trial,))) or trial > 2
+    assert halving.should_continue(20, 3, RungResult.of(30.0, VAL_IMAGES, (1.0,)))  # far less accurate, and the cheapest
+    assert not halving.should_continue(21, 3, RungResult.of(30.0, VAL_IMAGES, (200.0,)))
 
 
 def test_a_difference_that_chance_makes_stops_nothing():
-    halving = Halving(epochs=EPOCHS)
+    halving = SuccessiveHalving(epochs=EPOCHS)
     for trial in range(10):
-        assert halving.goes_on(trial, 3, Standing.of(70.0, 100, (5.0,)))
-    assert halving.goes_on(10, 3, Standing.of(62.0, 100, (5.0,)))  # two standard errors are 9.2
-    assert not halving.goes_on(11, 3, Standing.of(55.0, 100, (5.0,)))
+        assert halving.should_continue(trial, 3, RungResult.of(70.0, 100, (5.0,)))
+    assert halving.should_continue(10, 3, RungResult.of(62.0, 100, (5.0,)))  # two standard errors are 9.2
+    assert not halving.should_continue(11, 3, RungResult.of(55.0, 100, (5.0,)))
 
 
 @pytest.mark.parametrize(("epochs", "at"), [(1, ()), (2, ()), (6, ()), (9, (3,)), (10, (4,)), (27, (3, 9)), (80, (9, 27))])
@@ -115,9 +115,9 @@ def test_networks_are_judged_at_a_ninth_and_a_third(epochs, at):
 
 
 def test_a_trial_that_comes_again_after_a_kill_counts_once():
-    halving = Halving(epochs=EPOCHS)
+    halving = SuccessiveHalving(epochs=EPOCHS)
     for trial in range(4):
-        halving.goes_on(trial, 3, Standing.of(50.0 + 10 * trial, 10**9, (1.0,)))
+        halving.should_continue(trial, 3, RungResult.of(50.0 + 10 * trial, 10**9, (1.0,)))
     ranks = dict(halving.ranks[3])
-    halving.goes_on(3, 3, Standing.of(80.0, 10**9, (1.0,)))
+    halving.should_continue(3, 3, RungResult.of(80.0, 10**9, (1.0,)))
     assert halving.ranks[3] == ranks

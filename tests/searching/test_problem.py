@@ -33,10 +33,10 @@ def test_losses_are_the_lower_the_better_and_missing_where_a_value_is():
 
 
 def test_a_network_of_timms_is_no_point_of_the_space_and_has_the_costs_that_are_known():
-    point = PROBLEM.appraise(find_network("timm:resnet18", resolution=32))
+    point = PROBLEM.examine_network(find_network("timm:resnet18", resolution=32))
     assert not point.feasible
     assert point.values["macs_m"] == pytest.approx(1814 * (32 / 224) ** 2, rel=0.02)
-    own = PROBLEM.appraise(OwnNetwork(architecture=nas.reference("mobilenetv2_100")))
+    own = PROBLEM.examine_network(OwnNetwork(architecture=nas.reference("mobilenetv2_100")))
     assert not own.feasible
 
 

@@ -12,7 +12,7 @@ import nas
 from nas.files import read_records
 from nas.objectives import parse_limit
 from nas.runs.folder import TRIALS_FILE
-from nas.searching.samplers import PLAIN, make_sampler
+from nas.searching.samplers import OPTUNA_SAMPLERS, make_sampler
 from nas.spaces import first_choices, sample
 from tests.played import EXPERIMENT, SMALLEST, Twelve, new_run
 
@@ -20,10 +20,10 @@ from tests.played import EXPERIMENT, SMALLEST, Twelve, new_run
 @pytest.fixture(autouse=True)
 def few_probes(monkeypatch):
     """How much of a space meets the limits is known less exactly, and sooner."""
-    monkeypatch.setattr("nas.searching.feasibility.PROBE", 1_000)
+    monkeypatch.setattr("nas.searching.feasibility.NUM_SAMPLES", 1_000)
 
 
-@pytest.mark.parametrize("sampler", PLAIN)
+@pytest.mark.parametrize("sampler", OPTUNA_SAMPLERS)
 def test_every_sampler_proposes_only_new_networks_within_the_limits(tmp_path, sampler):
     played = new_run(tmp_path, sampler=sampler, limits=(parse_limit("macs_m<0.8"),))
     architectures = [nas.Architecture.from_json(text) for text in played.play(12)]
@@ -109,7 +109,7 @@ def test_few_proposals_are_infeasible_where_one_network_in_a_hundred_fits(tmp_pa
     trials = 40 if sampler == "tpe" else 15
     played = new_run(tmp_path, sampler=sampler, limits=(parse_limit("macs_m<0.417"),), trials=trials)
     feasibility = played.state.session.plan.feasibility
-    assert 0.5 < 100 * feasibility.fitting / feasibility.points < 2
+    assert 0.5 < 100 * feasibility.num_feasible / feasibility.points < 2
     assert len(played.play(trials)) == trials
     assert played.tally.infeasible / trials < most
 

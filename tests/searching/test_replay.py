@@ -18,7 +18,7 @@ from tests.played import Twelve, new_run, next_session
 @pytest.fixture(autouse=True)
 def few_probes(monkeypatch):
     """How much of a space meets the limits is known less exactly, and sooner."""
-    monkeypatch.setattr("nas.searching.feasibility.PROBE", 200)
+    monkeypatch.setattr("nas.searching.feasibility.NUM_SAMPLES", 200)
 
 
 def killed_after(run, lines, tmp_path):

@@ -239,7 +239,7 @@ def test_a_trial_that_hangs_is_ended_by_its_timeout_or_ctrl_c_twice_and_the_othe
     options = ["--trials", 3, "--workers", 1, "--trial-timeout", 6, "--seed", 1]
     with signals(tmp_path, signal.SIGINT, signal.SIGINT, epochs=6):
         answer = type_command("search", DATA / "hanging.py", *options, cwd=tmp_path)
-    assert "stopping when the epochs under way have ended" in answer.printed
+    assert "stopping when the running epochs have ended" in answer.printed
     check_interrupted(tmp_path, answer.code, answer.printed, answer.errors, trial=2)
     rows = trials_of(only_run(tmp_path)).set_index("trial")
     assert rows.loc[0, ["status", "reason", "error"]].tolist() == ["failed", "timeout", "not done after 6 s"]

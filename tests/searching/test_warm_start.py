@@ -8,7 +8,7 @@ import pytest
 import nas
 from nas.objectives import Objective, objective
 from nas.runs.folder import TRIALS_FILE, create_run
-from nas.searching.warm_start import outcomes, starts
+from nas.searching.warm_start import reusable_results, warm_starts
 from nas.spaces import sample
 from tests.played import EXPERIMENT, new_run, next_session
 
@@ -55,7 +55,7 @@ def test_a_network_named_twice_is_tried_once(tmp_path):
 )
 def test_a_start_that_is_not_in_the_space_is_refused(name, sentence):
     with pytest.raises(nas.NasError, match=sentence):
-        starts(EXPERIMENT.space, (name,))
+        warm_starts(EXPERIMENT.space, (name,))
 
 
 def test_an_outcome_of_another_run_is_reused_and_not_trained(tmp_path):
@@ -104,7 +104,10 @@ def earlier_run(tmp_path_factory):
 @pytest.mark.parametrize(
     ("fields", "sentence"),
     [
-        ({"train": nas.TrainSettings(epochs=3)}, "reuse .*: its train.epochs is 10, and here it is 3; its outcomes are of other"),
+        (
+            {"train": nas.TrainSettings(epochs=3)},
+            "reuse .*: its train.epochs is 10, and here it is 3; its results are not comparable",
+        ),
         ({"dataset": nas.dataset("mnist")}, "its dataset.name is 'digits', and here it is 'mnist'"),
         ({"reuse": ("nowhere",)}, "nowhere is not a run folder"),
         (
@@ -120,13 +123,13 @@ def earlier_run(tmp_path_factory):
 )
 def test_outcomes_of_other_trainings_are_refused(earlier_run, fields, sentence):
     with pytest.raises(nas.NasError, match=sentence):
-        outcomes(replace(EXPERIMENT, **({"reuse": (str(earlier_run),)} | fields)))
+        reusable_results(replace(EXPERIMENT, **({"reuse": (str(earlier_run),)} | fields)))
 
 
 def test_rewards_of_another_target_are_not_reused(tmp_path):
     objectives = (nas.mnasnet_reward(5.0), objective("macs_m"))
     run = create_run(replace(EXPERIMENT, objectives=objectives, runs=str(tmp_path)), "rewarded")
     alike = replace(EXPERIMENT, objectives=objectives, reuse=(str(run),))
-    assert outcomes(alike) == {}  # nothing has ended there yet
+    assert reusable_results(alike) == {}  # nothing has ended there yet
     with pytest.raises(nas.NasError, match="its mnasnet_reward was measured with other settings"):
-        outcomes(replace(alike, objectives=(nas.mnasnet_reward(6.0), objectives[1])))
+        reusable_results(replace(alike, objectives=(nas.mnasnet_reward(6.0), objectives[1])))
