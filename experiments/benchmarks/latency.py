@@ -26,7 +26,7 @@ def of_this_machine(space: str, resolution: int, file: Path) -> None:
     started = time.perf_counter()
     table = build_table(reachable(nas.space(space), resolution=resolution), space=space, output=file)
     print(f"{len(table.milliseconds):,} layers in {(time.perf_counter() - started) / 60:.1f} minutes: {file}", flush=True)
-    networks = reachable(nas.space(space), resolution=resolution, points=1_000, seed=1)
+    networks = reachable(nas.space(space), resolution=resolution, quiet_draws=1_000, seed=1)
     pairs: list[tuple[float, float]] = []
     checked = check_table(table, networks, NUM_CLASSES, on_network=lambda _, ms, said: pairs.append((ms, said)))
     print(f"networks of {min(pairs)[0]:.2f} to {max(pairs)[0]:.2f} ms; {checked.check}", flush=True)

@@ -86,7 +86,7 @@ def latency_check(table: Path, /, *, shape: Shape, limit: Limits = (), networks:
     def on_network(network: "Architecture", measured: float, predicted: float) -> None:
         print(f"{network.id}: measured {measured:.4g} ms, predicted {predicted:.4g} ms", flush=True)
 
-    drawn = _reachable(space or built.space, shape, limit, points=50 * networks, seed=1)
+    drawn = _reachable(space or built.space, shape, limit, quiet_draws=50 * networks, seed=1)
     checked = check_table(built, drawn, shape.classes, number=networks, on_network=on_network)
     checked.write(table)
     print(checked.check)
@@ -106,4 +106,4 @@ def _reachable(space: str, shape: Shape, limits: tuple[str, ...], **points_and_s
         candidate = Candidate(network=OwnNetwork(architecture=network), num_classes=shape.classes)
         return all(limit.excess(limit.objective.measure(candidate)) <= 0 for limit in parsed)
 
-    return reachable(find_space(space), resolution=shape.resolution, admits=feasible, **points_and_seed)
+    return reachable(find_space(space), resolution=shape.resolution, is_feasible=feasible, **points_and_seed)

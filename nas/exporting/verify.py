@@ -14,7 +14,7 @@ from nas.exporting.full_training import FullTraining, train_network
 from nas.files import locked
 from nas.models.architecture import Architecture
 from nas.models.network import CARD_FILE
-from nas.runs.compare import Trust, trust
+from nas.runs.compare import RankingCheck, check_ranking
 from nas.runs.experiment import Experiment
 from nas.runs.folder import FULL, read_experiment
 from nas.runs.results import results
@@ -32,7 +32,7 @@ def verify(
     seeds: int = 3,
     epochs: int | None = None,
     on_done: Callable[[int, int], None] = lambda _done, _all: None,
-) -> Trust | None:
+) -> RankingCheck | None:
     """Train the `top` networks of a run's front in full, each with seeds 0 to `seeds` - 1, and say how the rankings agree.
 
     The settings are the run's, but for `epochs`, by default ten times the run's. Each training writes an export folder under
@@ -69,7 +69,7 @@ def verify(
         unfinished = [training for training in trainings if not (training.target / CARD_FILE).is_file()]
         finished = len(trainings) - len(unfinished)
         _train(replace(experiment, address=None), unfinished, lambda done: on_done(finished + done, len(trainings)))
-    return trust(folder)
+    return check_ranking(folder)
 
 
 def _train(experiment: Experiment, trainings: Sequence[FullTraining], on_done: Callable[[int], None]) -> None:

@@ -1,4 +1,4 @@
-"""Two searches held against each other, and a search's short trainings against full ones."""
+"""Compares two searches by hypervolume, and the ranking of a search with that of full trainings."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,28 +14,28 @@ from nas.runs.results import full_trainings, losses, results, run_folders
 from nas.runs.trial import Status
 from nas.statistics import RankAgreement, difference_interval, rank_agreement
 
-ENOUGH: Final = 2  # runs of a side, that tell something of the noise
+MIN_RUNS: Final = 2  # of each side, to estimate the noise between seeds
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
-    """What `nas compare` tells."""
+    """Hypervolumes of the runs of two searches."""
 
     one: tuple[float, ...]
-    """The hypervolume of each run of the first side, as a share of the box around all that any run found (`pareto.Box`)."""
+    """The hypervolume of each run of the first search, as a share of the box around the networks of all runs (`pareto.Box`)."""
     other: tuple[float, ...]
-    """The same of the second side."""
+    """The same for the second search."""
     reference: dict[str, float]
-    """Objective → a tenth beyond the worst value that any run found, so that the ends of a front count too."""
+    """The reference point, objective → value: the worst value of any run, and a tenth of the range more."""
 
     @property
     def verdict(self) -> str:
-        """Which side is better, or that nothing tells; the interval holds 95 % of the difference of the means."""
+        """Which search is better, with the 95 % interval of the difference of the means; or why that is open."""
         difference = float(np.mean(self.one) - np.mean(self.other))
-        if min(len(self.one), len(self.other)) < ENOUGH:
+        if min(len(self.one), len(self.other)) < MIN_RUNS:
             return (
-                f"hypervolumes differ by {difference:+.4f}; a side has one run alone, so nobody knows whether "
-                "that is noise: give folders of runs over several seeds"
+                f"hypervolumes differ by {difference:+.4f}; with a single run on a side that may be noise: give folders of runs "
+                "over several seeds"
             )
         low, high = difference_interval(self.one, self.other)
         between = f"{difference:+.4f}, 95 % from {low:+.4f} to {high:+.4f}"
@@ -45,28 +45,28 @@ class Comparison:
 
 
 def compare(one: Any, other: Any) -> Comparison:
-    """Hold two searches against each other: each a run folder, or a folder of runs over several seeds.
+    """Compare two searches, each a run folder or a folder of runs over several seeds.
 
     Raises: NasError for runs with different objectives, or without a network on their front.
     """
     tables = [[results(run) for run in run_folders(side)] for side in (one, other)]
     directions = _common_directions([table for side in tables for table in side])
-    found = [[losses(_found(table), directions) for table in side] for side in tables]
-    box = Box.around([point for side in found for points in side for point in points])
-    mine, theirs = (tuple(map(box.share, side)) for side in found)
+    points = [[losses(_candidates(table), directions) for table in side] for side in tables]
+    box = Box.around([point for side in points for run in side for point in run])
+    one_shares, other_shares = (tuple(map(box.share, side)) for side in points)
     reference = map(loss, box.reference, directions.values())
-    return Comparison(one=mine, other=theirs, reference=dict(zip(directions, reference, strict=True)))
+    return Comparison(one=one_shares, other=other_shares, reference=dict(zip(directions, reference, strict=True)))
 
 
 def _common_directions(tables: list[pd.DataFrame]) -> dict[str, str]:
-    """The objectives of all the runs.
+    """The objectives and directions that all runs share.
 
-    Raises: NasError where they differ.
+    Raises: NasError if they differ.
     """
-    asked = [", ".join(f"{name} ({how})" for name, how in table.attrs["directions"].items()) for table in tables]
-    for table, theirs in zip(tables, asked, strict=True):
+    texts = [", ".join(f"{name} ({how})" for name, how in table.attrs["directions"].items()) for table in tables]
+    for table, text in zip(tables, texts, strict=True):
         if table.attrs["directions"] != tables[0].attrs["directions"]:
-            what = f"{_name(table)} was searched for {theirs}, and {_name(tables[0])} for {asked[0]}"
+            what = f"{_name(table)} has objectives {text}, and {_name(tables[0])} has {texts[0]}"
             raise NasError(f"{what}; give runs of the same objectives")
     return dict(tables[0].attrs["directions"])
 
@@ -75,42 +75,42 @@ def _name(table: pd.DataFrame) -> str:
     return str(table["run"].iloc[0]) if len(table) else "a run without trials"
 
 
-def _found(df: pd.DataFrame) -> pd.DataFrame:
-    """What the search itself has found: done and within the limits, and no baseline.
+def _candidates(df: pd.DataFrame) -> pd.DataFrame:
+    """The rows that count as results of the search: done, within the limits, and no baselines.
 
-    Raises: NasError where that is nothing.
+    Raises: NasError if there is none.
     """
-    known = df[list(df.attrs["directions"])].notna().all(axis=1)
-    found = df[(df["status"] == Status.DONE) & df["within_limits"] & ~df["is_baseline"] & known]
-    if found.empty:
-        raise NasError(f"{_name(df)} has found no network yet, so there is nothing to compare")
-    return found
+    is_measured = df[list(df.attrs["directions"])].notna().all(axis=1)
+    candidates = df[(df["status"] == Status.DONE) & df["within_limits"] & ~df["is_baseline"] & is_measured]
+    if candidates.empty:
+        raise NasError(f"{_name(df)} has no finished network yet, so there is nothing to compare")
+    return candidates
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Trust:
-    """How well a search's ranking agrees with that of full trainings."""
+class RankingCheck:
+    """How well the ranking of a search agrees with that of full trainings."""
 
     networks: int
     seeds: int
-    """Of each network, at the least."""
+    """Smallest number of seeds of a network."""
     epochs: int
-    """Of each full training."""
+    """Epochs of each full training."""
     agreement: RankAgreement
     """Between the objective that has a learning curve and the mean test top-1 of the full trainings."""
 
     def __str__(self) -> str:
-        """In one sentence."""
+        """The agreement in one sentence."""
         return (
             f"Kendall's tau between the search's ranking and that of full trainings: {self.agreement} "
             f"({self.networks} networks, {self.epochs} epochs, {self.seeds} seeds or more of each)"
         )
 
 
-def trust(run: Path) -> Trust | None:
-    """How the rankings of a run agree, by its full trainings of the most epochs that at least two networks have.
+def check_ranking(run: Path) -> RankingCheck | None:
+    """The ranking of a run against its longest full trainings that at least two networks have.
 
-    None where there are no such trainings, or no objective of the run has a learning curve.
+    None if there are no such trainings, or no objective of the run has a learning curve.
     """
     df = results(run)
     curve = df.attrs["learning_curve"]
@@ -124,7 +124,7 @@ def trust(run: Path) -> Trust | None:
         return None
     epochs = networks[networks > 1].index.max()
     tests = full[full["epochs"] == epochs].groupby("trial")["test_top1_pct"].agg(list)
-    return Trust(
+    return RankingCheck(
         networks=len(tests),
         seeds=int(tests.map(len).min()),
         epochs=int(epochs),

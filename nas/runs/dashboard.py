@@ -1,4 +1,4 @@
-"""optuna-dashboard on a run, which it follows while the search runs."""
+"""Shows a run in optuna-dashboard, also while the search runs."""
 
 import threading
 import time
@@ -9,30 +9,30 @@ from typing import Final
 from nas.errors import NasError
 from nas.runs.study import RunStudy
 
-PAUSE: Final = 2.0  # seconds between two looks at the log; optuna-dashboard keeps what it has read as long
+PAUSE: Final = 2.0  # seconds between two reads of the log; optuna-dashboard caches for as long
 
 
 def serve(run: Path, *, port: int, on_ready: Callable[[str], None]) -> None:
-    """Show a run to this machine alone until Ctrl-C; `on_ready` is called with the address.
+    """Serve a run's dashboard to this machine alone until Ctrl-C; `on_ready` gets the address.
 
-    Raises: NasError for a folder that is no run, a port that cannot be listened on, or a missing optuna-dashboard.
+    Raises: NasError if `run` is no run folder, the port is taken, or optuna-dashboard is not installed.
     """
     if not 0 < port < 65_536:
         raise NasError(f"port: {port} is not from 1 to 65535")
     try:
         from optuna_dashboard import run_server
     except ImportError:
-        raise NasError("optuna-dashboard is not installed; `pip install 'frontier-nas[dashboard]'` does it") from None
-    shown = RunStudy(run)
+        raise NasError("optuna-dashboard is not installed; install it with `pip install 'frontier-nas[dashboard]'`") from None
+    run_study = RunStudy(run)
 
     def follow() -> None:
         while True:
             time.sleep(PAUSE)
-            shown.update()
+            run_study.update()
 
     threading.Thread(target=follow, daemon=True).start()
     on_ready(f"http://127.0.0.1:{port}/")
     try:
-        run_server(shown.storage, host="127.0.0.1", port=port)
+        run_server(run_study.storage, host="127.0.0.1", port=port)
     except OSError as error:
-        raise NasError(f"port {port} cannot be listened on: {error.strerror}; give another with --port") from None
+        raise NasError(f"cannot listen on port {port}: {error.strerror}; give another with --port") from None

@@ -1,4 +1,4 @@
-"""A whole run as one value."""
+"""An experiment: a whole run as one value. Read `folder.py` next."""
 
 import math
 from dataclasses import dataclass, field, replace
@@ -20,7 +20,7 @@ from nas.training.settings import TrainSettings
 
 @dataclass(frozen=True, kw_only=True)
 class Experiment:
-    """What to search, on which images, for what, within which limits, and with what means."""
+    """The space, dataset, objectives, limits, settings and resources of one search."""
 
     space: SearchSpace
     """The networks to choose from."""
@@ -29,7 +29,7 @@ class Experiment:
     objectives: tuple[Objective, ...]
     """What to find the Pareto front of: names of objectives, or paths of files that export one."""
     limits: Annotated[tuple[Limit, ...], tyro.conf.arg(name="limit"), tyro.conf.UseAppendAction] = ()
-    """What every network must meet before it is trained, such as "macs_m<60"; give it once for each limit."""
+    """A limit that every network must meet before it is trained, such as "macs_m<60"; give it once for each limit."""
     latency: str | None = None
     """For latency_ms, the table of a device's layers; by default the newest built here for this space, else trials measure."""
     train: TrainSettings = field(default_factory=TrainSettings)
@@ -41,11 +41,11 @@ class Experiment:
     start: tuple[str, ...] = ()
     """Networks to try first, after the space's references: files, exports, run folders (their fronts), published names."""
     reuse: tuple[str, ...] = ()
-    """Run folders whose outcomes are taken over first, as far as they are of this space and meet the limits; none is trained."""
+    """Run folders whose results are reused first, without training, for networks of this space that meet the limits."""
     baselines: tuple[str, ...] = ()
     """Networks to train beside the search, whatever they cost: published names, exports, architecture files, timm:NAME."""
     early_stopping: bool | None = None
-    """Whether a network that falls behind its peers is stopped early; by default where top-1 alone needs training."""
+    """Whether a network that falls behind others is stopped early; by default if top-1 alone needs training."""
     trial_timeout: float = math.inf
     """Seconds after which a trial has failed."""
     keep_all: bool = False
@@ -55,15 +55,15 @@ class Experiment:
     gpus_per_trial: float | None = None
     """GPUs of one trial, a fraction to share them; by default 1 where there is a GPU, else 0."""
     address: str | None = None
-    """Of a Ray cluster that runs already: auto or HOST:PORT; by default this machine alone."""
+    """Address of a running Ray cluster: auto or HOST:PORT; by default the search runs on this machine alone."""
     storage: str | None = None
-    """Where trials under way keep their checkpoints, a folder or URI that every node reaches; by default in the run folder."""
+    """Folder or URI, reachable from every node, for the checkpoints of running trials; by default in the run folder."""
     seed: int = 0
-    """Of the sampler, and of every trial's weights and batches."""
+    """Seed of the sampler, and of the initial weights and the batches of every trial."""
     verbose: bool = False
     """Whether Ray's own messages are shown."""
     runs: str = "runs"
-    """The folder that run folders are made in."""
+    """The folder in which run folders are created."""
 
     def __post_init__(self) -> None:
         check_type("space", self.space, SearchSpace)
@@ -76,7 +76,7 @@ class Experiment:
             raise NasError("objectives: none given; a search needs at least one, such as val_top1_pct")
         names = [objective.name for objective in self.objectives]
         if len(set(names)) < len(names):
-            raise NasError(f"objectives: {', '.join(names)} names one twice")
+            raise NasError(f"objectives: {', '.join(names)} names one objective twice")
         if self.trials < 1:
             raise NasError(f"trials: {self.trials} is not 1 or more")
         if self.workers is not None and self.workers < 1:
@@ -98,20 +98,20 @@ class Experiment:
 
     @property
     def latency_table(self) -> LatencyTable | None:
-        """The table that latencies are predicted from.
+        """The latency table that predicts latencies, if there is one.
 
-        Raises: NasError if the file is not one.
+        Raises: NasError if the file is no latency table.
         """
         return None if self.latency is None else read_table(self.latency)
 
     @property
     def stops_early(self) -> bool:
-        """Whether networks that fall behind are stopped; by default where the one objective that needs training has a curve."""
+        """Whether networks that fall behind are stopped; by default if one objective alone needs training, and has a curve."""
         return self.has_learning_curve if self.early_stopping is None else self.early_stopping
 
     @property
     def has_learning_curve(self) -> bool:
-        """Whether epochs tell how a network will compare: one objective needs training, and it is known after each epoch."""
+        """Whether exactly one objective needs training, and each epoch gives a value of it."""
         return [objective.learning_curve for objective in self.objectives if objective.needs_training] == [True]
 
     @property
@@ -120,7 +120,7 @@ class Experiment:
         return any(objective.needs_latency for objective in (*self.objectives, *(limit.objective for limit in self.limits)))
 
     def resolved(self) -> Self:
-        """The same with absolute paths, so that the run can be resumed from any folder."""
+        """The experiment with absolute paths, so that the run can be resumed from any folder."""
         storage = self.storage
         if storage is not None and "://" not in storage and "::" not in storage:
             storage = str(Path(storage).resolve())
@@ -135,5 +135,5 @@ class Experiment:
 
 
 def _absolute(name: str) -> str:
-    """The absolute path of what exists; anything else is a network's name."""
+    """The absolute path of an existing file or folder; anything else is the name of a network, and stays."""
     return str(Path(name).resolve()) if Path(name).exists() and name not in references() else name

@@ -1,9 +1,8 @@
-"""The run folder: what was asked for, and one line for everything that happened. Needs neither torch nor Ray.
+"""The run folder: its files, its lock, and how it is created and read. Needs neither torch nor Ray.
 
-`experiment.json` holds the experiment, and a record of every session with the versions and the machine; `trials.jsonl` the trial
-log, the source of truth; `history.jsonl` one line per trial and epoch; `checkpoints/` the weights; `latency.json` the latency
-table, if one is used; `full/` the networks that were trained to the end; `ray/` Ray's state, while a search lasts. Read
-`trial_log.py` next.
+`experiment.json` holds the experiment, and versions and machine of every session; `trials.jsonl` the trial log, the source of
+truth; `history.jsonl` one line per trial and epoch; `checkpoints/` the weights; `latency.json` the latency table, if one is used;
+`full/` the networks trained in full; `ray/` Ray's state during a search. Read `trial_log.py` next.
 """
 
 import json
@@ -26,18 +25,18 @@ LOCK_FILE: Final = "lock"
 WEIGHTS: Final = "checkpoints"
 RAY: Final = "ray"
 LATENCY_FILE: Final = "latency.json"
-FULL: Final = "full"  # export folders of trainings to the end
-PATIENCE: Final = 2.0  # seconds to wait for who only looks whether a run is locked
-BUSY: Final = "{run} is searched by another process; wait for its end, or stop it with Ctrl-C"
+FULL: Final = "full"  # export folders of full trainings
+LOCK_WAIT: Final = 2.0  # seconds; `is_running` of another process holds the lock for a moment
+BUSY: Final = "another process is searching {run}; wait for its end, or stop it with Ctrl-C"
 
 
 def weights_file(run: Path, trial: int) -> Path:
-    """Where the weights of a finished trial are kept, if they are."""
+    """The file of the weights of a finished trial; it exists only if the run keeps them."""
     return run / WEIGHTS / f"{trial}.safetensors"
 
 
 def create_run(experiment: Experiment, name: str) -> Path:
-    """A new run folder under `experiment.runs`, with its experiment.json.
+    """Create a run folder with its experiment.json under `experiment.runs`.
 
     Raises: NasError if the folder cannot be written.
     """
@@ -55,7 +54,7 @@ def create_run(experiment: Experiment, name: str) -> Path:
 
 
 def write_experiment(run: Path, described: Mapping[str, Any]) -> None:
-    """Write experiment.json; in place at once or not at all.
+    """Write experiment.json atomically.
 
     Raises: NasError if it cannot be written.
     """
@@ -64,36 +63,36 @@ def write_experiment(run: Path, described: Mapping[str, Any]) -> None:
 
 @contextmanager
 def locked(run: Path) -> Iterator[None]:
-    """While it lasts no other process searches on the run; the system releases it when this process dies.
+    """Lock the run against searches by other processes; the system unlocks it if this process dies.
 
-    Raises: NasError if another process has it, or the run cannot be written.
+    Raises: NasError if another process holds the lock, or the run cannot be written.
     """
-    with lock_file(run / LOCK_FILE, busy=BUSY.format(run=run), wait_seconds=PATIENCE):
+    with lock_file(run / LOCK_FILE, busy=BUSY.format(run=run), wait_seconds=LOCK_WAIT):
         yield
 
 
 def check_free(run: Path) -> None:
-    """Refuse a run that another process searches on.
+    """Check that no other process searches the run.
 
-    Raises: NasError.
+    Raises: NasError if one does.
     """
     if is_running(run):
         raise NasError(BUSY.format(run=run))
 
 
 def is_running(run: Path) -> bool:
-    """Whether a process searches on the run now, on this machine or where the file system passes on its locks."""
+    """Whether a process is searching the run, on this machine or on another one if the file system shares locks."""
     return is_locked(run / LOCK_FILE)
 
 
 def mend_logs(run: Path) -> None:
-    """Cut off a last line that was torn when its writer was killed, so that others can follow it."""
+    """Cut off a torn last line, which a killed writer leaves, so that new lines can follow."""
     for name in (TRIALS_FILE, HISTORY_FILE):
         cut_torn_line(run / name)
 
 
 def _new_folder(parent: Path, stem: str) -> Path:
-    """`stem` under `parent`, or `stem-2` and so on where a run of the same second is there already."""
+    """A new folder `stem` in `parent`; `stem-2` and so on if a run of the same second exists."""
     parent.mkdir(parents=True, exist_ok=True)
     number = 1
     while True:
@@ -105,9 +104,9 @@ def _new_folder(parent: Path, stem: str) -> Path:
 
 
 def read_experiment(run: Path) -> dict[str, Any]:
-    """What experiment.json of a run folder holds.
+    """The contents of a run's experiment.json.
 
-    Raises: NasError if `run` is not a run folder of a schema that this version reads.
+    Raises: NasError if `run` is no run folder, or has a schema that this version does not read.
     """
     file = run / EXPERIMENT_FILE
     if not file.is_file() or not (run / TRIALS_FILE).is_file():

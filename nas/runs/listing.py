@@ -1,6 +1,5 @@
-"""Every run in a folder, and what of them could be removed. Needs neither torch nor Ray."""
+"""Lists the runs in a folder, and removes weights and checkpoints that they no longer need. Needs neither torch nor Ray."""
 
-import os
 import shutil
 from contextlib import suppress
 from pathlib import Path
@@ -14,25 +13,25 @@ from nas.runs.trial_log import read_trials
 
 
 class RunSummary(NamedTuple):
-    """A run at a glance."""
+    """One line of the list of runs."""
 
     run: Path
     state: str
-    """running, finished, or interrupted, which `nas resume` continues; or what is wrong with it."""
+    """running, finished or interrupted (`nas resume` continues it); or why it cannot be read."""
     trials: str = ""
-    """How many have ended, of how many."""
+    """Trials ended / trials of the experiment, such as 12/50."""
     front: int = 0
-    """Networks on the front."""
+    """Number of networks on the front."""
     best: str = ""
     """The best value of the first objective."""
     size_mb: float = 0.0
-    """On the disk, 10^6 bytes."""
+    """Size on disk, 10^6 bytes."""
 
 
 def list_runs(folder: Path) -> list[RunSummary]:
-    """The runs in a folder, in the order of their names; one that cannot be read is listed with the reason.
+    """The runs in a folder, sorted by name; a damaged run is listed with what is wrong with it.
 
-    Raises: NasError if there is no such folder.
+    Raises: NasError if the folder does not exist.
     """
     if not folder.is_dir():
         raise NasError(f"{folder} is not a folder; `nas search` makes one for its runs, by default runs/")
@@ -40,7 +39,7 @@ def list_runs(folder: Path) -> list[RunSummary]:
 
 
 def summarize(run: Path) -> RunSummary:
-    """A run at a glance; never raises for what is in its folder."""
+    """The summary of one run; a damaged run gives its error as the state."""
     size = size_mb(run)
     try:
         described, df = read_experiment(run), results(run)
@@ -60,9 +59,9 @@ def summarize(run: Path) -> RunSummary:
 
 
 def removable(run: Path) -> list[Path]:
-    """What a run keeps that no network on its front needs: weights off the front, checkpoints of trials that have ended.
+    """Files of a run that `clean` may remove: weights of trials off the front, checkpoints of trials that have ended.
 
-    Raises: NasError if it is not a run folder.
+    Raises: NasError if it is no run folder.
     """
     df = results(run)
     front = {weights_file(run, trial).name for trial in df["trial"][df["is_front"]]}
@@ -71,19 +70,18 @@ def removable(run: Path) -> list[Path]:
 
 
 def size_mb(path: Path) -> float:
-    """Of a file, or of all files under a folder; 10^6 bytes."""
-    found = 0
-    for folder, _, names in os.walk(path) if path.is_dir() else [(path.parent, (), [path.name])]:
-        for name in names:
-            with suppress(FileNotFoundError):  # a search removes what it no longer needs
-                found += Path(folder, name).stat().st_size
-    return found / 1e6
+    """The size of a file, or of all files in a folder and its subfolders, 10^6 bytes."""
+    total = 0
+    for file in [path, *path.rglob("*")]:
+        with suppress(FileNotFoundError):  # a running search removes files
+            total += file.stat().st_size if file.is_file() else 0
+    return total / 1e6
 
 
 def clean(run: Path) -> float:
-    """Remove what is removable, and give how many MB that was.
+    """Remove the `removable` files of a run; returns their size in MB.
 
-    Raises: NasError if a process searches on the run.
+    Raises: NasError while a search of the run is running.
     """
     with locked(run):
         entries = removable(run)

@@ -1,34 +1,34 @@
-"""Fronts and hypervolumes of points, each a tuple of losses: dominance and the reference point live here."""
+"""Dominance, Pareto fronts and hypervolumes of points, each a tuple of losses."""
 
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
-Losses: TypeAlias = tuple[float, ...]  # of a network on every objective, each the lower the better
-BEYOND: Final = 0.1  # from the worst loss to the reference point, as a share of the range of losses
+Losses: TypeAlias = tuple[float, ...]  # one per objective; the lower the better
+REFERENCE_MARGIN: Final = 0.1  # from the worst loss to the reference point, as a share of the range of losses
 
 
 def dominates(one: Losses, other: Losses) -> bool:
-    """Whether the first losses are nowhere higher, and somewhere lower."""
+    """Whether `one` is nowhere higher than `other`, and somewhere lower."""
     return one != other and all(map(float.__le__, one, other))
 
 
 def non_dominated(losses: Sequence[Losses]) -> list[bool]:
-    """Which points no other point matches on every loss and beats on one; equal points stand or fall together."""
-    kept = [False] * len(losses)
-    found: list[Losses] = []
+    """For each point, whether no other point is as low on every loss and lower on one; equal points get the same answer."""
+    is_front = [False] * len(losses)
+    front: list[Losses] = []
     for i in sorted(range(len(losses)), key=losses.__getitem__):  # a point can only be dominated by one sorted before it
-        if not any(dominates(other, losses[i]) for other in found):
-            kept[i] = True
-            found.append(losses[i])
-    return kept
+        if not any(dominates(other, losses[i]) for other in front):
+            is_front[i] = True
+            front.append(losses[i])
+    return is_front
 
 
 def hypervolume(losses: Iterable[Losses], reference: Losses) -> float:
-    """The volume that points dominate, out to a reference point; what lies beyond it counts nothing. Exact.
+    """The exact volume between the points and a reference point; points that do not dominate the reference point add nothing.
 
-    Each point adds what no other one dominates (the WFG algorithm, doi:10.1109/TEVC.2010.2077298).
+    Source: the WFG algorithm, doi:10.1109/TEVC.2010.2077298: a sum over points of what each adds to those before it.
     """
     inside = list({point for point in losses if all(map(float.__lt__, point, reference))})
     front = [point for point, kept in zip(inside, non_dominated(inside), strict=True) if kept]
@@ -36,44 +36,44 @@ def hypervolume(losses: Iterable[Losses], reference: Losses) -> float:
 
 
 def added_volume(point: Losses, front: Sequence[Losses], reference: Losses) -> float:
-    """What a point within the reference adds to the hypervolume of others."""
-    whole = math.prod(end - start for start, end in zip(point, reference, strict=True))
-    return whole - hypervolume((tuple(map(max, point, other)) for other in front), reference)
+    """The hypervolume that a point adds to that of a front; the point dominates the reference point."""
+    volume = math.prod(end - start for start, end in zip(point, reference, strict=True))
+    return volume - hypervolume((tuple(map(max, point, other)) for other in front), reference)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Box:
-    """The volume that hypervolumes are shares of."""
+    """A box from the best losses to a reference point; hypervolumes are given as shares of its volume."""
 
     best: Losses
     reference: Losses
 
     @staticmethod
     def around(losses: Sequence[Losses]) -> "Box":
-        """From the best value of each loss to a tenth of the range beyond the worst, so that the ends of a front count too.
+        """The box from the lowest of each loss to the highest plus a tenth of the range, so that the ends of a front count too.
 
-        Where all values of a loss are the same its range is taken as 1.
+        A loss with a single value has the range 1.
         """
         best, worst = (tuple(map(extreme, zip(*losses, strict=True))) for extreme in (min, max))
-        reference = tuple(high + BEYOND * ((high - low) or 1.0) for low, high in zip(best, worst, strict=True))
+        reference = tuple(high + REFERENCE_MARGIN * ((high - low) or 1.0) for low, high in zip(best, worst, strict=True))
         return Box(best=best, reference=reference)
 
     @property
     def volume(self) -> float:
-        """In the product of the units of all losses."""
+        """Its volume, in the product of the units of the losses."""
         return math.prod(end - start for start, end in zip(self.best, self.reference, strict=True))
 
     def share(self, losses: Iterable[Losses]) -> float:
-        """The share of the box that these points dominate, 0 to 1."""
+        """The share of the box that these points dominate, from 0 to 1."""
         return hypervolume(losses, self.reference) / self.volume
 
     def shares(self, losses: Iterable[Losses]) -> list[float]:
-        """The share that the points so far dominate, after each of the points."""
+        """For each point, the share of the box that it and the points before it dominate."""
         front: list[Losses] = []
-        found, share = [], 0.0
+        shares, share = [], 0.0
         for point in losses:
             if not any(other == point or dominates(other, point) for other in front):
                 share += added_volume(point, front, self.reference) / self.volume
                 front = [other for other in front if not dominates(point, other)] + [point]
-            found.append(share)
-        return found
+            shares.append(share)
+        return shares

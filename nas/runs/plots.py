@@ -9,14 +9,6 @@ from nas.errors import NasError, unknown_name
 from nas.runs.results import front
 from nas.runs.trial import Status
 
-TITLES: Final = {
-    "val_top1_pct": "top-1 on validation images, %",
-    "macs_m": "multiply-adds, millions",
-    "params_m": "parameters, millions",
-    "latency_ms": "latency, ms",
-    "activation_mb": "peak memory of activations, MB",
-    "mnasnet_reward": "MnasNet's reward",
-}
 COLOURS: Final = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 """Okabe and Ito's palette, which the colour-blind tell apart."""
 OTHERS: Final = "#9aa3ad"  # trials off the front, where one run alone is drawn
@@ -55,8 +47,8 @@ def plot_front(df: pd.DataFrame, x: str | None = None, y: str | None = None) -> 
         template="plotly_white",
         legend={"orientation": "h", "x": 0, "y": 1, "yanchor": "bottom"},
         margin={"l": 60, "r": 20, "t": 40, "b": 50},
-        xaxis_title=TITLES.get(x, x),
-        yaxis_title=TITLES.get(y, y),
+        xaxis_title=df.attrs["titles"].get(x, x),
+        yaxis_title=df.attrs["titles"].get(y, y),
     )
 
 
@@ -79,6 +71,6 @@ def _trace(rows: pd.DataFrame, x: str, y: str, **style: Any) -> Scatter:
     """A trace with the trial, the id and every objective of a network where the pointer is."""
     names = list(rows.attrs["directions"])
     shown = rows[["trial", "id", *names]].astype(object)
-    values = "".join(f"<br>{TITLES.get(name, name)}: %{{customdata[{i}]:.4~g}}" for i, name in enumerate(names, start=2))
+    values = "".join(f"<br>{rows.attrs['titles'][name]}: %{{customdata[{i}]:.4~g}}" for i, name in enumerate(names, start=2))
     template = f"trial %{{customdata[0]}}<br>%{{customdata[1]}}{values}<extra>%{{fullData.name}}</extra>"
     return Scatter(x=rows[x].tolist(), y=rows[y].tolist(), customdata=shown.to_numpy(), hovertemplate=template, **style)

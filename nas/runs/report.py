@@ -29,7 +29,7 @@ from optuna.trial import TrialState
 from nas.errors import ArchitectureError, NasError
 from nas.models.architecture import Architecture
 from nas.models.draw import draw
-from nas.runs.compare import trust
+from nas.runs.compare import check_ranking
 from nas.runs.folder import read_experiment
 from nas.runs.listing import summarize
 from nas.runs.pareto import Box
@@ -95,7 +95,6 @@ def gather(run: Path) -> dict[str, Any]:
     trials = df[df["trial"].notna()].reset_index(drop=True)
     summary = summarize(run)
     columns, groups = _columns(trials)
-    measured = [*described["objectives"], *(limit["objective"] for limit in described["limits"])]
     return {
         "name": run.resolve().name,
         "folder": shlex.quote(str(run)),
@@ -107,7 +106,7 @@ def gather(run: Path) -> dict[str, Any]:
         "facts": _facts(described),
         "details": json.dumps(described, indent=1, ensure_ascii=False),
         "objectives": [[one["name"], one["direction"]] for one in described["objectives"]],
-        "titles": TITLES | {one["name"]: one["title"] for one in measured},
+        "titles": TITLES | df.attrs["titles"],
         "limits": {name: [_plain(low), _plain(high)] for name, (low, high) in df.attrs["limits"].items()},
         "learning_curve": df.attrs["learning_curve"],
         "table_error_pct": df.attrs["table_error_pct"],
@@ -119,7 +118,7 @@ def gather(run: Path) -> dict[str, Any]:
         "curves": _curves(run),
         "importance": _importance(run, described),
         "time": _time(described, trials),
-        "trust": None if (ranking := trust(run)) is None else str(ranking),
+        "trust": str(check_ranking(run) or ""),
     }
 
 

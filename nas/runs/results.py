@@ -1,9 +1,12 @@
-"""Run folder → DataFrame, a row per trial whatever happened to it. Needs neither torch nor Ray; works while the search runs."""
+"""Run folder → DataFrame, one row per trial whatever its status. Needs neither torch nor Ray; works while the search runs."""
 
 import json
 import logging
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping
+from itertools import chain, pairwise
+from operator import itemgetter
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -25,65 +28,68 @@ logger = logging.getLogger(__name__)
 
 
 def results(*runs: str | PathLike[str]) -> pd.DataFrame:
-    """Every trial of the runs, and every proposal that was skipped, in the order of proposal; `RESULTS.md` has every column.
+    """Every trial and every skipped proposal of the runs, in the order of proposal; `RESULTS.md` explains every column.
 
-    Each of `runs` is a run folder, or a folder of them. `attrs` tells what the run asked for: `directions`, `limits`,
-    `learning_curve` and `table_error_pct`, which `RESULTS.md` describes too; of several runs the largest error counts.
+    Each of `runs` is a run folder, or a folder of run folders, of which damaged ones are left out. `RESULTS.md` also explains
+    `attrs`: `directions`, `limits`, `titles`, `learning_curve`, and `table_error_pct`, the largest of several runs.
 
-    Raises: NasError if one is not a run folder, or is damaged, or if they do not agree on an objective's direction.
+    Raises: NasError if one is no run folder or is damaged, or if the runs differ in an objective's direction.
     """
-    tables = []
-    for run in run_folders(*runs):
-        try:
-            tables.append(_results(run))
-        except NasError as error:
-            if run in map(Path, runs):
-                raise
-            logger.warning("%s; it is left out", error)  # one of a folder of runs
+    named = set(map(Path, runs))
+    read = (_results(run) if run in named else _readable(run) for run in run_folders(*runs))
+    tables = [table for table in read if table is not None]
     if not tables:
-        raise NasError("no run is given that can be read; give run folders, or folders of them")
+        raise NasError("no run can be read; give run folders, or folders of them")
     return tables[0] if len(tables) == 1 else _joined(tables)
 
 
-def _joined(tables: list[pd.DataFrame]) -> pd.DataFrame:
-    """The rows of several runs.
+def _readable(run: Path) -> pd.DataFrame | None:
+    """The table of a run; None, with a warning, if it is damaged."""
+    try:
+        return _results(run)
+    except NasError as error:
+        logger.warning("%s; it is left out", error)
+        return None
 
-    Raises: NasError if they do not agree on an objective's direction.
+
+def _joined(tables: list[pd.DataFrame]) -> pd.DataFrame:
+    """The rows of several runs in one table.
+
+    Raises: NasError if the runs differ in an objective's direction.
     """
-    directions: dict[str, str] = {}
-    errors: dict[str, float] = {}
-    for table in tables:
-        for name, direction in table.attrs["directions"].items():
-            if directions.setdefault(name, direction) != direction:
-                raise NasError(f"objective {name} is minimized in one of these runs and maximized in another")
-        for name, error_pct in table.attrs["table_error_pct"].items():
-            errors[name] = max(error_pct, errors.get(name, 0.0))
+    directed = list(dict.fromkeys(chain.from_iterable(table.attrs["directions"].items() for table in tables)))
+    directions = dict(directed)
+    if len(directions) < len(directed):
+        name = Counter(name for name, _ in directed).most_common(1)[0][0]
+        raise NasError(f"objective {name} is minimized in one of these runs and maximized in another")
+    pairs = chain.from_iterable(table.attrs["table_error_pct"].items() for table in tables)
+    errors = dict(sorted(pairs, key=itemgetter(1)))  # the largest error of each objective comes last, and stays
     df = _ordered(pd.concat([table.astype(object) for table in tables], ignore_index=True), directions)
     curves = [table.attrs["learning_curve"] for table in tables if table.attrs["learning_curve"]]
-    df.attrs = {"directions": directions, "limits": {}, "learning_curve": next(iter(curves), None), "table_error_pct": errors}
+    titles = dict(chain.from_iterable(table.attrs["titles"].items() for table in tables))
+    df.attrs = {"directions": directions, "limits": {}, "titles": titles}
+    df.attrs |= {"learning_curve": next(iter(curves), None), "table_error_pct": errors}
     return df
 
 
 def run_folders(*runs: str | PathLike[str]) -> list[Path]:
-    """The run folders that are given, or that lie in the folders that are given, each once.
+    """The run folders among `runs`, and those inside the other folders; each once.
 
-    Raises: NasError for a folder that neither is one nor has any.
+    Raises: NasError for a folder that neither is a run folder nor has one.
     """
-    found: list[Path] = []
-    for run in runs:
-        folder = Path(run)
-        inside = (
-            [] if (folder / EXPERIMENT_FILE).exists() else sorted(file.parent for file in folder.glob(f"*/{EXPERIMENT_FILE}"))
-        )
+    folders: list[Path] = []
+    for folder in map(Path, runs):
+        is_run = (folder / EXPERIMENT_FILE).exists()
+        inside = [] if is_run else sorted(file.parent for file in folder.glob(f"*/{EXPERIMENT_FILE}"))
         if not inside:
-            read_experiment(folder)  # raises where it is none
-        found += inside or [folder]
-    return list({folder.resolve(): folder for folder in found}.values())
+            read_experiment(folder)  # raises if it is no run folder
+        folders += inside or [folder]
+    return list({folder.resolve(): folder for folder in folders}.values())
 
 
 def _results(folder: Path) -> pd.DataFrame:
     described = read_experiment(folder)
-    objectives = described["objectives"]
+    objectives, limits = described["objectives"], described["limits"]
     full = _full_columns(folder).to_dict("index")
     df = pd.DataFrame([_row(trial) | full.get(trial.number, {}) for trial in read_trials(folder)])
     df = df.assign(seed=described["seed"], run=folder.resolve().name, is_front=False, within_limits=False)
@@ -92,7 +98,8 @@ def _results(folder: Path) -> pd.DataFrame:
     error_pct = described["latency_error_pct"]
     df.attrs = {
         "directions": directions,
-        "limits": {one["objective"]["name"]: (float(one["low"]), float(one["high"])) for one in described["limits"]},
+        "limits": {one["objective"]["name"]: (float(one["low"]), float(one["high"])) for one in limits},
+        "titles": {one["name"]: one["title"] for one in (*objectives, *(limit["objective"] for limit in limits))},
         "learning_curve": next((one["name"] for one in objectives if one["learning_curve"]), None),
         "table_error_pct": {one["name"]: error_pct for one in objectives if one["has_table_error"] and error_pct is not None},
     }
@@ -102,9 +109,9 @@ def _results(folder: Path) -> pd.DataFrame:
 
 
 def _ordered(df: pd.DataFrame, objectives: Iterable[str]) -> pd.DataFrame:
-    """The same rows with every column there, in order, of its own type: of parameters, the space's own.
+    """The rows with every column of `RESULTS.md`, in its order and with its dtype.
 
-    Parameters that differ in type between runs become texts.
+    A parameter whose type differs between runs becomes a text.
     """
     params = [column for column in df.columns if column.startswith("params.")]
     measured = list(dict.fromkeys([*objectives, *(column for column in df.columns if column not in (*TYPES, *params))]))
@@ -113,15 +120,15 @@ def _ordered(df: pd.DataFrame, objectives: Iterable[str]) -> pd.DataFrame:
     df = df.reindex(columns=[*names[:front], *measured, *names[front:], *params])
     for name in ("started", "ended"):
         df[name] = pd.to_datetime(df[name], utc=True)
-    typed = df[params].convert_dtypes()  # whole numbers and truths too, where some are missing
+    typed = df[params].convert_dtypes()  # nullable dtypes, as some values are missing
     df[params] = typed.astype({name: "str" for name in params if typed[name].dtype == object})
     return df.astype(TYPES | dict.fromkeys(measured, "float64"))
 
 
 def history(*runs: str | PathLike[str]) -> pd.DataFrame:
-    """Every epoch of every trial of the runs, each a run folder or a folder of them; `RESULTS.md` has every column.
+    """Every epoch of every trial of the runs, each a run folder or a folder of them; `RESULTS.md` explains every column.
 
-    Raises: NasError if one is not a run folder, or is damaged.
+    Raises: NasError if one is no run folder or is damaged.
     """
     lines = [line | {"run": run.resolve().name} for run in run_folders(*runs) for line in read_records(run / HISTORY_FILE)]
     try:
@@ -132,15 +139,15 @@ def history(*runs: str | PathLike[str]) -> pd.DataFrame:
 
 def _row(trial: Trial) -> dict[str, Any]:
     """The columns of a trial."""
-    known = {name: getattr(part, name) for part in (trial.outcome, trial) for name in TYPES if hasattr(part, name)}
-    again = {"trial": trial.number, "retries": trial.retries or None, "crashes": trial.crashes or None}
-    return known | again | dict(trial.values) | {f"params.{name}": value for name, value in trial.params.items()}
+    fields = {name: getattr(part, name) for part in (trial.outcome, trial) for name in TYPES if hasattr(part, name)}
+    counts = {"trial": trial.number, "retries": trial.retries or None, "crashes": trial.crashes or None}
+    return fields | counts | dict(trial.values) | {f"params.{name}": value for name, value in trial.params.items()}
 
 
 def full_trainings(run: Path) -> pd.DataFrame:
-    """A run's trainings to the end (`nas verify`): `trial`, `epochs`, `val_top1_pct` and `test_top1_pct` of each.
+    """A run's full trainings (`nas verify`), one row each: `trial`, `epochs`, `val_top1_pct`, `test_top1_pct`.
 
-    Raises: NasError for a card that is damaged.
+    Raises: NasError for a damaged card.
     """
     rows = []
     for file in sorted((run / FULL).glob(f"trial*-seed*-epochs*/{CARD_FILE}")):
@@ -155,7 +162,7 @@ def full_trainings(run: Path) -> pd.DataFrame:
 
 
 def _full_columns(run: Path) -> pd.DataFrame:
-    """Trial → what its full trainings of the most epochs came to."""
+    """For each trial, the mean and the spread of its longest full trainings."""
     full = full_trainings(run)
     longest = full[full["epochs"] == full.groupby("trial")["epochs"].transform("max")]
     return longest.groupby("trial").agg(
@@ -168,32 +175,32 @@ def _full_columns(run: Path) -> pd.DataFrame:
 
 
 def _within_limits(df: pd.DataFrame) -> "pd.Series[bool]":
-    """Which rows are points of the space within the limits of the run's last session; earlier ones may have had wider limits."""
+    """Whether each row is in the space and within the limits of the run's last session, which may be the narrowest."""
     params = [column for column in df.columns if column.startswith("params.")]
     within = df[params].notna().any(axis=1)
     for name, (low, high) in df.attrs["limits"].items():
-        if name in df:  # else it is new, and nothing has been measured yet
+        if name in df:  # a new limit has no column before the first measurement
             within &= df[name].between(low, high) | df[name].isna()
     return within.astype(bool)
 
 
 def front(df: pd.DataFrame, directions: Mapping[str, str] | None = None) -> pd.DataFrame:
-    """Finished rows that no other row matches on every objective and beats on one; ties are kept. Best first objective first.
+    """Done rows that no other row matches on every objective and beats on one, with ties, sorted by the first objective.
 
-    `directions` maps objectives to `minimize` or `maximize`, by default those of the run, whose limits hold then too. Of several
-    runs the networks of each run's front, unless `directions` are given.
+    Without `directions`, the front of each run under its own objectives and limits. With them (objective → `minimize` or
+    `maximize`), one front of all rows under these objectives, without limits.
     """
-    chosen = df[df["is_front"] if directions is None else _on_front(df, directions)]
+    rows = df[df["is_front"] if directions is None else _on_front(df, directions)]
     directions = directions or df.attrs["directions"]
     first = next(iter(directions))
-    return chosen.sort_values(first, ascending=directions[first] == "minimize", kind="stable")
+    return rows.sort_values(first, ascending=directions[first] == "minimize", kind="stable")
 
 
 def best(df: pd.DataFrame, objective: str, *, within_error: bool = False) -> "pd.Series[Any]":
-    """The finished row within the limits best on one objective; of equals the best on the others in their order.
+    """The done row within the limits that is best on one objective; among equals, the best on the other objectives in order.
 
-    Raises: NasError for an objective that the run has not, or a table without a finished trial; and, unless `within_error`, where
-    another network is nearer than the latency table's error.
+    Raises: NasError for an objective that is not the run's, or a table without a done trial; and, unless `within_error`, if the
+    second-best network is nearer than the latency table's error.
     """
     directions: Mapping[str, str] = df.attrs["directions"]
     if objective not in directions:
@@ -203,37 +210,38 @@ def best(df: pd.DataFrame, objective: str, *, within_error: bool = False) -> "pd
         raise NasError(f"no trial here is done, so none is best on {objective}; see `nas table`")
     order = [objective, *(name for name in directions if name != objective)]
     ranked = done.sort_values([*order, "trial"], ascending=[*(directions[name] == "minimize" for name in order), True])
-    chosen, others = ranked.iloc[0], ranked[ranked["id"] != ranked.iloc[0]["id"]]
-    if not within_error and not others.empty and not _told_apart(df, objective, chosen[objective], others.iloc[0][objective]):
-        two = " and ".join(f"trial {row['trial']} ({row[objective]:.4g})" for row in (chosen, others.iloc[0]))
+    first, others = ranked.iloc[0], ranked[ranked["id"] != ranked.iloc[0]["id"]]
+    if not within_error and not others.empty and not _differ(df, objective, first[objective], others.iloc[0][objective]):
+        two = " and ".join(f"trial {row['trial']} ({row[objective]:.4g})" for row in (first, others.iloc[0]))
         raise NasError(
-            f"{two} are nearer on {objective} than the {df.attrs['table_error_pct'][objective]:.1f} % by which the latency table "
-            "errs; measure them with `nas measure`, or rank them all the same with --within-error"
+            f"{two} differ on {objective} by less than the {df.attrs['table_error_pct'][objective]:.1f} % error of the latency "
+            "table; measure them with `nas measure`, or rank them anyway with --within-error"
         )
-    return chosen
+    return first
 
 
-def _told_apart(df: pd.DataFrame, objective: str, *values: float) -> bool:
-    """Whether two values differ by more than the latency table errs."""
+def _differ(df: pd.DataFrame, objective: str, *values: float) -> bool:
+    """Whether values differ by more than the latency table's error."""
     error_pct = df.attrs["table_error_pct"].get(objective)
     return error_pct is None or max(values) > min(values) * (1 + error_pct / 100)
 
 
 def close_pairs(df: pd.DataFrame) -> dict[str, list[tuple[int, int]]]:
-    """Objective → trials of the front, next to each other on it, that are nearer than the latency table's error."""
-    found = {}
+    """Objective → pairs of neighbours on the front that differ by less than the latency table's error."""
+    close = {}
     for name in df.attrs["table_error_pct"]:
-        chosen = front(df).drop_duplicates("id").sort_values(name)
-        trials, values = chosen["trial"].tolist(), chosen[name].tolist()
-        pairs = [i for i in range(len(trials) - 1) if not _told_apart(df, name, values[i], values[i + 1])]
-        found[name] = [(trials[i], trials[i + 1]) for i in pairs]
-    return {name: pairs for name, pairs in found.items() if pairs}
+        rows = front(df).drop_duplicates("id").sort_values(name)
+        neighbours = pairwise(zip(rows["trial"].tolist(), rows[name].tolist(), strict=True))
+        close[name] = [
+            (one, other) for (one, value), (other, next_value) in neighbours if not _differ(df, name, value, next_value)
+        ]
+    return {name: pairs for name, pairs in close.items() if pairs}
 
 
 def losses(df: pd.DataFrame, directions: Mapping[str, str]) -> list[Losses]:
-    """The values of objectives in each row, each the lower the better.
+    """The losses of each row: its values of the objectives, with the sign by which lower is better.
 
-    Raises: NasError for a direction that does not exist.
+    Raises: NasError for a direction other than minimize and maximize.
     """
     for name, direction in directions.items():
         if direction not in ("minimize", "maximize"):
@@ -243,17 +251,17 @@ def losses(df: pd.DataFrame, directions: Mapping[str, str]) -> list[Losses]:
 
 
 def _on_front(df: pd.DataFrame, directions: Mapping[str, str]) -> "pd.Series[bool]":
-    """Which rows are done and not dominated."""
-    done = df[df["status"] == Status.DONE].dropna(subset=list(directions))  # of a baseline not everything may be known
-    kept = pd.Series(non_dominated(losses(done, directions)), index=done.index, dtype=bool)
-    return kept.reindex(df.index, fill_value=False)
+    """Whether each row is done and not dominated."""
+    done = df[df["status"] == Status.DONE].dropna(subset=list(directions))  # a baseline may lack a value
+    on_front = pd.Series(non_dominated(losses(done, directions)), index=done.index, dtype=bool)
+    return on_front.reindex(df.index, fill_value=False)
 
 
 def select(df: pd.DataFrame, conditions: str) -> pd.DataFrame:
-    """The rows that meet conditions such as `macs_m < 60 and status == 'done'`, as `DataFrame.query` takes them.
+    """The rows that meet a condition such as `macs_m < 60 and status == 'done'`, in the syntax of `DataFrame.query`.
 
-    `params.stage3.depth` and others with dots may be written as they are.
-    Raises: NasError for what is not a condition, or a column that is not there.
+    Names with dots, such as `params.stage3.depth`, need no quotes.
+    Raises: NasError if it is no condition, or names a column that does not exist.
     """
     dotted = re.sub(r"(?<![\w`.'\"])params(\.\w+)+", r"`\g<0>`", conditions)
     with user_code(f"where {conditions!r}"):
@@ -263,5 +271,7 @@ def select(df: pd.DataFrame, conditions: str) -> pd.DataFrame:
             name = str(error).split("'")[1].removeprefix("BACKTICK_QUOTED_STRING_").replace("_DOT_", ".")
             raise unknown_name("column", name, df.columns) from None
     if not isinstance(meets, pd.Series) or not pd.api.types.is_bool_dtype(meets):
-        raise NasError(f"where {conditions!r} is not true or false of a row; write such as \"macs_m < 60 and status == 'done'\"")
+        raise NasError(
+            f"where {conditions!r} is not true or false for each row; write for example \"macs_m < 60 and status == 'done'\""
+        )
     return df[meets.fillna(value=False).astype(bool)]

@@ -1,4 +1,4 @@
-"""Experiment ⇄ plain values: what experiment.json holds of a run, and the same run's experiment, rebuilt from it.
+"""Experiment ⇄ plain values: what experiment.json holds, and the experiment rebuilt from it.
 
 Needs neither torch nor Ray.
 """
@@ -30,11 +30,13 @@ from nas.training.settings import TrainSettings
 SCHEMA: Final = 6
 PACKAGES: Final = ("frontier-nas", "torch", "torchvision", "timm", "onnxruntime", "optuna", "ray", "numpy")
 OTHERS: Final = {"space", "dataset", "objectives", "limits", "train", "sampler", "verbose", "runs"}
-PLAIN: Final = tuple(field.name for field in fields(Experiment) if field.name not in OTHERS)  # plain values already
+PLAIN: Final = tuple(
+    field.name for field in fields(Experiment) if field.name not in OTHERS
+)  # fields that are plain values already
 
 
 def describe(experiment: Experiment, name: str) -> dict[str, Any]:
-    """An experiment and where it runs, in plain values."""
+    """An experiment and the machine it runs on, as plain values."""
     dataset, table = experiment.dataset, experiment.latency_table
     return {
         "schema": SCHEMA,
@@ -57,12 +59,12 @@ def describe(experiment: Experiment, name: str) -> dict[str, Any]:
 
 
 def as_json(described: Mapping[str, Any]) -> dict[str, Any]:
-    """A description as it is read again."""
+    """A description as it reads after a trip through JSON."""
     return dict(json.loads(json.dumps(described, default=str)))
 
 
 def describe_session(changed: Mapping[str, Any]) -> dict[str, Any]:
-    """When, where and with what a run is searched on, and what was changed for it: field → (before, after)."""
+    """The start, machine and versions of a session, and the fields it changed: field → (before, after)."""
     return {
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "changed": dict(changed),
@@ -73,12 +75,12 @@ def describe_session(changed: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def package_versions() -> dict[str, str]:
-    """Those that results depend on, of what is installed."""
+    """The installed versions of Python and the packages that results depend on."""
     return {"python": platform.python_version()} | {package: version(package) for package in PACKAGES}
 
 
 def _describe_value(value: Any) -> dict[str, Any]:
-    """A space, a dataset or a measure: its class, the file of that class where it is a user's own, and its fields."""
+    """A space, a dataset or a measure function: its class, the file if it is a user's own, and its fields."""
     kind = value if hasattr(value, "__qualname__") else type(value)
     file = user_file(kind.__module__)
     return {
@@ -109,7 +111,7 @@ def _plain(value: Any) -> Any:
 
 
 def from_plain(value: Any) -> Any:
-    """A value as it was, from JSON."""
+    """The value that `_plain` turned into JSON."""
     if isinstance(value, dict) and set(value) == {"path"}:
         return Path(value["path"])
     if isinstance(value, list):
@@ -118,14 +120,14 @@ def from_plain(value: Any) -> Any:
 
 
 def _processor() -> str:
-    """The CPU's model, where Linux tells it."""
-    told = Path("/proc/cpuinfo")
-    model = re.search(r"^model name\s*: (.*)", told.read_text(encoding="utf-8") if told.exists() else "", re.MULTILINE)
+    """The CPU's model on Linux, or what Python names elsewhere."""
+    file = Path("/proc/cpuinfo")
+    model = re.search(r"^model name\s*: (.*)", file.read_text(encoding="utf-8") if file.exists() else "", re.MULTILINE)
     return model[1] if model else platform.processor() or platform.machine()
 
 
 def _git_commit() -> str | None:
-    """The commit of the working folder, where it is a git checkout."""
+    """The commit of the working folder, or None outside a git checkout."""
     try:
         answer = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=False)
     except (OSError, subprocess.TimeoutExpired):
@@ -134,9 +136,9 @@ def _git_commit() -> str | None:
 
 
 def experiment_of(described: Mapping[str, Any], runs: Path) -> Experiment:
-    """The experiment of a run in the folder `runs`, rebuilt from its experiment.json.
+    """Rebuild the experiment of a run in the folder `runs` from its experiment.json.
 
-    Raises: NasError if a file of the user's own is gone, or the experiment was made of objects that no file holds.
+    Raises: NasError if a user's file is gone, or a part of the experiment came from no file.
     """
     limits = [Limit(**_values(limit) | {"objective": _objective_of(limit["objective"])}) for limit in described["limits"]]
     return Experiment(
@@ -152,15 +154,18 @@ def experiment_of(described: Mapping[str, Any], runs: Path) -> Experiment:
 
 
 def dataset_of(described: Mapping[str, Any]) -> Dataset:
-    """The dataset that a run was searched on, rebuilt from what its experiment.json says.
+    """Rebuild the dataset of a run from its experiment.json.
 
-    Raises: NasError if the file of a user's own dataset is gone.
+    Raises: NasError if the file of a user's dataset is gone.
     """
     return cast(Dataset, _rebuilt("dataset", described["dataset"]))
 
 
 def space_of(described: Mapping[str, Any]) -> SearchSpace:
-    """The search space of a run, in the same way."""
+    """Rebuild the search space of a run from its experiment.json.
+
+    Raises: NasError if the file of a user's space is gone.
+    """
     return cast(SearchSpace, _rebuilt("space", described["space"]))
 
 
@@ -169,9 +174,9 @@ def _objective_of(record: Mapping[str, Any]) -> Objective:
     if "<" in measure["class"] and measure["file"]:  # a lambda has no name, but its objective has
         values = list(vars(load_module(Path(measure["file"]))).values())
         values += [one for value in values if isinstance(value, Experiment) for one in value.objectives]
-        for value in values:
-            if isinstance(value, Objective) and value.name == record["name"]:
-                return value
+        matches = [value for value in values if isinstance(value, Objective) and value.name == record["name"]]
+        if matches:
+            return matches[0]
     return Objective(**_values(record) | {"measure": _rebuilt("objective", {"name": record["name"], **measure})})
 
 
@@ -181,8 +186,8 @@ def _rebuilt(kind: str, record: Mapping[str, Any]) -> Any:
         raise NasError(f"{what} comes from a script, a notebook or a lambda; give it from there: {kind}=... or experiment=...")
     module = load_module(Path(record["file"])) if record["file"] else importlib.import_module(record["module"])
     with user_code(what):
-        found = attrgetter(record["class"])(module)
-        return found if record["fields"] is None else found(**_values(record["fields"]))
+        kind_or_function = attrgetter(record["class"])(module)
+        return kind_or_function if record["fields"] is None else kind_or_function(**_values(record["fields"]))
 
 
 def _values(record: Mapping[str, Any]) -> dict[str, Any]:

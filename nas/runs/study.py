@@ -1,4 +1,4 @@
-"""A run as a study of Optuna's, in memory, made of the trial log."""
+"""A run as an Optuna study in memory, built from the trial log."""
 
 import warnings
 from collections.abc import Iterator, Mapping
@@ -25,7 +25,7 @@ STATES: Final = {Status.DONE: TrialState.COMPLETE, Status.STOPPED: TrialState.PR
 def create_study(
     objectives: Mapping[str, str], *, name: str, sampler: BaseSampler | None = None, storage: InMemoryStorage | None = None
 ) -> optuna.Study:
-    """A study of objectives and their directions, in memory: one on a disk waits for it at every parameter of every ask."""
+    """An empty in-memory study of these objectives; a study on disk would wait for the disk at every parameter of every ask."""
     directions = [StudyDirection[direction.upper()] for direction in objectives.values()]
     study = optuna.create_study(study_name=name, storage=storage, directions=directions, sampler=sampler)
     with warnings.catch_warnings(action="ignore", category=ExperimentalWarning):
@@ -34,20 +34,20 @@ def create_study(
 
 
 class RunStudy:
-    """The ended trials of a run as a study of Optuna's."""
+    """The ended trials of a run as an Optuna study."""
 
     def __init__(self, run: Path) -> None:
         """Read the run folder.
 
-        Raises: NasError if it is none, or its space cannot be rebuilt here.
+        Raises: NasError if it is no run folder, or its space cannot be rebuilt here.
         """
-        optuna.logging.set_verbosity(optuna.logging.WARNING)  # it would tell of the study
+        optuna.logging.set_verbosity(optuna.logging.WARNING)  # silences the message on a new study
         described = read_experiment(run)
         self._run = run
         objectives = {one["name"]: one["direction"] for one in described["objectives"]}
         self._objectives = list(objectives)
         self.parameters = space_of(described).parameters
-        self._known: set[int | None] = {None}  # skipped proposals have no number
+        self._added: set[int | None] = {None}  # skipped proposals have no number
         self.storage = InMemoryStorage()
         self.study = create_study(objectives, name=run.resolve().name, storage=self.storage)
         self.update()
@@ -58,32 +58,38 @@ class RunStudy:
         Raises: NasError if the log is damaged.
         """
         for trial in read_trials(self._run):
-            if trial.status in ENDED and trial.number not in self._known:
-                self._known.add(trial.number)
-                self.study.add_trials(self._optunas(trial))
+            if trial.status in ENDED and trial.number not in self._added:
+                self._added.add(trial.number)
+                self.study.add_trials(self._frozen(trial))
 
-    def _optunas(self, trial: Trial) -> Iterator[FrozenTrial]:
-        """The trial as Optuna has it; none for a baseline of which not every objective is known."""
+    def _frozen(self, trial: Trial) -> Iterator[FrozenTrial]:
+        """The trial as Optuna's; nothing for a baseline without a value of every objective."""
         state = STATES[trial.status]
         values = [trial.values[name] for name in self._objectives if name in trial.values]
         if state == TrialState.COMPLETE and len(values) < len(self._objectives):
             return
-        known = self.parameters
-        params = {name: value for name, value in trial.params.items() if name in known and is_choice(known[name], value)}
+        space = self.parameters
+        params = {name: value for name, value in trial.params.items() if name in space and is_choice(space[name], value)}
         outcome = trial.outcome
-        told: dict[str, Any] = {"trial": trial.number, "id": trial.id, "source": trial.source, "name": trial.name, **trial.values}
-        told |= {"reason": outcome and outcome.reason, "error": outcome and outcome.error}
-        found = create_trial(
+        attributes: dict[str, Any] = {
+            "trial": trial.number,
+            "id": trial.id,
+            "source": trial.source,
+            "name": trial.name,
+            **trial.values,
+        }
+        attributes |= {"reason": outcome and outcome.reason, "error": outcome and outcome.error}
+        frozen = create_trial(
             state=state,
             values=values if state == TrialState.COMPLETE else None,
             params=params,
-            distributions={name: known[name] for name in params},
-            user_attrs={name: value for name, value in told.items() if value is not None},
+            distributions={name: space[name] for name in params},
+            user_attrs={name: value for name, value in attributes.items() if value is not None},
         )
-        found.datetime_start, found.datetime_complete = _local_time(trial.started), _local_time(trial.ended)
-        yield found
+        frozen.datetime_start, frozen.datetime_complete = _local_time(trial.started), _local_time(trial.ended)
+        yield frozen
 
 
 def _local_time(text: str | None) -> datetime | None:
-    """As Optuna has times: this machine's, without a zone."""
+    """A time as Optuna has it: in this machine's zone, without naming it."""
     return datetime.fromisoformat(text).astimezone().replace(tzinfo=None) if text else None

@@ -1,4 +1,4 @@
-"""One trial from its proposal to its end: the only form that it has between the log and the table."""
+"""A trial from its proposal to its end: the one form it has between the log and the table."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
@@ -43,32 +43,32 @@ class Outcome:
     status: Status
     """done, failed or stopped."""
     reason: Reason | None = None
-    """Of a failure; limit for what a later limit stopped."""
+    """Why it failed; `limit` if a limit set later stopped it."""
     error: str | None = None
     """The failure in one sentence."""
     values: Mapping[str, float] = field(default_factory=dict)
-    """Objective name → value."""
+    """Objective → value."""
     history: tuple[Epoch, ...] = ()
     epochs: int = 0
-    """Passes over the training part."""
+    """Epochs trained."""
     seconds: float | None = None
-    """Of building, training and validating."""
+    """Time of building, training and validating."""
     fingerprint: str | None = None
-    """Of the classes predicted for every image of the search validation part."""
+    """Digest of the classes predicted for the images of the search validation part."""
     device: str | None = None
     precision: str | None = None
     peak_memory_mb: float | None = None
-    """Of the GPU's memory, where there is one; 10^6 bytes."""
+    """Peak of the GPU's memory, 10^6 bytes; None on a CPU."""
 
     def to_record(self) -> dict[str, Any]:
-        """Plain values, as they cross a process."""
+        """The outcome as plain values, which can cross a process."""
         return asdict(self)
 
     @staticmethod
     def from_record(record: Mapping[str, Any]) -> "Outcome":
-        """What `to_record` gave, or a line of the trial log.
+        """The outcome in a result of `to_record`, or in a line of the trial log.
 
-        Raises: TypeError, ValueError or KeyError for something else.
+        Raises: TypeError, ValueError or KeyError for anything else.
         """
         plain = {field.name: record[field.name] for field in fields(Outcome) if field.name in record}
         reason, epochs = plain.get("reason"), tuple(Epoch(**epoch) for epoch in plain.get("history", ()))
@@ -81,35 +81,35 @@ class Trial:
     """A proposal, and what became of it."""
 
     number: int | None
-    """In the order of proposal, from 0; None for a proposal that was skipped, infeasible or duplicate."""
+    """Counted from 0 in the order of proposal; None for a skipped proposal (infeasible or duplicate)."""
     id: str
-    """Of the network."""
+    """The network's id."""
     status: Status
     params: Mapping[str, Any]
-    """Of the space; empty for a network that is no point of it."""
+    """Parameters of the space; empty for a network outside the space."""
     values: Mapping[str, float]
-    """Objective or limit name → value, as far as they are known."""
+    """Objective, limited or optimised → value, for those measured so far."""
     architecture: str | None = None
     """The network's text; None for a skipped proposal."""
     source: str = "search"
     """search, reference, start or reuse."""
     name: str | None = None
-    """Of a reference or start as it was given; of a reuse, the run and its trial; of a duplicate, the trial of its network."""
+    """Name of a reference or start; run and trial that a result is reused from; trial that a duplicate equals."""
     is_baseline: bool = False
     outcome: Outcome | None = None
-    """None while it has not ended; of an interrupted one what it had."""
+    """None until the trial ends; an interrupted trial has what it reached."""
     reused: bool = False
-    """Whether its outcome is another run's."""
+    """Whether the outcome comes from another run."""
     started: str | None = None
-    """Time in UTC, ISO 8601."""
+    """Time of the proposal in UTC, ISO 8601."""
     ended: str | None = None
     retries: int = 0
-    """How often it began again after its worker process or machine was lost."""
+    """Restarts after the worker process or the machine was lost."""
     crashes: int = 0
-    """Of those, when only the process was lost."""
+    """Restarts after the worker process alone was lost."""
 
     @property
     def counts(self) -> bool:
-        """Whether it is one of the trials that a search is asked for, and has ended."""
+        """Whether it has ended and counts towards the experiment's number of trials."""
         by_limit = self.outcome is not None and self.outcome.reason is Reason.LIMIT
         return self.status in ENDED and not (self.is_baseline or self.reused or by_limit)

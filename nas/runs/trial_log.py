@@ -1,4 +1,4 @@
-"""The trial log of a run, `trials.jsonl`: its events, read as trials."""
+"""Reads the trial log of a run, `trials.jsonl`: from its events to trials. Read `results.py` next."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -14,13 +14,13 @@ from nas.training.settings import Epoch
 
 
 class Event(StrEnum):
-    """What a line of the log tells."""
+    """The kind of a line of the log."""
 
     START = "start"
     RETRY = "retry"
     RESUME = "resume"
     MEASURED = "measured"
-    """Costs that a limit of a later session asks for."""
+    """Costs of an earlier trial, measured for a limit that a later session sets."""
     INTERRUPT = "interrupt"
     END = "end"
     INFEASIBLE = "infeasible"
@@ -28,30 +28,29 @@ class Event(StrEnum):
 
 
 def read_trials(run: Path) -> list[Trial]:
-    """Every proposal of a run in order, of all that its events say; also while the search runs.
+    """Every proposal of a run in order, each built from all of its events; also while the search runs.
 
     Raises: NasError for a damaged log.
     """
-    found: dict[Any, Trial] = {}
+    trials: dict[Any, Trial] = {}
     file = run / TRIALS_FILE
     try:
         for line, event in enumerate(read_records(file)):
             key, kind = event.get("trial", f"line {line}"), Event(event["event"])
-            before = found.get(key)
-            trial = _proposed(event, kind) if before is None else _changed(before, event, kind)
-            known = {} if kind is Event.END else trial.values  # the end of a failed trial takes back what its epochs told
-            found[key] = replace(trial, values={**known, **event.get("values", {})})
+            before = trials.get(key)
+            trial = _proposed(event, kind) if before is None else _updated(before, event, kind)
+            earlier = {} if kind is Event.END else trial.values  # the end of a failed trial withdraws the values of its epochs
+            trials[key] = replace(trial, values={**earlier, **event.get("values", {})})
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise NasError(f"{file} is damaged: an event lacks a field or has a wrong one ({error})") from None
-    trials = list(found.values())
     if is_running(run):
-        return trials
-    lost = {Status.RUNNING: Status.INTERRUPTED}  # a driver that was killed wrote no end
-    return [replace(trial, status=lost.get(trial.status, trial.status)) for trial in trials]
+        return list(trials.values())
+    lost = {Status.RUNNING: Status.INTERRUPTED}  # a killed driver writes no end
+    return [replace(trial, status=lost.get(trial.status, trial.status)) for trial in trials.values()]
 
 
 def _proposed(event: Mapping[str, Any], kind: Event) -> Trial:
-    """The trial that an event begins, or the proposal that it skips."""
+    """The trial that an event starts, or the proposal that it skips."""
     return Trial(
         number=event.get("trial"),
         id=event["id"],
@@ -66,7 +65,7 @@ def _proposed(event: Mapping[str, Any], kind: Event) -> Trial:
     )
 
 
-def _changed(trial: Trial, event: Mapping[str, Any], kind: Event) -> Trial:
+def _updated(trial: Trial, event: Mapping[str, Any], kind: Event) -> Trial:
     match kind:
         case Event.RETRY:
             return replace(trial, status=Status.RUNNING, retries=event["retries"], crashes=event["crashes"])

@@ -79,7 +79,7 @@ def test_brackets_in_a_cell_are_no_markup(runs, monkeypatch, capsys):
         (["table", "RUN", "--output", "/nowhere/at/all"], "/nowhere/at/all cannot be used: No such file or directory"),
         (["table", "RUN", "--best", "macs"], "objective 'macs' does not exist"),
         (["table", "RUN", "--best", "macs_m", "--where", "macs_m < 1"], "no trial here is done, so none is best on macs_m"),
-        (["table"], "no run is given that can be read"),
+        (["table"], "no run can be read"),
         (["report", "RUN", "--output", "nowhere/page.html"], "nowhere/page.html cannot be written: No such file or directory"),
         (["verify", "nothing"], "nothing is not a run folder"),
         (["verify", "RUN", "--top", 0], "top: 0 is not 1 or more"),

@@ -7,7 +7,7 @@ import pytest
 
 import nas
 from nas.models.network import find_network
-from nas.runs.compare import trust
+from nas.runs.compare import check_ranking
 from tests.made_up import train_in_full
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("running_ray")]
@@ -30,7 +30,7 @@ def test_the_front_is_trained_in_full_once_and_tells_how_far_to_trust_the_search
     new = set(run.glob("full/*/card.json")) - set(before)
     assert {file.parent.name for file in new} == {f"trial{best['trial']}-seed1-epochs1"}
     printed = typed("verify", run, "--top", 2, "--seeds", 1, "--epochs", 1, cwd=tmp_path)
-    assert str(trust(run) or "one network alone has no ranking") in printed
+    assert str(check_ranking(run) or "one network alone has no ranking") in printed
     assert {file: file.stat().st_mtime_ns for file in before} == before  # what was trained is not trained again
     assert set(run.glob("full/*/card.json")) == {*before, *new}
     df = nas.results(run).sort_values("val_top1_pct", ascending=False)

@@ -22,7 +22,7 @@ from nas.models.layers import layers
 from nas.models.network import OwnNetwork
 from nas.models.onnx import onnx_model
 from nas.objectives import Candidate, objective, parse_limit
-from nas.objectives.latency.build import build_table, check_table, compared, reachable
+from nas.objectives.latency.build import build_table, check_table, compare_latencies, reachable
 from nas.objectives.latency.measure import measure, profile, runner, timed
 from nas.objectives.latency.table import LatencyTable, Setup, newest_table, read_table, table_folder
 from nas.objectives.mnasnet_reward import HARD
@@ -41,7 +41,7 @@ def hurry():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("nas.objectives.latency.build.REFERENCE_SECONDS", 0.01)
         patch.setattr("nas.objectives.latency.build.LARGEST_DRIFT", 1e9)
-        patch.setattr("nas.objectives.latency.build.WHOLE_SECONDS", 0.01)
+        patch.setattr("nas.objectives.latency.build.NETWORK_SECONDS", 0.01)
         patch.setattr("nas.statistics.RESAMPLES", 100)
         patch.setattr("nas.objectives.latency.measure.MIN_CPU_SHARE", 0.0)
         patch.setattr("nas.objectives.latency.measure.MAX_DRIFT", 1e9)
@@ -119,7 +119,7 @@ def test_on_a_busy_core_nothing_is_claimed():
     os.sched_setaffinity(0, {min(cores)})
     other = subprocess.Popen([sys.executable, "-S", "-c", "while True: pass"])  # on the same core
     try:
-        with pytest.raises(MachineBusyError, match="the machine does not hold still: other processes took "):
+        with pytest.raises(MachineBusyError, match="the machine is too busy to measure: other processes took "):
             measure(SMALL, 10, attempts=1)
     finally:
         other.kill()
@@ -134,15 +134,15 @@ def test_on_a_busy_core_nothing_is_claimed():
         (["measure", "mobilenetv3_small_100", "--runtime", "tflite"], "runtime 'tflite' does not exist"),
         (["measure", "mobilenetv3_small_100", "--device", "cuda"], "device: "),
         (["measure", "mobilenetv3_small_100", "--threads", "0"], "threads: 0 is not 1 or more"),
-        (["measure", "mobilenetv3_small_100", "--dtype", "float16"], "dtype: float16 is not run in onnxruntime here"),
-        (["measure", "mobilenetv3_small_100", "--batch", "100000000"], "batch: 100000000 images do not fit in the memory"),
+        (["measure", "mobilenetv3_small_100", "--dtype", "float16"], "dtype: onnxruntime runs float32 here, not float16"),
+        (["measure", "mobilenetv3_small_100", "--batch", "100000000"], "batch: 100000000 images do not fit in memory"),
         (["measure", "timm:resnet18"], "is timm's own"),
         (["latency", "bild"], "command 'latency bild' does not exist; did you mean 'latency build'?"),
         (["latency", "build", "mobilenetv4"], "space 'mobilenetv4' does not exist"),
         (["latency", "build", "mobilenetv3", "--resolution", "97"], "resolution: 97 is not one of space mobilenetv3"),
         (["latency", "build", "mobilenetv3", "--classes", "0"], "classes: 0 is not 1 or more"),
         (["latency", "build", "mobilenetv3", "--limit", "small"], "limit 'small' is not of the form"),
-        (["latency", "check", "nothing.json"], "latency table nothing.json is not there"),
+        (["latency", "check", "nothing.json"], "latency table nothing.json does not exist"),
     ],
 )
 def test_a_users_mistake_is_one_sentence(arguments, sentence, mistaken, tmp_path, monkeypatch):
@@ -155,7 +155,7 @@ def test_a_users_mistake_is_one_sentence(arguments, sentence, mistaken, tmp_path
 @pytest.fixture(scope="module")
 def built(tmp_path_factory):
     """(a table of few networks, its file, the networks), made by a call that was ended and one that went on."""
-    file, networks = tmp_path_factory.mktemp("latency") / "table.json", reachable(nas.space(str(TINY)), points=30)
+    file, networks = tmp_path_factory.mktemp("latency") / "table.json", reachable(nas.space(str(TINY)), quiet_draws=30)
     options = {"space": "tiny", "output": file, "num_classes": 10}
     done: list[int] = []
 
@@ -212,7 +212,7 @@ def test_what_a_table_lacks_is_named(built):
     ("change", "sentence"),
     [
         (lambda text: text[: len(text) // 2], "is damaged"),
-        (lambda text: text.replace('"format": 2', '"format": 9'), "json is of format 9, and this version reads 2"),
+        (lambda text: text.replace('"format": 2', '"format": 9'), "json has format 9, and this version reads 2"),
         (lambda text: text.replace('"milliseconds": {', '"milliseconds": {"x": -1,'), "takes -1 ms"),
         (lambda text: text.replace('"runtime": "onnxruntime"', '"runtime": "tflite"'), "runtime 'tflite' does not exist"),
         (lambda text: "[]", "is damaged"),
@@ -234,10 +234,10 @@ def test_a_check_is_written_into_the_table(hurried, built):
 
 def test_agreement_is_what_it_says(hurried):
     true = np.linspace(1, 10, 30)
-    found = compared(true, 1.1 * true)
+    found = compare_latencies(true, 1.1 * true)
     assert found.mape_pct == pytest.approx(10)
     assert (found.spearman, found.kendall) == (1, 1)
-    assert compared(true, true[::-1]).spearman == pytest.approx(-1)
+    assert compare_latencies(true, true[::-1]).spearman == pytest.approx(-1)
 
 
 def made_up(space, networks, num_classes):
@@ -250,7 +250,7 @@ def made_up(space, networks, num_classes):
 
 
 def test_a_table_names_the_first_layers_that_it_lacks():
-    (network, *_) = reachable(nas.space("compound"), points=3)
+    (network, *_) = reachable(nas.space("compound"), quiet_draws=3)
     table = made_up("compound", [network], 10)
     assert table.predict(network, 10) == pytest.approx(sum(table.milliseconds[layer.key] for layer in layers(network, 10)))
     small = replace(table, milliseconds=dict(list(table.milliseconds.items())[:-8]))
@@ -260,7 +260,7 @@ def test_a_table_names_the_first_layers_that_it_lacks():
 
 def test_the_newest_table_that_knows_the_networks_is_found(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
-    networks = reachable(nas.space("mobilenetv3"), resolution=96, points=20)
+    networks = reachable(nas.space("mobilenetv3"), resolution=96, quiet_draws=20)
     table = made_up("mobilenetv3", networks, 10)
     assert newest_table("mobilenetv3", networks, 10) is None
     table.write(table_folder() / "older.json")
@@ -272,7 +272,7 @@ def test_the_newest_table_that_knows_the_networks_is_found(tmp_path, monkeypatch
 
 
 def test_the_objectives_say_what_the_paper_says():
-    networks = reachable(nas.space("mobilenetv3"), resolution=96, points=4)
+    networks = reachable(nas.space("mobilenetv3"), resolution=96, quiet_draws=4)
     table = made_up("mobilenetv3", networks, 10)
     history = (Epoch(epoch=1, train_loss=1.0, val_top1_pct=80.0, val_images=100, seconds=1.0),)
     report = TrainReport(history=history, fingerprint="", device="cpu", precision="float32")
@@ -302,7 +302,7 @@ def test_a_search_predicts_latencies_and_says_how_good_the_table_is(tmp_path, mo
     assert all(one.needs_training for one in measuring.objectives)
     again = experiment_of(as_json(describe(measuring, "again")), tmp_path)
     assert [one.measure for one in again.objectives] == [one.measure for one in measuring.objectives]  # as a resumed run has them
-    table = made_up(experiment.space.name, reachable(experiment.space, points=200), 10)
+    table = made_up(experiment.space.name, reachable(experiment.space, quiet_draws=200), 10)
     file = table_folder() / "phone.json"
     table.write(file)
     caplog.set_level("INFO")

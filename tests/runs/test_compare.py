@@ -8,7 +8,7 @@ import pytest
 import nas
 from nas.cli.app import run as command
 from nas.models.network import CARD_FILE
-from nas.runs.compare import compare, trust
+from nas.runs.compare import check_ranking, compare
 from nas.runs.folder import FULL
 from tests.made_up import end, run_of_points, start, train_in_full, write
 
@@ -28,7 +28,7 @@ def test_hypervolumes_count_from_one_point_beyond_all_that_was_found(tmp_path):
     box = (95 - 78.5) * (43 - 10)
     assert found.one == pytest.approx((((90 - 78.5) * (43 - 10) + (95 - 90) * (43 - 20)) / box,))
     assert found.other == pytest.approx((((80 - 78.5) * (43 - 20) + (85 - 80) * (43 - 40)) / box,))
-    assert "a side has one run alone" in found.verdict
+    assert "with a single run on a side" in found.verdict
 
 
 def test_a_difference_is_told_from_noise_over_seeds(tmp_path, capsys):
@@ -44,7 +44,7 @@ def test_a_difference_is_told_from_noise_over_seeds(tmp_path, capsys):
 
 def test_the_order_of_objectives_and_baselines_change_no_comparison(run, tmp_path):
     turned = run_of_points(tmp_path, [point[::-1] for point in POINTS], "turned", objectives=("macs_m", "val_top1_pct"))
-    with pytest.raises(nas.NasError, match="was searched for macs_m"):
+    with pytest.raises(nas.NasError, match="has objectives macs_m"):
         compare(run, run_of_points(tmp_path, [(1.0,)], "other", objectives=("macs_m",)))
     found = compare(run, turned)
     assert found.one == pytest.approx(found.other)
@@ -59,16 +59,16 @@ def test_the_order_of_objectives_and_baselines_change_no_comparison(run, tmp_pat
 @pytest.mark.parametrize("number", [0, 1])
 def test_runs_that_cannot_be_compared_are_said_to(run, tmp_path, number, capsys):
     other = run_of_points(tmp_path, [], "none")
-    sentence = "has found no network yet, so there is nothing to compare"
+    sentence = "has no finished network yet, so there is nothing to compare"
     if number == 1:
         other = run_of_points(tmp_path, [(80.0, 1.0)], "c", objectives=("val_top1_pct", "params_m"))
-        sentence = f"{other.name} was searched for val_top1_pct (maximize), params_m (minimize), and {run.name} for val_top1_pct"
+        sentence = f"{other.name} has objectives val_top1_pct (maximize), params_m (minimize), and {run.name} has val_top1_pct"
     assert command(["compare", str(run), str(other)]) == 2
     assert sentence in capsys.readouterr().err
 
 
 def test_full_trainings_are_columns_and_tell_how_far_to_trust(run):
-    assert trust(run) is None
+    assert check_ranking(run) is None
     for trial, tests in {0: (70.0, 72.0), 1: (80.0, 82.0), 3: (90.0, 94.0)}.items():
         for seed, test in enumerate(tests):
             train_in_full(run, trial, seed, test)
@@ -77,13 +77,13 @@ def test_full_trainings_are_columns_and_tell_how_far_to_trust(run):
     assert df.loc[3, ["full_test_top1_pct", "full_val_top1_pct", "full_seeds", "full_epochs"]].tolist() == [92, 93, 2, 100]
     assert df.loc[3, "full_test_sd_pct"] == pytest.approx(math.sqrt(8))
     assert df.loc[2, ["full_test_top1_pct", "full_seeds"]].isna().all()
-    found = trust(run)
+    found = check_ranking(run)
     assert (found.networks, found.seeds, found.agreement.kendall, found.agreement.interval) == (3, 2, 1.0, None)
     assert "1.00, too few for an interval (3 networks, 100 epochs, 2 seeds or more of each)" in str(found)
     train_in_full(run, 0, 0, 10.0, epochs=300)  # one network alone has that many epochs
     train_in_full(run, 77, 0, 10.0)  # of a trial that is not there
-    assert trust(run).epochs == 100
-    assert trust(run).agreement.kendall == 1.0
+    assert check_ranking(run).epochs == 100
+    assert check_ranking(run).agreement.kendall == 1.0
     (run / FULL / "trial1-seed0-epochs100" / CARD_FILE).write_text("{")
     with pytest.raises(nas.NasError, match="is damaged; remove its folder"):
         nas.results(run)

@@ -78,6 +78,6 @@ def test_the_dashboard_serves_this_machine_alone_and_follows_the_log(run):
             listening = [fields[1] for fields in sockets if fields[1].endswith(f":{port:04X}") and fields[3] == "0A"]
             assert listening == [f"0100007F:{port:04X}"]  # 127.0.0.1
             busy = subprocess.run(line, capture_output=True, text=True, check=False, timeout=300)
-            assert (busy.returncode, f"port {port} cannot be listened on: " in busy.stderr) == (2, True)
+            assert (busy.returncode, f"cannot listen on port {port}: " in busy.stderr) == (2, True)
         finally:
             process.terminate()

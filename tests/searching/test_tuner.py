@@ -139,7 +139,7 @@ def test_a_search_whose_driver_is_killed_goes_on_to_the_same_end(running_ray, tm
     process = begun(folder, *options, "--storage", f"dir::file://{place}", epochs=epochs + 8)
     run = only_run(folder)
     refused = type_command("resume", run, "--trials", 9, cwd=folder)
-    assert (refused.code, "is searched by another process" in refused.errors) == (2, True)
+    assert (refused.code, "another process is searching" in refused.errors) == (2, True)
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
     assert not is_running(run)
@@ -323,7 +323,7 @@ def test_a_search_that_trains_nothing_reads_no_images(running_ray, tmp_path, typ
 def test_a_search_by_predicted_latency(running_ray, tmp_path, monkeypatch, typed):
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
     space = load_plugin("experiment", "digits_mobilenetv3").space
-    networks = reachable(space, points=300)
+    networks = reachable(space, quiet_draws=300)
     keys = {layer.key: layer for network in networks for layer in layers(network, 10)}
     milliseconds = {key: 1e-5 * layer.width * layer.size + 1e-3 for key, layer in keys.items()}
     setup = {"setup": Setup(), "device": "Phone", "runtime_version": "1"}

@@ -1,7 +1,6 @@
-"""A latency table: made by running networks of a space layer by layer on this machine, and checked against whole networks.
+"""Builds a latency table from the layers of a space's networks, timed on this machine, and checks it against whole networks.
 
-A layer is timed where it stands in a network: alone it would find its input in no cache, and its output wanted in no other
-layout.
+Layers are timed inside a running network: alone, a layer would not find its input in the cache, nor pay for changes of layout.
 """
 
 import random
@@ -37,15 +36,15 @@ from nas.objectives.latency.table import ONE_THREAD, Check, LatencyTable, Setup
 from nas.spaces import SearchSpace, is_choice, sample
 from nas.statistics import bootstrap_interval
 
-POINTS: Final = 10_000  # random ones in a row that bring no further layer, after which a space is taken to have no more
-MOST: Final = 20  # times as many are drawn in all; a space of very many widths never ends
-RUNS: Final = 20
+MAX_QUIET_DRAWS: Final = 10_000  # random networks in a row without a new layer that end the drawing
+MAX_DRAWS_FACTOR: Final = 20  # times as many draws at most, as a space with very many widths never ends
+RUNS: Final = 20  # of each network, for the medians of its layers
 PAUSES: Final = range(8)  # seconds before each attempt
 REFERENCE_SECONDS: Final = 0.05
-LARGEST_DRIFT: Final = 0.25  # of so short a look at the reference; what is less is divided out
-WHOLE_SECONDS: Final = 0.1
-PRIOR: Final = 2.0  # how many networks the belief weighs that watching takes no time
-SCALES: Final = (0.5, 2.0)  # by which the times of a kind of layer may be off while they are watched
+LARGEST_DRIFT: Final = 0.25  # wide, as the reference runs so shortly; smaller drifts are divided out
+NETWORK_SECONDS: Final = 0.1  # of timed runs of each whole network
+PRIOR: Final = 2.0  # networks that the prior counts for: profiling takes no time
+SCALES: Final = (0.5, 2.0)  # bounds of the factor that corrects the profiled times of a kind of layer
 NETWORKS: Final = 30  # measured to check a table
 
 
@@ -58,26 +57,29 @@ def build_table(
     setup: Setup = ONE_THREAD,
     on_progress: Callable[[int, int], None] = lambda _done, _all: None,
 ) -> LatencyTable:
-    """Time every layer of some networks of a space, such as the `reachable` ones, and write the table to `output`.
+    """Time every layer of some networks of a space, such as those of `reachable`, and write the table to `output`.
 
-    `on_progress` is told (layers timed, layers in all). What was timed is kept beside the output while it lasts, and the same
-    call goes on from there.
+    `on_progress` gets the number of layers timed and of all. A file beside the output keeps the times until the table is done, so
+    that the same call resumes after an interruption.
 
-    Raises: NasError if the file cannot be written, another process builds it, or the machine does not hold still.
+    Raises: NasError if the file cannot be written, another process builds it, or the machine is busy.
     """
     log, lock = (output.with_name(f".{output.name}.{what}") for what in ("timed", "lock"))
     identity = {"setup": repr(setup), "device": device_model(setup), "version": runtime_version(setup), "classes": num_classes}
-    binarizer = MultiLabelBinarizer(sparse_output=True)  # which network has which layer
+    binarizer = MultiLabelBinarizer(sparse_output=True)  # (networks, layers): 1 where the network has the layer
     has = binarizer.fit_transform([[layer.key for layer in layers(network, num_classes)] for network in networks])
     keys = list(binarizer.classes_)
-    with locked(lock, busy=f"{output} is being built by another process"), runner(reference(REFERENCE), 1000, setup) as known:
+    with (
+        locked(lock, busy=f"{output} is being built by another process"),
+        runner(reference(REFERENCE), 1000, setup) as run_reference,
+    ):
         if log.is_file():
-            cut_torn_line(log)  # of a call that was ended
+            cut_torn_line(log)  # an interrupted call may have torn it
         lines = [line for line in (read_records(log) if log.is_file() else ()) if line.items() >= identity.items()]
         done = {key for line in lines for key in line["keys"]}
-        while (lacking := np.array([key not in done for key in keys])).any():  # most are met several times
-            on_progress(int((~lacking).sum()), len(keys))
-            lines.append(_timed_layers(networks[int(np.argmax(has @ lacking))], num_classes, setup, known))
+        while (missing := np.array([key not in done for key in keys])).any():  # most layers occur in several networks
+            on_progress(int((~missing).sum()), len(keys))
+            lines.append(_timed_layers(networks[int(np.argmax(has @ missing))], num_classes, setup, run_reference))
             append_record(log, identity | lines[-1])
             done.update(lines[-1]["keys"])
         on_progress(len(keys), len(keys))
@@ -100,61 +102,63 @@ def reachable(
     space: SearchSpace,
     *,
     resolution: int | None = None,
-    admits: Callable[[Architecture], bool] = lambda _: True,
-    points: int = POINTS,
+    is_feasible: Callable[[Architecture], bool] = lambda _: True,
+    quiet_draws: int = MAX_QUIET_DRAWS,
     seed: int = 0,
 ) -> list[Architecture]:
-    """Different random networks of a space that are let through, its references among them, until they bring nothing new.
+    """Different random networks of a space, and its references, drawn until they bring no new layer.
 
-    Raises: NasError if there is none.
+    Every network is feasible and has the `resolution`, if one is given.
+
+    Raises: NasError if there is no such network.
     """
-    generator, sides = random.Random(seed), space.parameters.get("resolution")
-    fixed = {} if resolution is None or sides is None else {"resolution": resolution}
-    if sides is not None and fixed and not is_choice(sides, resolution):
-        raise NasError(f"resolution: {resolution} is not one of space {space.name}, which has {sides}")
-    found: dict[Architecture, None] = {}
-    seen: set[str] = set()
+    generator, resolutions = random.Random(seed), space.parameters.get("resolution")
+    fixed = {} if resolution is None or resolutions is None else {"resolution": resolution}
+    if resolutions is not None and fixed and not is_choice(resolutions, resolution):
+        raise NasError(f"resolution: {resolution} is not one of space {space.name}, which has {resolutions}")
+    networks: dict[Architecture, None] = {}
+    seen_keys: set[str] = set()
     quiet = drawn = 0
-    waiting = list(space.references.values())
-    while quiet < points and drawn < MOST * points:
-        point = waiting.pop() if waiting else sample(space.parameters, generator)
+    references = list(space.references.values())
+    while quiet < quiet_draws and drawn < MAX_DRAWS_FACTOR * quiet_draws:
+        point = references.pop() if references else sample(space.parameters, generator)
         network = space.decode(point | fixed)
         drawn, quiet = drawn + 1, quiet + 1
-        if (resolution is None or network.resolution == resolution) and network not in found and admits(network):
-            found[network] = None
+        if (resolution is None or network.resolution == resolution) and network not in networks and is_feasible(network):
+            networks[network] = None
             keys = {layer.key for layer in layers(network, 0)}
-            quiet = quiet if keys <= seen else 0
-            seen |= keys
-    if not found:
-        and_side = f" and resolution {resolution}" if resolution else ""
-        raise NasError(f"no network of space {space.name} with these limits{and_side}")
-    return list(found)
+            quiet = quiet if keys <= seen_keys else 0
+            seen_keys |= keys
+    if not networks:
+        and_resolution = f" and resolution {resolution}" if resolution else ""
+        raise NasError(f"no network of space {space.name} with these limits{and_resolution}")
+    return list(networks)
 
 
-def _timed_layers(network: Architecture, num_classes: int, setup: Setup, known: Callable[[], object]) -> dict[str, Any]:
-    """A network layer by layer and as a whole, and how long the reference took beside it, by which a slower machine is known.
+def _timed_layers(network: Architecture, num_classes: int, setup: Setup, run_reference: Callable[[], object]) -> dict[str, Any]:
+    """Milliseconds of a network's layers, of the whole network, and of the reference, which shows how fast the machine was.
 
     Raises: MachineBusyError.
     """
 
-    def take() -> tuple[tuple[list[float], float], float]:
-        of_layers = profile(network, num_classes, setup, runs=RUNS)
-        times, cpu_share = timed(whole, WHOLE_SECONDS)
-        return (of_layers, statistics.median(times)), cpu_share
+    def profile_once() -> tuple[tuple[list[float], float], float]:
+        layer_ms = profile(network, num_classes, setup, runs=RUNS)
+        times, cpu_share = timed(whole, NETWORK_SECONDS)
+        return (layer_ms, statistics.median(times)), cpu_share
 
     with runner(network, num_classes, setup) as whole:
-        found, before, after = between_references(
-            take, known, setup, seconds=REFERENCE_SECONDS, max_drift=LARGEST_DRIFT, pauses=PAUSES
+        (layer_ms, network_ms), before, after = between_references(
+            profile_once, run_reference, setup, seconds=REFERENCE_SECONDS, max_drift=LARGEST_DRIFT, pauses=PAUSES
         )
     keys = [layer.key for layer in layers(network, num_classes)]
-    return {"keys": keys, "ms": found[0], "whole_ms": found[1], "reference_ms": (before + after) / 2}
+    return {"keys": keys, "ms": layer_ms, "whole_ms": network_ms, "reference_ms": (before + after) / 2}
 
 
 def _fitted(lines: Sequence[dict[str, Any]]) -> "pd.Series[float]":
-    """The median milliseconds of layers by key, brought to the scale of whole networks that run without being watched.
+    """The median milliseconds of layers by key, corrected for the time that profiling adds.
 
-    To watch takes time with every layer, more with some kinds than with others: the whole is fitted by the sum of the layers of
-    each kind and by their number, held near the sum of all, and such that no layer takes less than nothing.
+    Profiling adds time to every layer, and more to some kinds than to others. A least-squares fit of the time of whole networks
+    gives each kind a factor and a constant per layer, with a ridge towards no correction; no layer takes less than 0 ms.
     """
     speed = statistics.median(line["reference_ms"] for line in lines)
     timed_layers = pd.DataFrame(
@@ -169,16 +173,16 @@ def _fitted(lines: Sequence[dict[str, Any]]) -> "pd.Series[float]":
     kinds = medians.index.str.extract("^([a-z]*)", expand=False)  # conv, depthwise, squeeze, add, pool or linear
     timed_layers["ms"] = timed_layers["key"].map(medians)
     timed_layers["kind"] = timed_layers["key"].map(dict(zip(medians.index, kinds, strict=True)))
-    of_kinds = timed_layers.pivot_table(index="network", columns="kind", values="ms", aggfunc=["sum", "count"], fill_value=0)
+    by_kind = timed_layers.pivot_table(index="network", columns="kind", values="ms", aggfunc=["sum", "count"], fill_value=0)
     whole = np.array([line["whole_ms"] * speed / line["reference_ms"] for line in lines])
-    shares = of_kinds.to_numpy() / whole[:, None]
-    least = medians.groupby(kinds).min()
-    near, far = np.repeat([1.0, 0.0], len(least)), np.repeat([SCALES[1], np.inf], len(least))
+    shares = by_kind.to_numpy() / whole[:, None]
+    shortest = medians.groupby(kinds).min()
+    prior, high = np.repeat([1.0, 0.0], len(shortest)), np.repeat([SCALES[1], np.inf], len(shortest))
     ridge = np.diag(np.sqrt(PRIOR * (shares**2).mean(axis=0)))
-    low = np.r_[np.full(len(least), SCALES[0]), -SCALES[0] * least]
-    fit = lsq_linear(np.r_[shares, ridge], np.r_[np.ones(len(shares)), ridge @ near], bounds=(low, far))
-    scales, extras = (pd.Series(part, index=least.index)[kinds].to_numpy() for part in np.split(fit.x, 2))
-    fitted: pd.Series[float] = (scales * medians + extras).clip(lower=0.0)  # rounding may lead below
+    low = np.r_[np.full(len(shortest), SCALES[0]), -SCALES[0] * shortest]
+    fit = lsq_linear(np.r_[shares, ridge], np.r_[np.ones(len(shares)), ridge @ prior], bounds=(low, high))
+    scales, extras = (pd.Series(part, index=shortest.index)[kinds].to_numpy() for part in np.split(fit.x, 2))
+    fitted: pd.Series[float] = (scales * medians + extras).clip(lower=0.0)  # rounding may give less than 0
     return fitted
 
 
@@ -190,30 +194,31 @@ def check_table(
     number: int = NETWORKS,
     on_network: Callable[[Architecture, float, float], None] = lambda _network, _measured, _predicted: None,
 ) -> LatencyTable:
-    """The table with what it is worth, over so many of the networks, drawn at random; `on_network` gets the milliseconds of each.
+    """The table with its error over `number` random networks; `on_network` gets each network, its measured and predicted ms.
 
-    A network during which the machine does not hold still is left out, and another is taken.
-    Raises: MachineBusyError where that happens to more than are wanted; NasError if the table lacks a layer.
+    A network that the busy machine could not measure is replaced by another.
+    Raises: MachineBusyError if that happens more than `number` times; NasError if the table lacks a layer.
     """
     pairs: list[tuple[float, float]] = []
-    refused = 0
+    failures: list[MachineBusyError] = []
     for network in random.Random(1).sample(list(networks), len(networks)):
-        if len(pairs) == number:
+        if len(pairs) == number or len(failures) > number:
             break
         predicted = table.predict(network, num_classes)
         try:
             measured = measure(network, num_classes, table.setup).median_ms
-        except MachineBusyError:
-            if (refused := refused + 1) > number:
-                raise
+        except MachineBusyError as error:
+            failures.append(error)
             continue
         on_network(network, measured, predicted)
         pairs.append((measured, predicted))
-    return replace(table, check=compared(*np.transpose(pairs)))
+    if len(failures) > number:
+        raise failures[-1]
+    return replace(table, check=compare_latencies(*np.transpose(pairs)))
 
 
-def compared(measured: "np.ndarray[Any, Any]", predicted: "np.ndarray[Any, Any]") -> Check:
-    """Errors and agreement of ranks, with their intervals from a bootstrap over the networks."""
+def compare_latencies(measured: "np.ndarray[Any, Any]", predicted: "np.ndarray[Any, Any]") -> Check:
+    """Error and rank correlations of predictions, with bootstrap intervals over the networks."""
     figures: dict[str, Callable[[Any, Any], float]] = {
         "mape_pct": lambda a, b: float(100 * np.mean(np.abs(b - a) / a)),
         "spearman": lambda a, b: float(spearmanr(a, b).statistic),

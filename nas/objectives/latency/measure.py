@@ -1,6 +1,6 @@
-"""Running a network in the runtimes that people deploy in, whole or layer by layer, and measuring it honestly.
+"""Latency measured on this machine, in ONNX Runtime or torch, of a whole network or of each of its layers.
 
-A measurement says its spread and its device, and is refused where the machine does not hold still.
+A measurement reports its spread and its device, and is refused on a busy machine. Read `build.py` next.
 """
 
 import json
@@ -32,49 +32,55 @@ from nas.training.device import DTYPES, device_name, is_out_of_memory
 
 PROVIDERS: Final = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}  # of onnxruntime
 REFERENCE: Final = "mobilenetv3_small_100"  # timed before and after each measurement
-MAX_DRIFT: Final = 0.05  # of the reference's median, from before to after
-MIN_CPU_SHARE: Final = 0.95  # of the time of one thread, that this process really had the CPU
+MAX_DRIFT: Final = 0.05  # largest change of the reference's median during a measurement
+MIN_CPU_SHARE: Final = 0.95  # smallest share of the time in which this process had the CPU
 ATTEMPTS: Final = 5
 WARM_UP_SECONDS: Final = 0.2
-SECONDS: Final = 1.0  # of repeats, of the network
+SECONDS: Final = 1.0  # of timed runs of the network
 REFERENCE_SECONDS: Final = 0.3
-RUNS: Final = (20, 1000)  # least and most repeats
+RUNS: Final = (20, 1000)  # smallest and largest number of timed runs
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Latency:
-    """How long a network takes."""
+    """The measured latency of a network."""
 
     median_ms: float
-    """Of one batch."""
+    """Median over the runs, per batch."""
     q25_ms: float
+    """Lower quartile of the runs."""
     q75_ms: float
-    """Between them lies the middle half of the runs."""
+    """Upper quartile of the runs."""
     runs: int
     drift_pct: float
-    """By how much the reference network was slower after the measurement than before."""
+    """How much slower the reference network was after the measurement than before."""
     device: str
-    """Its model."""
+    """The device's model."""
     runtime_version: str
 
 
 def measure(
     architecture: Architecture, num_classes: int = 1000, setup: Setup = ONE_THREAD, *, attempts: int = ATTEMPTS
 ) -> Latency:
-    """The latency of a network in milliseconds: warmed up, repeated, synchronised.
+    """The latency of a network: the median of many runs after a warm-up, each synchronised with the device.
 
-    Raises: NasError for a device that is not there; MachineBusyError where, in all attempts, other processes took the CPU or the
-    reference network, timed before and after, drifted by more than 5 %.
+    Raises: NasError for a device that this machine lacks; MachineBusyError if in every attempt other processes took the CPU, or
+    the latency of a reference network drifted by more than 5 % from before to after.
     """
     with (
         _within_memory(setup),
         runner(architecture, num_classes, setup) as run,
-        runner(reference(REFERENCE), 1000, replace(setup, batch=1)) as known,
+        runner(reference(REFERENCE), 1000, replace(setup, batch=1)) as run_reference,
     ):
         times, before, after = between_references(
-            lambda: timed(run, SECONDS), known, setup, seconds=REFERENCE_SECONDS, max_drift=MAX_DRIFT, pauses=[0] * attempts
+            lambda: timed(run, SECONDS),
+            run_reference,
+            setup,
+            seconds=REFERENCE_SECONDS,
+            max_drift=MAX_DRIFT,
+            pauses=[0] * attempts,
         )
     q25, median, q75 = statistics.quantiles(times, n=4)
     return Latency(
@@ -89,39 +95,44 @@ def measure(
 
 
 def between_references(
-    take: Callable[[], tuple[T, float]],
-    known: Callable[[], object],
+    measure_once: Callable[[], tuple[T, float]],
+    run_reference: Callable[[], object],
     setup: Setup,
     *,
     seconds: float,
     max_drift: float,
     pauses: Sequence[float],
 ) -> tuple[T, float, float]:
-    """(what `take` gives, the median milliseconds of `known` before it, and after it), once the machine held still meanwhile.
+    """(a measurement, median milliseconds of the reference before it, the same after it), from the first undisturbed attempt.
 
-    `take` also gives the share of the CPU that it had. `known` is run for so many `seconds`, each time. There is an attempt for
-    each of the `pauses`, in seconds, and after it.
+    `measure_once` returns a measurement and its share of the CPU. The reference runs for `seconds` before and after. Each of the
+    `pauses`, in seconds, is followed by one attempt.
 
-    Raises: MachineBusyError where, in all attempts, other processes took the CPU or `known` drifted.
+    Raises: MachineBusyError if in every attempt other processes took the CPU or the reference drifted.
     """
-    busy = ""
+    disturbance = None
     for pause in pauses:
         time.sleep(pause)
-        before, share_before = timed(known, seconds)
-        found, share = take()
-        after, share_after = timed(known, seconds)
-        fast, slow = sorted(map(statistics.median, (before, after)))
-        cpu_share = min(share_before, share, share_after)
-        if setup.device == "cpu" and setup.threads == 1 and cpu_share < MIN_CPU_SHARE:
-            busy = f"other processes took {100 * (1 - cpu_share):.0f} % of the CPU's time"
-        elif slow / fast - 1 > max_drift:
-            busy = f"{REFERENCE} took from {fast:.3g} to {slow:.3g} ms before and after"
-        else:
-            return found, statistics.median(before), statistics.median(after)
+        times_before, share_before = timed(run_reference, seconds)
+        measurement, share = measure_once()
+        times_after, share_after = timed(run_reference, seconds)
+        before, after = statistics.median(times_before), statistics.median(times_after)
+        disturbance = _disturbance(setup, min(share_before, share, share_after), before, after, max_drift)
+        if disturbance is None:
+            return measurement, before, after
     raise MachineBusyError(
-        f"the machine does not hold still: {busy}, in {len(pauses)} attempts; allowed are "
-        f"{100 - 100 * MIN_CPU_SHARE:.0f} % of its time and {100 * max_drift:.0f} % of drift; end what else runs, and try again"
+        f"the machine is too busy to measure: {disturbance} in the last of {len(pauses)} attempts; allowed are "
+        f"{100 - 100 * MIN_CPU_SHARE:.0f} % of its time and {100 * max_drift:.0f} % of drift; end other programs, and try again"
     )
+
+
+def _disturbance(setup: Setup, cpu_share: float, before: float, after: float, max_drift: float) -> str | None:
+    """What disturbed a measurement, if anything did: a low share of the CPU, or a drift of the reference's milliseconds."""
+    if setup.device == "cpu" and setup.threads == 1 and cpu_share < MIN_CPU_SHARE:
+        return f"other processes took {100 * (1 - cpu_share):.0f} % of the CPU's time"
+    if max(before, after) / min(before, after) - 1 > max_drift:
+        return f"{REFERENCE} took {before:.3g} ms before and {after:.3g} ms after"
+    return None
 
 
 @contextmanager
@@ -131,38 +142,38 @@ def _within_memory(setup: Setup) -> Iterator[None]:
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
-        raise NasError(f"batch: {setup.batch} images do not fit in the memory; give fewer") from None
+        raise NasError(f"batch: {setup.batch} images do not fit in memory; give fewer") from None
 
 
 def timed(run: Callable[[], object], seconds: float) -> tuple[list[float], float]:
-    """(milliseconds of each run, the share of the time that this thread had the CPU), warmed up."""
+    """(milliseconds of each run, share of the time in which this thread had the CPU), after a warm-up."""
     deadline = time.perf_counter() + min(seconds, WARM_UP_SECONDS)
     while True:
         run()
         if time.perf_counter() > deadline:
             break
     times: list[float] = []
-    started, cpu = time.perf_counter(), time.thread_time()
+    started, cpu_started = time.perf_counter(), time.thread_time()
     while len(times) < RUNS[0] or (time.perf_counter() - started < seconds and len(times) < RUNS[1]):
-        begun = time.perf_counter()
+        run_started = time.perf_counter()
         run()
-        times.append(1e3 * (time.perf_counter() - begun))
-    return times, (time.thread_time() - cpu) / (time.perf_counter() - started)
+        times.append(1e3 * (time.perf_counter() - run_started))
+    return times, (time.thread_time() - cpu_started) / (time.perf_counter() - started)
 
 
 def check_device(setup: Setup) -> None:
-    """Refuse a device that this machine, or the runtime installed here, does not have.
+    """Check that this machine and its runtime have the device.
 
-    Raises: NasError.
+    Raises: NasError if they do not.
     """
     if setup.device == "cuda" and not torch.cuda.is_available():
-        raise NasError("device: cuda is not on this machine; give cpu")
+        raise NasError("device: this machine has no cuda; give cpu")
     if setup.runtime == "onnxruntime" and PROVIDERS[setup.device] not in onnxruntime.get_available_providers():
-        raise NasError("device: the onnxruntime installed here does not run on cuda; install onnxruntime-gpu, or give cpu")
+        raise NasError("device: the installed onnxruntime does not run on cuda; install onnxruntime-gpu, or give cpu")
 
 
 def device_model(setup: Setup) -> str:
-    """The model of the device."""
+    """The model of the device, such as `AMD EPYC`."""
     check_device(setup)
     if setup.device == "cuda":
         return device_name(torch.device("cuda"))
@@ -170,15 +181,15 @@ def device_model(setup: Setup) -> str:
 
 
 def runtime_version(setup: Setup) -> str:
-    """Of the runtime that is installed here."""
+    """The version of the installed runtime."""
     return str(onnxruntime.__version__ if setup.runtime == "onnxruntime" else torch.__version__)
 
 
 @contextmanager
 def runner(architecture: Architecture, num_classes: int, setup: Setup) -> Iterator[Callable[[], object]]:
-    """A call that runs the network once, and returns when the device is done.
+    """A function that runs the network once and returns when the device is done.
 
-    Raises: NasError for a device that is not there.
+    Raises: NasError for a device that this machine lacks.
     """
     check_device(setup)
     if setup.runtime == "onnxruntime":
@@ -189,9 +200,9 @@ def runner(architecture: Architecture, num_classes: int, setup: Setup) -> Iterat
 
 
 def profile(architecture: Architecture, num_classes: int, setup: Setup, *, runs: int) -> list[float]:
-    """The median milliseconds of each layer of a network, in its place, over so many runs.
+    """The median milliseconds of each layer while the whole network runs, over so many runs.
 
-    Raises: NasError for a device that is not there.
+    Raises: NasError for a device that this machine lacks.
     """
     check_device(setup)
     sequence = layers(architecture, num_classes)
@@ -203,10 +214,10 @@ def profile(architecture: Architecture, num_classes: int, setup: Setup, *, runs:
         for _ in range(runs):
             run()
         events = pd.DataFrame(json.loads(Path(session.end_profiling()).read_text(encoding="utf-8")))
-    events["run"] = (events["name"] == "model_run").cumsum()  # it comes after its nodes
+    events["run"] = (events["name"] == "model_run").cumsum()  # this event comes after those of its nodes
     nodes = events[(events["cat"] == "Node") & events["name"].str.endswith("_kernel_time")]
     named = nodes["name"].str.extract(r"^(\d+)/", expand=False).astype(float).groupby(nodes["run"])
-    layer = named.bfill().fillna(named.ffill())  # of a node without one, such as a change of layout: that of the next
+    layer = named.bfill().fillna(named.ffill())  # a node without a layer, such as a change of layout, counts to the next layer
     times = nodes["dur"].groupby([nodes["run"], layer]).sum().unstack(fill_value=0).median() / 1e3
     return times.reindex(range(len(sequence)), fill_value=0.0).tolist()
 
@@ -214,7 +225,7 @@ def profile(architecture: Architecture, num_classes: int, setup: Setup, *, runs:
 def _onnxruntime(
     architecture: Architecture, num_classes: int, setup: Setup, *, profile: str | None = None
 ) -> tuple[Callable[[], object], onnxruntime.InferenceSession]:
-    """A call that runs the network once, and its session, which writes a profile if there is a beginning of its file's name."""
+    """A function that runs the network once, and its session, which writes a profile if `profile` gives the prefix of a path."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = setup.threads, 1
     options.log_severity_level = 3
@@ -229,8 +240,8 @@ def _onnxruntime(
 
 @contextmanager
 def _torch(architecture: Architecture, num_classes: int, setup: Setup) -> Iterator[tuple[nn.Module, Callable[[], object]]]:
-    """The network, and a call that runs it once."""
-    dtype, before = DTYPES[setup.dtype], torch.get_num_threads()
+    """The network, and a function that runs it once."""
+    dtype, threads_before = DTYPES[setup.dtype], torch.get_num_threads()
     torch.set_num_threads(setup.threads)
     try:
         model = build(architecture, num_classes).eval().to(setup.device, dtype).to(memory_format=torch.channels_last)
@@ -245,29 +256,29 @@ def _torch(architecture: Architecture, num_classes: int, setup: Setup) -> Iterat
 
         yield model, run
     finally:
-        torch.set_num_threads(before)
+        torch.set_num_threads(threads_before)
 
 
 def _hooked(model: nn.Module, run: Callable[[], object], sequence: list[Layer], setup: Setup, *, runs: int) -> list[float]:
-    """The median milliseconds from the beginning of each layer to that of the next: a sum counts to the layer before it."""
-    begun: list[tuple[int, Any]] = []
+    """The median milliseconds from the start of each layer to the next one's; a skip's addition counts to the layer before."""
+    starts: list[tuple[int, Any]] = []
 
     def mark(number: int) -> None:
         if setup.device == "cuda":
             event = torch.cuda.Event(enable_timing=True)
             event.record()
-            begun.append((number, event))
+            starts.append((number, event))
         else:
-            begun.append((number, time.perf_counter()))
+            starts.append((number, time.perf_counter()))
 
-    for i, layer in enumerate(sequence):  # the model is this profile's own, and so are its hooks
+    for i, layer in enumerate(sequence):  # the hooks stay, as the model is not used again
         if layer.module:
             model.get_submodule(layer.module).register_forward_pre_hook(lambda _module, _inputs, number=i: mark(number))
     model.register_forward_hook(lambda _module, _inputs, _outputs: mark(len(sequence)))
     times = np.zeros((runs, len(sequence)))
-    for of_run in times:
-        begun.clear()
+    for run_times in times:
+        starts.clear()
         run()
-        for (number, start), (_, end) in pairwise(begun):
-            of_run[number] += start.elapsed_time(end) if setup.device == "cuda" else 1e3 * (end - start)
+        for (number, start), (_, end) in pairwise(starts):
+            run_times[number] += start.elapsed_time(end) if setup.device == "cuda" else 1e3 * (end - start)
     return [float(ms) for ms in np.median(times, axis=0)]

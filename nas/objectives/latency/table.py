@@ -1,6 +1,6 @@
-"""What a latency is of, a table of the milliseconds of layers on one device, and what it says of a whole network.
+"""A latency table: the milliseconds of each layer on one device, and the sum of them that predicts a network's latency.
 
-Needs neither torch nor a runtime.
+Needs neither torch nor a runtime. Read `measure.py` next.
 """
 
 import json
@@ -17,7 +17,7 @@ from nas.files import write_atomically
 from nas.models.architecture import Architecture
 from nas.models.layers import layer_keys, parts
 
-FORMAT: Final = 2  # of the file
+FORMAT: Final = 2  # version of the file's format
 RUNTIMES: Final = ("onnxruntime", "torch")
 DEVICES: Final = ("cpu", "cuda")
 DTYPES: Final = ("float32", "bfloat16", "float16")
@@ -26,43 +26,43 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Setup:
-    """What a network is run in.
+    """How a network is run to measure its latency.
 
-    Raises: NasError for what does not exist.
+    Raises: NasError for a value that is not supported.
     """
 
     runtime: str = "onnxruntime"
-    """onnxruntime, with norms folded; or torch, timm's network as it is, channels_last."""
+    """onnxruntime, with batch norms folded into convolutions; or torch, timm's network as it is, channels_last."""
     device: str = "cpu"
     """cpu or cuda."""
     threads: int = 1
-    """Of the CPU."""
+    """CPU threads."""
     batch: int = 1
-    """Images at a time."""
+    """Images per batch."""
     dtype: str = "float32"
     """float32, float16 or bfloat16; onnxruntime runs float32."""
 
     def __post_init__(self) -> None:
-        for field, known in (("runtime", RUNTIMES), ("device", DEVICES), ("dtype", DTYPES)):
-            if getattr(self, field) not in known:
-                raise unknown_name(field, getattr(self, field), known)
+        for field, allowed in (("runtime", RUNTIMES), ("device", DEVICES), ("dtype", DTYPES)):
+            if getattr(self, field) not in allowed:
+                raise unknown_name(field, getattr(self, field), allowed)
         for field in ("threads", "batch"):
             if getattr(self, field) < 1:
                 raise NasError(f"{field}: {getattr(self, field)} is not 1 or more")
         if self.runtime == "onnxruntime" and self.dtype != "float32":
-            raise NasError(f"dtype: {self.dtype} is not run in onnxruntime here; give float32, or --runtime torch")
+            raise NasError(f"dtype: onnxruntime runs float32 here, not {self.dtype}; give float32, or --runtime torch")
 
 
-ONE_THREAD: Final = Setup()  # of onnxruntime, an image at a time: what a search predicts by default
+ONE_THREAD: Final = Setup()  # onnxruntime, one image per batch: what a search predicts by default
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Check:
-    """How far a table's predictions are from whole networks that were measured; intervals hold 95 % (bootstrap)."""
+    """How far a table's predictions are from measured networks; the intervals are 95 % bootstrap intervals."""
 
     networks: int
     mape_pct: float
-    """Mean of the absolute errors, each as a share of the measured latency."""
+    """Mean absolute percentage error."""
     mape_interval: tuple[float, float]
     spearman: float
     spearman_interval: tuple[float, float]
@@ -70,7 +70,7 @@ class Check:
     kendall_interval: tuple[float, float]
 
     def __str__(self) -> str:
-        """A line for each figure."""
+        """One line per figure."""
         figures = [("MAPE %", self.mape_pct, self.mape_interval), ("Spearman", self.spearman, self.spearman_interval)]
         figures.append(("Kendall", self.kendall, self.kendall_interval))
         return "\n".join(f"{name} {value:.4g}, 95 % from {low:.4g} to {high:.4g}" for name, value, (low, high) in figures)
@@ -78,22 +78,22 @@ class Check:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LatencyTable:
-    """Milliseconds of layers, by `Layer.key`, on one device in one runtime; a network takes the sum of its layers.
+    """Milliseconds of layers, by `Layer.key`, on one device in one runtime; a network's latency is the sum of its layers.
 
     Raises: ValueError for a time that is not 0 or more.
     """
 
     device: str
-    """Its model."""
+    """The device's model."""
     runtime_version: str
     setup: Setup
     date: str
-    """When it was made, ISO 8601."""
+    """When the table was made, ISO 8601."""
     space: str
-    """The search space that it was made for."""
+    """The search space whose layers it has."""
     milliseconds: Mapping[str, float]
     check: Check | None = None
-    """How good it is; None where nobody looked."""
+    """Its error against measured networks; None if it was not checked."""
 
     def __post_init__(self) -> None:
         for key, ms in self.milliseconds.items():
@@ -101,9 +101,9 @@ class LatencyTable:
                 raise ValueError(f"{key!r} takes {ms} ms")
 
     def predict(self, architecture: Architecture, num_classes: int) -> float:
-        """The latency of a network, milliseconds of one batch.
+        """The latency of a network in milliseconds per batch.
 
-        Raises: NasError naming five of the layers that the table does not have, and how many more are missing.
+        Raises: NasError if layers are missing; it names the first five and the number of the others.
         """
         try:
             return sum(map(self.milliseconds.__getitem__, _keys(architecture, num_classes)))
@@ -116,11 +116,11 @@ class LatencyTable:
             ) from None
 
     def missing(self, architecture: Architecture, num_classes: int) -> list[str]:
-        """The layers of a network that the table does not have."""
+        """Keys of the layers of a network that the table lacks."""
         return list(dict.fromkeys(key for key in _keys(architecture, num_classes) if key not in self.milliseconds))
 
     def __str__(self) -> str:
-        """The device, the runtime and how good it is, as a search tells it."""
+        """The device, the runtime and the error in one line, as a search prints it."""
         setup = self.setup
         how = f"{self.device}, {setup.runtime} {self.runtime_version}, {setup.threads} thread(s), batch {setup.batch}"
         if self.check is None:
@@ -131,7 +131,7 @@ class LatencyTable:
         )
 
     def write(self, file: Path) -> None:
-        """Write it as JSON, whole or not at all.
+        """Write the table as JSON; a file with half a table is never left.
 
         Raises: NasError if the file cannot be written.
         """
@@ -143,14 +143,14 @@ def _keys(architecture: Architecture, num_classes: int) -> Iterator[str]:
 
 
 def table_folder() -> Path:
-    """Where this user's tables lie, and searches look for them: under $XDG_DATA_HOME, or under ~/.local/share."""
+    """The folder of this user's tables, where searches look for them: under $XDG_DATA_HOME, or under ~/.local/share."""
     return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "frontier-nas" / "latency"
 
 
 def newest_table(space: str, networks: Sequence[Architecture], num_classes: int) -> Path | None:
-    """The table of one thread of onnxruntime that was built last for a space, of those that know one of the networks at least.
+    """This user's newest table for a space, made with one thread of onnxruntime, that has every layer of at least one network.
 
-    None if there is none in this user's folder.
+    None if there is no such table.
     """
     dates: dict[Path, str] = {}
     for file in table_folder().glob("*.json"):
@@ -166,13 +166,13 @@ def newest_table(space: str, networks: Sequence[Architecture], num_classes: int)
 
 
 def read_table(file: str | Path) -> LatencyTable:
-    """The table of a file.
+    """Read a table from a file.
 
-    Raises: NasError if it is not one, or is of another format.
+    Raises: NasError if the file is missing or damaged, or has another format.
     """
     path = Path(file)
     if not path.is_file():
-        raise NasError(f"latency table {path} is not there; `nas latency build` makes one")
+        raise NasError(f"latency table {path} does not exist; `nas latency build` makes one")
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
         if (version := record.pop("format")) == FORMAT:
@@ -181,4 +181,4 @@ def read_table(file: str | Path) -> LatencyTable:
             return LatencyTable(**record | {"setup": Setup(**record["setup"]), "check": Check(**check) if check else None})
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OSError) as error:
         raise NasError(f"latency table {path} is damaged: {type(error).__name__}: {error}") from None
-    raise NasError(f"latency table {path} is of format {version}, and this version reads {FORMAT}; build it again")
+    raise NasError(f"latency table {path} has format {version}, and this version reads {FORMAT}; build it again")

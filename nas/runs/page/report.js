@@ -203,7 +203,7 @@ function fillTrust() {
   const full = rowsWhere((row) => FINITE(column("full_test_top1_pct")[row])).length;
   const command = `nas verify ${DATA.folder}`;
   const none = `No network has been trained in full yet. ${command} trains the best of the front with several seeds; this section then shows how well the search's ranking holds.`;
-  say("trust-caption", full ? `${DATA.trust ?? "A single network has no ranking"}.` : none);
+  say("trust-caption", full ? `${DATA.trust || "A single network has no ranking"}.` : none);
   if (full) add("trust", trustFigure);
   else hide("trust");
 }
