@@ -54,7 +54,7 @@ def train(arguments: list[str]) -> None:
     names = ", ".join(plugin_names("dataset"))
     if dataset is None and options and not HELP & {*options}:
         raise NasError(f"--dataset is missing; give a name or a path of a file; known: {names}")
-    from nas.cli.live import shown_training
+    from nas.cli.live import ShownTraining
     from nas.exporting.full_training import FullTraining, train_network
 
     dataset = dataset or load_plugin("dataset", "imagenette")
@@ -66,7 +66,7 @@ def train(arguments: list[str]) -> None:
         description=f"Train one network. --dataset NAME is one of {names}, or the path of a Python file with a DATASET.",
     )
     log_to_stdout()
-    with shown_training(training.train.epochs) as shown:
+    with ShownTraining(training.train.epochs) as shown:
         folder = train_network(training, on_epoch=shown.on_epoch, on_step=shown.on_step)
     _print_export(folder)
 

@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -25,53 +25,38 @@ def bar(label: str) -> Iterator[Callable[[int, int], None]]:
         yield lambda done, total: progress.update(task, completed=done, total=total, visible=True)
 
 
-class ShownTraining:
-    """The callbacks of a training: they draw a bar for each epoch, and print a line when it ends."""
+class ShownTraining(Progress):
+    """A bar for each epoch of a training, and a line when it ends; its methods are the callbacks of the training."""
 
-    def __init__(self, epochs: int, progress: Progress) -> None:
-        self.epochs, self.progress, self.epoch_begins = epochs, progress, True
-        self.task = progress.add_task("", total=None, epoch=1, top1="-", speed=0.0)
+    def __init__(self, epochs: int) -> None:
+        console = Console()
+        words = "{task.fields[speed]:,.0f} images/s, val_top1_pct {task.fields[top1]}, left"
+        columns = (TextColumn(f"epoch {{task.fields[epoch]}}/{epochs}"), BarColumn(), TextColumn(words), TimeRemainingColumn())
+        super().__init__(*columns, console=console, transient=True, disable=not console.is_terminal)
+        self.epochs, self.epoch_begins = epochs, True
+        self.task = self.add_task("", total=None, epoch=1, top1="-", speed=0.0)
+
+    def __enter__(self) -> Self:
+        """The first step starts the bar."""
+        return self
 
     def on_step(self, done: int, total: int) -> None:
         """Draw how many images are done, and the speed."""
         if self.epoch_begins:  # decoding and validation before it must not count for the speed
-            self.progress.start()
-            self.progress.reset(self.task, total=total)
+            self.start()
+            self.reset(self.task, total=total)
             self.epoch_begins = False
-        self.progress.update(self.task, completed=done)
-        self.progress.update(self.task, speed=self.progress.tasks[0].speed or 0.0)
+        self.update(self.task, completed=done)
+        self.update(self.task, speed=self.tasks[0].speed or 0.0)
 
     def on_epoch(self, epoch: Epoch) -> None:
         """Print the results of an epoch."""
         left = timedelta(seconds=round((self.epochs - epoch.epoch) * epoch.seconds))
-        speed = self.progress.tasks[0].speed
-        self.progress.console.print(
-            f"epoch {epoch.epoch}/{self.epochs}: loss {epoch.train_loss:.3f}, val_top1_pct {epoch.val_top1_pct:.2f}, "
-            f"{f'{speed:,.0f} images/s, ' if speed else ''}{epoch.seconds:.1f} s, {left} left",
-            highlight=False,
-            soft_wrap=True,
-        )
-        self.progress.update(self.task, epoch=min(epoch.epoch + 1, self.epochs), top1=f"{epoch.val_top1_pct:.2f}")
+        speed = f"{self.tasks[0].speed:,.0f} images/s, " if self.tasks[0].speed else ""
+        line = f"epoch {epoch.epoch}/{self.epochs}: loss {epoch.train_loss:.3f}, val_top1_pct {epoch.val_top1_pct:.2f}, "
+        self.console.print(f"{line}{speed}{epoch.seconds:.1f} s, {left} left", highlight=False, soft_wrap=True)
+        self.update(self.task, epoch=min(epoch.epoch + 1, self.epochs), top1=f"{epoch.val_top1_pct:.2f}")
         self.epoch_begins = True
-
-
-@contextmanager
-def shown_training(epochs: int) -> Iterator[ShownTraining]:
-    """Show a training while the block runs."""
-    console = Console()
-    progress = Progress(
-        TextColumn("epoch {task.fields[epoch]}/" + str(epochs)),
-        BarColumn(),
-        TextColumn("{task.fields[speed]:,.0f} images/s, val_top1_pct {task.fields[top1]}, left"),
-        TimeRemainingColumn(),
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,
-    )
-    try:
-        yield ShownTraining(epochs, progress)
-    finally:
-        progress.stop()
 
 
 class _SearchProgress(Progress):

@@ -1,8 +1,7 @@
 """`nas scale`: a network larger or smaller."""
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from nas.cli.output import log_to_stdout, print_rows, shown_path
 from nas.errors import NasError
@@ -12,15 +11,13 @@ if TYPE_CHECKING:
     from nas.models.scaling import ScalingRule
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Base:
-    """A network to scale."""
+class _Base(NamedTuple):
+    """A network to scale, and the rule of the fit whose run names it."""
 
     architecture: "Architecture"
     name: str
     num_classes: int
     rule: "ScalingRule | None" = None
-    """From the fit whose run names the network."""
 
 
 def scale(
@@ -55,7 +52,10 @@ def scale(
     """
     import pandas as pd
 
+    from nas.cli.live import shown_search
     from nas.models.scaling import ScalingRule, check_output, parse_macs, scale_family, scale_to_macs, write_family
+    from nas.runs.folder import EXPERIMENT_FILE
+    from nas.searching.scaling import fit_scaling
 
     coefficients = {name: value for name, value in (("alpha", alpha), ("beta", beta), ("gamma", gamma)) if value is not None}
     rule, budgets = ScalingRule(**coefficients), [parse_macs(text) for text in macs]
@@ -63,11 +63,17 @@ def scale(
         raise NasError("phi and macs are two ways to say how large; give --phi or --macs")
     if fit is not None and coefficients:
         raise NasError(f"fit finds alpha, beta and gamma by itself; leave out --{' and --'.join(coefficients)}")
-    base = _base(network, trial=trial, fit=fit)
+    run = Path(network).resolve()
+    is_run = (run / EXPERIMENT_FILE).is_file()
+    base = _of_run(run, trial, fit) if is_run else _by_name(network, trial=trial, fit=fit)
     target = (output or Path("scaled", base.name)).resolve()
     check_output(target)
     if fit is not None:
-        rule = _fit(Path(network), trial, fit)
+        log_to_stdout()
+        fit_run = fit_scaling(run, trial=trial, trials=fit, watch=shown_search)
+        print()
+        rule = _of_run(fit_run).rule or rule
+        print(f"nas scale {shown_path(fit_run)}\n")
     elif base.rule is not None and not coefficients:
         rule = base.rule
     num_classes = base.num_classes if classes is None else classes
@@ -83,45 +89,28 @@ def scale(
     print(f"\n{shown_path(folder)}\nnas train {shown_path(folder / members[0].file)} --dataset DATASET")
 
 
-def _base(network: str, *, trial: int | None, fit: int | None) -> _Base:
+def _by_name(network: str, **only_of_runs: int | None) -> _Base:
     from nas.exporting.folder import read_export
     from nas.models.network import export_folder, find_network
-    from nas.runs.folder import EXPERIMENT_FILE
 
-    path = Path(network).resolve()
-    if (path / EXPERIMENT_FILE).is_file():
-        return _base_of_run(path, trial, read_rule=fit is None and trial is None)
-    for option, value in (("fit", fit), ("trial", trial)):
+    for option, value in only_of_runs.items():
         if value is not None:
             raise NasError(f"{option}: {network[:80]!r} is not a run folder, which `nas search` makes")
-    architecture, folder = find_network(network).architecture, export_folder(network)
+    architecture, folder, path = find_network(network).architecture, export_folder(network), Path(network).resolve()
     name = f"{path.parent.name}-{path.stem}" if path.is_file() else path.name  # as many families have a phi1
-    num_classes = 1000 if folder is None else len(read_export(folder)[1])  # ImageNet's, by which papers count
-    return _Base(architecture=architecture, name=name, num_classes=num_classes)
+    return _Base(architecture, name, 1000 if folder is None else len(read_export(folder)[1]))  # papers count ImageNet's
 
 
-def _base_of_run(run: Path, trial: int | None, *, read_rule: bool) -> _Base:
+def _of_run(run: Path, trial: int | None = None, fit: int | None = None) -> _Base:
+    """The network of a trial, or the network and the rule that a fit's run found."""
     from nas.runs.folder import read_experiment
     from nas.searching.scaling import read_fit, trained_network
 
     num_classes = len(read_experiment(run)["dataset"]["classes"])
-    fit = read_fit(run) if read_rule else None
-    if fit is not None:
-        print(fit.verdict)
-        return _Base(architecture=fit.base, name=run.name, num_classes=num_classes, rule=fit.rule)
+    scaling_fit = read_fit(run) if trial is fit is None else None
+    if scaling_fit is not None:
+        print(scaling_fit.verdict)
+        return _Base(scaling_fit.base, run.name, num_classes, scaling_fit.rule)
     number, architecture = trained_network(run, trial)
     print(f"trial {number} of {shown_path(run)}")
-    return _Base(architecture=architecture, name=f"{run.name}-trial{number}", num_classes=num_classes)
-
-
-def _fit(run: Path, trial: int | None, trials: int) -> "ScalingRule":
-    """The rule that a new fit finds, after what it prints."""
-    from nas.cli.live import shown_search
-    from nas.searching.scaling import fit_scaling, read_fit
-
-    log_to_stdout()
-    folder = fit_scaling(run, trial=trial, trials=trials, watch=shown_search)
-    fit = read_fit(folder)
-    assert fit is not None  # it has just been made
-    print(f"\n{fit.verdict}\nnas scale {shown_path(folder)}\n")
-    return fit.rule
+    return _Base(architecture, f"{run.name}-trial{number}", num_classes)

@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file
 
 import nas
-from nas.cli.live import shown_training
+from nas.cli.live import ShownTraining
 from nas.exporting.folder import FILES
 from nas.exporting.full_training import FirstWeights, FullTraining, run_training, train_network
 from nas.models.network import find_network
@@ -118,7 +118,7 @@ def test_in_a_terminal_a_bar_shows_the_speed_and_the_time_left(tmp_path, monkeyp
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("COLUMNS", "200")
     training = FullTraining(network=architecture(), dataset=Stripes(), train=SETTINGS, output=str(tmp_path / "net"))
-    with shown_training(1) as shown:
+    with ShownTraining(1) as shown:
         network = find_network(training.network)
         run_training(training, network, FirstWeights(), on_epoch=shown.on_epoch, on_step=shown.on_step)
     printed = capsys.readouterr().out
