@@ -47,7 +47,7 @@ MISTAKES = [
     (["search", NINE, "--trial-timeout", "0"], "trial-timeout: 0.0 is not more than 0 seconds"),
     (["search", NINE, "--start", "nowhere"], "network 'nowhere' does not exist"),
     (["search", NINE, "--reuse", "."], "is not a run folder"),
-    (["search", NINE, "--storage", "nothing://x"], "storage 'nothing://x', which must be a folder or a URI that fsspec knows"),
+    (["search", NINE, "--storage", "nothing://x"], "storage 'nothing://x', which must be a folder or a URI that fsspec supports"),
     (["search", NINE, "--storage", "/proc/x"], "storage '/proc/x', which must be a folder"),
     (["search", NINE, "--objectives", "./named_seconds.py"], "objective seconds: the table has a column of this name"),
     (["search", "digits_mobilenetv3", "--space.skeletons", "huge"], "space.skeletons: 'huge' is not among large, small"),
