@@ -1,18 +1,14 @@
 """`nas measure`, `nas latency build` and `nas latency check`."""
 
-import re
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from nas.cli.options import Limits
 from nas.cli.output import shown_path
 from nas.errors import NasError
-from nas.objectives.latency.table import Setup, read_table, table_folder
-
-if TYPE_CHECKING:
-    from nas.models.architecture import Architecture
+from nas.models.architecture import Architecture
+from nas.objectives.latency.table import Setup, read_table, table_file
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,9 +56,7 @@ def latency_build(space: str, /, *, setup: Setup, shape: Shape, limit: Limits = 
     from nas.spaces import space as find_space
 
     name, side = find_space(space).name, [f"{shape.resolution}px"] * bool(shape.resolution)
-    machine = [device_model(setup), setup.runtime, setup.device, f"{setup.threads}threads", f"batch{setup.batch}", setup.dtype]
-    words = "-".join([name, *side, f"{shape.classes}classes", *limit, *machine])
-    file = output or table_folder() / (re.sub(r"[^A-Za-z0-9_.]+", "-", words) + ".json")
+    file = output or table_file([name, *side, f"{shape.classes}classes", *limit, device_model(setup)], setup)
     networks = _reachable(space, shape, limit)
     with bar("layers timed") as on_progress:
         table = build_table(networks, space=name, output=file, num_classes=shape.classes, setup=setup, on_progress=on_progress)
@@ -83,7 +77,7 @@ def latency_check(table: Path, /, *, shape: Shape, limit: Limits = (), networks:
     built = read_table(table)
     from nas.objectives.latency.build import check_table
 
-    def on_network(network: "Architecture", measured: float, predicted: float) -> None:
+    def on_network(network: Architecture, measured: float, predicted: float) -> None:
         print(f"{network.id}: measured {measured:.4g} ms, predicted {predicted:.4g} ms", flush=True)
 
     drawn = _reachable(space or built.space, shape, limit, quiet_draws=50 * networks, seed=1)
@@ -93,17 +87,11 @@ def latency_check(table: Path, /, *, shape: Shape, limit: Limits = (), networks:
     print(checked)
 
 
-def _reachable(space: str, shape: Shape, limits: tuple[str, ...], **points_and_seed: int) -> "list[Architecture]":
+def _reachable(space: str, shape: Shape, limits: tuple[str, ...], **points_and_seed: int) -> list[Architecture]:
     """The networks of a space within limits. Raises: NasError if there is none."""
-    from nas.models.network import OwnNetwork
-    from nas.objectives import Candidate, parse_limit
+    from nas.objectives import parse_limit
     from nas.objectives.latency.build import reachable
     from nas.spaces import space as find_space
 
-    parsed = list(map(parse_limit, limits))
-
-    def feasible(network: "Architecture") -> bool:
-        candidate = Candidate(network=OwnNetwork(architecture=network), num_classes=shape.classes)
-        return all(limit.excess(limit.objective.measure(candidate)) <= 0 for limit in parsed)
-
-    return reachable(find_space(space), resolution=shape.resolution, is_feasible=feasible, **points_and_seed)
+    parsed = [parse_limit(text) for text in limits]
+    return reachable(find_space(space), resolution=shape.resolution, limits=parsed, num_classes=shape.classes, **points_and_seed)

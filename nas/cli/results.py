@@ -54,15 +54,13 @@ def table(
         front: Only networks that no other one of their run beats on every objective, the best first.
         output: Write every column to this CSV file instead.
     """
-    from nas.runs.results import best as best_row
-    from nas.runs.results import front as front_of
-    from nas.runs.results import results, select
+    from nas.runs import results as tables
     from nas.runs.trial import Status
 
-    df = results(*run)
-    rows = front_of(df) if front else df
-    rows = select(rows, where) if where else rows
-    rows = rows.loc[[best_row(rows, best, within_error=within_error).name]] if best else rows
+    df = tables.results(*run)
+    rows = tables.front(df) if front else df
+    rows = tables.select(rows, where) if where else rows
+    rows = rows.loc[[tables.best(rows, best, within_error=within_error).name]] if best else rows
     if output is not None:
         output.write_text(rows.to_csv(index=False), encoding="utf-8")  # in place: it may be a pipe or /dev/stdout
         return

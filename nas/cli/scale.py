@@ -1,23 +1,24 @@
 """`nas scale`: a network larger or smaller."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
+
+import pandas as pd
 
 from nas.cli.output import log_to_stdout, print_rows, shown_path
 from nas.errors import NasError
-
-if TYPE_CHECKING:
-    from nas.models.architecture import Architecture
-    from nas.models.scaling import ScalingRule
+from nas.models.architecture import Architecture
+from nas.models.scaling import ScalingRule, check_output, parse_macs, scale_family, scale_to_macs, write_family
+from nas.runs.folder import EXPERIMENT_FILE, read_experiment
 
 
 class _Base(NamedTuple):
     """A network to scale, and the rule of the fit whose run names it."""
 
-    architecture: "Architecture"
+    architecture: Architecture
     name: str
     num_classes: int
-    rule: "ScalingRule | None" = None
+    rule: ScalingRule | None = None
 
 
 def scale(
@@ -50,11 +51,7 @@ def scale(
         classes: Classes to count parameters and multiply-adds with, by default the run's or the export's, or 1000.
         output: The folder to write, by default scaled/NAME.
     """
-    import pandas as pd
-
     from nas.cli.live import shown_search
-    from nas.models.scaling import ScalingRule, check_output, parse_macs, scale_family, scale_to_macs, write_family
-    from nas.runs.folder import EXPERIMENT_FILE
     from nas.searching.scaling import fit_scaling
 
     coefficients = {name: value for name, value in (("alpha", alpha), ("beta", beta), ("gamma", gamma)) if value is not None}
@@ -103,7 +100,6 @@ def _by_name(network: str, **only_of_runs: int | None) -> _Base:
 
 def _of_run(run: Path, trial: int | None = None, fit: int | None = None) -> _Base:
     """The network of a trial, or the network and the rule that a fit's run found."""
-    from nas.runs.folder import read_experiment
     from nas.searching.scaling import read_fit, trained_network
 
     num_classes = len(read_experiment(run)["dataset"]["classes"])

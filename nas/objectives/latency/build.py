@@ -21,7 +21,9 @@ from nas.errors import MachineBusyError, NasError
 from nas.files import append_record, cut_torn_line, locked, read_records
 from nas.models.architecture import Architecture
 from nas.models.layers import layers
+from nas.models.network import OwnNetwork
 from nas.models.zoo import reference
+from nas.objectives import Candidate, Limit
 from nas.objectives.latency.measure import (
     REFERENCE,
     between_references,
@@ -102,13 +104,14 @@ def reachable(
     space: SearchSpace,
     *,
     resolution: int | None = None,
-    is_feasible: Callable[[Architecture], bool] = lambda _: True,
+    limits: Sequence[Limit] = (),
+    num_classes: int = 1000,
     quiet_draws: int = MAX_QUIET_DRAWS,
     seed: int = 0,
 ) -> list[Architecture]:
     """Different random networks of a space, and its references, drawn until they bring no new layer.
 
-    Every network is feasible and has the `resolution`, if one is given.
+    Every network meets the limits with that number of classes, and has the `resolution`, if one is given.
 
     Raises: NasError if there is no such network.
     """
@@ -116,6 +119,11 @@ def reachable(
     fixed = {} if resolution is None or resolutions is None else {"resolution": resolution}
     if resolutions is not None and fixed and not is_choice(resolutions, resolution):
         raise NasError(f"resolution: {resolution} is not one of space {space.name}, which has {resolutions}")
+
+    def meets(network: Architecture) -> bool:
+        candidate = Candidate(network=OwnNetwork(architecture=network), num_classes=num_classes)
+        return all(limit.excess(limit.objective.measure(candidate)) <= 0 for limit in limits)
+
     networks: dict[Architecture, None] = {}
     seen_keys: set[str] = set()
     quiet = drawn = 0
@@ -124,7 +132,7 @@ def reachable(
         point = references.pop() if references else sample(space.parameters, generator)
         network = space.decode(point | fixed)
         drawn, quiet = drawn + 1, quiet + 1
-        if (resolution is None or network.resolution == resolution) and network not in networks and is_feasible(network):
+        if (resolution is None or network.resolution == resolution) and network not in networks and meets(network):
             networks[network] = None
             keys = {layer.key for layer in layers(network, 0)}
             quiet = quiet if keys <= seen_keys else 0

@@ -6,6 +6,7 @@ Needs neither torch nor a runtime. Read `measure.py` next.
 import json
 import logging
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import chain
@@ -145,6 +146,12 @@ def _keys(architecture: Architecture, num_classes: int) -> Iterator[str]:
 def table_folder() -> Path:
     """The folder of this user's tables, where searches look for them: under $XDG_DATA_HOME, or under ~/.local/share."""
     return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "frontier-nas" / "latency"
+
+
+def table_file(words: Sequence[str], setup: Setup) -> Path:
+    """The file of a table in that folder: its name holds the words, such as the space and the device, and the setup."""
+    name = "-".join([*words, setup.runtime, setup.device, f"{setup.threads}threads", f"batch{setup.batch}", setup.dtype])
+    return table_folder() / (re.sub(r"[^A-Za-z0-9_.]+", "-", name) + ".json")
 
 
 def newest_table(space: str, networks: Sequence[Architecture], num_classes: int) -> Path | None:
