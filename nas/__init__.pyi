@@ -4,11 +4,11 @@ from nas.datasets import Dataset as Dataset
 from nas.datasets import ImageData as ImageData
 from nas.datasets import dataset as dataset
 from nas.errors import NasError as NasError
-from nas.exporting.folder import load as load
+from nas.exporting.export_folder import load as load
+from nas.exporting.from_run import export as export
+from nas.exporting.from_run import export_front as export_front
 from nas.exporting.full_training import FullTraining as FullTraining
 from nas.exporting.full_training import train_network as train_network
-from nas.exporting.run import export as export
-from nas.exporting.run import export_front as export_front
 from nas.exporting.verify import verify as verify
 from nas.models.architecture import Architecture as Architecture
 from nas.models.architecture import Block as Block
@@ -40,8 +40,8 @@ from nas.runs.results import front as front
 from nas.runs.results import history as history
 from nas.runs.results import results as results
 from nas.sampler.frontier import FrontierSampler as FrontierSampler
-from nas.searching.scaling import fit_scaling as fit_scaling
-from nas.searching.scaling import read_fit as read_fit
+from nas.searching.scaling_fit import fit_scaling as fit_scaling
+from nas.searching.scaling_fit import read_fit as read_fit
 from nas.searching.tuner import resume as resume
 from nas.searching.tuner import search as search
 from nas.spaces import SearchSpace as SearchSpace

@@ -14,7 +14,7 @@ from typing import Final
 
 import nas
 from nas.errors import NasError
-from nas.objectives.latency.build import build_table, check_table, reachable
+from nas.objectives.latency.build_table import build_table, check_table, reachable
 from nas.objectives.latency.measure import measure
 
 NUM_CLASSES: Final = 1000

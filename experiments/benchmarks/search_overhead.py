@@ -36,8 +36,8 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution
 from experiments.digits_mobilenetv3 import EXPERIMENT
 from nas import Architecture, Experiment, cost, objective, results
 from nas.models.architecture import Head, Row, Stem, make_stages
-from nas.runs.folder import TRIALS_FILE, WEIGHTS, create_run
 from nas.runs.pareto import hypervolume, non_dominated
+from nas.runs.run_folder import TRIALS_FILE, WEIGHTS, create_run
 from nas.runs.trial import Outcome, Status, Trial
 from nas.searching.plan import problem_of
 from nas.searching.samplers import SAMPLERS
@@ -220,7 +220,7 @@ def resident_mb() -> float:
 
 def ask_and_record(space: str, sampler: str) -> Round:
     """Milliseconds a trial, over all and over the last, asks a trial, and how much the process grew."""
-    from nas.searching.storage import WEIGHTS_FILE
+    from nas.searching.checkpoint_storage import WEIGHTS_FILE
 
     experiments: dict[str, Experiment] = {"mobilenetv3": EXPERIMENT, "macro": MACRO}
     generator, times = random.Random(0), []

@@ -16,7 +16,7 @@ from pathlib import Path
 from experiments.digits_mobilenetv3 import EXPERIMENT
 from nas import reference
 from nas.files import append_record
-from nas.runs.folder import TRIALS_FILE, create_run
+from nas.runs.run_folder import TRIALS_FILE, create_run
 
 
 def made_up_run(folder: str, trials: int) -> Path:

@@ -34,8 +34,8 @@ def export(
         output: The folder to write, by default exports/trial<N> in the run folder; with --front the folder to put them in. An
             export that is there is replaced.
     """
-    from nas.exporting.run import choose, export_front
-    from nas.exporting.run import export as export_trial
+    from nas.exporting.from_run import choose, export_front
+    from nas.exporting.from_run import export as export_trial
     from nas.runs.results import results
 
     if not front:
@@ -54,7 +54,7 @@ def train(arguments: list[str]) -> None:
     names = ", ".join(plugin_names("dataset"))
     if dataset is None and options and not HELP & {*options}:
         raise NasError(f"--dataset is missing; give a name or a path of a file; known: {names}")
-    from nas.cli.live import ShownTraining
+    from nas.cli.progress import ShownTraining
     from nas.exporting.full_training import FullTraining, train_network
 
     dataset = dataset or load_plugin("dataset", "imagenette")

@@ -50,8 +50,8 @@ def latency_build(space: str, /, *, setup: Setup, shape: Shape, limit: Limits = 
         space: The space's name, or the path of a Python file with a SPACE.
         output: The table's file, by default where searches look for it.
     """
-    from nas.cli.live import bar
-    from nas.objectives.latency.build import build_table
+    from nas.cli.progress import bar
+    from nas.objectives.latency.build_table import build_table
     from nas.objectives.latency.measure import device_model
     from nas.spaces import space as find_space
 
@@ -75,7 +75,7 @@ def latency_check(table: Path, /, *, shape: Shape, limit: Limits = (), networks:
         space: Their space, by default the one that the table was built for.
     """
     built = read_table(table)
-    from nas.objectives.latency.build import check_table
+    from nas.objectives.latency.build_table import check_table
 
     def on_network(network: Architecture, measured: float, predicted: float) -> None:
         print(f"{network.id}: measured {measured:.4g} ms, predicted {predicted:.4g} ms", flush=True)
@@ -90,7 +90,7 @@ def latency_check(table: Path, /, *, shape: Shape, limit: Limits = (), networks:
 def _reachable(space: str, shape: Shape, limits: tuple[str, ...], **points_and_seed: int) -> list[Architecture]:
     """The networks of a space within limits. Raises: NasError if there is none."""
     from nas.objectives import parse_limit
-    from nas.objectives.latency.build import reachable
+    from nas.objectives.latency.build_table import reachable
     from nas.spaces import space as find_space
 
     parsed = [parse_limit(text) for text in limits]

@@ -120,7 +120,7 @@ def verify(run: Run, /, *, top: int = 5, seeds: int = 3, epochs: int | None = No
         seeds: How often each is trained.
         epochs: Epochs of each training, by default ten times the run's; all else is as in the run's settings.
     """
-    from nas.cli.live import bar
+    from nas.cli.progress import bar
     from nas.exporting.verify import verify as verify_run
     from nas.runs.results import results
 

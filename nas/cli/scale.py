@@ -9,7 +9,7 @@ from nas.cli.output import log_to_stdout, print_rows, shown_path
 from nas.errors import NasError
 from nas.models.architecture import Architecture
 from nas.models.scaling import ScalingRule, check_output, parse_macs, scale_family, scale_to_macs, write_family
-from nas.runs.folder import EXPERIMENT_FILE, read_experiment
+from nas.runs.run_folder import EXPERIMENT_FILE, read_experiment
 
 
 class _Base(NamedTuple):
@@ -51,8 +51,8 @@ def scale(
         classes: Classes to count parameters and multiply-adds with, by default the run's or the export's, or 1000.
         output: The folder to write, by default scaled/NAME.
     """
-    from nas.cli.live import shown_search
-    from nas.searching.scaling import fit_scaling
+    from nas.cli.progress import shown_search
+    from nas.searching.scaling_fit import fit_scaling
 
     coefficients = {name: value for name, value in (("alpha", alpha), ("beta", beta), ("gamma", gamma)) if value is not None}
     rule, budgets = ScalingRule(**coefficients), [parse_macs(text) for text in macs]
@@ -87,7 +87,7 @@ def scale(
 
 
 def _by_name(network: str, **only_of_runs: int | None) -> _Base:
-    from nas.exporting.folder import read_export
+    from nas.exporting.export_folder import read_export
     from nas.models.network import export_folder, find_network
 
     for option, value in only_of_runs.items():
@@ -100,7 +100,7 @@ def _by_name(network: str, **only_of_runs: int | None) -> _Base:
 
 def _of_run(run: Path, trial: int | None = None, fit: int | None = None) -> _Base:
     """The network of a trial, or the network and the rule that a fit's run found."""
-    from nas.searching.scaling import read_fit, trained_network
+    from nas.searching.scaling_fit import read_fit, trained_network
 
     num_classes = len(read_experiment(run)["dataset"]["classes"])
     scaling_fit = read_fit(run) if trial is fit is None else None

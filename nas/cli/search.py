@@ -47,7 +47,7 @@ def resume(arguments: list[str]) -> None:
         return
     if arguments[0].startswith("-"):
         raise NasError(f"nas resume takes the run folder before the options; given: {arguments[0]}")
-    from nas.runs.folder import check_free, read_experiment
+    from nas.runs.run_folder import check_free, read_experiment
     from nas.runs.serialization import experiment_of
 
     run, *options = arguments
@@ -151,7 +151,7 @@ def _run_and_print(experiment: "Experiment", run: Callable[..., Path], *argument
 
     Raises: NasError if no trial is done, with the first trial's error.
     """
-    from nas.cli.live import shown_search
+    from nas.cli.progress import shown_search
 
     log_to_stdout()
     folder = run(*arguments, watch=shown_search, **options)

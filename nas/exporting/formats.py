@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from nas.datasets import Dataset, ImageData
 from nas.errors import MachineBusyError, NasError, describe_error
 from nas.exporting import fresh_process
-from nas.exporting.folder import (
+from nas.exporting.export_folder import (
     BINARY_FILES,
     CONFIG_FILE,
     MODEL_FILE,

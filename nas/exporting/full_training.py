@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from nas.datasets import Dataset, load_part
 from nas.errors import NasError, describe_error
-from nas.exporting.folder import read_export, with_weights
+from nas.exporting.export_folder import read_export, with_weights
 from nas.exporting.formats import make_card, measure_accuracy, write_export
 from nas.files import is_locked, locked
 from nas.models.architecture import Architecture

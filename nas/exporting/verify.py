@@ -16,8 +16,8 @@ from nas.models.architecture import Architecture
 from nas.models.network import CARD_FILE
 from nas.runs.compare import RankingCheck, check_ranking
 from nas.runs.experiment import Experiment
-from nas.runs.folder import FULL, read_experiment
 from nas.runs.results import results
+from nas.runs.run_folder import FULL, read_experiment
 from nas.runs.serialization import experiment_of
 from nas.searching.ray_session import pickled_by_value, ray_session, resources
 from nas.searching.worker import prepare_process

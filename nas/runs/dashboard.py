@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from nas.errors import NasError
-from nas.runs.study import RunStudy
+from nas.runs.optuna_study import RunStudy
 
 PAUSE: Final = 2.0  # seconds between two reads of the log; optuna-dashboard caches for as long
 

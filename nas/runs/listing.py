@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from nas.errors import NasError
-from nas.runs.folder import EXPERIMENT_FILE, WEIGHTS, is_running, locked, read_experiment, weights_file
 from nas.runs.results import best, results
+from nas.runs.run_folder import EXPERIMENT_FILE, WEIGHTS, is_running, locked, read_experiment, weights_file
 from nas.runs.trial import UNDER_WAY
 from nas.runs.trial_log import read_trials
 

@@ -30,11 +30,11 @@ from nas.errors import ArchitectureError, NasError
 from nas.models.architecture import Architecture
 from nas.models.draw import draw
 from nas.runs.compare import check_ranking
-from nas.runs.folder import read_experiment
 from nas.runs.listing import summarize
+from nas.runs.optuna_study import RunStudy
 from nas.runs.pareto import Box
 from nas.runs.results import close_pairs, history, losses, results
-from nas.runs.study import RunStudy
+from nas.runs.run_folder import read_experiment
 from nas.runs.trial import Status
 from nas.spaces import num_choices
 

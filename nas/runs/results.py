@@ -19,8 +19,8 @@ from nas.files import read_records
 from nas.models.network import CARD_FILE
 from nas.objectives import loss
 from nas.runs.columns import HISTORY_TYPES, TYPES
-from nas.runs.folder import EXPERIMENT_FILE, FULL, HISTORY_FILE, read_experiment
 from nas.runs.pareto import Losses, non_dominated
+from nas.runs.run_folder import EXPERIMENT_FILE, FULL, HISTORY_FILE, read_experiment
 from nas.runs.trial import Status, Trial
 from nas.runs.trial_log import read_trials
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from nas.errors import NasError
 from nas.files import read_records
-from nas.runs.folder import HISTORY_FILE, TRIALS_FILE, is_running
+from nas.runs.run_folder import HISTORY_FILE, TRIALS_FILE, is_running
 from nas.runs.trial import Outcome, Status, Trial
 from nas.training.settings import Epoch
 

@@ -19,7 +19,7 @@ from nas.files import locked
 from nas.models.network import Network, TimmNetwork, parse_network
 from nas.objectives import Candidate, Objective, latency_ms
 from nas.runs.trial import Outcome, Reason, Status
-from nas.searching.storage import WEIGHTS_FILE
+from nas.searching.checkpoint_storage import WEIGHTS_FILE
 from nas.searching.task import Task
 from nas.training.checkpoint import CheckpointError, Checkpoints, save_weights
 from nas.training.device import is_out_of_memory, pick_device, release_freed_memory

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from nas.errors import NasError
 from nas.files import atomic_file
-from nas.runs.folder import weights_file
 from nas.runs.pareto import Box, Losses, dominates
-from nas.searching.storage import TrialFolder
+from nas.runs.run_folder import weights_file
+from nas.searching.checkpoint_storage import TrialFolder
 
 logger = logging.getLogger(__name__)
 

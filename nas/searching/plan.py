@@ -15,13 +15,13 @@ from nas.objectives.latency.table import newest_table
 from nas.plugins import check_type
 from nas.runs.columns import TYPES
 from nas.runs.experiment import Experiment
-from nas.runs.folder import LATENCY_FILE, WEIGHTS, write_experiment
+from nas.runs.run_folder import LATENCY_FILE, WEIGHTS, write_experiment
 from nas.runs.serialization import PLAIN, as_json, describe, describe_session, experiment_of, from_plain
 from nas.runs.trial import UNDER_WAY, Trial
+from nas.searching.checkpoint_storage import check_storage
 from nas.searching.feasibility import Feasibility, check_limits
 from nas.searching.problem import Point, Problem
 from nas.searching.samplers import SAMPLERS, check_sampler
-from nas.searching.storage import check_storage
 from nas.searching.warm_start import ReusedResult, WarmStart, baselines, reusable_results, warm_starts
 from nas.spaces import sample
 from nas.training.settings import Epoch, TrainSettings

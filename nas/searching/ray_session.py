@@ -15,7 +15,7 @@ from ray import cloudpickle
 from nas.errors import NasError, describe_error
 from nas.plugins import user_modules
 from nas.runs.experiment import Experiment
-from nas.searching.storage import is_local
+from nas.searching.checkpoint_storage import is_local
 
 logger = logging.getLogger(__name__)
 

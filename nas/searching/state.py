@@ -12,16 +12,16 @@ from typing import Final
 
 import optuna
 
-from nas.runs.study import create_study
+from nas.runs.optuna_study import create_study
 from nas.runs.trial import Outcome, Reason, Status, Trial
 from nas.sampler.settings import LEARNING_CURVE
+from nas.searching.checkpoint_storage import TrialFolder
 from nas.searching.early_stopping import SuccessiveHalving
 from nas.searching.front_weights import FrontWeights
 from nas.searching.plan import Session
 from nas.searching.problem import Point
 from nas.searching.proposals import Proposer
 from nas.searching.samplers import make_sampler
-from nas.searching.storage import TrialFolder
 from nas.searching.trial_writer import TrialLog
 from nas.training.settings import Epoch
 

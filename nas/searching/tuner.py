@@ -21,7 +21,7 @@ from ray.tune.experiment import Trial
 
 from nas.errors import NasError, describe_error
 from nas.runs.experiment import Experiment
-from nas.runs.folder import RAY, create_run, locked, mend_logs, read_experiment, write_experiment
+from nas.runs.run_folder import RAY, create_run, locked, mend_logs, read_experiment, write_experiment
 from nas.runs.trial import Reason
 from nas.runs.trial_log import read_history, read_trials
 from nas.searching.early_stopping import EarlyStopping

@@ -12,8 +12,8 @@ from nas.models.architecture import Architecture
 from nas.models.network import Network, OwnNetwork, find_network
 from nas.models.zoo import reference, references
 from nas.runs.experiment import Experiment
-from nas.runs.folder import EXPERIMENT_FILE, read_experiment, weights_file
 from nas.runs.results import front, results
+from nas.runs.run_folder import EXPERIMENT_FILE, read_experiment, weights_file
 from nas.runs.serialization import as_json, describe
 from nas.runs.trial import Outcome, Status
 from nas.runs.trial_log import read_trials

@@ -17,7 +17,7 @@ import ray
 from ray import tune
 
 from nas.runs.trial import Outcome, Reason, Status
-from nas.searching.storage import TrialFolder
+from nas.searching.checkpoint_storage import TrialFolder
 from nas.searching.task import Site, Task
 from nas.training.settings import Epoch
 

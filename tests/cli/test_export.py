@@ -11,7 +11,7 @@ import nas
 from nas.models.network import ARCHITECTURE_FILE, CARD_FILE, WEIGHTS_FILE
 from nas.training.predict import Preprocess, fingerprint, predict
 from tests.conftest import files
-from tests.played import new_run
+from tests.simulated_search import new_run
 
 pytestmark = pytest.mark.slow
 

@@ -7,7 +7,7 @@ import pytest
 
 import nas
 from nas.cli.app import run as command
-from tests.made_up import end, run_of_points, start, write
+from tests.made_up_runs import end, run_of_points, start, write
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ import pytest
 import nas
 from nas.models.network import find_network
 from nas.runs.compare import check_ranking
-from tests.made_up import train_in_full
+from tests.made_up_runs import train_in_full
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("running_ray")]
 

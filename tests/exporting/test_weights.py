@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import nas
-from nas.exporting.folder import sha256
+from nas.exporting.export_folder import sha256
 from nas.exporting.full_training import FullTraining, initial_weights, load_first, pretrained, run_training
 from nas.models.architecture import Architecture, Head, Stem, make_stages
 from nas.models.network import OwnNetwork, find_network

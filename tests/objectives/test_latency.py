@@ -22,7 +22,7 @@ from nas.models.layers import layers
 from nas.models.network import OwnNetwork
 from nas.models.onnx import onnx_model
 from nas.objectives import Candidate, objective, parse_limit
-from nas.objectives.latency.build import build_table, check_table, compare_latencies, reachable
+from nas.objectives.latency.build_table import build_table, check_table, compare_latencies, reachable
 from nas.objectives.latency.measure import measure, profile, runner, timed
 from nas.objectives.latency.table import LatencyTable, Setup, newest_table, read_table, table_folder
 from nas.objectives.mnasnet_reward import HARD
@@ -39,9 +39,9 @@ TINY = Path(__file__).parent.parent / "data" / "tiny_space.py"
 def hurry():
     """Measurements are short meanwhile, and not refused though other tests run."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("nas.objectives.latency.build.REFERENCE_SECONDS", 0.01)
-        patch.setattr("nas.objectives.latency.build.LARGEST_DRIFT", 1e9)
-        patch.setattr("nas.objectives.latency.build.NETWORK_SECONDS", 0.01)
+        patch.setattr("nas.objectives.latency.build_table.REFERENCE_SECONDS", 0.01)
+        patch.setattr("nas.objectives.latency.build_table.LARGEST_DRIFT", 1e9)
+        patch.setattr("nas.objectives.latency.build_table.NETWORK_SECONDS", 0.01)
         patch.setattr("nas.statistics.RESAMPLES", 100)
         patch.setattr("nas.objectives.latency.measure.MIN_CPU_SHARE", 0.0)
         patch.setattr("nas.objectives.latency.measure.MAX_DRIFT", 1e9)

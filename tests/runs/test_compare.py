@@ -9,8 +9,8 @@ import nas
 from nas.cli.app import run as command
 from nas.models.network import CARD_FILE
 from nas.runs.compare import check_ranking, compare
-from nas.runs.folder import FULL
-from tests.made_up import end, run_of_points, start, train_in_full, write
+from nas.runs.run_folder import FULL
+from tests.made_up_runs import end, run_of_points, start, train_in_full, write
 
 POINTS = [(80.0, 10.0), (85.0, 20.0), (85.0, 30.0), (90.0, 40.0)]
 

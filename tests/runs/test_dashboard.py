@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from nas.runs.dashboard import RunStudy
-from tests.made_up import end, run_of_networks, skip, write
+from tests.made_up_runs import end, run_of_networks, skip, write
 
 TRIALS = (
     {"status": "done", "top1": 60.0},

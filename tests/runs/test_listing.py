@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from tests.played import new_run
+from tests.simulated_search import new_run
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 import pytest
 
 import nas
-from tests.made_up import begin_run, end, run_of_points, skip, start, write
+from tests.made_up_runs import begin_run, end, run_of_points, skip, start, write
 
 POINTS = [(70.0, 30.0), (60.0, 10.0), (80.0, 40.0), (65.0, 20.0), (60.0, 25.0), (75.0, 45.0)]  # top-1, MACs
 

@@ -16,10 +16,10 @@ from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.support.wait import WebDriverWait
 
 import nas
-from nas.runs.folder import TRIALS_FILE, locked, read_experiment
 from nas.runs.pareto import Box
 from nas.runs.report import convergence, gather, write_report
-from tests.made_up import describe_run, run_of_networks, run_of_points, skip, train_in_full, write
+from nas.runs.run_folder import TRIALS_FILE, locked, read_experiment
+from tests.made_up_runs import describe_run, run_of_networks, run_of_points, skip, train_in_full, write
 
 needs_browser = [
     pytest.mark.skipif(shutil.which("chromium") is None or shutil.which("chromedriver") is None, reason="there is no Chromium"),

@@ -12,10 +12,10 @@ from nas.cli.output import print_front
 from nas.files import append_record, read_records
 from nas.plugins import load_plugin
 from nas.runs.columns import HISTORY_TYPES, TYPES, documentation
-from nas.runs.folder import HISTORY_FILE, TRIALS_FILE, read_experiment
 from nas.runs.results import best, close_pairs, select
+from nas.runs.run_folder import HISTORY_FILE, TRIALS_FILE, read_experiment
 from nas.runs.serialization import dataset_of
-from tests.made_up import begin_run, describe_run, end, run_of_points, skip, start, write
+from tests.made_up_runs import begin_run, describe_run, end, run_of_points, skip, start, write
 
 DATA = Path(__file__).parents[1] / "data"
 POINTS = [(80.0, 10.0), (85.0, 20.0), (85.0, 30.0), (90.0, 40.0)]

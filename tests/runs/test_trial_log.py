@@ -3,10 +3,10 @@
 import pytest
 
 import nas
-from nas.runs.folder import TRIALS_FILE
+from nas.runs.run_folder import TRIALS_FILE
 from nas.runs.trial import Reason, Status
 from nas.runs.trial_log import read_history, read_trials
-from tests.played import new_run
+from tests.simulated_search import new_run
 
 
 def test_trials_are_read_as_they_were_written(tmp_path):

@@ -1,7 +1,7 @@
 """FrontierSampler proposes in eight studies what it proposed when they were recorded, to the last bit.
 
-A change that means to propose otherwise records them anew: `python -m tests.nas.test_recorded_studies`. A processor whose sums
-round otherwise may break a tie otherwise; record on the commit before, then.
+A change that means to propose otherwise records them anew: `python -m tests.sampler.test_recorded_studies`. A processor whose
+sums round otherwise may break a tie otherwise; record on the commit before, then.
 """
 
 import hashlib

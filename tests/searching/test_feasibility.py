@@ -11,7 +11,7 @@ from nas.objectives import parse_limit
 from nas.searching.feasibility import Feasibility, check_limits
 from nas.searching.plan import problem_of
 from nas.spaces import sample
-from tests.played import EXPERIMENT, new_run
+from tests.simulated_search import EXPERIMENT, new_run
 
 
 def problem(*limits):

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 import nas
-from tests.played import EXPERIMENT, new_run
+from tests.simulated_search import EXPERIMENT, new_run
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ from nas.models.network import OwnNetwork, find_network
 from nas.objectives import Objective, objective, parse_limit
 from nas.searching.plan import problem_of
 from nas.spaces import first_choices
-from tests.played import EXPERIMENT, Twelve, new_run
+from tests.simulated_search import EXPERIMENT, Twelve, new_run
 
 PROBLEM = problem_of(EXPERIMENT)
 

@@ -11,10 +11,10 @@ from scipy.stats import ks_2samp
 import nas
 from nas.files import read_records
 from nas.objectives import parse_limit
-from nas.runs.folder import TRIALS_FILE
+from nas.runs.run_folder import TRIALS_FILE
 from nas.searching.samplers import OPTUNA_SAMPLERS, make_sampler
 from nas.spaces import first_choices, sample
-from tests.played import EXPERIMENT, SMALLEST, Twelve, new_run
+from tests.simulated_search import EXPERIMENT, SMALLEST, Twelve, new_run
 
 
 @pytest.fixture(autouse=True)

@@ -8,11 +8,11 @@ import pytest
 
 import nas
 from nas.objectives import parse_limit
-from nas.runs.folder import TRIALS_FILE, mend_logs
 from nas.runs.listing import removable
 from nas.runs.pareto import dominates
 from nas.runs.results import best
-from tests.played import Twelve, new_run, next_session
+from nas.runs.run_folder import TRIALS_FILE, mend_logs
+from tests.simulated_search import Twelve, new_run, next_session
 
 
 @pytest.fixture(autouse=True)

@@ -11,10 +11,10 @@ import pytest
 import nas
 from nas.files import read_records
 from nas.objectives import Objective, objective
-from nas.runs.folder import HISTORY_FILE, locked
+from nas.runs.run_folder import HISTORY_FILE, locked
 from nas.runs.trial import Outcome, Reason, Status
 from nas.training.settings import Epoch
-from tests.played import EXPERIMENT, Twelve, new_run, next_session
+from tests.simulated_search import EXPERIMENT, Twelve, new_run, next_session
 
 NAN = Outcome(status=Status.FAILED, reason=Reason.NAN, error="the loss was nan")
 

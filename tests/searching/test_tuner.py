@@ -20,12 +20,12 @@ from safetensors.torch import load_file
 
 import nas
 from nas.models.layers import layers
-from nas.objectives.latency.build import reachable
+from nas.objectives.latency.build_table import reachable
 from nas.objectives.latency.table import LatencyTable, Setup, read_table, table_folder
 from nas.plugins import load_plugin
-from nas.runs.folder import is_running, read_experiment
+from nas.runs.run_folder import is_running, read_experiment
+from nas.searching.checkpoint_storage import WEIGHTS_FILE
 from nas.searching.evaluate import evaluate
-from nas.searching.storage import WEIGHTS_FILE
 from nas.searching.task import Task
 from tests.conftest import DATA, fresh_logging, type_command
 from tests.data.shades import Shades
@@ -294,8 +294,8 @@ def test_a_search_in_a_terminal_shows_what_it_does(running_ray, tmp_path, monkey
 
     reader = threading.Thread(target=read)
     reader.start()
-    from nas.cli.live import shown_search
     from nas.cli.output import log_to_stdout
+    from nas.cli.progress import shown_search
 
     with os.fdopen(theirs, "w") as terminal, redirect_stdout(terminal), fresh_logging():
         log_to_stdout()

@@ -7,10 +7,10 @@ import pytest
 
 import nas
 from nas.objectives import Objective, objective
-from nas.runs.folder import TRIALS_FILE, create_run
+from nas.runs.run_folder import TRIALS_FILE, create_run
 from nas.searching.warm_start import reusable_results, warm_starts
 from nas.spaces import sample
-from tests.played import EXPERIMENT, new_run, next_session
+from tests.simulated_search import EXPERIMENT, new_run, next_session
 
 
 def drawn(space, number):

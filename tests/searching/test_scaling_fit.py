@@ -12,10 +12,10 @@ from nas.models.network import TimmNetwork
 from nas.objectives.macs_m import OBJECTIVE as MACS
 from nas.objectives.val_top1_pct import OBJECTIVE as TOP1
 from nas.plugins import load_plugin
-from nas.runs.folder import create_run, read_experiment
+from nas.runs.run_folder import create_run, read_experiment
 from nas.runs.serialization import experiment_of
 from nas.runs.trial import Outcome, Reason, Status, Trial
-from nas.searching.scaling import read_fit, trained_network
+from nas.searching.scaling_fit import read_fit, trained_network
 from nas.searching.trial_writer import TrialLog
 from nas.training.settings import Epoch, TrainSettings
 from search_spaces.compound import CompoundSpace

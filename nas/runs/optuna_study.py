@@ -13,7 +13,7 @@ from optuna.storages import InMemoryStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from nas.runs.folder import read_experiment
+from nas.runs.run_folder import read_experiment
 from nas.runs.serialization import space_of
 from nas.runs.trial import ENDED, Status, Trial
 from nas.runs.trial_log import read_trials

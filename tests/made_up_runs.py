@@ -10,7 +10,7 @@ from typing import Any, Final
 import nas
 from nas.models.network import CARD_FILE
 from nas.plugins import load_plugin
-from nas.runs.folder import FULL, HISTORY_FILE, TRIALS_FILE, create_run
+from nas.runs.run_folder import FULL, HISTORY_FILE, TRIALS_FILE, create_run
 from nas.spaces import sample
 
 OBJECTIVES: Final = ("val_top1_pct", "macs_m")

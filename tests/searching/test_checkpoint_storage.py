@@ -5,7 +5,7 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
 from nas.errors import NasError
-from nas.searching.storage import LAST_FILE, WEIGHTS_FILE, TrialFolder
+from nas.searching.checkpoint_storage import LAST_FILE, WEIGHTS_FILE, TrialFolder
 
 
 class Failing(MemoryFileSystem):

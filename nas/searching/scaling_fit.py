@@ -15,8 +15,8 @@ from nas.models.scaling import ScalingRule
 from nas.objectives import Limit
 from nas.objectives.macs_m import OBJECTIVE as MACS
 from nas.objectives.val_top1_pct import OBJECTIVE as TOP1
-from nas.runs.folder import read_experiment
 from nas.runs.results import best, history, results
+from nas.runs.run_folder import read_experiment
 from nas.runs.serialization import experiment_of, space_of
 from nas.spaces import space
 from nas.statistics import standard_error_pct

@@ -11,12 +11,12 @@ from torch import nn
 
 from nas.datasets import Dataset, ImageData, load_part
 from nas.errors import NasError
-from nas.exporting.folder import check_replaceable, with_weights
+from nas.exporting.export_folder import check_replaceable, with_weights
 from nas.exporting.formats import make_card, measure_accuracy, write_export
 from nas.models.network import Network, parse_network
-from nas.runs.folder import read_experiment, weights_file
 from nas.runs.results import best as best_row
 from nas.runs.results import front, history, results, select
+from nas.runs.run_folder import read_experiment, weights_file
 from nas.runs.serialization import dataset_of
 from nas.training.device import device_name, pick_device
 

@@ -21,7 +21,7 @@ from timm.utils import accuracy as timm_accuracy
 
 import nas
 from nas.exporting import fresh_process
-from nas.exporting.folder import FILES, read_export
+from nas.exporting.export_folder import FILES, read_export
 from nas.exporting.formats import prove
 from nas.exporting.full_training import FullTraining, initial_weights, load_first, run_training
 from nas.models.network import find_network

@@ -12,7 +12,7 @@ from ray.tune.search import Searcher
 
 import nas
 from nas.plugins import load_plugin
-from nas.runs.folder import create_run
+from nas.runs.run_folder import create_run
 from nas.runs.trial import Outcome, Status
 from nas.runs.trial_log import read_history, read_trials
 from nas.searching.early_stopping import EarlyStopping
