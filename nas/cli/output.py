@@ -36,10 +36,8 @@ def print_front(df: "pd.DataFrame") -> None:
     print_rows(rows, ["trial", "id", *df.attrs["directions"], "seconds", "source", "name"])
     print(f"front: {len(rows)} of {int((df['status'] == 'done').sum())} done")
     for name, pairs in close_pairs(df).items():
-        print(
-            f"the latency table errs by {df.attrs['table_error_pct'][name]:.1f} %, and does not tell apart, by {name}, trials "
-            + ", ".join(f"{one} and {other}" for one, other in pairs)
-        )
+        error, trials = df.attrs["table_error_pct"][name], ", ".join(f"{one} and {other}" for one, other in pairs)
+        print(f"the latency table's error, {error:.1f} %, is larger than the difference in {name} of trials {trials}")
 
 
 def print_rows(df: "pd.DataFrame", columns: list[str]) -> None:

@@ -58,22 +58,22 @@ class SuccessiveHalving:
 
     epochs: int
     """The epochs of a whole training."""
-    standings: dict[int, dict[int, RungResult]] = field(default_factory=dict)
-    """Rung → trial → where it stands."""
+    results: dict[int, dict[int, RungResult]] = field(default_factory=dict)
+    """Rung → trial → its result."""
     ranks: dict[int, dict[int, int]] = field(default_factory=dict)
     """Rung → trial → its rank."""
 
-    def should_continue(self, trial: int, epoch: int, standing: RungResult) -> bool:
+    def should_continue(self, trial: int, epoch: int, result: RungResult) -> bool:
         """True if a trial continues after an epoch; stores its result if the epoch is a rung."""
         if epoch not in rungs(self.epochs):
             return True
-        at, ranks = self.standings.setdefault(epoch, {}), self.ranks.setdefault(epoch, {})
+        at, ranks = self.results.setdefault(epoch, {}), self.ranks.setdefault(epoch, {})
         others = {number: other for number, other in at.items() if number != trial}
         if trial not in at:  # a resumed trial may report the same rung again
             for number, other in others.items():
-                ranks[number] += standing.dominates(other)
-        at[trial] = standing
-        ranks[trial] = sum(other.dominates(standing) for other in others.values())
+                ranks[number] += result.dominates(other)
+        at[trial] = result
+        ranks[trial] = sum(other.dominates(result) for other in others.values())
         ahead = sum(ranks[number] < ranks[trial] for number in others)
         return len(others) < REDUCTION_FACTOR or ahead * REDUCTION_FACTOR <= len(others)
 
@@ -105,5 +105,5 @@ class EarlyStopping(FIFOScheduler):
     def _judged(self, config: Mapping[str, Any], result: Mapping[str, Any]) -> bool:
         if config["costs"] is None:  # a baseline
             return True
-        standing = RungResult.of(result["val_top1_pct"], result["val_images"], tuple(config["costs"]))
-        return self.halving.should_continue(config["trial"], result["epoch"], standing) or not self.enabled
+        rung_result = RungResult.of(result["val_top1_pct"], result["val_images"], tuple(config["costs"]))
+        return self.halving.should_continue(config["trial"], result["epoch"], rung_result) or not self.enabled

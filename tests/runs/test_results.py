@@ -85,7 +85,7 @@ def test_latencies_within_the_tables_error_are_not_ranked_unless_one_is_told_to(
     assert best(df, "latency_ms", within_error=True)["trial"] == 0
     assert best(df, "val_top1_pct")["trial"] == 2
     print_front(df)
-    assert "errs by 3.0 %, and does not tell apart, by latency_ms, trials 0 and 1\n" in capsys.readouterr().out
+    assert "error, 3.0 %, is larger than the difference in latency_ms of trials 0 and 1\n" in capsys.readouterr().out
 
 
 def test_a_torn_last_line_is_survived_and_a_damaged_one_named(run):
