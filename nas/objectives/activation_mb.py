@@ -7,6 +7,7 @@ from nas.objectives import Candidate, Objective
 
 
 def measure(candidate: Candidate) -> float:
+    """Megabytes of feature maps, by arithmetic on the layers."""
     return cost(candidate.architecture, candidate.num_classes).activation_bytes / 1e6
 
 

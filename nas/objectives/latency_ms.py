@@ -9,6 +9,7 @@ from nas.objectives import Candidate, Objective
 
 
 def measure(candidate: Candidate) -> float:
+    """Milliseconds by the table, by the trial's own measurement, or measured now."""
     if candidate.latency is not None:
         return candidate.latency.predict(candidate.architecture, candidate.num_classes)
     if candidate.latency_ms is not None:

@@ -6,6 +6,7 @@ from nas.objectives import Candidate, Objective
 
 
 def measure(candidate: Candidate) -> float:
+    """Millions of parameters, by arithmetic on the layers."""
     return candidate.network.costs(candidate.num_classes)["params"] / 1e6
 
 

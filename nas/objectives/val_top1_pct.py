@@ -6,6 +6,7 @@ from nas.objectives import Candidate, Objective
 
 
 def measure(candidate: Candidate) -> float:
+    """Percent of the validation images, from the report of the training."""
     assert candidate.report is not None, "val_top1_pct is measured after training"
     return candidate.report.val_top1_pct
 
