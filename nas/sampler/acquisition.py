@@ -1,4 +1,4 @@
-"""Expected hypervolume improvement: how much the volume that the front dominates is expected to grow by a candidate."""
+"""Expected hypervolume improvement: how much a candidate is expected to increase the volume that the front dominates."""
 
 import itertools
 from collections.abc import Sequence
@@ -25,7 +25,7 @@ class ExactLosses:
 
     @property
     def floor(self) -> float:
-        """A value that no candidate's loss is below."""
+        """The lowest loss of all candidates."""
         return float(self.values.min())
 
     def expected_improvement(self, levels: Floats) -> Floats:
@@ -35,7 +35,7 @@ class ExactLosses:
 
 @dataclass(frozen=True, slots=True)
 class PredictedLosses:
-    """One objective's losses of all candidates, whose u on a scale a surrogate predicts as normal."""
+    """One objective's losses of all candidates; for each, a surrogate predicts a normal distribution of u."""
 
     scale: LossScale
     u_mean: Floats
@@ -48,7 +48,7 @@ class PredictedLosses:
 
     @property
     def floor(self) -> float:
-        """A value that no candidate's loss is expected below."""
+        """The loss at the lowest u that `LossScale.transform` returns."""
         return self.scale.best - 0.9 * self.scale.spread
 
     def expected_improvement(self, levels: Floats) -> Floats:
@@ -78,7 +78,7 @@ def num_dominating(losses: Floats) -> NDArray[np.int64]:
 def reference_point_for(losses: Sequence[Losses], front: Floats, worst: Floats) -> Floats:
     """The corner of the hypervolume: one level beyond the worst of each loss, so that points at an end of the front count.
 
-    With H + 1 distinct values, a level is 1 / H of their range. Source: Ishibuchi et al., doi:10.1162/evco_a_00226.
+    With H + 1 distinct values of a loss, a level is 1 / H of its range. Source: Ishibuchi et al., doi:10.1162/evco_a_00226.
     """
     means = [loss.means for loss in losses]
     worst = np.maximum(worst, np.max(means, axis=1))
@@ -90,10 +90,10 @@ def reference_point_for(losses: Sequence[Losses], front: Floats, worst: Floats) 
 def expected_hypervolume_improvement(losses: Sequence[Losses], front: Floats, reference_point: Floats, along: int) -> Floats:
     """Each candidate's expected growth of the volume that the front dominates.
 
-    A grid at the front's points cuts the space of all losses but `along`. Over one of its cells the front ends at one level of
-    that loss. So a candidate's improvement there is the part of the cell that it dominates, times how far below the level it is
-    expected to lie; the losses count as independent. This is exact for two losses, and for three and four as long as the grid has
-    at most `SETTINGS.max_cells` cells; beyond that, the grid uses fewer of the points.
+    The front's points define a grid in the space of all losses except `along`. In each cell, the front dominates everything above
+    one level of the loss `along`. A candidate's improvement there is the part of the cell that it dominates, times how far below
+    the level its loss is expected to lie; the losses count as independent. The result is exact while the grid of all
+    points has no more cuts per loss than `SETTINGS.max_cells` allows; beyond that, the grid uses only some of the points.
 
     Shapes: front: (points, objectives); reference_point: (objectives,); result: (candidates,).
     """

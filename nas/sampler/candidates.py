@@ -23,7 +23,7 @@ Feasible: TypeAlias = Callable[[dict[str, Any]], bool]
 class UserFunctions:
     """The user's functions of a network; each call gets its own copy of the parameters, which the function may change.
 
-    Raises: NasError if one is not callable; in every method, if one raises or returns something else than it must.
+    Raises: NasError if one is not callable; in every method, if a function raises or returns an unusable value.
     """
 
     costs: Costs | None = None
@@ -98,11 +98,11 @@ class Batch:
 class CostScale:
     """Turns costs into features with a standard deviation of 1 / sqrt(2).
 
-    A cost whose values have one sign enters by the logarithm of its absolute value, another as it is.
+    If all values of a cost have the same sign, it enters as sign · log |cost|; otherwise, as it is.
     """
 
     log_sign: Floats
-    """For each cost the sign of its values if it enters by a logarithm, else 0."""
+    """For each cost, the sign of its values if its feature is a logarithm, else 0."""
     center: Floats
     unit: Floats
 
@@ -125,9 +125,9 @@ class CostScale:
 
 
 class CandidatePool:
-    """The networks of a space: random ones, all of them, mutations; with their costs and features.
+    """Draws, enumerates and mutates networks of a space, and computes their costs and features.
 
-    Where a method takes `fixed`, it is a position whose entries are NaN for each parameter that is free.
+    An argument `fixed` is a position with NaN for each free parameter.
     """
 
     def __init__(
@@ -187,7 +187,7 @@ class CandidatePool:
     def mutations(
         self, rng: np.random.Generator, parents: Positions, number: int, seen: Collection[Hashable], fixed: Position
     ) -> Batch:
-        """About `number` new networks near the parents; fewer, where most of the mutations are infeasible."""
+        """About `number` new networks near the parents; fewer if most mutations are infeasible or seen."""
         batch = self._batch(self.encoding.mutate(rng, parents, number), fixed).without(seen)
         for _ in range(SETTINGS.mutation_retries):
             if len(batch) < number / 2:
@@ -195,16 +195,16 @@ class CandidatePool:
         return batch
 
     def with_fixed(self, positions: Positions, fixed: Position) -> Positions:
-        """The positions with the fixed parameters put in."""
+        """The positions, with the fixed parameters set to their values."""
         return self.encoding.canonical(np.where(np.isnan(fixed), positions, fixed))
 
     def features(self, positions: Positions, costs: Floats) -> Floats:
-        """(networks, features): those of the parameters, then the costs, clipped as those of infeasible networks can be huge."""
+        """(networks, features): of the parameters, then of the costs, clipped as infeasible networks can have huge ones."""
         clip = SETTINGS.max_cost_deviations
         return np.hstack([self.encoding.features(positions), np.clip(self._scale.transform(costs), -clip, clip)])
 
     def network(self, position: Position) -> Network:
-        """The network at a position, by the user's functions."""
+        """The network at a position, with what the user's functions return."""
         params = self.encoding.params(position)
         network_id, feasible = self._functions.id(params), self._functions.is_feasible(params)
         if not feasible or self._functions.costs is None:
@@ -218,7 +218,7 @@ class CandidatePool:
         return Network(network_id, feasible, costs)
 
     def trial_network(self, number: int, params: Mapping[str, Any]) -> tuple[Position | None, Network]:
-        """Position and network of a trial (cached); a trial that lacks parameters equals only itself."""
+        """Position and network of a trial (cached); a trial that lacks parameters has the others as its id."""
         cached = self._trial_networks.get(number)
         if cached is not None and cached[0] == params:
             return cached[1:]
@@ -234,7 +234,7 @@ class CandidatePool:
     def _cost_objectives(self) -> list[int]:
         points = self.encoding.draw(np.random.default_rng(self._seed), SETTINGS.pool_size)
         feasible = filter(self._functions.is_feasible, map(self.encoding.params, points))
-        params = next(feasible, None) or self.encoding.params(points[0])  # an infeasible one serves as well if all are
+        params = next(feasible, None) or self.encoding.params(points[0])  # if all are infeasible, any of them will do
         return [i for i, value in enumerate(self._functions.cost_values(params, len(self.signs))) if value is not None]
 
     def _hyperparameters(self, objective: int, position_bytes: bytes, loss_bytes: bytes) -> Floats:

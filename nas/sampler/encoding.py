@@ -13,14 +13,14 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution
 
 from nas.sampler.settings import SETTINGS
 
-Position: TypeAlias = NDArray[np.float64]  # (parameters,): the index of a listed value, or 0 to 1 of a continuous parameter
+Position: TypeAlias = NDArray[np.float64]  # (parameters,): the index of a listed value, or 0 to 1 if values are not listed
 Positions: TypeAlias = NDArray[np.float64]  # (networks, parameters)
 Identity: TypeAlias = Callable[[dict[str, Any]], Hashable]
 Conditions: TypeAlias = dict[int, tuple[int, NDArray[np.bool_]]]  # parameter → (its parent, value of the parent → active)
 Views: TypeAlias = list[tuple[Any, str, int]]  # feature → (parameter or kind of parameters, "value", "number" or "rank", value)
 
 STEP_TOLERANCE: Final = 1e-6  # largest distance of a value from a multiple of the step, in steps
-GRID: Final = 2.0**-40  # continuous positions are rounded to this grid, so that storage round trips compare equal
+GRID: Final = 2.0**-40  # continuous positions are rounded to this grid, so that values read back from storage keep theirs
 ABSENT: Final = -1.0  # position of a parameter that a trial lacks
 
 
@@ -31,7 +31,7 @@ class Parameter:
         self.distribution: Any = distribution
         self.log = bool(getattr(distribution, "log", False))
         self.values = _values(distribution)
-        """Every value in order; empty for a continuous parameter, and for one with more than `max_listed_values`."""
+        """Every value in order; empty for a numeric parameter that is continuous or has more than `max_listed_values`."""
         self._indices = {self._key(value): float(i) for i, value in enumerate(self.values)}
 
     def position(self, value: Any) -> float | None:
@@ -72,7 +72,7 @@ class Parameter:
         return np.array([self.position(self.value(position)) for position in positions])
 
     def _key(self, value: Any) -> Hashable:
-        """A hashable key of a listed value; for a number the count of steps, as sums of steps are rounded."""
+        """A hashable key of a listed value; for a number, its steps from the lowest, as floats have rounding errors."""
         if isinstance(self.distribution, CategoricalDistribution):
             return key_of(value)
         if not isinstance(value, Real) or not math.isfinite(value):
@@ -84,9 +84,9 @@ class Parameter:
 class Encoding:
     """The parameters of a space as numbers.
 
-    A conditional parameter is one that is active for some values of another only: the kernel of a layer is inactive where the
-    depth leaves the layer out. They are found by changing each parameter at random points and comparing `identity`. Where a
-    parameter is inactive, it has its first value, and features of zero.
+    A conditional parameter is active only for some values of another parameter, its parent: if the depth leaves a layer out, the
+    layer's kernel is inactive. To find such parameters, each parameter is changed at random points, to see if `identity` changes.
+    An inactive parameter has its first value, and its features are 0.
     """
 
     def __init__(self, distributions: Mapping[str, BaseDistribution], identity: Identity | None = None, seed: int = 0) -> None:
@@ -132,7 +132,7 @@ class Encoding:
         return np.stack([parameter.draw(rng, number) for parameter in self._parameters.values()], axis=1).astype(float)
 
     def mutate(self, rng: np.random.Generator, parents: Positions, number: int) -> Positions:
-        """Children of random parents: half of them by uniform crossover of two parents; then up to three values are mutated."""
+        """Children of random parents: half of them by uniform crossover of two; then 1 to 3 values are mutated."""
         children = parents[rng.integers(len(parents), size=number)]
         others = parents[rng.integers(len(parents), size=number)]
         crossed = (rng.random(number) < 0.5)[:, None] & (rng.random(children.shape) < 0.5)
@@ -148,7 +148,7 @@ class Encoding:
     def other_values(
         self, rng: np.random.Generator, columns: NDArray[np.int64], positions: NDArray[np.float64]
     ) -> NDArray[np.float64]:
-        """Another value for each of these parameters: any listed one, or a number that is mostly close."""
+        """Another value for each of these parameters: any other that is listed, or else mostly a close one."""
         counts = self.counts[columns]
         others = (positions + 1 + np.floor(rng.random(len(columns)) * np.maximum(counts - 1, 1))) % np.maximum(counts, 1)
         moved = positions + SETTINGS.mutation_deviation * rng.standard_normal(len(columns))
@@ -189,13 +189,13 @@ def _find_conditions(encoding: Encoding, identity: Identity, rng: np.random.Gene
         return [identity(encoding.params(point)) for point in points]
 
     def changes(column: int, points: Positions, before: list[Hashable]) -> NDArray[np.bool_]:
-        """For each point, whether another value of a parameter makes another network."""
+        """For each point, True if another value of the parameter gives another network."""
         changed = points.copy()
         changed[:, column] = encoding.other_values(rng, np.full(len(points), column), points[:, column])
         return np.array([one != other for one, other in zip(ids(changed), before, strict=True)])
 
     def condition(column: int) -> tuple[int, NDArray[np.bool_]] | None:
-        """The parameter whose value decides whether this one is active, and the values for which it is."""
+        """(parent, value of the parent → whether this parameter is active); None if it has no parent."""
         is_active = changes(column, drawn, drawn_ids)
         for parent in np.argsort(encoding.counts, kind="stable") if is_active.any() and not is_active.all() else ():
             by_value = [is_active[drawn[:, parent] == index] for index in range(encoding.counts[parent])]
@@ -217,9 +217,9 @@ def _find_conditions(encoding: Encoding, identity: Identity, rng: np.random.Gene
 def _shared_views(
     distributions: Mapping[str, BaseDistribution], counts: NDArray[np.int64], views: Views
 ) -> tuple[Views, NDArray[np.float64]]:
-    """(shared views, weights): parameters of one kind, as the kernels of all layers, share views that are sums of their own.
+    """(shared views, weights): a shared view sums a view over all parameters of one kind, such as the kernels of all layers.
 
-    So the surrogate expects of one layer what it learned from another, until there are observations of both.
+    So what the surrogate learns from one layer also counts for the others, until there are observations of those.
     Shapes: weights: (views, shared views).
     """
     numbers: dict[tuple[str, str], int] = {}
@@ -241,7 +241,7 @@ def _shared_views(
 
 
 def _values(distribution: BaseDistribution) -> list[Any]:
-    """Every value of a parameter that has at most `max_listed_values` of them, else none."""
+    """Every value of a parameter; none if it is numeric and has more than `max_listed_values`."""
     if isinstance(distribution, CategoricalDistribution):
         return list(distribution.choices)
     numeric: Any = distribution
@@ -255,7 +255,7 @@ def _values(distribution: BaseDistribution) -> list[Any]:
 
 
 def key_of(value: Any) -> Hashable:
-    """A hashable key, equal for values that Optuna treats as equal: 1 and True, NaN and NaN, a tuple and the list of it."""
+    """A hashable key, equal for values that Optuna treats as equal: 1 and True, NaN and NaN, (1, 2) and [1, 2]."""
     if isinstance(value, list | tuple):
         return tuple(map(key_of, value))
     if not isinstance(value, Hashable):
@@ -273,7 +273,7 @@ def _is_ordinal(values: list[Any]) -> bool:
 
 
 def _ranks(values: list[Any], *, log: bool) -> NDArray[np.float64]:
-    """The standardized rank of each number, or its standardized logarithm; zeros for values without an order."""
+    """Each number's rank, or its logarithm, with mean 0 and variance 1/2; zeros for values without an order."""
     if not _is_ordinal(values):
         return np.zeros(len(values))
     ranks = np.log(values) if log else np.argsort(np.argsort(values)).astype(float)

@@ -1,4 +1,4 @@
-"""An Optuna sampler for problems in which some objectives are computed before training. `proposal.py` has its method."""
+"""An Optuna sampler for problems in which some objectives are computed before training. `proposal.py` chooses the network."""
 
 import logging
 import threading
@@ -25,26 +25,26 @@ logger = logging.getLogger(__name__)
 class FrontierSampler(BaseSampler):
     """An Optuna sampler that proposes the network with the greatest expected hypervolume improvement.
 
-    It is made for 1 to 4 objectives in any directions, of which some need an expensive training and the others are costs that
-    are computed before it. A Gaussian process over parameters and costs models each objective that needs training. The candidates
-    are random networks, and mutations of good ones. With a single objective this is expected improvement.
+    It is made for 1 to 4 objectives in any directions. Some of them need expensive training; the others are costs, computed
+    before training. A Gaussian process over parameters and costs models each objective that needs training. The candidates are
+    random networks, and mutations of good ones. With a single objective this is expected improvement.
 
-    Infeasible networks and duplicates are never proposed. When no other network is left, the sampler stops `optimize`; further
-    calls of `ask` get duplicates, with a warning. In a space of more than 65,536 points, the search for another is by chance.
+    It proposes only feasible networks without a trial. When it finds no other, it stops `optimize`; further calls of `ask` get
+    duplicates, with a warning. In a space of more than 65,536 points it does not try all, so it may miss the last ones.
 
-    Parameters with the same choices whose names differ by numbers alone, as `kernel1` and `kernel2`, share what the model learns.
+    The model shares what it learns among parameters with the same choices whose names differ only in numbers (kernel1, kernel2).
 
     Trials that are not finished count too:
 
     - A running trial counts with its predicted values.
-    - A pruned trial counts with its last reported value, extrapolated by the curves of finished trials, and with more noise.
-    - A trial that failed, or whose values are not finite, counts as the worst one, with much noise.
+    - A pruned trial counts with its last reported value, extrapolated from the curves of finished trials, and with more noise.
+    - A trial that failed, or whose values are not finite, counts as the worst observation, with much noise.
 
     As Optuna takes no reports in studies of several objectives, the user attribute `learning_curve` of a trial may hold [step,
-    value] pairs of the first objective that needs training. Parameters of an enqueued trial, or that PartialFixedSampler fixes,
-    stay as they are; the sampler chooses the others, and keeps to feasible networks where there are any.
+    value] pairs of the first objective that needs training. The sampler keeps the parameters
+    of an enqueued trial and those that PartialFixedSampler fixes; it chooses the others, for a feasible network if it finds one.
 
-    A proposal depends on the seed, the trial's number and the trials in the study alone. So a study can be resumed from its
+    A proposal depends only on the seed, the trial's number and the trials in the study. So a study can be resumed from its
     storage, and several processes or threads can share one. Parameters outside `distributions` are drawn at random.
 
     Args:
@@ -54,7 +54,7 @@ class FrontierSampler(BaseSampler):
         feasible: parameters → True if the network meets the limits.
         seed: seed of all random draws; None for a different one each time.
 
-    Raises: NasError for an argument of another kind.
+    Raises: NasError for an argument of the wrong type.
     """
 
     def __init__(
@@ -95,7 +95,7 @@ class FrontierSampler(BaseSampler):
     def sample_relative(self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]) -> dict[str, Any]:
         """A value for each parameter of the search space.
 
-        Raises: NasError if a user's function raises or returns something else than it must.
+        Raises: NasError if a user's function raises or returns an unusable value.
         """
         fixed = trial.system_attrs.get("fixed_params", {})
         if not search_space or search_space.keys() <= fixed.keys():
@@ -149,7 +149,7 @@ class FrontierSampler(BaseSampler):
             params = pool.encoding.params(proposal.position)
             store_proposal(study, trial, params | fixed, pool)
             network_id = pool.network(proposal.position).id
-            # If another process has chosen the same network meanwhile, the last to store it sees that here, and chooses again.
+            # If another process has chosen the same network meanwhile, whoever stored it last sees that here, and chooses again.
             if network_id in history.seen or network_id not in read_history(study, pool, exclude=trial.number).seen:
                 return params
 

@@ -28,13 +28,13 @@ class PastTrial:
 
     @property
     def feasible(self) -> bool:
-        """True if the network meets the user's limits, and the trial its constraints."""
+        """True if the network meets the user's limits, and the trial meets its constraints."""
         return self.network.feasible and all(value <= 0 for value in self.trial.constraints.values())
 
 
 @dataclass(slots=True)
 class History:
-    """All trials of a study but one, in the order of their numbers."""
+    """All trials of a study except one, in the order of their numbers."""
 
     seen: set[Hashable] = field(default_factory=set)
     """Ids of all networks that have a trial."""
@@ -56,7 +56,7 @@ class History:
 
 
 def read_history(study: Study, pool: CandidatePool, *, exclude: int) -> History:
-    """The study's trials but the one of number `exclude`; includes trials that a pruner hides from its sampler."""
+    """The study's trials except number `exclude`; includes trials that a pruner hides from its sampler."""
     history, succeeded = History(), set[Hashable]()
     storage, study_id = study._storage, study._study_id  # noqa: SLF001
     for trial in storage.get_all_trials(study_id, deepcopy=False):
@@ -79,7 +79,7 @@ def read_history(study: Study, pool: CandidatePool, *, exclude: int) -> History:
 
 
 def _add(history: History, past: PastTrial, pool: CandidatePool) -> None:
-    """Add a trial to the list of its state. One without costs, being infeasible or incomplete, counts only if it finished."""
+    """Add a trial to the list of its state. One without costs (infeasible or incomplete) counts only if it finished."""
     failed = _has_failed(past.trial)
     if past.trial.state == TrialState.COMPLETE and not failed:
         history.finished.append(past)
@@ -99,7 +99,7 @@ def _has_failed(trial: FrozenTrial) -> bool:
 
 
 def learning_curve(trial: FrozenTrial) -> dict[int, float]:
-    """Step → value, of the finite values that a trial reported."""
+    """Step → value that the trial reported, where it is finite."""
     reports = trial.intermediate_values.items() or trial.user_attrs.get(LEARNING_CURVE, ())
     try:
         curve = {int(step): float(value) for step, value in reports}
@@ -109,7 +109,7 @@ def learning_curve(trial: FrozenTrial) -> dict[int, float]:
 
 
 def store_proposal(study: Study, trial: FrozenTrial, params: Mapping[str, Any], pool: CandidatePool) -> None:
-    """Stores the proposed parameters on the trial at once, so that concurrent samplers see them."""
+    """Store the proposed parameters on the trial at once, so that concurrent samplers see them."""
     internal = {name: of.to_internal_repr(params[name]) for name, of in pool.encoding.distributions.items()}
     study._storage.set_trial_system_attr(trial._trial_id, PROPOSED, internal)  # noqa: SLF001 as Optuna's samplers do
 
@@ -128,5 +128,5 @@ def _params(trial: FrozenTrial, pool: CandidatePool) -> dict[str, Any]:
 
 
 def as_rows(values: Sequence[Any], num_columns: int) -> Floats:
-    """A two-dimensional array, also of no rows."""
+    """A two-dimensional array with one row per value, even if there are no values."""
     return np.array(values, float).reshape(len(values), num_columns)

@@ -66,7 +66,7 @@ def _is_initial(history: History, pool: CandidatePool) -> bool:
 
 
 def _duplicate(pool: CandidatePool, tried: Positions, rng: np.random.Generator, fixed: Position) -> Position:
-    """Fallback when the space is exhausted: a network that has a trial, with a warning.
+    """Fallback if no feasible network without a trial was found: one that has a trial, with a warning.
 
     Raises: NasError if no feasible network was found, and no parameter is fixed.
     """
@@ -85,9 +85,9 @@ def _duplicate(pool: CandidatePool, tried: Positions, rng: np.random.Generator, 
 
 
 def _space_filling(pool: CandidatePool, batch: Batch, history: History, rng: np.random.Generator) -> Position:
-    """The candidate farthest from all trials, among the 64 nearest the next level of the costs.
+    """The candidate farthest from all trials, among the 64 whose costs are nearest the next level.
 
-    The levels fill the range of the costs evenly, by van der Corput's sequence: 1/2, 1/4, 3/4, 1/8, ...
+    The levels, 0 to 1 of the mean rank of the costs, follow van der Corput's sequence: 1/2, 1/4, 3/4, 1/8, ...
     """
     level, base, rest = 0.0, 0.5, history.num_trials + 1
     while rest:
@@ -117,7 +117,7 @@ class AcquisitionSearch:
         good = self._fit_surrogates()
         random, tried = pool.random(fixed).positions[:least], as_rows(history.positions[-least:], pool.num_params)
         self.parents = next((positions for positions in (good, random) if len(positions)), tried)
-        """Networks that mutations start from: those that the fewest dominate, by their expected losses."""
+        """Networks to mutate: the least dominated ones by expected losses; if there are none, random or tried ones."""
 
     def best(self) -> Position | None:
         """The candidate with the greatest acquisition value; None if there is none."""
@@ -158,7 +158,7 @@ class AcquisitionSearch:
         return losses
 
     def _fit_surrogates(self) -> Positions:
-        """Fit a surrogate of each trained objective, find the front by expected losses, and give the least dominated networks."""
+        """Fit a surrogate of each trained objective, find the front by expected losses, return the least dominated networks."""
         pool, pending = self._pool, self._history.pending
         losses = as_rows(self._history.losses, len(pool.signs))
         modelled = self._modelled(losses)
@@ -184,7 +184,7 @@ class AcquisitionSearch:
         return positions[first][np.argsort(counts, kind="stable")[: max(SETTINGS.min_parents, len(self._front))]]
 
     def _modelled(self, losses: Floats) -> NDArray[np.int64]:
-        """Indices of the finished trials that are modelled: all of few; of many the least dominated, and random others."""
+        """Indices of the finished trials that are modelled: all if they are few, else the least dominated and random others."""
         half = SETTINGS.max_observations // 2
         if len(losses) <= 2 * half:
             return np.arange(len(losses))
@@ -192,7 +192,7 @@ class AcquisitionSearch:
         return np.sort(np.append(order[:half], self._rng.choice(order[half:], half, replace=False)))
 
     def _fit_surrogate(self, objective: int, features: Floats, losses: Floats) -> tuple[LossScale, Surrogate]:
-        """A surrogate of finished trials, of stopped ones by extrapolation, and of failed ones as the worst with much noise."""
+        """A surrogate of finished trials, stopped ones (extrapolated), and failed ones (as the worst, with much noise)."""
         scale, failed = LossScale.of(losses), self._history.failed
         targets = scale.transform(losses)
         variance = max(float(np.var(targets)), 0.01)
@@ -210,9 +210,9 @@ class AcquisitionSearch:
         return self._pool.hyperparameters(objective, positions.tobytes(), losses.tobytes())
 
     def _extrapolate(self, scale: LossScale, objective: int) -> tuple[list[PastTrial], list[float], list[float]]:
-        """Stopped trials, their expected u at the end, and its variance, by finished trials that passed the same step.
+        """(stopped trials, their expected final u, its variance), from finished trials that reported the same step.
 
-        Learning curves are those of the first trained objective; for another one there is nothing to extrapolate.
+        Only the first trained objective has learning curves; for another one the result is empty.
         """
         stopped = self._history.stopped if objective == self._trained[0] else []
         sign, recent = self._pool.signs[objective], SETTINGS.max_observations

@@ -13,14 +13,14 @@ class Settings:
     min_observations: int = 3  # finished trials before a model is fitted
     max_observations: int = 400  # finished trials that are modelled: half of these the best, the rest at random
     pool_values: int = 10_000  # budget per proposal: scores pool_values / num_params candidates of the pool
-    min_parents: int = 8  # non-dominated networks, filled up with the next best, that are mutated
+    min_parents: int = 8  # fewest networks to mutate: the non-dominated ones, filled up with the next best
     child_values: int = 8_000  # budget per proposal: scores child_values / num_params mutated candidates
-    max_children: int = 384  # most mutated candidates per proposal
+    max_children: int = 384  # upper limit of these candidates
     climb_rounds: int = 2  # rounds of local search from the most promising candidates
     climb_parents: int = 6  # candidates that a round starts from
     climb_children: int = 40  # mutated candidates per round
     cached_fits: int = 8  # sets of hyperparameters kept, one for each set of observations
-    min_curves: int = 3  # finished curves needed before a step is used to extrapolate stopped trials
+    min_curves: int = 3  # finished trials that must have reported a step before trials stopped there are extrapolated
     max_unfinished: int = 100  # most recent stopped trials that are modelled; also failed ones, and pending ones
 
     # Candidates
@@ -40,14 +40,14 @@ class Settings:
     mutation_deviation: float = 0.15  # standard deviation of a numeric mutation, as a share of the range
 
     # Surrogate
-    scale_observations: int = 12  # first losses, whose median sets the scale, as later ones concentrate near the best
-    max_quartile_gaps: float = 10.0  # cap on the scale, in lower-quartile gaps, so that diverged trainings do not set it
-    max_log_loss: float = 2.0  # losses more than e^2 - 1 scales above the best are clipped
+    scale_observations: int = 12  # first losses, whose median sets the spread, as later ones concentrate near the best
+    max_quartile_gaps: float = 10.0  # most spread, in gaps from best to lower quartile, so that diverged trainings do not set it
+    max_log_loss: float = 2.0  # losses more than e^2 - 1 spreads above the best are clipped
     fit_observations: int = 96  # most observations that the hyperparameters are fitted to
     fit_steps: int = 20  # iterations of L-BFGS-B
     refit_always: int = 24  # up to this many observations, each new one causes a fit
-    refit_growth: float = 8 / 7  # beyond, each growth of their number by this factor causes one
-    prior_relevance: float = 2.0  # prior mean of the squared distance of two random points
+    refit_growth: float = 8 / 7  # beyond, a fit each time that their number has grown by this factor
+    prior_relevance: float = 2.0  # mean squared distance of two random points, with each relevance at its prior median
 
     # Acquisition
     max_cells: int = 640  # cells of the grid over all losses but one

@@ -15,9 +15,9 @@ from nas.sampler.settings import SETTINGS
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
-MAX_JITTER_STEPS: Final = 7  # tenfold increases of the jitter before a Cholesky factorization is given up
+MAX_JITTER_STEPS: Final = 7  # attempts at a Cholesky factorization; each failed one adds ten times as much jitter
 JITTER: Final = 1e-5  # exceeds the rounding error, in single precision, of a covariance's smallest eigenvalue
-AMPLITUDE_PRIORS: Final = (  # mean and standard deviation of log(amplitude), as shares of the variance of the targets
+AMPLITUDE_PRIORS: Final = (  # mean and standard deviation of log(amplitude); an amplitude is a share of the targets' variance
     (np.log(0.5 / SETTINGS.prior_relevance), 1.0),  # linear kernel
     (np.log(0.5), 1.0),  # Matérn kernel
     (np.log(0.03), 1.2),  # noise
@@ -36,7 +36,7 @@ class LossScale:
 
     @classmethod
     def of(cls, losses: Floats) -> "LossScale":
-        """The scale on which the better half of the losses spans about one unit."""
+        """The scale whose spread is the gap from the best loss to the median of the first ones, or another gap if that is 0."""
         best = float(losses.min())
         quarter, half, largest = np.quantile(losses[: SETTINGS.scale_observations], (0.25, 0.5, 1.0)) - best
         gaps = (min(half, SETTINGS.max_quartile_gaps * quarter), half, largest, float(losses.max()) - best, 1e-6 * abs(best))
@@ -52,7 +52,7 @@ class LossScale:
 
 
 def fit_subset(num_observations: int) -> Ints:
-    """Indices of the observations that the hyperparameters are fitted to; they change only when the number has grown enough."""
+    """Indices of the observations that hyperparameters are fitted to; they change when the number has grown enough."""
     least, growth = SETTINGS.refit_always, SETTINGS.refit_growth
     if num_observations > least:
         num_observations = int(least * growth ** math.floor(math.log(num_observations / least, growth)))
@@ -120,8 +120,8 @@ def negative_log_posterior(theta: Floats, features: Floats, groups: Ints, target
     inverse = cho_solve((factor, True), np.eye(len(targets)), check_finite=False)
     weights = inverse @ targets
     value = 0.5 * targets @ weights + np.log(np.diag(factor)).sum()
-    slope = inverse - np.outer(weights, weights)  # half of this is the derivative by the covariance
-    by_distance = matern_amplitude * slope * (-5 / 6 * (1 + r) * np.exp(-r))  # derivative by the squared distances
+    slope = inverse - np.outer(weights, weights)  # twice the derivative with respect to the covariance
+    by_distance = matern_amplitude * slope * (-5 / 6 * (1 + r) * np.exp(-r))  # the same with respect to squared distances
     by_feature = (features * ((linear_amplitude * slope - 2 * by_distance) @ features)).sum(0)
     by_feature = by_feature + 2 * by_distance.sum(1) @ features**2
     gradient = np.empty_like(theta)
@@ -135,8 +135,8 @@ def negative_log_posterior(theta: Floats, features: Floats, groups: Ints, target
 class Surrogate:
     """A Gaussian process over u.
 
-    Its covariance is the sum of a linear kernel, as most choices add up, and a Matérn-5/2 kernel for their interactions. Both
-    kernels share one relevance for each group of features.
+    Its covariance is the sum of a linear kernel, as the effects of most choices add up, and a Matérn-5/2 kernel for their
+    interactions. Each group of features has one relevance, which both kernels use.
     """
 
     def __init__(self, theta: Floats, features: Floats, groups: Ints, targets: Floats, noise: Floats) -> None:

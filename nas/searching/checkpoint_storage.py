@@ -21,7 +21,7 @@ from nas.training.settings import LAST_FILE
 
 logger = logging.getLogger(__name__)
 
-WEIGHTS_FILE: Final = "weights.safetensors"  # of a checkpoint, which is no export: that has model.safetensors
+WEIGHTS_FILE: Final = "weights.safetensors"  # in a trial's folder; an export has model.safetensors instead
 FILES: Final = (LAST_FILE, WEIGHTS_FILE)
 
 
@@ -38,9 +38,9 @@ class TrialFolder:
 
     @contextmanager
     def opened(self) -> Iterator[tuple[Path, Callable[[], None]]]:
-        """In a worker: (a local copy of the folder, a function that uploads its changes).
+        """(local folder, upload), for a worker: the folder itself, or a copy whose changes `upload` writes to the storage.
 
-        A failed upload is logged and repeated the next time, as a training is worth more than its checkpoint.
+        A failed upload is logged and tried again at the next call, since a lost checkpoint is no reason to end the training.
         """
         fs, path = _file_system(self.uri)
         if isinstance(fs, LocalFileSystem):

@@ -11,10 +11,10 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
 from nas.statistics import standard_error_pct
 
-REDUCTION_FACTOR: Final = 3  # a rung continues one trial in so many (eta of Hyperband and ASHA, arXiv:1810.05934)
+REDUCTION_FACTOR: Final = 3  # about one trial in this many continues after a rung (eta of Hyperband and ASHA, arXiv:1810.05934)
 NUM_RUNGS: Final = 2  # at a ninth and at a third of the epochs
 FIRST_RUNG: Final = 3  # epochs; earlier, the learning rate still rises and networks are little better than chance
-MARGIN_STANDARD_ERRORS: Final = 2.0  # differences in top-1 below so many standard errors count as ties
+MARGIN_STANDARD_ERRORS: Final = 2.0  # differences in top-1 up to this many standard errors count as ties
 
 
 def rungs(epochs: int) -> tuple[int, ...]:
@@ -30,18 +30,18 @@ class RungResult:
     top1_pct: float
     """On the search validation part, after the rung's epoch."""
     margin: float
-    """Two standard errors of it, in percent points; smaller differences count as ties."""
+    """Two standard errors of the top-1, in percentage points; smaller differences count as ties."""
     costs: tuple[float, ...]
     """The losses that need no training."""
 
     @staticmethod
     def of(top1_pct: float, val_images: float, costs: tuple[float, ...]) -> "RungResult":
-        """The result of a top-1 measured on so many images."""
+        """The result with a top-1 that was measured on `val_images` images."""
         margin = MARGIN_STANDARD_ERRORS * standard_error_pct(top1_pct, val_images)
         return RungResult(top1_pct=top1_pct, margin=margin, costs=costs)
 
     def dominates(self, other: "RungResult") -> bool:
-        """True if it is more accurate by the margin and no objective costs more."""
+        """True if its top-1 is higher by more than the margin and none of its costs is higher."""
         margin = max(self.margin, other.margin)
         return self.top1_pct > other.top1_pct + margin and all(map(float.__le__, self.costs, other.costs))
 
@@ -50,8 +50,8 @@ class RungResult:
 class SuccessiveHalving:
     """Decides at each rung which trials continue.
 
-    A trial's rank at a rung is the number of trials there that dominate it. So a network is compared only with networks that cost
-    no more: a small one never with large ones. A trial continues if at most one in REDUCTION_FACTOR of the others has a lower
+    A trial's rank at a rung is the number of trials there that dominate it. So only networks that cost no more count against a
+    network: never large ones against a small one. A trial continues if at most one in REDUCTION_FACTOR of the others has a lower
     rank. With a single objective this is asynchronous successive halving. Trials are judged as they arrive, once there are
     REDUCTION_FACTOR others at the rung.
     """
@@ -79,7 +79,7 @@ class SuccessiveHalving:
 
 
 class EarlyStopping(FIFOScheduler):
-    """Stops a trial after an epoch if it falls behind or the search is interrupted; baselines always train to their end."""
+    """Stops a trial after an epoch if the search is interrupted or it falls behind, which a baseline never does."""
 
     def __init__(self, halving: SuccessiveHalving, *, enabled: bool, interrupted: Event) -> None:
         super().__init__()
@@ -88,7 +88,7 @@ class EarlyStopping(FIFOScheduler):
         self.interrupted = interrupted
 
     def __getstate__(self) -> dict[str, Any]:
-        """Nothing: Ray pickles schedulers to resume from, and here the run folder holds the state."""
+        """Nothing: Ray pickles schedulers to resume a search, but here the run folder holds the state."""
         return {}
 
     def on_trial_result(

@@ -39,11 +39,11 @@ def evaluate(text: str, task: Task, *, folder: Path, on_epoch: Callable[[Epoch],
     try:
         network = parse_network(text)
         objectives = task.objectives
-        if isinstance(network, TimmNetwork):  # timm's, whose layers have no costs here
+        if isinstance(network, TimmNetwork):  # its layers have no costs here
             objectives = tuple(objective for objective in objectives if not objective.needs_architecture)
         candidate = Candidate(network=network, num_classes=len(task.dataset.classes), latency=task.latency)
         if task.latency is None and any(objective.needs_latency for objective in objectives):
-            lock = Path(tempfile.gettempdir(), MEASURING_LOCK)  # before the training, which a busy machine would waste
+            lock = Path(tempfile.gettempdir(), MEASURING_LOCK)  # before training: a machine that stays busy fails the trial
             with locked(lock, busy="another trial measures", wait_seconds=math.inf):
                 candidate = replace(candidate, latency_ms=latency_ms.measure(candidate))
         model, report = _trained(network, task, folder=folder, on_epoch=on_epoch)
@@ -75,7 +75,7 @@ def evaluate(text: str, task: Task, *, folder: Path, on_epoch: Callable[[Epoch],
 def _trained(
     network: Network, task: Task, *, folder: Path, on_epoch: Callable[[Epoch], None] | None
 ) -> tuple[torch.nn.Module, TrainReport]:
-    """The trained network. A checkpoint that cannot be used is removed, and training starts again."""
+    """(trained network, report). A checkpoint that cannot be used is removed, and training starts again."""
     device = pick_device()
     if device.type == "cpu":
         torch.set_num_threads(1)  # trials run in parallel, and two threads on a busy machine are slower than one

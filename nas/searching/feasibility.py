@@ -19,7 +19,7 @@ NUM_UNLIMITED_SAMPLES: Final = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Feasibility:
-    """The feasible share of a space, estimated by random points."""
+    """The feasible share of a space, estimated from random points."""
 
     num_feasible: int
     """Random points that are feasible."""
@@ -39,9 +39,9 @@ class Feasibility:
 
 
 def check_limits(problem: Problem, seed: int) -> Feasibility:
-    """The feasible share of the space, by random points; if all are infeasible, a descent from the nearest gives the example.
+    """The feasible share of the space, from random points; if all are infeasible, a descent from the nearest gives the example.
 
-    Raises: NasError if no feasible network was found, with the smallest and largest values of what is limited.
+    Raises: NasError if no feasible network was found, with the smallest and largest value of each limited objective.
     """
     generator = random.Random(seed)
     probe = NUM_SAMPLES if problem.limits else NUM_UNLIMITED_SAMPLES

@@ -26,7 +26,7 @@ class FrontWeights:
     trained: bool
     """True if trials train, and so have weights."""
     pinned: set[int] = field(default_factory=set)
-    """Baselines in the space: their weights stay, as they are not trained again when limits change."""
+    """Baselines in the space: their weights stay, since new limits can put them on the front, and they are not trained again."""
     front: dict[int, Losses] = field(default_factory=dict)
     """Trial → losses, of the finished trials that no other dominates."""
     finished: list[Losses] = field(default_factory=list)
@@ -48,7 +48,7 @@ class FrontWeights:
         self.front[trial] = losses
 
     def done(self, trial: int, losses: Losses | None, *, weights: Path | None = None) -> None:
-        """Keep a finished trial's weights if it is on the front; they come from `weights`, by default from its own folder.
+        """Keep a finished trial's weights if it is on the front; `weights` is their file, by default that in its folder.
 
         `losses` is None for a trial that cannot be on the front.
         """
@@ -57,7 +57,7 @@ class FrontWeights:
         self.collect(trial, weights=weights)
 
     def collect(self, trial: int, *, weights: Path | None = None) -> None:
-        """Keep the weights of an ended trial if they are wanted and missing; remove its folder."""
+        """Copy an ended trial's weights to the run if they are wanted and missing there; remove the trial's folder."""
         wanted = self.keep_all or trial in self.front or trial in self.pinned
         if self.trained and wanted and not self.weights(trial).is_file():
             try:
@@ -67,7 +67,7 @@ class FrontWeights:
         self.ended(trial)
 
     def hypervolume(self) -> float:
-        """The share of the box around all finished trials that the front dominates, 0 to 1."""
+        """The share that the front dominates of the box around all finished feasible trials, 0 to 1."""
         return Box.around(self.finished).share(self.front.values())
 
     def _copy_weights(self, trial: int, weights: Path | None) -> None:

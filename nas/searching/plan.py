@@ -28,7 +28,7 @@ from nas.training.settings import Epoch, TrainSettings
 
 logger = logging.getLogger(__name__)
 
-# Fields of an Experiment that must not change between sessions, or their results would not be comparable.
+# Fields of an Experiment that must not change between sessions, so that the results of all sessions are comparable.
 FIXED_FIELDS: Final = ("space", "dataset", "objectives", "latency", "train", "storage", "seed", "runs")
 CHANGEABLE_FIELDS: Final = tuple(one.name for one in fields(Experiment) if one.name not in FIXED_FIELDS)
 
@@ -47,10 +47,10 @@ class Plan:
 
 
 def make_plan(experiment: Experiment) -> Plan:
-    """The plan of a session; it checks everything that can be checked without Ray.
+    """The plan of a session, after every check that needs no Ray.
 
-    Raises: NasError for limits that no network meets, an unknown sampler, optimizer, start or baseline, or a run to reuse that
-    was trained otherwise.
+    Raises: NasError for limits that no network meets, an unknown sampler, optimizer, start or baseline, or a run to reuse with
+    other settings.
     """
     check_sampler(experiment.sampler)
     if experiment.train.optimizer != TrainSettings().optimizer:  # the check imports torch and timm, and the default needs none
@@ -104,8 +104,8 @@ def problem_of(experiment: Experiment) -> Problem:
 def with_latency(experiment: Experiment, *, look: bool = True) -> Experiment:
     """The experiment with its latency table, if it needs latencies; without a table, trials measure them.
 
-    With `look`, the newest table that was built here is the default.
-    Raises: NasError without a table for a limit on a latency, or a search that trains nothing.
+    With `look`, the default is the newest table that was built on this machine.
+    Raises: NasError if there is no table, and a limit needs latencies or no objective needs training.
     """
     if not experiment.needs_latency:
         return replace(experiment, latency=None)
@@ -129,7 +129,7 @@ def with_latency(experiment: Experiment, *, look: bool = True) -> Experiment:
 
 
 def measuring(experiment: Experiment) -> Experiment:
-    """The experiment with trials that measure latencies, if it has no latency table."""
+    """The experiment; without a latency table, its objectives on latency need training, so that trials measure them."""
     if experiment.latency is not None:
         return experiment
     measured = (replace(one, needs_training=True) if one.needs_latency else one for one in experiment.objectives)
@@ -171,7 +171,7 @@ def next_experiment(
 ) -> Experiment:
     """The experiment of a run's next session.
 
-    Raises: NasError for a change of what must not change.
+    Raises: NasError for a change after which results would not be comparable, an unknown field, or a sampler that has no name.
     """
     for name in changes:
         if name in FIXED_FIELDS:
@@ -212,7 +212,7 @@ def _merged(limits: Sequence[Limit]) -> tuple[Limit, ...]:
 
 
 def check_unfinished(run: Path, experiment: Experiment, plan: Plan, past: Sequence[Trial]) -> None:
-    """Check that a run has trials left.
+    """Check that a run has trials or baselines left.
 
     Raises: NasError if it is finished.
     """

@@ -1,4 +1,4 @@
-"""The problem that a search solves: space, objectives and limits. It depends on no run, no Ray and no training."""
+"""The problem that a search solves: space, objectives and limits. It needs no run folder, no Ray and no training."""
 
 import math
 from collections.abc import Mapping
@@ -14,8 +14,8 @@ from nas.plugins import check_type
 from nas.runs.pareto import Losses
 from nas.spaces import Params, SearchSpace
 
-TABLE_LIMIT: Final = "in the latency table"  # a constraint among the limits: the table has every layer of the network
-NOT_COVERED_EXCESS: Final = 1.0  # the excess of a limit that cannot be computed, as the table lacks layers of the network
+TABLE_LIMIT: Final = "in the latency table"  # name of an extra limit: the latency table has all layers of a network
+NOT_COVERED_EXCESS: Final = 1.0  # excess over a limit on a value that cannot be computed, as with layers that the table lacks
 CACHE_SIZE: Final = 1024  # examined points to keep
 
 
@@ -27,12 +27,12 @@ class Point:
     """Empty for a network outside the space."""
     in_space: bool
     text: str
-    """The network's text; equal for equal networks."""
+    """The network as JSON text; equal for equal networks."""
     id: str
     values: Mapping[str, float]
     """Objective or limit name → value, where it needs no training."""
     excess: Mapping[str, float]
-    """Limit → the amount by which the network exceeds it, in its unit; 0 or less if it is met."""
+    """Limit → the amount by which the network exceeds it, in the objective's unit; 0 or less if it is met."""
 
     @property
     def feasible(self) -> bool:

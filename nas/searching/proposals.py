@@ -18,8 +18,8 @@ from nas.searching.warm_start import WarmStart
 from nas.spaces import Params, sample
 
 MAX_INFEASIBLE_PROPOSALS: Final = 15  # per trial; then a descent from the nearest one finds a feasible network
-MAX_DUPLICATE_PROPOSALS: Final = 2  # per trial; then one parameter of the last one is changed
-MAX_PROPOSALS: Final = 100  # per trial, of random search
+MAX_DUPLICATE_PROPOSALS: Final = 2  # per trial; then one parameter of the last duplicate is changed
+MAX_PROPOSALS: Final = 100  # per trial; only random search reaches it
 MAX_RANDOM_DRAWS: Final = 5_000  # without a new feasible network, before the space counts as exhausted
 OPTUNA_STATES: Final = {Status.DONE: TrialState.COMPLETE, Status.FAILED: TrialState.FAIL}  # any other status is PRUNED
 
@@ -38,11 +38,11 @@ class Proposer:
         self._random = random.Random(seed)
 
     def enqueue_starts(self, starts: Iterable[WarmStart], feasibility: Feasibility) -> None:
-        """Enqueue the feasible and new ones of these networks before the sampler's own proposals."""
+        """Enqueue the networks that are feasible and new, before the sampler's own proposals."""
         enqueued: set[str] = set()
         for start in starts:
             point = self._problem.examine(start.params)
-            optional = point.id in self.infeasible or start.source == "reuse"  # not named by the user
+            optional = point.id in self.infeasible or start.source == "reuse"  # logged before, or not named by the user
             if point.id in self.seen or point.id in enqueued or (optional and not point.feasible):
                 continue
             enqueued.add(point.id)
@@ -50,11 +50,11 @@ class Proposer:
                 self.study.enqueue_trial(start.params, user_attrs={"source": start.source, "name": start.name})
             else:
                 self._log.skip(Status.INFEASIBLE, point, source=start.source, name=start.name)
-        if not feasibility.num_feasible:  # a sampler would hardly find by chance what took a descent
+        if not feasibility.num_feasible:  # no random point is feasible, so a sampler would hardly find one
             self.study.enqueue_trial(feasibility.example)
 
     def ask(self) -> tuple[Trial, Point] | None:
-        """A trial of a new feasible network: the sampler's, one near its proposals, or a random one; None if none is left."""
+        """A trial of a new feasible network: the sampler's, one near its proposals, or a random one; None if none was found."""
         uniform = isinstance(self.study.sampler, RandomSampler)  # random replacements keep the sample uniform
         skipped = self._from_sampler(math.inf if uniform else MAX_DUPLICATE_PROPOSALS)
         if isinstance(skipped, tuple):
@@ -76,7 +76,7 @@ class Proposer:
         return trial, self._examined(trial)
 
     def tell(self, trial: Trial, status: Status, values: list[float] | None = None) -> None:
-        """Report a trial's end to Optuna; the search ends if the sampler then stops its study."""
+        """Report a trial's end to Optuna; if the sampler then stops its study, the search ends."""
         try:
             self.study.tell(trial, values, OPTUNA_STATES.get(status, TrialState.PRUNED))
         except RuntimeError as error:  # from Study.stop, which works within Study.optimize only

@@ -19,8 +19,8 @@ from nas.searching.checkpoint_storage import is_local
 
 logger = logging.getLogger(__name__)
 
-# What Ray Tune reads from the driver's environment: no log files that the run folder already has in another form, workers that
-# stay in one folder, no table of Tune's own, and Ctrl-C is ours. Tune passes what matters to a worker on to it.
+# Ray Tune's settings: no log files of its own, as the run folder has the logs; no handler for Ctrl-C, as we have one; no warning
+# about frequent checkpoints; no table of results; workers stay in the working folder. Tune tells workers what they need.
 TUNE_ENVIRONMENT: Final = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
@@ -85,7 +85,7 @@ def _environment(variables: Mapping[str, str]) -> Iterator[None]:
 
 
 def _check_answers(address: str | None) -> None:
-    """Raises: OSError where nothing listens, for which Ray would wait for minutes; ValueError for what is no HOST:PORT."""
+    """Raises: OSError if nothing listens at the address, where Ray would wait for minutes; ValueError if it is not HOST:PORT."""
     if address not in (None, "auto", "local"):
         host, _, port = address.rpartition("://")[2].rpartition(":")
         with socket.create_connection((host, int(port)), timeout=10):
@@ -94,7 +94,7 @@ def _check_answers(address: str | None) -> None:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Silences Ray and Optuna but for their own errors; a trial's failure is in its row, with the reason."""
+    """Hides all but Ray's critical messages and Optuna's warnings and errors; the trial log has the reason of each failure."""
     levels = {name: logging.getLogger(name).level for name in ("ray", "optuna")}
     logging.getLogger("ray").setLevel(logging.CRITICAL)
     logging.getLogger("optuna").setLevel(logging.WARNING)
@@ -106,7 +106,7 @@ def _quiet() -> Iterator[None]:
 
 
 def resources(experiment: Experiment) -> tuple[int, float]:
-    """(concurrent trials, GPUs per trial); no more trials than Ray has resources for.
+    """(concurrent trials, GPUs per trial); at most as many trials as Ray has resources for.
 
     Raises: NasError if a trial needs more GPUs than a machine has.
     """

@@ -1,4 +1,4 @@
-"""Restores the state of a run's earlier sessions in a new session: finished trials, and those to continue."""
+"""Restores a run's state from its earlier sessions: ended trials, and those to continue."""
 
 from collections.abc import Mapping
 
@@ -74,7 +74,7 @@ def _mark_seen(state: SearchState, trial: Trial, point: Point) -> None:
 
 
 def _continue(state: SearchState, trial: Trial, point: Point, epochs: Epochs) -> None:
-    """Queue a trial that had not ended, or end it if another run has its outcome or it is now infeasible."""
+    """Queue a trial that had not ended; end it if it is now infeasible, or if another run has its outcome."""
     assert trial.number is not None
     pending = ActiveTrial(
         number=trial.number,
@@ -95,7 +95,7 @@ def _continue(state: SearchState, trial: Trial, point: Point, epochs: Epochs) ->
 
 
 def _add_to_front(state: SearchState, trial: Trial, point: Point) -> None:
-    """Add a finished trial to the front."""
+    """Add a trial to the front if it is done, feasible and not dominated."""
     losses = state.session.plan.problem.losses(trial.values)
     if trial.status is Status.DONE and point.feasible and losses is not None and trial.number is not None:
         state.front_weights.add(trial.number, losses)

@@ -16,7 +16,7 @@ from nas.spaces import Params
 FRONTIER: Final = "frontier"
 OPTUNA_SAMPLERS: Final[dict[str, Callable[[int], BaseSampler]]] = {
     "random": lambda seed: optuna.samplers.RandomSampler(seed=seed),
-    # With these three, TPE proposes few networks twice (3 to 6 of 200 against 25 to 59 with its defaults).
+    # With these three options, TPE proposes 3 to 6 duplicates in 200 proposals; with its defaults, 25 to 59.
     "tpe": lambda seed: optuna.samplers.TPESampler(multivariate=True, group=True, constant_liar=True, seed=seed),
     "nsga2": lambda seed: optuna.samplers.NSGAIISampler(population_size=20, seed=seed),
     "nsga3": lambda seed: optuna.samplers.NSGAIIISampler(population_size=20, seed=seed),
@@ -36,7 +36,7 @@ def check_sampler(sampler: str | BaseSampler) -> None:
 
 
 def make_sampler(sampler: str | BaseSampler, problem: Problem, *, seed: int, session: int = 0) -> BaseSampler:
-    """The sampler of a problem, by name or as it is; each session of a run has its own random draws.
+    """The sampler of a problem: the object itself, or one by its name, with other random draws in each session of a run.
 
     Raises: NasError for a name that does not exist.
     """

@@ -24,9 +24,7 @@ from nas.statistics import standard_error_pct
 if TYPE_CHECKING:
     from nas.searching.tuner import Watch
 
-TOLERANCE: Final = (
-    0.05  # relative deviation from twice the MACs; depths round up, so for B0 the rule alone gives 1.9 to 2.8 times
-)
+TOLERANCE: Final = 0.05  # relative deviation from twice the MACs; as depths round up, the rule alone gives B0 1.9 to 2.8 times
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,7 +35,7 @@ class ScalingFit:
     rule: ScalingRule
     """The rule that makes the most accurate network from `base` at phi = 1."""
     verdict: str
-    """Its lead over the second best rule, in one sentence."""
+    """Its accuracy and its lead over the second best rule, in one sentence."""
 
 
 def fit_scaling(run: str | PathLike[str], *, trial: int | None = None, trials: int = 20, watch: "Watch" = nullcontext) -> Path:

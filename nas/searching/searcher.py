@@ -30,7 +30,7 @@ class ArchitectureSearcher(Searcher):
     """Gives Ray feasible networks without duplicates, and logs their trials."""
 
     def __init__(self, state: SearchState, *, workers: int) -> None:
-        """Restore the earlier sessions of the run; at most `workers` trials run at a time."""
+        """Restore the state from the run's earlier sessions; at most `workers` trials run at a time."""
         super().__init__()
         self.state = state
         self.workers = workers
@@ -43,7 +43,7 @@ class ArchitectureSearcher(Searcher):
         state.proposer.enqueue_starts(starts, plan.feasibility)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Nothing: Ray pickles searchers to resume from, and here the run folder holds the state."""
+        """Nothing: Ray pickles searchers to resume a search, but here the run folder holds the state."""
         return {}
 
     def set_max_concurrency(self, max_concurrent: int) -> bool:  # noqa: ARG002 - Ray's
@@ -51,7 +51,7 @@ class ArchitectureSearcher(Searcher):
         return True
 
     def suggest(self, trial_id: str) -> Any:
-        """The next network for Ray to run, None for not now, or FINISHED."""
+        """The next network for Ray to run; None if Ray should ask again later; FINISHED if there is none."""
         if self.failure is not None or self.state.interrupted.is_set():
             return Searcher.FINISHED
         if len(self.pending) >= self.workers:
@@ -82,7 +82,7 @@ class ArchitectureSearcher(Searcher):
         result: dict[str, Any] | None = None,  # noqa: ARG002
         error: bool = False,  # noqa: FBT001, FBT002
     ) -> None:
-        """Log a stopped trial. For a trial with an error, `lost` or `fail` is called next."""
+        """Log a stopped trial. If a trial ends by an error, `lost` or `fail` handles it."""
         if not error and trial_id in self.pending and not self.state.interrupted.is_set():
             self._end(trial_id, Outcome(status=Status.STOPPED))
 
@@ -105,7 +105,7 @@ class ArchitectureSearcher(Searcher):
             self.state.waiting.append(self.pending.pop(trial_id))
 
     def fail(self, trial_id: str, error: str) -> None:
-        """End a trial with an error that would occur again: ours, or one of the user's code."""
+        """End a trial with an error in our code or the user's, which would occur again."""
         if trial_id in self.pending and self.failure is None:
             self._end(trial_id, Outcome(status=Status.FAILED, reason=Reason.CRASH, error=error))
 
@@ -152,7 +152,7 @@ class ArchitectureSearcher(Searcher):
 
     @contextmanager
     def _keeping_failure(self) -> Iterator[None]:
-        """Stores an error of the log or of the user's code, which the driver raises at the end."""
+        """Stores a NasError from the log or the user's code; the driver raises it at the end."""
         try:
             yield
         except NasError as error:

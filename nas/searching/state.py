@@ -27,8 +27,8 @@ from nas.training.settings import Epoch
 
 logger = logging.getLogger(__name__)
 
-MAX_CRASHES: Final = 2  # a trial fails when its worker process has died so often
-MAX_NODE_LOSSES: Final = 4  # a trial fails when it has lost its machine so often
+MAX_CRASHES: Final = 2  # a trial fails when its worker process has died this many times
+MAX_NODE_LOSSES: Final = 4  # a trial fails when it has lost its machine this many times
 
 
 @dataclass(slots=True, kw_only=True)
@@ -56,7 +56,7 @@ class ActiveTrial:
     def failure(self, alive: Collection[str], reason: Reason, *, timeout: float) -> Outcome | None:
         """Its failure if it has lost too many worker processes or taken too long; None if it starts again.
 
-        A worker ends itself after `timeout` seconds; this clock started earlier, so it shows at least as much.
+        A worker ends itself after `timeout` seconds. `started` is earlier, so at least as much has passed here.
         """
         crashes = self.crashes(alive)
         if time.monotonic() - self.started >= timeout:
@@ -125,7 +125,7 @@ class SearchState:
         return sorted(epochs.items()) if self.session.experiment.has_learning_curve else []
 
     def end(self, pending: ActiveTrial, outcome: Outcome, *, weights: Path | None = None, reused: bool = False) -> None:
-        """Log the outcome of a trial, keep its weights (from `weights` if given) if it is on the front, and report to Optuna."""
+        """Log a trial's outcome, keep its weights (from `weights` if given) if it is on the front, and report it to Optuna."""
         for epoch in outcome.history:  # epochs that the worker trained but did not report
             self.epoch(pending, epoch)
         failed = outcome.status is Status.FAILED

@@ -22,21 +22,21 @@ class Tally:
     failed: int = 0
     stopped: int = 0
     infeasible: int = 0
-    """Infeasible proposals, which were skipped."""
+    """Skipped proposals of infeasible networks."""
     duplicate: int = 0
-    """Proposals of a network that has a trial, which were skipped."""
+    """Skipped proposals of networks that have a trial."""
     reused: int = 0
     """Trials whose outcome comes from another run."""
 
     def count(self, status: Status, *, reason: Reason | None = None, reused: bool = False) -> None:
-        """Count an ended trial or a skipped proposal, unless a later limit ended the trial."""
+        """Count an ended trial or a skipped proposal; a trial that a new limit ended does not count."""
         name = "reused" if reused else status.value
         if reason is not Reason.LIMIT:
             setattr(self, name, getattr(self, name) + 1)
 
     @property
     def ended(self) -> int:
-        """The number of ended trials that this run trained."""
+        """The number of ended trials that count towards the experiment's `trials`; reused ones do not."""
         return self.done + self.failed + self.stopped
 
 

@@ -52,8 +52,8 @@ def search(experiment: Experiment, *, name: str | None = None, watch: Watch = nu
 
     The first Ctrl-C stops when the running epochs have ended; the second, or SIGTERM, stops at once. `resume` continues the run.
 
-    Raises: NasError, before anything is trained or written, for limits that no network meets, an unknown sampler or
-    optimizer, or resources that the machine does not have. KeyboardInterrupt, after finished trials are in the run folder.
+    Raises: NasError, before anything is trained or written, for limits that no network meets, an unknown sampler or optimizer, or
+    resources that the machine does not have. KeyboardInterrupt if it was interrupted; the run folder has the finished trials.
     """
     experiment = with_latency(experiment.resolved())
     plan = make_plan(experiment)
@@ -65,14 +65,14 @@ def search(experiment: Experiment, *, name: str | None = None, watch: Watch = nu
 
 
 def resume(run: str | PathLike[str], *, experiment: Experiment | None = None, watch: Watch = nullcontext, **changes: Any) -> Path:
-    """Continue a run from any end: finished trials stay, and the others continue from their checkpoints.
+    """Continue a run, however it ended: ended trials stay, and the others continue from their checkpoints.
 
     `changes` are fields of Experiment, such as trials=100 or baselines=("mobilenetv2_100",); they are recorded in
-    experiment.json. A limit replaces the one on the same objective. `experiment` replaces the one in experiment.json
-    if that cannot be rebuilt, as its parts were made in a script.
+    experiment.json. A new lower or upper bound replaces the old one on the same objective. Pass `experiment` if
+    experiment.json does not suffice to rebuild it, since some of its parts were made in a script.
 
-    Raises: NasError if another process searches the run, it is finished or cannot be rebuilt, or after the change its results
-    would not be comparable.
+    Raises: NasError if another process searches the run, if the run is finished or cannot be rebuilt, or for a change after
+    which results would not be comparable.
     """
     folder = Path(run).resolve()
     described = read_experiment(folder)
@@ -100,7 +100,7 @@ def resume(run: str | PathLike[str], *, experiment: Experiment | None = None, wa
 def _ray(experiment: Experiment) -> Iterator[None]:
     """A Ray session, started while this process reads the images.
 
-    Raises: NasError for more GPUs than a machine has, or images that cannot be read.
+    Raises: NasError if a trial needs more GPUs than a machine has, or images cannot be read.
     """
     images = partial(check_images, experiment)
     with ray_session(experiment.workers, address=experiment.address, verbose=experiment.verbose, while_starting=images):
@@ -204,7 +204,7 @@ def _interruptible(searcher: ArchitectureSearcher) -> Iterator[None]:
     interrupted = searcher.state.interrupted
 
     def stop(signum: int, frame: FrameType | None) -> None:  # noqa: ARG001 - Python's
-        at_once = interrupted.is_set() or signum == signal.SIGTERM  # Ray's own processes may have got it too
+        at_once = interrupted.is_set() or signum == signal.SIGTERM  # Ray's own processes may have received SIGTERM too
         interrupted.set()
         if at_once:
             raise KeyboardInterrupt
@@ -220,7 +220,7 @@ def _interruptible(searcher: ArchitectureSearcher) -> Iterator[None]:
 
 @contextmanager
 def _reporting_full_disk(run: Path) -> Iterator[None]:
-    """Reports a full disk as one NasError; the log or Ray's state may meet it first."""
+    """Turns an error of the disk, such as a full one, into a NasError, whether the log or Ray's own files meet it first."""
     try:
         yield
     except (OSError, json.JSONDecodeError) as error:

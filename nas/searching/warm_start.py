@@ -31,7 +31,7 @@ class WarmStart:
     source: str
     """reference, start or reuse."""
     name: str
-    """The reference's name, the user's, or for a reused network its run and trial."""
+    """The reference's name, the name that the user gave, or for a reused network its run and trial."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,7 +41,7 @@ class ReusedResult:
     name: str
     """The run and its trial."""
     outcome: Outcome
-    """Its values are those of the objectives that need training."""
+    """Its values are only those of the objectives that need training."""
     weights: Path
     """The file of its weights, which exists if the run kept them."""
     architecture: str
@@ -131,7 +131,7 @@ def _check_same_training(experiment: Experiment, name: str, described: Mapping[s
 
 
 def baselines(problem: Problem, names: Iterable[str]) -> dict[str, Point]:
-    """Name → network, each network once, at its own resolution, but no larger than the largest of the space.
+    """Name → network, each network once, at its own resolution or the space's largest, whichever is smaller.
 
     Raises: NasError for a name that does not exist, or a network that cannot read such images.
     """

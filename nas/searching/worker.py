@@ -1,6 +1,6 @@
 """Ray's worker process: it runs one trial after another, and reports their epochs and outcomes.
 
-The first trial imports torch, so that the driver need not.
+It imports torch in its first trial, so that the driver need not import it.
 """
 
 import faulthandler
@@ -25,7 +25,7 @@ MAX_TIMEOUT_SECONDS: Final = 1e8  # three years: faulthandler accepts it on ever
 
 
 class RetiredError(RuntimeError):
-    """Ends a worker process after a crash, so that no other trial runs in it; the outcome has been reported before."""
+    """Ends a worker process after a crash, so that no other trial runs in it. The outcome is reported first."""
 
 
 def run_trial(config: dict[str, Any], *, task: Task, site: Site) -> None:
@@ -40,7 +40,7 @@ def run_trial(config: dict[str, Any], *, task: Task, site: Site) -> None:
 
 
 def _trained(config: dict[str, Any], task: Task, site: Site) -> Outcome:
-    from nas.searching.evaluate import evaluate  # takes seconds, which do not count for the trial
+    from nas.searching.evaluate import evaluate  # takes seconds, which do not count as the trial's time
 
     node = ray.get_runtime_context().get_node_id()
     with TrialFolder.of(site.storage, config["trial"]).opened() as (folder, push), _time_limit(site.timeout):
@@ -64,7 +64,7 @@ def prepare_process(folder: str) -> None:
 
 @contextmanager
 def _time_limit(seconds: float) -> Iterator[None]:
-    """End the process after so many seconds, from a C thread, as Python itself may hang. The driver handles the lost process."""
+    """End the process after `seconds`, from a C thread, as Python itself may hang. The driver handles the lost process."""
     if seconds == math.inf:
         yield
         return
