@@ -1,1 +1,1 @@
-"""The `nas` command: parse, call one function, print."""
+"""The `nas` command: each command parses its options, calls one function of the library and prints the result."""

@@ -1,6 +1,6 @@
-"""The `nas` command: finds the command that is typed, lets tyro read its options, and turns mistakes into exit codes.
+"""The `nas` command: finds the command that the user typed, lets tyro parse its options, and turns errors into exit codes.
 
-A command is a function of the module that `GROUPS` names; only the one that is typed is imported. Read next: search.py.
+`GROUPS` names each command's module, and only that of the typed command is imported. Read next: search.py.
 """
 
 import ast
@@ -27,12 +27,12 @@ GROUPS: Final[dict[str, tuple[str, dict[str, str]]]] = {
         dict.fromkeys(("measure", "latency build", "latency check"), "latency"),
     ),
 }
-"""Group → (an example, command → the module of its function)."""
+"""Group → (an example, command → the module with its function)."""
 COMMANDS: Final = {name: module for _, commands in GROUPS.values() for name, module in commands.items()}
-READS_OWN_OPTIONS: Final = frozenset(("search", "resume", "train"))  # they depend on the experiment, the run or the dataset
+READS_OWN_OPTIONS: Final = frozenset(("search", "resume", "train"))  # options depend on the experiment, run or dataset
 HELP: Final = frozenset(("-h", "--help"))
 USER_ERROR: Final = 2
-INTERRUPTED: Final = 130  # as a shell reports a process that SIGINT ended
+INTERRUPTED: Final = 130  # as a shell reports a process that SIGINT ended: 128 + 2
 
 
 def main() -> None:
@@ -41,15 +41,15 @@ def main() -> None:
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Run one command and give its exit code: 2 after a user's mistake, which is one sentence or tyro's box of an option."""
+    """Run one command and return its exit code: 2 after a user's mistake, which is printed by us or by tyro."""
     try:
         code = _run(list(arguments))
-        sys.stdout.flush()  # here, where a closed pipe is caught, and not as Python ends
+        sys.stdout.flush()  # here a closed pipe is caught; at Python's exit it is not
     except NasError as error:
         print(f"nas: {error}", file=sys.stderr)
         return USER_ERROR
-    except BrokenPipeError:  # the reader of our output, such as `head`, has had enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # for what is still to be flushed
+    except BrokenPipeError:  # the reader of our output, such as `head`, has closed the pipe
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # Python flushes the rest to there
         return 0
     except OSError as error:
         print(f"nas: {error.filename or 'a file'} cannot be used: {error.strerror or error}", file=sys.stderr)
@@ -61,7 +61,7 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _run(words: list[str]) -> int:
-    if set(words) - HELP <= {"latency"}:  # the first word of two commands, and none by itself
+    if set(words) - HELP <= {"latency"}:  # the first word of two commands, but no command by itself
         _print_help()
         return 0
     if words[0] == "--version":
@@ -92,7 +92,7 @@ def _run(words: list[str]) -> int:
 
 
 def _print_help() -> None:
-    """The commands by group, without an import of any."""
+    """Print the commands by group, without importing their modules."""
     print("Search mobile networks, look at the results, take networks away.\n")
     for title, (example, commands) in GROUPS.items():
         print(title)

@@ -1,4 +1,4 @@
-"""`nas export` and `nas train`, which write folders of networks."""
+"""`nas export` and `nas train`, which write export folders."""
 
 import json
 from pathlib import Path
@@ -25,14 +25,14 @@ def export(
     int8: bool = False,
     output: Path | None = None,
 ) -> None:
-    """Write a network of a run, or its whole front, as folders that run in timm, torch and ONNX Runtime, proven.
+    """Write a network of a run, or its whole front, as folders that run in timm, torch and ONNX Runtime.
 
     Args:
         trial: The trial's number, as `nas table` shows it.
         front: Export every network on the front, each to its own folder.
         int8: Also write an ONNX file in eight bits, calibrated on training images, and measure its accuracy.
-        output: The folder to write, by default exports/trial<N> in the run folder; with --front the folder to put them in. An
-            export that is there is replaced.
+        output: The folder to write, by default exports/trial<N> in the run folder; with --front the parent of the folders. An
+            earlier export there is replaced.
     """
     from nas.exporting.from_run import choose, export_front
     from nas.exporting.from_run import export as export_trial
@@ -76,7 +76,7 @@ def _dataset(*, dataset: str | None = None) -> Any:
 
 
 def _card(folder: Path) -> tuple[dict[str, Any], dict[str, float], dict[str, Any], float]:
-    """(an export's card, its top-1 by part, the proof of its float files by file, their largest difference of a logit)."""
+    """(an export's card, its top-1 by part, its proof by file without int8, the largest difference of a logit in them)."""
     from nas.exporting.fresh_process import INT8_FILE
     from nas.models.network import CARD_FILE
 
@@ -87,14 +87,14 @@ def _card(folder: Path) -> tuple[dict[str, Any], dict[str, float], dict[str, Any
 
 
 def _print_export_line(folder: Path) -> None:
-    """One line about an export of a front."""
+    """Print one line about an export of a front."""
     _, tops, _, difference = _card(folder)
     accuracies = ", ".join(f"{part}_top1_pct {top1:.2f}" for part, top1 in tops.items())
     print(f"{shown_path(folder)}: {accuracies}, logits within {difference:.1g}", flush=True)
 
 
 def _print_export(folder: Path) -> None:
-    """The accuracy of an export, what proves it, and how to load it."""
+    """Print the accuracy of an export, its proof, and how to load it."""
     card, tops, proof, difference = _card(folder)
     accuracy = card["accuracy"]
     if "not_measured" in accuracy:

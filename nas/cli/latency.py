@@ -13,10 +13,10 @@ from nas.objectives.latency.table import Setup, read_table, table_file
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shape:
-    """The shape of inputs and outputs."""
+    """The side of a network's input and the number of its classes."""
 
     resolution: int | None = None
-    """Side of the input, pixels; by default a network's own, or every one of a space."""
+    """Side of the input, pixels; by default the network's own, or all resolutions of the space."""
     classes: int = 1000
     """Number of classes."""
 
@@ -26,7 +26,7 @@ class Shape:
 
 
 def measure(network: str, /, *, setup: Setup, shape: Shape) -> None:
-    """Measure how long a network takes on this machine: warmed up, repeated, and refused while the machine is busy.
+    """Measure a network's latency on this machine, the median of many runs; refuse if the machine is busy.
 
     Args:
         network: A published network's name, an export's folder, or the file of an architecture.
@@ -44,11 +44,11 @@ def measure(network: str, /, *, setup: Setup, shape: Shape) -> None:
 
 
 def latency_build(space: str, /, *, setup: Setup, shape: Shape, limit: Limits = (), output: Path | None = None) -> None:
-    """Time every layer of a space on this machine, for `latency_ms`; the same command resumes a build that was ended.
+    """Time every layer of a space on this machine, for `latency_ms`; the same command resumes an interrupted build.
 
     Args:
         space: The space's name, or the path of a Python file with a SPACE.
-        output: The table's file, by default where searches look for it.
+        output: The table's file, by default in the folder where searches look for tables.
     """
     from nas.cli.progress import bar
     from nas.objectives.latency.build_table import build_table
@@ -67,12 +67,12 @@ def latency_build(space: str, /, *, setup: Setup, shape: Shape, limit: Limits = 
 
 
 def latency_check(table: Path, /, *, shape: Shape, limit: Limits = (), networks: int = 30, space: str | None = None) -> None:
-    """Measure whole networks of a table's space on this machine, and write the table's error into it.
+    """Measure whole networks on this machine, compare with a table's predictions, and write the error into the table.
 
     Args:
         table: The table's file.
-        networks: How many are measured, drawn at random.
-        space: Their space, by default the one that the table was built for.
+        networks: How many random networks to measure.
+        space: The space to draw them from, by default the one that the table was built for.
     """
     built = read_table(table)
     from nas.objectives.latency.build_table import check_table
@@ -88,7 +88,7 @@ def latency_check(table: Path, /, *, shape: Shape, limit: Limits = (), networks:
 
 
 def _reachable(space: str, shape: Shape, limits: tuple[str, ...], **points_and_seed: int) -> list[Architecture]:
-    """The networks of a space within limits. Raises: NasError if there is none."""
+    """The networks to time layers of, from a space within limits. Raises: NasError if there is none."""
     from nas.objectives import parse_limit
     from nas.objectives.latency.build_table import reachable
     from nas.spaces import space as find_space

@@ -1,4 +1,4 @@
-"""Options that several commands have, each with its one explanation."""
+"""Options that several commands share, each with its help text."""
 
 from pathlib import Path
 from typing import Annotated, TypeAlias

@@ -1,4 +1,4 @@
-"""What the commands print: rows, fronts, paths."""
+"""Prints what several commands show: tables, fronts, plug-ins, paths."""
 
 import logging
 import shlex
@@ -12,24 +12,24 @@ from nas.plugins import plugin_names, plugin_summary
 if TYPE_CHECKING:
     import pandas as pd
 
-PIPE_COLUMNS = 100_000  # no line is that long: in a pipe none wraps
+PIPE_COLUMNS = 100_000  # characters; no line is that long, so none wraps in a pipe
 
 
 def log_to_stdout() -> None:
-    """Send the messages of a search or a training to the standard output of this moment."""
+    """Send the log of a search or a training to the current sys.stdout."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stdout, force=True)
     logging.getLogger("nas").setLevel(logging.INFO)
-    logging.getLogger("timm").setLevel(logging.ERROR)  # it warns of a cosine of one step
+    logging.getLogger("timm").setLevel(logging.ERROR)  # timm warns about a cosine schedule of one step
 
 
 def print_plugins(kind: str) -> None:
-    """Print the spaces, or the plug-ins of another kind, each with its summary."""
+    """Print the plug-ins of a kind, such as the spaces, each with its summary."""
     for name in plugin_names(kind):
         print(f"  {name:<24} {plugin_summary(kind, name)}")
 
 
 def print_front(df: "pd.DataFrame") -> None:
-    """Print the front of a run, the best first, and the pairs that a latency table does not tell apart."""
+    """Print a run's front, the best first, and the pairs that differ by less than the latency table's error."""
     from nas.runs.results import close_pairs, front
 
     rows = front(df)
@@ -41,7 +41,7 @@ def print_front(df: "pd.DataFrame") -> None:
 
 
 def print_rows(df: "pd.DataFrame", columns: list[str]) -> None:
-    """Print columns of a table, numbers with four digits."""
+    """Print columns of a table; floats have four significant digits."""
     import pandas as pd
 
     if df.empty:
@@ -55,7 +55,7 @@ def print_rows(df: "pd.DataFrame", columns: list[str]) -> None:
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[Any]], *, right: Collection[str] = ()) -> None:
-    """Print aligned columns, those of `right` at their right edge; a terminal wraps long cells, a pipe gets a line a row."""
+    """Print aligned columns, those in `right` right-aligned; a terminal wraps long cells, a pipe gets one line per row."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -66,13 +66,13 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[Any]], *, right:
     for column in columns:
         table.add_column(Text(column), justify="right" if column in right else "left")
     for row in rows:
-        table.add_row(*(Text(str(value)) for value in row))  # nothing in a cell is markup
+        table.add_row(*(Text(str(value)) for value in row))  # Text, so that rich reads no markup in a cell
     with console.capture() as drawing:
         console.print(table)
     print("\n".join(line.rstrip() for line in drawing.get().splitlines()))
 
 
 def shown_path(path: Path) -> str:
-    """A path as short as it can be typed here."""
+    """A path to type in a shell: relative if it is in the working folder, quoted if needed."""
     here = Path.cwd()
     return shlex.quote(str(path.relative_to(here) if path.is_relative_to(here) else path))

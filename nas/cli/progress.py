@@ -13,20 +13,20 @@ from rich.text import Text
 from nas.cli.output import log_to_stdout
 from nas.training.settings import Epoch
 
-if TYPE_CHECKING:  # it loads Ray, which no training needs
+if TYPE_CHECKING:  # importing it loads Ray, which a training does not need
     from nas.searching.searcher import ArchitectureSearcher
 
 
 @contextmanager
 def bar(label: str) -> Iterator[Callable[[int, int], None]]:
-    """A callback of (done, total) that draws a bar with the time left, from its first call on."""
+    """Give a callback of (done, total) that draws a bar with the time left; the first call shows the bar."""
     with Progress(TextColumn(label), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()) as progress:
         task = progress.add_task(label, visible=False)
         yield lambda done, total: progress.update(task, completed=done, total=total, visible=True)
 
 
 class ShownTraining(Progress):
-    """A bar for each epoch of a training, and a line when it ends; its methods are the callbacks of the training."""
+    """A bar during each epoch of a training, and a line after it; `on_step` and `on_epoch` are the training's callbacks."""
 
     def __init__(self, epochs: int) -> None:
         console = Console()
@@ -37,12 +37,12 @@ class ShownTraining(Progress):
         self.task = self.add_task("", total=None, epoch=1, top1="-", speed=0.0)
 
     def __enter__(self) -> Self:
-        """The first step starts the bar."""
+        """Do not start the bar yet: the first step does."""
         return self
 
     def on_step(self, done: int, total: int) -> None:
-        """Draw how many images are done, and the speed."""
-        if self.epoch_begins:  # decoding and validation before it must not count for the speed
+        """Draw how many images of the epoch are done, and the speed."""
+        if self.epoch_begins:  # the speed must not include decoding and validation before this
             self.start()
             self.reset(self.task, total=total)
             self.epoch_begins = False
@@ -50,7 +50,7 @@ class ShownTraining(Progress):
         self.update(self.task, speed=self.tasks[0].speed or 0.0)
 
     def on_epoch(self, epoch: Epoch) -> None:
-        """Print the results of an epoch."""
+        """Print an epoch's loss, top-1, speed and time."""
         left = timedelta(seconds=round((self.epochs - epoch.epoch) * epoch.seconds))
         speed = f"{self.tasks[0].speed:,.0f} images/s, " if self.tasks[0].speed else ""
         line = f"epoch {epoch.epoch}/{self.epochs}: loss {epoch.train_loss:.3f}, val_top1_pct {epoch.val_top1_pct:.2f}, "
@@ -60,10 +60,10 @@ class ShownTraining(Progress):
 
 
 class _SearchProgress(Progress):
-    """A search's bar, its trials by status, and the best values so far, read from the searcher at every refresh."""
+    """A search's bar, its trials by status, and its best values so far; every refresh reads them from the searcher."""
 
     def __init__(self, searcher: "ArchitectureSearcher") -> None:
-        self.searcher, console = searcher, Console()  # first, as rich draws at once
+        self.searcher, console = searcher, Console()  # set before super().__init__, which draws
         columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("left"))
         options: dict[str, Any] = {"refresh_per_second": 4, "speed_estimate_period": math.inf}
         super().__init__(*columns, console=console, disable=not console.is_terminal, **options)
@@ -93,10 +93,10 @@ class _SearchProgress(Progress):
 
 @contextmanager
 def shown_search(searcher: "ArchitectureSearcher") -> Iterator[None]:
-    """Show a search while the block runs; in a pipe, its log lines are all there is."""
+    """Show a search while the block runs; in a pipe only its log lines appear."""
     try:
         with _SearchProgress(searcher):
-            log_to_stdout()  # the stream that rich has put there, which prints above the bar
+            log_to_stdout()  # sys.stdout is now rich's, which prints above the bar
             yield
     finally:
         log_to_stdout()

@@ -1,4 +1,4 @@
-"""`nas runs`, `clean`, `table`, `report`, `compare`, `verify`, `dashboard`: what a run has and what it is worth."""
+"""`nas runs`, `clean`, `table`, `report`, `compare`, `verify`, `dashboard`: look at runs, check them, free their disk."""
 
 from pathlib import Path
 
@@ -20,10 +20,10 @@ def runs(folder: Path = Path("runs"), /) -> None:
 
 
 def clean(run: Runs, /, *, yes: bool = False) -> None:
-    """Say which weights and checkpoints no network on the front needs; remove them with --yes.
+    """List weights off the front and checkpoints of ended trials; remove them with --yes.
 
     Args:
-        yes: Remove them.
+        yes: Remove the listed files.
     """
     from nas.runs.listing import clean as clean_run
     from nas.runs.listing import removable, size_mb
@@ -51,7 +51,7 @@ def table(
     """Print the trials of runs, or only their Pareto fronts; in Python, nas.results(run) gives the same table.
 
     Args:
-        front: Only networks that no other one of their run beats on every objective, the best first.
+        front: Only the Pareto front of each run, the best first.
         output: Write every column to this CSV file instead.
     """
     from nas.runs import results as tables
@@ -62,12 +62,12 @@ def table(
     rows = tables.select(rows, where) if where else rows
     rows = rows.loc[[tables.best(rows, best, within_error=within_error).name]] if best else rows
     if output is not None:
-        output.write_text(rows.to_csv(index=False), encoding="utf-8")  # in place: it may be a pipe or /dev/stdout
+        output.write_text(rows.to_csv(index=False), encoding="utf-8")  # not atomically: it may be a pipe or /dev/stdout
         return
     if front and not (where or best) and df["run"].nunique() <= 1:
         print_front(df)
         return
-    shown = rows if where else rows[rows["trial"].notna()]  # skipped proposals are only counted
+    shown = rows if where else rows[rows["trial"].notna()]  # skipped proposals are only in the counts below
     names = ["run"] if df["run"].nunique() > 1 else []
     failures = ["reason", "error"] if shown["reason"].notna().any() else []
     print_rows(shown, [*names, "trial", "id", "status", *df.attrs["directions"], "seconds", "source", "name", *failures])
@@ -78,7 +78,7 @@ def table(
 
 
 def report(run: Run, /, *, output: Path | None = None) -> None:
-    """Write the page of a run: one HTML file that works offline, also while the search runs.
+    """Write a run's page, one HTML file that works offline; the search may still be running.
 
     Args:
         output: The file to write, by default report.html in the run folder.
@@ -89,11 +89,11 @@ def report(run: Run, /, *, output: Path | None = None) -> None:
 
 
 def compare(one: Path, other: Path, /) -> None:
-    """Compare two runs, or two folders of runs over several seeds, which also show the noise between seeds.
+    """Compare two searches by hypervolume: two runs, or two folders of runs over several seeds to see the noise.
 
     Args:
-        one: A run folder, or a folder of them.
-        other: The same.
+        one: A run folder, or a folder of runs with different seeds.
+        other: The same for the second search.
     """
     from nas.runs.compare import compare as compare_runs
 
@@ -111,14 +111,14 @@ def compare(one: Path, other: Path, /) -> None:
 
 
 def verify(run: Run, /, *, top: int = 5, seeds: int = 3, epochs: int | None = None) -> None:
-    """Train the best of a run's front in full with several seeds, and say how far to trust the search's short trainings.
+    """Train a front's best networks in full with several seeds, and compare that ranking with the search's.
 
     Each training becomes an export folder under full/ in the run folder.
 
     Args:
-        top: How many networks, the best of the front by top-1.
-        seeds: How often each is trained.
-        epochs: Epochs of each training, by default ten times the run's; all else is as in the run's settings.
+        top: How many networks of the front, the best by top-1.
+        seeds: How many seeds to train each network with.
+        epochs: Epochs of each training, by default ten times the run's; the other settings are the run's.
     """
     from nas.cli.progress import bar
     from nas.exporting.verify import verify as verify_run
@@ -135,7 +135,7 @@ def verify(run: Run, /, *, top: int = 5, seeds: int = 3, epochs: int | None = No
 
 
 def dashboard(run: Run, /, *, port: int = 8080) -> None:
-    """Open optuna-dashboard on a run, on 127.0.0.1 alone, until Ctrl-C; it adds trials as they end.
+    """Serve a run in optuna-dashboard, on 127.0.0.1 only, until Ctrl-C; new trials appear as they end.
 
     Args:
         port: The port that it listens on.

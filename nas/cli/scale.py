@@ -1,4 +1,4 @@
-"""`nas scale`: a network larger or smaller."""
+"""`nas scale`: makes a network larger or smaller."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -13,7 +13,7 @@ from nas.runs.run_folder import EXPERIMENT_FILE, read_experiment
 
 
 class _Base(NamedTuple):
-    """A network to scale, and the rule of the fit whose run names it."""
+    """A network to scale; if it comes from the run of a fit, also the fitted rule."""
 
     architecture: Architecture
     name: str
@@ -38,16 +38,16 @@ def scale(
     """Scale a network by EfficientNet's rule (arXiv:1905.11946): depth by alpha^phi, width by beta^phi, resolution by gamma^phi.
 
     Args:
-        network: A published network's name, an export's folder or an architecture's file. Or a run folder, for its best trained
-            network on the first objective; the run of a fit gives the network and the rule of the fit.
-        phi: One network for each: larger above 0, smaller below 0; by default 1 2 3.
-        macs: Instead of phi, multiply-adds such as 300M 1.2B: the largest phi that stays within each.
+        network: A published network's name, an export's folder, an architecture's file, or a run folder: then the best trained
+            network on its first objective. From the run of a fit come the fit's network and rule.
+        phi: One network for each value, larger above 0, smaller below 0; by default 1 2 3.
+        macs: Instead of phi, budgets of multiply-adds such as 300M 1.2B; each gets the largest phi within it.
         alpha: Growth of the depth, 1 or more; by default 1.2, the paper's.
         beta: Growth of the width, 1 or more; by default 1.1.
         gamma: Growth of the resolution, 1 or more; by default 1.15.
         fit: First find alpha, beta and gamma for the network of a run: train this many networks of about twice the multiply-adds
             with the run's settings. `nas resume` resumes a fit that was killed.
-        trial: The trial of a run folder whose network is scaled.
+        trial: With a run folder: the trial whose network to scale.
         classes: Classes to count parameters and multiply-adds with, by default the run's or the export's, or 1000.
         output: The folder to write, by default scaled/NAME.
     """
@@ -94,12 +94,12 @@ def _by_name(network: str, **only_of_runs: int | None) -> _Base:
         if value is not None:
             raise NasError(f"{option}: {network[:80]!r} is not a run folder, which `nas search` makes")
     architecture, folder, path = find_network(network).architecture, export_folder(network), Path(network).resolve()
-    name = f"{path.parent.name}-{path.stem}" if path.is_file() else path.name  # as many families have a phi1
-    return _Base(architecture, name, 1000 if folder is None else len(read_export(folder)[1]))  # papers count ImageNet's
+    name = f"{path.parent.name}-{path.stem}" if path.is_file() else path.name  # every family has a phi1.json
+    return _Base(architecture, name, 1000 if folder is None else len(read_export(folder)[1]))  # as papers do, for ImageNet
 
 
 def _of_run(run: Path, trial: int | None = None, fit: int | None = None) -> _Base:
-    """The network of a trial, or the network and the rule that a fit's run found."""
+    """The network of a trial; for the run of a fit, without `trial` and `fit`, the fit's network and rule."""
     from nas.searching.scaling_fit import read_fit, trained_network
 
     num_classes = len(read_experiment(run)["dataset"]["classes"])

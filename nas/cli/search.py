@@ -35,13 +35,13 @@ def search(arguments: list[str]) -> None:
         f"replace the space and the dataset. Spaces: {spaces}; datasets: {datasets}; objectives: {objectives}."
     )
     experiment = _with_options(replace(experiment, **plugins), options, prog=prog, description=description)
-    from nas.searching.tuner import search as search_experiment  # Ray, once the command is known to be right
+    from nas.searching.tuner import search as search_experiment  # imports Ray, so only after the options are checked
 
     _run_and_print(experiment, search_experiment, experiment, name=Path(name).stem)
 
 
 def resume(arguments: list[str]) -> None:
-    """Resume a run that was interrupted or killed, or extend one with --trials; finished trials stay."""
+    """Resume an interrupted or killed run, or extend one with --trials; finished trials stay."""
     if not arguments or arguments[0] in HELP:
         print("nas resume RUN [--help | options]: a run folder, which `nas search` makes and `nas runs` lists")
         return
@@ -52,7 +52,7 @@ def resume(arguments: list[str]) -> None:
 
     run, *options = arguments
     folder = Path(run).resolve()
-    check_free(folder)  # at once, not after Ray
+    check_free(folder)  # before Ray is imported, which takes seconds
     before = experiment_of(read_experiment(folder), folder.parent)
     after = _with_options(before, options, prog=f"nas resume {run}")
     names = [field.name for field in fields(after)]
@@ -100,13 +100,13 @@ def _choices(distribution: Any) -> str:
 
 
 def _plugins(*, space: str | None = None, dataset: str | None = None) -> dict[str, Any]:
-    """The plug-ins that stand in for the experiment's own."""
+    """The plug-ins of --space and --dataset, which replace the experiment's own."""
     names = {"space": space, "dataset": dataset}
     return {kind: load_plugin(kind, name) for kind, name in names.items() if name is not None}
 
 
 def _with_options(experiment: "Experiment", options: list[str], *, prog: str, description: str | None = None) -> "Experiment":
-    """The experiment with the fields that the options set."""
+    """The experiment, with its fields set by the options."""
     return tyro.cli(
         type(experiment),
         default=experiment,
@@ -118,7 +118,7 @@ def _with_options(experiment: "Experiment", options: list[str], *, prog: str, de
 
 
 def _constructors(objectives: Sequence[Any]) -> tyro.constructors.ConstructorRegistry:
-    """How tyro reads and shows objectives, limits and samplers; the experiment's own objectives may be no plug-ins."""
+    """How tyro reads and shows objectives, limits and samplers; `objectives` are those of the experiment, plug-ins or not."""
     from optuna.samplers import BaseSampler
 
     from nas.objectives import Limit, Objective, objective, parse_limit
@@ -147,9 +147,9 @@ def _constructors(objectives: Sequence[Any]) -> tyro.constructors.ConstructorReg
 
 
 def _run_and_print(experiment: "Experiment", run: Callable[..., Path], *arguments: Any, **options: Any) -> None:
-    """Run a search while it is shown, then print its front and the commands to type next.
+    """Run a search and show its progress, then print its front and the commands to type next.
 
-    Raises: NasError if no trial is done, with the first trial's error.
+    Raises: NasError with the first failed trial's error, if trials failed and none is done.
     """
     from nas.cli.progress import shown_search
 

@@ -1,1 +1,1 @@
-"""What leaves: a folder per network that runs without this project, full trainings, and their check."""
+"""Writes networks as folders that run without this project, trains networks in full, and compares the two rankings."""

@@ -1,4 +1,4 @@
-"""One network trained by several processes, each with its own GPU, through Ray Train."""
+"""Trains one network in several processes, each with its own GPU, through Ray Train."""
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -24,13 +24,13 @@ OnEpoch = Callable[[Epoch], None]
 def train_on_workers(
     work: Callable[..., TrainReport], dataset: Dataset, *, workers: int, storage: Path, on_epoch: OnEpoch | None
 ) -> TrainReport:
-    """Run `work(on_epoch=...)` in one process group of `workers` processes; gives the report of the first.
+    """Run `work(on_epoch=...)` in one process group of `workers` processes; returns the first process's report.
 
     All processes end with the same weights. N processes with a batch of B images train as one process that accumulates gradients
-    over N parts of B / N images, with two differences: BatchNorm's running statistics are averaged over the processes after every
+    over N parts of B / N images. Two things differ: BatchNorm's running statistics are averaged over the processes after every
     epoch, and each process draws its own augmentation.
 
-    Raises: NasError if there are fewer GPUs, or CPU cores, than processes, or one of them fails.
+    Raises: NasError if the machine has fewer GPUs (without GPUs: CPU cores) than `workers`, or a process fails.
     """
     with ray_session(None), pickled_by_value([dataset]):
         gpus, cores = (int(ray.cluster_resources().get(kind, 0)) for kind in ("GPU", "CPU"))
@@ -64,12 +64,12 @@ def _fit(trainer: TorchTrainer, queue: Queue, workers: int) -> None:
 
 
 def _receive(queue: Queue, on_epoch: OnEpoch | None) -> TrainReport:
-    """The report of the first process, which sends its epochs before it. Ray's own callbacks run in another process than this."""
+    """Receive the first process's epochs, then its report, which is returned. (Ray's own callbacks run in another process.)"""
     message = None
     for message in iter(queue.get, None):
         if isinstance(message, Epoch) and on_epoch is not None:
             on_epoch(message)
-    assert isinstance(message, TrainReport)  # comes last
+    assert isinstance(message, TrainReport)  # the last message
     return message
 
 
@@ -79,7 +79,7 @@ def _work(config: dict[str, Any]) -> None:
     torch.set_num_threads(config["threads"])
     device = ray.train.torch.get_device()
     if device.type == "cuda":
-        torch.cuda.set_device(device)  # this process's own, as it sees all of them
+        torch.cuda.set_device(device)  # the process sees all GPUs, and uses its own
     work, queue = config["work"], config["queue"]
     if ray.train.get_context().get_world_rank() == 0:
         queue.put(work(on_epoch=queue.put))

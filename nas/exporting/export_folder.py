@@ -1,7 +1,7 @@
-"""The folder that a network leaves in: its files, and loading it again.
+"""The export folder of a network: its files, and how to load it again.
 
-`architecture.json` is the canonical text, `model.safetensors` the weights; `config.json`, `model.py`, `model.pt2` and
-`model.onnx` run in timm, torch and ONNX Runtime without this project; `card.json` and `README.md` describe it.
+`architecture.json` is the architecture's canonical text, `model.safetensors` has the weights; `config.json`, `model.py`,
+`model.pt2` and `model.onnx` run in timm, torch and ONNX Runtime without this project; `card.json` and `README.md` describe it.
 """
 
 import hashlib
@@ -28,17 +28,17 @@ ONNX_FILE: Final = "model.onnx"
 README_FILE: Final = "README.md"
 BINARY_FILES: Final = (WEIGHTS_FILE, TORCH_FILE, ONNX_FILE, INT8_FILE)
 FILES: Final = frozenset((*BINARY_FILES, ARCHITECTURE_FILE, CONFIG_FILE, MODEL_FILE, CARD_FILE, README_FILE))
-MAX_BYTES: Final = 2**22  # of a card, or an architecture's text
+MAX_BYTES: Final = 2**22  # largest card.json or architecture.json that is read
 MAX_CLASSES: Final = 2**20
-DTYPES: Final = {torch.float32: "F32", torch.int64: "I64"}  # of timm's networks, as safetensors names them
+DTYPES: Final = {torch.float32: "F32", torch.int64: "I64"}  # types in timm's networks, by safetensors' names
 
 T = TypeVar("T")
 
 
 def check_replaceable(target: Path) -> None:
-    """Check that an export may be written here: nothing, an empty folder, or an export that it replaces.
+    """Check that `target` is absent, an empty folder, or an earlier export, which a new export may replace.
 
-    Raises: NasError.
+    Raises: NasError if it is anything else.
     """
     if not target.exists():
         return
@@ -50,12 +50,12 @@ def check_replaceable(target: Path) -> None:
 def load(folder: str | PathLike[str], *, features_only: bool = False) -> nn.Module:
     """The network of an exported folder with its weights, in eval mode, on the CPU.
 
-    With `features_only` it gives the list of its feature maps, one a reduction, for a user's own heads. `card.json` says how to
-    normalise images. Nothing in the folder is unpickled or run, and the weights' header has to match the architecture before
-    memory is allocated for them.
+    With `features_only` its output is a list of feature maps, one per reduction, for a user's own heads. `card.json` says how to
+    normalise images. Nothing in the folder is unpickled or run, and the header of the weights' file must match the
+    architecture before memory is allocated for them.
 
     Shapes: (N, 3, resolution, resolution) → (N, classes).
-    Raises: NasError, and nothing else, if a file is missing, damaged, no plain file, or does not fit the others.
+    Raises: NasError, and no other error, if a file is missing, damaged, not a plain file, or does not match the others.
     """
     source = Path(folder)
     network, classes, _ = read_export(source)
@@ -64,9 +64,9 @@ def load(folder: str | PathLike[str], *, features_only: bool = False) -> nn.Modu
 
 
 def read_export(source: Path) -> tuple[Network, list[str], dict[str, Any]]:
-    """(the network of an exported folder, its classes, its card), once they match each other and the files their digests.
+    """(the network of an exported folder, its classes, its card).
 
-    Raises: NasError.
+    Raises: NasError if network and card do not match each other, or a file does not match its SHA-256 in the card.
     """
     for file in (ARCHITECTURE_FILE, WEIGHTS_FILE, CARD_FILE):
         if not (source / file).exists():
@@ -92,7 +92,7 @@ def _read_text(file: Path) -> str:
 
 
 def _read_card(file: Path) -> tuple[dict[str, Any], list[str]]:
-    """(the card, its classes); a stranger may have written it."""
+    """(the card, its classes), with every field checked, as the file may come from anybody."""
     try:
         card = dict(json.loads(_read_text(file)))
         classes, how, digests, _ = card["classes"], card["preprocess"], dict(card["sha256"]), card["id"]
@@ -109,9 +109,9 @@ def _read_card(file: Path) -> tuple[dict[str, Any], list[str]]:
 def with_weights(network: Network, num_classes: int, weights: Path) -> nn.Module:
     """The network with the weights of a safetensors file, in eval mode, channels_last, on the CPU.
 
-    Raises: NasError if the file does not hold them, and nothing else.
+    Raises: NasError, and no other error, if the file does not hold this network's weights.
     """
-    try:  # the header first, so that no file can ask for more memory than the network has
+    try:  # the header first, so that no file can take more memory than the network needs
         wrong = _difference(weights, built_empty(network, num_classes).state_dict())
         state = {} if wrong else load_file(weights)
     except (SafetensorError, OSError) as error:
@@ -124,9 +124,9 @@ def with_weights(network: Network, num_classes: int, weights: Path) -> nn.Module
 
 
 def built_empty(network: Network, num_classes: int) -> nn.Module:
-    """The network without memory for its weights, which are on torch's device `meta`.
+    """The network on torch's device `meta`, so that its weights take no memory.
 
-    Raises: NasError for a number of classes beyond reason.
+    Raises: NasError if the number of classes is not from 1 to MAX_CLASSES.
     """
     if not 1 <= num_classes <= MAX_CLASSES:
         raise NasError(f"{num_classes} classes are not from 1 to {MAX_CLASSES}")
@@ -135,7 +135,7 @@ def built_empty(network: Network, num_classes: int) -> nn.Module:
 
 
 def _difference(weights: Path, expected: Mapping[str, Tensor]) -> str:
-    """The first tensor of a file's header that differs from the expected one, in words; empty if none does."""
+    """A sentence on the first tensor in a file's header that differs from the expected one; empty if none does."""
     with safe_open(weights, "pt") as file:
         slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 - no mapping
         header = {name: f"{part.get_dtype()} {part.get_shape()}" for name, part in slices.items()}
@@ -148,9 +148,9 @@ def _difference(weights: Path, expected: Mapping[str, Tensor]) -> str:
 
 
 def read_plain(path: Path, most: int, read: Callable[[Path], T]) -> T:
-    """What `read` makes of a file of an export.
+    """The result of `read` for a file of an export.
 
-    Raises: NasError for a link, something that is not a file, or more than `most` bytes.
+    Raises: NasError for a link, a path that is not a file, a file above `most` bytes, or one that cannot be read.
     """
     if path.is_symlink() or not path.is_file():
         raise NasError(f"{path} is not a file of its own; give a folder of plain files")
@@ -164,6 +164,6 @@ def read_plain(path: Path, most: int, read: Callable[[Path], T]) -> T:
 
 
 def sha256(path: Path) -> str:
-    """The digest of a file, in hexadecimal digits."""
+    """The SHA-256 of a file, in hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,4 +1,4 @@
-"""Writes the folder of a network: formats that run in timm, torch and ONNX Runtime without this project, each proven."""
+"""Writes a network's export folder in the formats of timm, torch and ONNX Runtime, and compares each with the network."""
 
 import io
 import json
@@ -42,10 +42,10 @@ from nas.objectives.latency.measure import measure
 from nas.runs.serialization import package_versions
 from nas.training.predict import Preprocess, evenly_spaced, fingerprint, num_correct, predict
 
-TORCHS_OPSET: Final = 18  # the least that torch's exporter writes
-TOLERANCE: Final = 1e-3  # of the largest logit, as sums are taken in another order
-SAME_CLASS: Final = 0.99  # share of the images
-SECONDS: Final = 1800.0  # for the proof
+TORCHS_OPSET: Final = 18  # the lowest that torch's exporter writes
+TOLERANCE: Final = 1e-3  # largest difference, relative to the largest logit: each format adds in its own order
+SAME_CLASS: Final = 0.99  # smallest share of the images that a format must put into the network's class
+SECONDS: Final = 1800.0  # longest time of the proof
 PROOF_IMAGES: Final = 128
 CALIBRATION_IMAGES: Final = 512  # of the training part
 
@@ -59,10 +59,10 @@ def write_export(
     *,
     int8: bool = False,
 ) -> None:
-    """Write the folder of an export, whole or not at all, with every format proven; an earlier export stays until then.
+    """Write an export folder, whole or not at all, once every format is proven; an earlier export stays until then.
 
-    `parts` are those of the dataset that can be read: `val` to compare the formats on, `train` to calibrate int8 on.
-    Raises: NasError for a file that gives other logits than the weights, or a folder that cannot be written.
+    `parts` of the dataset: `val` to compare the formats on; with `int8` also `train` to calibrate on, and `test`. Empty if the
+    dataset cannot be read. Raises: NasError for a file whose logits differ, or a folder that cannot be written.
     """
     with atomic_folder(target, check_replaceable) as folder:
         (folder / ARCHITECTURE_FILE).write_text(network.to_json() + "\n", encoding="utf-8")
@@ -82,7 +82,7 @@ def write_export(
 
 
 def _proof_images(preprocess: Preprocess, data: ImageData | None) -> tuple[Tensor, str]:
-    """(preprocessed images of the validation part, filled up with generated ones; how many there are of each)."""
+    """(PROOF_IMAGES preprocessed images, generated ones if validation images are too few; how many of each, in words)."""
     side = preprocess.resolution
     images = [] if data is None else [preprocess(torch.from_numpy(evenly_spaced(data, PROOF_IMAGES)))]
     number = sum(map(len, images))
@@ -96,7 +96,7 @@ def _proof_images(preprocess: Preprocess, data: ImageData | None) -> tuple[Tenso
 def measure_accuracy(
     model: nn.Module, resolution: int, dataset: Dataset, parts: Mapping[str, ImageData], device: torch.device
 ) -> tuple[dict[str, float | int], str]:
-    """(top-1 on the search validation and the test part, with their sizes; the fingerprint of the validation part)."""
+    """(top-1 on the search validation and the test part, with their sizes; the fingerprint of the validation logits)."""
     model.to(device)
     preprocess = Preprocess(resolution=resolution, mean=dataset.mean, std=dataset.std)
     accuracy: dict[str, float | int] = {}
@@ -110,7 +110,7 @@ def measure_accuracy(
 
 
 def write_formats(folder: Path, network: Network, model: nn.Module, card: Mapping[str, Any]) -> int:
-    """Write the files that run a trained network into a folder that has its weights; gives the opset of the ONNX file."""
+    """Write config.json, model.py, model.pt2 and model.onnx into a folder that has the weights; returns the ONNX opset."""
     model = model.cpu().eval().to(memory_format=torch.contiguous_format)
     config = json.dumps(timm_config(network, card), indent=2, ensure_ascii=False)
     (folder / CONFIG_FILE).write_text(config + "\n", encoding="utf-8")
@@ -138,10 +138,10 @@ def write_formats(folder: Path, network: Network, model: nn.Module, card: Mappin
 def prove(folder: Path, model: nn.Module, images: Tensor, source: str) -> dict[str, Any]:
     """Compare each format, in a fresh process that cannot import this project, with the model.
 
-    `images` are preprocessed, `source` describes them. Gives for each file the largest difference of a logit, and the share of
-    images that get the same class.
+    `images` are preprocessed; `source` says where they are from. Returns for each file the largest difference of a logit, and the
+    share of images that get the same class.
     Shapes: images float32 (N, 3, resolution, resolution).
-    Raises: NasError where a file gives something else, or nothing.
+    Raises: NasError if a file gives other logits or does not run; the int8 file may give other logits.
     """
     model = model.cpu().eval()
     images = images.contiguous()
@@ -152,7 +152,7 @@ def prove(folder: Path, model: nn.Module, images: Tensor, source: str) -> dict[s
         difference, same = float(np.abs(logits - wanted).max()), float((logits.argmax(1) == wanted.argmax(1)).mean())
         proof[name] = {"logit_difference": difference, "same_class": same, "images": len(wanted), "source": source}
         exact = difference <= TOLERANCE * float(np.abs(wanted).max()) and same >= SAME_CLASS
-        if not exact and name != INT8_FILE:  # which gives others, and the card says how far
+        if not exact and name != INT8_FILE:  # int8 logits differ, and the card says by how much
             raise NasError(
                 f"{folder / name} gives other logits than the network: they differ by up to {difference:.2g}, and "
                 f"{100 * same:.1f} % of {len(wanted)} images get the same class"
@@ -161,9 +161,9 @@ def prove(folder: Path, model: nn.Module, images: Tensor, source: str) -> dict[s
 
 
 def _logits_without_us(folder: Path, images: Tensor) -> dict[str, Any]:
-    """The logits of each format of a folder.
+    """The logits of each format in a folder, from a process that cannot import this project.
 
-    Raises: NasError where one does not run.
+    Raises: NasError if a format does not run, or takes too long.
     """
     with tempfile.TemporaryDirectory(dir=folder) as place:
         file = Path(place, "images.npy")
@@ -191,18 +191,18 @@ class _Calibration(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime 
 
 
 def quantise(source: Path, target: Path, preprocess: Preprocess, parts: Mapping[str, ImageData]) -> dict[str, float]:
-    """Write `source` with weights and activations of eight bits; gives top-1, percent, on the validation and test parts.
+    """Write `source` with 8-bit weights and activations; returns top-1, percent, on the validation and test parts.
 
-    Weights are quantised by channel, activations by the least and largest values over training images (static quantisation).
+    Weights are quantised per channel; activations by their smallest and largest value on training images (static quantisation).
     """
-    with quiet():  # onnxruntime advises to preprocess a graph, and this one has nothing to fold
+    with quiet():  # onnxruntime advises to preprocess the graph, which has nothing left to fold
         quantize_static(
             source,
             target,
             _Calibration(_batches(preprocess, evenly_spaced(parts["train"], CALIBRATION_IMAGES))),
             quant_format=QuantFormat.QDQ,
             per_channel=True,
-            reduce_range=True,  # weights of 7 bits: where a CPU has no VNNI, sums of two products of 8 bits overflow 16
+            reduce_range=True,  # 7-bit weights: on CPUs without VNNI, the sum of two 8-bit products overflows 16 bits
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
             calibrate_method=CalibrationMethod.MinMax,
@@ -222,7 +222,7 @@ def _batches(preprocess: Preprocess, images: Any) -> Iterator[Any]:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Silence the exporters, which log much."""
+    """Silence the exporters' infos and warnings while the block runs."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
@@ -232,7 +232,7 @@ def quiet() -> Iterator[None]:
 
 
 def make_card(network: Network, dataset: Mapping[str, Any], **sections: Mapping[str, Any]) -> dict[str, Any]:
-    """The card of a network: `sections` are accuracy, train and versions; `dataset` has classes, mean and std."""
+    """The card of a network; `dataset` has classes, mean and std, and `sections` are accuracy, train and versions."""
     return {
         "id": network.id,
         "classes": list(dataset["classes"]),
@@ -243,7 +243,7 @@ def make_card(network: Network, dataset: Mapping[str, Any], **sections: Mapping[
 
 
 def latency_of(network: Network, num_classes: int) -> dict[str, Any]:
-    """The latency on this machine's CPU, in onnxruntime on one thread; or the sentence that says why it was not measured."""
+    """The latency on this machine's CPU, in onnxruntime on one thread; or a sentence why it was not measured."""
     if isinstance(network, TimmNetwork):
         return {"not_measured": "it is not one of our architectures"}
     try:
@@ -255,9 +255,9 @@ def latency_of(network: Network, num_classes: int) -> dict[str, Any]:
 
 
 def timm_config(network: Network, card: Mapping[str, Any]) -> dict[str, Any]:
-    """`config.json`, by which timm makes the network: timm.create_model("local-dir:FOLDER", pretrained=True).
+    """The content of `config.json`, from which timm.create_model("local-dir:FOLDER", pretrained=True) makes the network.
 
-    Images are whole ones of the training's preprocessing: the middle square, resized bilinearly.
+    It preprocesses images as the training does: their middle square, resized bilinearly.
     """
     preprocess, side, classes, config = card["preprocess"], network.resolution, card["classes"], network.timm_config()
     how = {
@@ -276,7 +276,7 @@ def timm_config(network: Network, card: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def readme(card: Mapping[str, Any]) -> str:
-    """The card for people, in Markdown, with front matter that the Hugging Face hub reads."""
+    """The export's README.md: the card in Markdown, with front matter for the Hugging Face hub."""
     cost, proof = card["cost"], card["proof"].items()
     return Template(Path(__file__).with_name("card.md").read_text(encoding="utf-8")).substitute(
         id=card["id"],

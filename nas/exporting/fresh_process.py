@@ -1,7 +1,7 @@
 """Runs each file of an export in a process that cannot import this project.
 
-Run as a script by `formats.py`: FOLDER, a .npy file of images as networks read them, and a folder to put the logits in, one
-.npy file a format. Imports nothing but torch, timm, safetensors and onnxruntime.
+`formats.py` runs it as a script, with three arguments: the export folder, a .npy file of preprocessed images, and a folder for
+the logits, one .npy file per format. Imports nothing but NumPy, torch, timm, safetensors and onnxruntime.
 """
 
 import sys
@@ -42,7 +42,7 @@ def _pt2(folder: Path) -> Run:
 
 
 def onnx_run(file: Path, threads: int = 0) -> Run:
-    """A network in onnxruntime, on the CPU; 0 threads are as many as there are cores."""
+    """A network in onnxruntime, on the CPU; with 0 threads it uses one per core."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -56,12 +56,12 @@ FORMATS: Final[dict[str, Callable[[Path], Run]]] = {
     "model.py": _model_py,
     "model.pt2": _pt2,
     "model.onnx": lambda folder: onnx_run(folder / "model.onnx"),
-    INT8_FILE: lambda folder: onnx_run(folder / INT8_FILE),  # where there is one
+    INT8_FILE: lambda folder: onnx_run(folder / INT8_FILE),  # only with --int8
 }
 
 
 def in_batches(run: Run, images: Any) -> Any:
-    """The logits of all images. The first goes alone, to show that any batch size works."""
+    """The logits of all images. The first image is a batch of its own, to check that other batch sizes work."""
     alone = run(images[:1])
     return np.concatenate([alone, *(run(images[start : start + BATCH]) for start in range(1, len(images), BATCH))])
 
@@ -81,5 +81,5 @@ def main() -> None:
 
 if __name__ == "__main__":
     sys.modules |= dict.fromkeys(("nas", "search_spaces", "experiments"))  # type: ignore[arg-type]  # none can be imported
-    sys.dont_write_bytecode = True  # the folder stays as it is
+    sys.dont_write_bytecode = True  # no __pycache__ in the export folder
     main()

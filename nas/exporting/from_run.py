@@ -1,4 +1,4 @@
-"""Exports networks of a run, one trial or the whole front: each is measured again, and its files are proven."""
+"""Exports networks of a run, one trial's or the whole front: measures each again, and proves its files."""
 
 from collections.abc import Callable, Mapping
 from os import PathLike
@@ -30,17 +30,16 @@ def export(
     dataset: Dataset | None = None,
     int8: bool = False,
 ) -> Path:
-    """Export one trained network of a run, `trial` or the `best` on an objective; gives the folder.
+    """Export one trained network of a run, `trial` or the `best` on an objective; returns the folder.
 
-    The folder is `output`, by default `exports/trial<N>` in the run folder. The network, loaded from its weights, has to classify
-    every image of the search validation part as at the end of its trial; on another device, where sums round differently, the
-    card has both accuracies instead. Unlike a search, an export reads the test part. Every format runs in a process without this
-    project and has to give the same logits. `dataset` replaces the run's own, which is rebuilt from experiment.json; if that is
-    gone, the card has the accuracy of the trial, and the formats are compared on generated images. `int8` adds a quantised ONNX
-    file and its accuracy.
+    The folder is `output`, by default `exports/trial<N>` in the run folder. The network, loaded from its weights, must classify
+    every image of the search validation part as at the end of its trial. (On another device sums round differently; then the card
+    has both accuracies.) Unlike a search, an export reads the test part. Every format runs in a process without this project and
+    must give the same logits. `dataset` replaces the run's own, which is rebuilt from experiment.json. If that cannot be read,
+    the card has the trial's accuracy, and the proof uses generated images. `int8` adds a quantised ONNX file and its accuracy.
 
-    Raises: NasError for a trial that has no weights, a folder that is in use, weights that do not classify as they did, or a file
-    that gives other logits.
+    Raises: NasError for a trial without weights, a target folder that is not an export, weights that classify differently, or a
+    file that gives other logits.
     """
     folder = Path(run).resolve()
     row = choose(results(folder), trial=trial, best=best)
@@ -57,11 +56,11 @@ def export_front(
     int8: bool = False,
     on_done: Callable[[Path], None] = lambda _: None,
 ) -> list[Path]:
-    """Export all networks on a run's front that meet the conditions, as `export` does; gives the folders, `trial<N>` in `output`.
+    """Export every network on a run's front that meets the conditions; returns the folders, `trial<N>` in `output`.
 
     `on_done` is called with each folder once it is written.
 
-    Raises: NasError as `export` does, and for a front without such a network.
+    Raises: NasError as `export` does, and if no network on the front meets the conditions.
     """
     folder = Path(run).resolve()
     parent = Path(output).resolve() if output is not None else folder / "exports"
@@ -76,9 +75,9 @@ def export_front(
 def choose(
     df: pd.DataFrame, *, trial: int | None = None, best: str | None = None, conditions: str = "", within_error: bool = False
 ) -> "pd.Series[Any]":
-    """The row of a trial, or of the `best` on an objective, among the rows of a run that meet the conditions.
+    """The row of a trial, or the `best` row on an objective, among a run's rows that meet the conditions.
 
-    Raises: NasError if there is no such row, or if its trial is not done.
+    Raises: NasError if there is no such row, its trial is not done, or not exactly one of `trial` and `best` is set.
     """
     df = select(df, conditions) if conditions else df
     if (trial is None) == (best is None):
@@ -106,7 +105,7 @@ def _export(
 ) -> list[Path]:
     """Write the networks of the rows into their folders."""
     described = read_experiment(run)
-    for target, row in rows.items():  # before time is spent
+    for target, row in rows.items():  # all of them before the first is measured
         if not (weights := weights_file(run, int(row["trial"]))).is_file():
             raise NasError(
                 f"trial {row['trial']} has no weights at {weights}: they were removed, nothing in this run needed training, or "
@@ -145,10 +144,10 @@ def _accuracy(
 ) -> dict[str, Any]:
     """The top-1 of a reloaded model on the search validation and test parts.
 
-    Raises: NasError if it classifies the validation part differently from its trial, on the same device.
+    Raises: NasError if it classifies the validation part differently than in its trial, on the same device.
     """
     threads, device = torch.get_num_threads(), pick_device()
-    torch.set_num_threads(1)  # as in the trial, so that sums are taken in the same order
+    torch.set_num_threads(1)  # as in the trial, so that sums are in the same order
     try:
         accuracy, classified = measure_accuracy(model, network.resolution, dataset, parts, device)
         same_device = device_name(device) == row["device"]
@@ -164,7 +163,7 @@ def _accuracy(
 
 
 def _accuracy_of_trial(run: Path, row: "pd.Series[Any]") -> dict[str, Any]:
-    """The accuracy at the end of the trial."""
+    """The top-1 of the trial's last epoch, and the number of validation images."""
     epochs = history(run)
     last = epochs[epochs["trial"] == row["trial"]].iloc[-1]
     return {"val_top1_pct": float(last["val_top1_pct"]), "val_images": int(last["val_images"])}

@@ -1,4 +1,4 @@
-"""Trains one network in full: long settings, checkpoints that survive a kill, an export folder at the end."""
+"""Trains one network in full: many epochs, checkpoints to resume from after a kill, and an export folder at the end."""
 
 import shutil
 from collections.abc import Callable, Iterator, Mapping
@@ -42,14 +42,14 @@ class FullTraining:
     train: TrainSettings = field(default_factory=lambda: FULL_SETTINGS)
     """How to train it."""
     weights: Literal["own", "new", "pretrained"] = "own"
-    """The initial weights. own: those of an export's folder, without its classifier if the classes differ; new ones for any other
-    network. new: random ones. pretrained: timm's weights of the published network."""
+    """The initial weights. own: an export's, without its classifier if the classes differ; random ones for any other network.
+    new: random ones. pretrained: timm's weights of the published network."""
     resolution: int | None = None
-    """Side of the network's input, pixels; by default its own."""
+    """Side of the input images, pixels; by default the network's own."""
     seed: int = 0
-    """The seed of new weights and of the batches."""
+    """The seed of random weights, batches and augmentation."""
     workers: int = 1
-    """Processes that share every batch, each with its own GPU; without GPUs, each with a share of the CPU."""
+    """Processes that share every batch, each with its own GPU; without GPUs, each with a share of the CPU cores."""
     output: str | None = None
     """The folder to write, by default exports/NETWORK-DATASET."""
 
@@ -71,7 +71,7 @@ class FullTraining:
 
     @property
     def checkpoints(self) -> Path:
-        """The folder of the last and the best epoch while the network is trained."""
+        """The folder of checkpoints during the training: the last and the best epoch."""
         return self.target.with_name(f"{self.target.name}.training")
 
 
@@ -83,11 +83,11 @@ def train_network(
 ) -> Path:
     """Train one network and write its export folder; the same call resumes a training that was killed.
 
-    Exports the epoch with the best top-1 on the search validation part, the last one in a tie. The test part is read once, with
-    the weights that are loaded again from their file.
+    Exports the epoch with the best top-1 on the search validation part, the latest one in a tie. Its weights are loaded from
+    their file and measured on the test part, which is read only then.
 
-    Raises: NasError for an impossible network, setting or resolution, a folder in use, a loss that is not finite, or a batch that
-    does not fit in the memory.
+    Raises: NasError for an invalid network, setting or resolution, a folder that exists or is in use, a loss that is not finite,
+    or a batch that does not fit in memory.
     """
     check_settings(training.train)
     network = find_network(training.network, resolution=training.resolution)
@@ -95,8 +95,8 @@ def train_network(
     _check_absent(target)
     resolutions = {resolution_at(epoch, network.resolution, training.train) for epoch in range(1, training.train.epochs + 1)}
     network.check(len(dataset.classes), sorted(resolutions))
-    first = initial_weights(training, network)  # may download them
-    load_part(dataset, "train")  # decoded here, where its progress shows, and not by every process
+    first = initial_weights(training, network)  # may download timm's weights
+    load_part(dataset, "train")  # decoded once, here, where its progress shows, and not in every process
     with _checkpoint_folder(training):
         _check_absent(target)  # again, now that the lock is held
         if training.workers > 1:
@@ -113,7 +113,7 @@ def train_network(
 
 @dataclass(frozen=True, slots=True)
 class FirstWeights:
-    """The initial weights of a training; None are random ones."""
+    """The initial weights of a training; random ones if `state` is None."""
 
     what: str = "new"
     state: dict[str, Tensor] | None = None
@@ -123,7 +123,7 @@ class FirstWeights:
 def initial_weights(training: FullTraining, network: Network) -> FirstWeights:
     """The initial weights of a training, read from its export or downloaded.
 
-    Raises: NasError for weights that are missing or damaged.
+    Raises: NasError if the weights are missing or damaged, or cannot be downloaded.
     """
     if training.weights == "pretrained":
         name, state = pretrained(network)
@@ -144,7 +144,7 @@ def _check_absent(target: Path) -> None:
 
 @contextmanager
 def _checkpoint_folder(training: FullTraining) -> Iterator[None]:
-    """Lock the folder of checkpoints; it is removed if it is empty at the end, or if the training diverged."""
+    """Lock the folder of checkpoints; at the end remove it if it has none, or if the training diverged."""
     folder, lock = training.checkpoints, training.checkpoints / "lock"
     try:
         with locked(lock, busy=f"{folder} is in use by another training; wait for it, or give another folder with --output"):
@@ -165,7 +165,7 @@ def _checkpoint_folder(training: FullTraining) -> Iterator[None]:
 
 
 def _export(training: FullTraining, network: Network, first: FirstWeights, report: TrainReport) -> None:
-    """Write the export of the best epoch, measured with the weights that are loaded again from their file."""
+    """Write the best epoch as an export; its accuracy is measured with the weights loaded again from their file."""
     dataset, best = training.dataset, best_epoch(report.history)
     weights = best_file(training.checkpoints, best.epoch)
     model = with_weights(network, len(dataset.classes), weights)
@@ -199,7 +199,7 @@ def run_training(
 ) -> TrainReport:
     """Train in this process, from the initial weights or the last checkpoint."""
     settings = training.train
-    torch.manual_seed(training.seed)  # for the weights, whatever was drawn before
+    torch.manual_seed(training.seed)  # so that new weights depend on the seed alone
     model = network.build(len(training.dataset.classes), drop_rate=settings.drop_rate, drop_path_rate=settings.drop_path_rate)
     if first.state is not None:
         load_first(model, first.state, classifier=first.classifier)
@@ -213,7 +213,7 @@ def run_training(
 
 
 def classifier_of(model: nn.Module) -> set[str]:
-    """The names of the classifier's parameters in a model of timm's."""
+    """The names of the classifier's parameters in a timm model."""
     classifier: Any = model.get_classifier()  # type: ignore[operator]  # a method of timm's models
     heads = classifier if isinstance(classifier, tuple | list) else (classifier,)
     modules = [name for name, module in model.named_modules() if any(module is head for head in heads)]
@@ -221,7 +221,7 @@ def classifier_of(model: nn.Module) -> set[str]:
 
 
 def load_first(model: nn.Module, state: Mapping[str, Tensor], *, classifier: bool) -> None:
-    """Load initial weights into a new model, without the classifier's unless `classifier` is true."""
+    """Load initial weights into a new model; the classifier's only if `classifier` is true."""
     left_out = set() if classifier else classifier_of(model)
     kept = {name: value for name, value in state.items() if name not in left_out}
     missing, unexpected = model.load_state_dict(kept, strict=False)
@@ -230,9 +230,9 @@ def load_first(model: nn.Module, state: Mapping[str, Tensor], *, classifier: boo
 
 
 def pretrained(network: Network) -> tuple[str, dict[str, Tensor]]:
-    """(timm's name of the weights, timm's weights without the classifier); timm downloads and caches them.
+    """(timm's name of the weights, the weights without the classifier); timm downloads and caches them.
 
-    An architecture gets those of the published network that it equals, at any resolution.
+    An architecture gets the weights of the published network that it equals, at any resolution.
 
     Raises: NasError if timm has no weights for it, or they cannot be downloaded.
     """

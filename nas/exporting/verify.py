@@ -1,4 +1,4 @@
-"""Trains the best of a run's front in full with several seeds, to show how far its short trainings can be trusted."""
+"""Trains the best networks of a run's front in full with several seeds, to check the ranking by short trainings."""
 
 import logging
 from collections.abc import Callable, Sequence
@@ -33,13 +33,13 @@ def verify(
     epochs: int | None = None,
     on_done: Callable[[int, int], None] = lambda _done, _all: None,
 ) -> RankingCheck | None:
-    """Train the `top` networks of a run's front in full, each with seeds 0 to `seeds` - 1, and say how the rankings agree.
+    """Train the `top` networks of a run's front in full, each with seeds 0 to `seeds` - 1, and compare the rankings.
 
-    The settings are the run's, but for `epochs`, by default ten times the run's. Each training writes an export folder under
-    `full/` in the run folder, and reads the test part once, at its end. Finished trainings are skipped, killed ones resume. As
-    many run at a time on this machine as trials of a search. None for fewer than two networks.
+    The settings are the run's, except `epochs`, by default ten times the run's. Each training writes an export folder under
+    `full/` in the run folder, and reads the test part once, at its end. Finished trainings are skipped, killed ones resume. On
+    this machine, as many run in parallel as trials of the search would. Returns None if fewer than two networks can be ranked.
 
-    Raises: NasError for a run without a trained front, or a training that fails, once the others have ended.
+    Raises: NasError for a run without a trained front; or, once all trainings have ended, if one of them failed.
     """
     for field, value in (("top", top), ("seeds", seeds), ("epochs", 1 if epochs is None else epochs)):
         if value < 1:
@@ -56,7 +56,7 @@ def verify(
     settings = replace(experiment.train, epochs=epochs or 10 * experiment.train.epochs)
     trainings = [
         FullTraining(
-            network=Architecture.from_json(row["architecture"]),  # a front holds nothing but points of the space
+            network=Architecture.from_json(row["architecture"]),  # a front has only points of the space, no networks of timm
             dataset=experiment.dataset,
             train=settings,
             seed=seed,
@@ -73,9 +73,9 @@ def verify(
 
 
 def _train(experiment: Experiment, trainings: Sequence[FullTraining], on_done: Callable[[int], None]) -> None:
-    """Train them side by side.
+    """Train them in parallel.
 
-    Raises: NasError for the first failure, once all have ended.
+    Raises: NasError with the first failure, once all have ended.
     """
     on_done(0)
     if not trainings:
@@ -95,7 +95,7 @@ def _train(experiment: Experiment, trainings: Sequence[FullTraining], on_done: C
 
 
 def _failures(training: FullTraining, result: ray.ObjectRef[Path]) -> list[str]:
-    """The failure of a training, if it fails; waits for its end."""
+    """Wait for a training to end; its failure, or an empty list."""
     try:
         logger.info("%s is trained", ray.get(result).name)
     except (RayError, NasError) as error:
