@@ -1,4 +1,4 @@
-"""Errors that a user can mend: each is one sentence, which the command line prints before it exits with code 2."""
+"""Errors that a user can correct: each is one sentence, which the command line prints before it exits with code 2."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -23,7 +23,7 @@ class MachineBusyError(NasError):
 
 @contextmanager
 def user_code(what: str) -> Iterator[None]:
-    """Turns whatever a user's own code raises inside the block into one NasError about `what`."""
+    """Turn an error of the user's own code inside the block into a NasError that begins with `what`."""
     try:
         yield
     except NasError as error:
@@ -38,7 +38,7 @@ def describe_error(error: BaseException) -> str:
 
 
 def unknown_name(kind: str, name: str, names: Iterable[str]) -> NasError:
-    """The error for a name that does not exist. It suggests the nearest name and lists all of them, if they are 40 or fewer."""
+    """The error for a name that does not exist. It suggests the nearest name, and lists up to 40 names, or else those near it."""
     options, name = sorted(names), name[:100]
     matches = get_close_matches(name, options, n=8, cutoff=0.5)
     hint = f"did you mean {matches[0]!r}? " if matches else ""

@@ -27,9 +27,9 @@ def write_atomically(path: Path, data: bytes | str) -> None:
 
 @contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
-    """A temporary path to write to; the file replaces `path` when the block ends without an error.
+    """A temporary path to write to; what is written there replaces `path` when the block ends without an error.
 
-    Raises: NasError if it cannot be written; the old file stays.
+    Raises: NasError if the file cannot be written; the old file stays.
     """
     partial = path.with_name(f".{path.name}.partial")  # a killed process leaves it; the next call overwrites it
     try:
@@ -46,8 +46,8 @@ def atomic_file(path: Path) -> Iterator[Path]:
 def atomic_folder(target: Path, check: Callable[[Path], None]) -> Iterator[Path]:
     """A temporary folder to write into; it replaces `target` when the block ends without an error.
 
-    The old folder stays until then. If the process is killed in between, the next call restores it. `check` raises for a folder
-    that must not be replaced; it runs before the block and after it.
+    The old folder stays until then. If the process is killed during the replacement, the next call restores the old folder.
+    `check` raises an error for a folder that must not be replaced; it runs before the block and after it.
 
     Raises: NasError if another process writes the folder, or if it cannot be written.
     """
@@ -93,7 +93,7 @@ def append_record(file: Path, record: Mapping[str, Any]) -> None:
         with file.open("ab") as log:
             log.write(line)
     except OSError as error:
-        cut_torn_line(file)  # a full disk may have taken a part of the line
+        cut_torn_line(file)  # a full disk may have stored only a part of the line
         raise NasError(f"{file} cannot be written: {error.strerror}; the records before it are kept") from None
 
 
@@ -134,8 +134,8 @@ def cut_torn_line(file: Path) -> None:
 def locked(file: Path, *, busy: str, wait_seconds: float = 0.0) -> Iterator[None]:
     """Hold a lock on a file; the system releases it when this process dies.
 
-    Raises: NasError with the text `busy` if another process still holds the lock after `wait_seconds`; NasError if the file
-    cannot be created.
+    Raises: NasError, with the text `busy` if another process still holds the lock after `wait_seconds`, or if the file cannot be
+    created.
     """
     lock = FileLock(file, timeout=wait_seconds)
     try:

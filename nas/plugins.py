@@ -53,7 +53,7 @@ def load_plugin(kind: str, name: str) -> Any:
 
 
 def check_type(field: str, value: object, expected: type) -> None:
-    """Check that a field's value is an instance of a class of ours.
+    """Check that the value of a field is an instance of `expected`, a class of `nas`.
 
     Raises: NasError if it is not.
     """
@@ -82,7 +82,7 @@ def load_module(path: Path) -> ModuleType:
 
 
 def user_modules(values: Sequence[object]) -> list[ModuleType]:
-    """The user's own modules that define these values, and every loaded module from the same folders or below.
+    """The user's own modules that define these values, and the user's loaded modules from the same folders and their subfolders.
 
     A worker process cannot import them by name, so Ray has to send their code.
     """

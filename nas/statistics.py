@@ -8,22 +8,22 @@ from typing import Any, Final, TypeAlias
 
 import numpy as np
 
-CONFIDENCE: Final = 0.95  # level of every interval
-RESAMPLES: Final = 2_000  # draws of every bootstrap
+CONFIDENCE: Final = 0.95  # confidence level of every interval
+RESAMPLES: Final = 2_000  # resamples of every bootstrap
 MIN_BOOTSTRAP_VALUES: Final = 20  # per sample; with fewer, a bootstrap interval of a mean is too narrow
-MIN_RANKED_NETWORKS: Final = 5  # with fewer, a bootstrap of a ranking draws the same few rankings
+MIN_RANKED_NETWORKS: Final = 5  # with fewer, a bootstrap yields only a few different rankings
 
 Interval: TypeAlias = tuple[float, float]
 
 
 def standard_error_pct(top1_pct: float, images: float) -> float:
-    """The binomial standard error of a top-1 measured on `images`, percentage points; variance between seeds is not included."""
+    """The binomial standard error of a top-1 on `images` images, in percentage points, without the variance between seeds."""
     share = min(max(top1_pct / 100, 0.0), 1.0)
     return 100 * math.sqrt(share * (1 - share) / images)
 
 
 def proportion_interval(successes: int, draws: int) -> Interval:
-    """Wilson's interval, within 0 to 1, of the probability behind so many `successes` in independent `draws`."""
+    """Wilson's interval, within 0 to 1, for the probability of success, from `successes` in `draws` independent draws."""
     from scipy.stats import binomtest
 
     interval = binomtest(successes, draws).proportion_ci(CONFIDENCE, method="wilson")
@@ -31,7 +31,7 @@ def proportion_interval(successes: int, draws: int) -> Interval:
 
 
 def difference_interval(one: Sequence[float], other: Sequence[float]) -> Interval:
-    """The interval of the difference of two means: Welch's t for fewer than 20 values, otherwise a bootstrap."""
+    """The interval of mean(one) - mean(other): Welch's t if either has fewer than 20 values, otherwise a bootstrap."""
     from scipy.stats import ttest_ind
 
     if max(np.ptp(one), np.ptp(other)) == 0:
@@ -49,7 +49,7 @@ class RankAgreement:
     kendall: float
     """Kendall's tau, from -1 to 1; NaN where one ranking is all ties."""
     interval: Interval | None
-    """Bootstrap over the networks and over the measurements of each; None for fewer than five networks."""
+    """95 % bootstrap interval over the networks and over the measurements of each; None for fewer than five networks."""
 
     def __str__(self) -> str:
         """Tau and its interval, such as `0.80, 95 % from 0.40 to 1.00`."""
@@ -84,7 +84,7 @@ def rank_agreement(one: Sequence[float], other: Sequence[Sequence[float]]) -> Ra
 def bootstrap_interval(statistic: Callable[..., float], *samples: Any, paired: bool = True) -> Interval:
     """The percentile bootstrap interval of a statistic; `paired` samples are resampled with the same indices.
 
-    Draws with a NaN statistic, such as a ranking of ties alone, are left out. NaN if all draws are.
+    Resamples whose statistic is NaN, such as the tau of equal values, are left out. If all are, the interval is (NaN, NaN).
     """
     from scipy.stats import bootstrap
 

@@ -20,7 +20,7 @@ DIRECTIONS: Final = ("minimize", "maximize")
 
 
 def loss(value: float, direction: str) -> float:
-    """The value, or its negative where higher values are better: the lower a loss, the better. Its own inverse."""
+    """The value as a loss, where lower is better: negated for maximize. From a loss it gives the value back."""
     return value if direction == "minimize" else -value
 
 
@@ -53,22 +53,22 @@ class Objective:
     """One number that says how good a network is."""
 
     name: str
-    """Ends in its unit: `val_top1_pct`, `macs_m`. It names the column of the table."""
+    """Ends in the unit, if there is one: `val_top1_pct`, `macs_m`. The column of the results has this name."""
     title: str = ""
     """Words for the axes of figures, with the unit after a comma: `multiply-adds, millions`; by default the name."""
     direction: str
     """maximize or minimize."""
     needs_training: bool
-    """Whether `measure` needs the trained model or its report. Only an objective that does not can be a limit."""
+    """Whether `measure` needs the trained model or its report. If so, the objective cannot be a limit."""
     measure: Callable[[Candidate], float]
     learning_curve: bool = False
-    """Whether it is the top-1 on the search validation part, so that each epoch gives a value."""
+    """Whether each epoch gives a value: true for the top-1 on the search validation part."""
     needs_architecture: bool = True
-    """Whether `measure` reads the architecture. timm's own networks have none and get no value of such an objective."""
+    """Whether `measure` reads the architecture. timm's own networks have none, so they get no value of it."""
     needs_latency: bool = False
     """Whether `measure` reads a latency, from the latency table or measured on this machine."""
     has_table_error: bool = False
-    """Whether its relative error is that of the latency table."""
+    """Whether its values have the relative error of the latency table."""
     bounds: tuple[float, float] | None = None
     """The lowest and the highest possible value."""
 
@@ -80,7 +80,7 @@ class Objective:
         object.__setattr__(self, "title", self.title or self.name)
 
     def loss(self, value: float) -> float:
-        """The value with the sign by which lower is better."""
+        """The value as a loss, where lower is better."""
         return loss(value, self.direction)
 
 
@@ -107,7 +107,7 @@ class Limit:
 
     objective: Objective
     low: float = -math.inf
-    """In the objective's own unit."""
+    """The lowest and the highest allowed value, in the objective's unit."""
     high: float = math.inf
 
     def __post_init__(self) -> None:
@@ -127,9 +127,9 @@ class Limit:
 
 
 def parse_limit(text: str, own: Iterable[Objective] = ()) -> Limit:
-    """The limit of a text such as `macs_m<60` or `params_m>=1.5`; `<` and `<=` mean the same.
+    """The limit that a text states, such as `macs_m<60` or `params_m>=1.5`; `<` and `<=` mean the same.
 
-    Raises: NasError if it is no limit.
+    Raises: NasError if the text states no limit, or its objective is unknown.
     """
     match = re.fullmatch(r"\s*([\w./]+?)\s*(<=|>=|<|>)\s*([-+0-9.eE]+)\s*", text)
     try:

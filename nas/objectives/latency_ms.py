@@ -1,6 +1,6 @@
 """Latency of one batch in milliseconds: predicted from a latency table, or measured on this machine if there is none.
 
-In a search without a table each trial measures its network, so the objective then counts as one that needs training.
+In a search without a table, each trial measures its network, so the search treats the objective as one that needs training.
 """
 
 from typing import Final

@@ -11,14 +11,14 @@ from nas.errors import NasError
 from nas.objectives import Candidate, Objective, latency_ms
 
 PAPER_TARGET_MS: Final = 75.0  # on a Pixel 1, arXiv:1807.11626, section 4
-SOFT: Final = (-0.07, -0.07)  # twice the latency costs 5 % of top-1, arXiv:1807.11626, equation 3
-HARD: Final = (0.0, -1.0)  # no reward for being faster than the target, arXiv:1807.11626, figure 3
+SOFT: Final = (-0.07, -0.07)  # twice the latency must bring 5 % more top-1 (relative), arXiv:1807.11626, equation 3
+HARD: Final = (0.0, -1.0)  # being faster than the target gains nothing, arXiv:1807.11626, figure 3
 SMALL: Final = (-0.15, -0.15)  # for small networks, whose accuracy falls faster, arXiv:1905.02244, section 4.2
 
 
 @dataclass(frozen=True, slots=True)
 class Reward:
-    """Top-1 in percent times (latency / target) ^ exponent; the first exponent holds up to the target, the second above it.
+    """Top-1 in percent times (latency / target) ^ exponent; the first exponent applies up to the target, the second above it.
 
     Raises: NasError for a target that is not more than 0, or an exponent above 0, which would reward slowness.
     """
@@ -33,7 +33,7 @@ class Reward:
             raise NasError(f"exponents: {self.exponents} are not 0 or less")
 
     def __call__(self, candidate: Candidate) -> float:
-        """The reward of a trained network; its latency comes from the table, or is measured here without one."""
+        """The reward of a trained network; its latency comes from the table, or is measured on this machine if there is none."""
         assert candidate.report is not None
         ratio = latency_ms.measure(candidate) / self.target_ms
         power: float = ratio ** self.exponents[0 if ratio <= 1 else 1]

@@ -1,1 +1,1 @@
-"""A run as a value, a folder, a DataFrame and a page. Needs neither torch nor Ray."""
+"""Runs: the experiment, the run folder, the DataFrame of results and the HTML page. Needs neither torch nor Ray."""

@@ -26,11 +26,11 @@ class Comparison:
     other: tuple[float, ...]
     """The same for the second search."""
     reference: dict[str, float]
-    """The reference point, objective → value: the worst value of any run, and a tenth of the range more."""
+    """The reference point, objective → value: a tenth of the range worse than the worst value of any run."""
 
     @property
     def verdict(self) -> str:
-        """Which search is better, with the 95 % interval of the difference of the means; or why that is open."""
+        """Which search is better, with the 95 % interval of the difference of the means; or why the runs do not show it."""
         difference = float(np.mean(self.one) - np.mean(self.other))
         if min(len(self.one), len(self.other)) < MIN_RUNS:
             return (
@@ -47,7 +47,7 @@ class Comparison:
 def compare(one: Any, other: Any) -> Comparison:
     """Compare two searches, each a run folder or a folder of runs over several seeds.
 
-    Raises: NasError for runs with different objectives, or without a network on their front.
+    Raises: NasError for runs with different objectives, or for a run without a finished network that counts.
     """
     tables = [[results(run) for run in run_folders(side)] for side in (one, other)]
     directions = _common_directions([table for side in tables for table in side])
@@ -108,7 +108,7 @@ class RankingCheck:
 
 
 def check_ranking(run: Path) -> RankingCheck | None:
-    """The ranking of a run against its longest full trainings that at least two networks have.
+    """Compare the ranking of a run with that of its longest full trainings that at least two networks have.
 
     None if there are no such trainings, or no objective of the run has a learning curve.
     """

@@ -9,7 +9,7 @@ from typing import Final
 from nas.errors import NasError
 from nas.runs.optuna_study import RunStudy
 
-PAUSE: Final = 2.0  # seconds between two reads of the log; optuna-dashboard caches for as long
+PAUSE: Final = 2.0  # seconds between two reads of the log; optuna-dashboard caches a study for as long
 
 
 def serve(run: Path, *, port: int, on_ready: Callable[[str], None]) -> None:

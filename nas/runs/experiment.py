@@ -1,4 +1,4 @@
-"""An experiment: a whole run as one value. Read `folder.py` next."""
+"""An experiment: all that defines a search, as one value. Read `run_folder.py` next."""
 
 import math
 from dataclasses import dataclass, field, replace
@@ -31,7 +31,7 @@ class Experiment:
     limits: Annotated[tuple[Limit, ...], tyro.conf.arg(name="limit"), tyro.conf.UseAppendAction] = ()
     """A limit that every network must meet before it is trained, such as "macs_m<60"; give it once for each limit."""
     latency: str | None = None
-    """For latency_ms, the table of a device's layers; by default the newest built here for this space, else trials measure."""
+    """Latency table that predicts latency_ms; by default the newest built here for this space; without one, trials measure it."""
     train: TrainSettings = field(default_factory=TrainSettings)
     """How each network is trained."""
     sampler: str | BaseSampler = "frontier"
@@ -47,7 +47,7 @@ class Experiment:
     early_stopping: bool | None = None
     """Whether a network that falls behind others is stopped early; by default if top-1 alone needs training."""
     trial_timeout: float = math.inf
-    """Seconds after which a trial has failed."""
+    """Seconds after which a trial is stopped and counts as failed."""
     keep_all: bool = False
     """Whether the weights of every network are kept, not only those of the front."""
     workers: int | None = None
@@ -106,7 +106,7 @@ class Experiment:
 
     @property
     def stops_early(self) -> bool:
-        """Whether networks that fall behind are stopped; by default if one objective alone needs training, and has a curve."""
+        """Whether networks that fall behind are stopped; by default if the experiment `has_learning_curve`."""
         return self.has_learning_curve if self.early_stopping is None else self.early_stopping
 
     @property
@@ -135,5 +135,5 @@ class Experiment:
 
 
 def _absolute(name: str) -> str:
-    """The absolute path of an existing file or folder; anything else is the name of a network, and stays."""
+    """The absolute path of an existing file or folder; any other text is the name of a network, and is kept as it is."""
     return str(Path(name).resolve()) if Path(name).exists() and name not in references() else name

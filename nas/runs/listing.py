@@ -19,17 +19,17 @@ class RunSummary(NamedTuple):
     state: str
     """running, finished or interrupted (`nas resume` continues it); or why it cannot be read."""
     trials: str = ""
-    """Trials ended / trials of the experiment, such as 12/50."""
+    """Trials that have ended and count / trials of the experiment, such as 12/50."""
     front: int = 0
     """Number of networks on the front."""
     best: str = ""
-    """The best value of the first objective."""
+    """The first objective's name and its best value."""
     size_mb: float = 0.0
     """Size on disk, 10^6 bytes."""
 
 
 def list_runs(folder: Path) -> list[RunSummary]:
-    """The runs in a folder, sorted by name; a damaged run is listed with what is wrong with it.
+    """The runs in a folder, sorted by name; a damaged run is listed with its error.
 
     Raises: NasError if the folder does not exist.
     """
@@ -79,7 +79,7 @@ def size_mb(path: Path) -> float:
 
 
 def clean(run: Path) -> float:
-    """Remove the `removable` files of a run; returns their size in MB.
+    """Remove the `removable` files of a run; returns their size in MB (10^6 bytes).
 
     Raises: NasError while a search of the run is running.
     """

@@ -25,7 +25,7 @@ STATES: Final = {Status.DONE: TrialState.COMPLETE, Status.STOPPED: TrialState.PR
 def create_study(
     objectives: Mapping[str, str], *, name: str, sampler: BaseSampler | None = None, storage: InMemoryStorage | None = None
 ) -> optuna.Study:
-    """An empty in-memory study of these objectives; a study on disk would wait for the disk at every parameter of every ask."""
+    """An empty in-memory study of these objectives; a study on disk would write to it for every parameter of every proposal."""
     directions = [StudyDirection[direction.upper()] for direction in objectives.values()]
     study = optuna.create_study(study_name=name, storage=storage, directions=directions, sampler=sampler)
     with warnings.catch_warnings(action="ignore", category=ExperimentalWarning):
@@ -63,7 +63,7 @@ class RunStudy:
                 self.study.add_trials(self._frozen(trial))
 
     def _frozen(self, trial: Trial) -> Iterator[FrozenTrial]:
-        """The trial as Optuna's; nothing for a baseline without a value of every objective."""
+        """The trial as an Optuna trial; yields nothing for a done baseline that lacks the value of an objective."""
         state = STATES[trial.status]
         values = [trial.values[name] for name in self._objectives if name in trial.values]
         if state == TrialState.COMPLETE and len(values) < len(self._objectives):
@@ -91,5 +91,5 @@ class RunStudy:
 
 
 def _local_time(text: str | None) -> datetime | None:
-    """A time as Optuna has it: in this machine's zone, without naming it."""
+    """A time as Optuna stores it: in this machine's time zone, without tzinfo."""
     return datetime.fromisoformat(text).astimezone().replace(tzinfo=None) if text else None

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Final, TypeAlias
 
 Losses: TypeAlias = tuple[float, ...]  # one per objective; the lower the better
-REFERENCE_MARGIN: Final = 0.1  # from the worst loss to the reference point, as a share of the range of losses
+REFERENCE_MARGIN: Final = 0.1  # distance from the worst loss to the reference point, as a share of the range of losses
 
 
 def dominates(one: Losses, other: Losses) -> bool:
@@ -28,7 +28,7 @@ def non_dominated(losses: Sequence[Losses]) -> list[bool]:
 def hypervolume(losses: Iterable[Losses], reference: Losses) -> float:
     """The exact volume between the points and a reference point; points that do not dominate the reference point add nothing.
 
-    Source: the WFG algorithm, doi:10.1109/TEVC.2010.2077298: a sum over points of what each adds to those before it.
+    Source: the WFG algorithm, doi:10.1109/TEVC.2010.2077298: the sum of the volumes that each point adds to those before it.
     """
     inside = list({point for point in losses if all(map(float.__lt__, point, reference))})
     front = [point for point, kept in zip(inside, non_dominated(inside), strict=True) if kept]
@@ -60,7 +60,7 @@ class Box:
 
     @property
     def volume(self) -> float:
-        """Its volume, in the product of the units of the losses."""
+        """The volume of the box; its unit is the product of the units of the losses."""
         return math.prod(end - start for start, end in zip(self.best, self.reference, strict=True))
 
     def share(self, losses: Iterable[Losses]) -> float:

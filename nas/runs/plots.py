@@ -1,4 +1,4 @@
-"""Figures of results, for notebooks and pages. The only module that loads plotly; the page of a run draws its own charts."""
+"""Plotly figures of results, for notebooks and pages. The page of a run does not use them: its JavaScript draws its charts."""
 
 from typing import Any, Final
 
@@ -18,8 +18,8 @@ def plot_front(df: pd.DataFrame, x: str | None = None, y: str | None = None) -> 
     """The done trials of `nas.results` over two objectives, with the front of each run as a line through its networks.
 
     By default `y` is the run's first objective and `x` its second. With one objective, its values over the trials, and a line
-    through each new best one. The front is that over the objectives drawn, within the limits.
-    Raises: NasError for an `x` or `y` that is no objective of the table, or where both are one.
+    through each new best one. The front is over the two drawn objectives alone, within the limits.
+    Raises: NasError for an `x` or `y` that is no objective of the table, or if both are the same.
     """
     directions: dict[str, str] = df.attrs["directions"]
     for name in (x, y):
@@ -53,14 +53,14 @@ def plot_front(df: pd.DataFrame, x: str | None = None, y: str | None = None) -> 
 
 
 def _front_line(rows: pd.DataFrame, x: str, y: str) -> pd.DataFrame:
-    """The networks of one run that no other beats on both objectives, from left to right."""
+    """The front of one run over both objectives, within the limits, from left to right."""
     directions: dict[str, str] = rows.attrs["directions"]
     line = front(rows[rows["within_limits"]], {y: directions[y], x: directions[x]})
     return line.sort_values(x, kind="stable")
 
 
 def _improvements(rows: pd.DataFrame, y: str) -> pd.DataFrame:
-    """The trials of one run that are better than every earlier one."""
+    """The trials of one run, within the limits, that are better than every earlier one."""
     ordered = rows[rows["within_limits"]].sort_values("trial")
     sign = 1 if rows.attrs["directions"][y] == "maximize" else -1
     values = sign * ordered[y]
@@ -68,7 +68,7 @@ def _improvements(rows: pd.DataFrame, y: str) -> pd.DataFrame:
 
 
 def _trace(rows: pd.DataFrame, x: str, y: str, **style: Any) -> Scatter:
-    """A trace with the trial, the id and every objective of a network where the pointer is."""
+    """A trace that shows the trial, the id and every objective of the network under the pointer."""
     names = list(rows.attrs["directions"])
     shown = rows[["trial", "id", *names]].astype(object)
     values = "".join(f"<br>{rows.attrs['titles'][name]}: %{{customdata[{i}]:.4~g}}" for i, name in enumerate(names, start=2))

@@ -1,6 +1,6 @@
 """The page of a run: one HTML file that works offline, made from the run folder alone, also while the search runs.
 
-This file gathers the data of the page; `page/` has its looks: read `page/report.js` next. Needs neither torch nor Ray.
+This file gathers the data; `page/` has the HTML, CSS and JavaScript: read `page/report.js` next. Needs neither torch nor Ray.
 """
 
 import json
@@ -196,7 +196,7 @@ def _network(text: str, num_classes: int) -> str | None:
 def convergence(df: pd.DataFrame) -> dict[str, list[Any]]:
     """Hypervolume after each done trial, in the order of their ends, as a share of the box around all of them.
 
-    Only points of the space within the limits count, as for the front.
+    Only networks of the space that meet the limits count, as for the front.
     """
     directions: Mapping[str, str] = df.attrs["directions"]
     done = df[(df["status"] == Status.DONE) & df["within_limits"]].dropna(subset=list(directions))
@@ -247,7 +247,7 @@ def _ranked(study: optuna.Study, parameters: list[str], objective: int) -> list[
 
 
 def _time(described: Mapping[str, Any], trials: pd.DataFrame) -> dict[str, Any]:
-    """Seconds of training by status; and of the sessions together, each from its start to the last event that it logged."""
+    """Training seconds by status, and wall seconds of all sessions: each from its start to its last start or end of a trial."""
     seconds = trials[trials["source"] != "reuse"].groupby("status")["seconds"].sum()  # reused results took another run's time
     starts = [pd.Timestamp(session["started"]) for session in described["sessions"]]
     logged = pd.concat([trials["started"], trials["ended"]]).dropna()

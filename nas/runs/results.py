@@ -1,4 +1,4 @@
-"""Run folder → DataFrame, one row per trial whatever its status. Needs neither torch nor Ray; works while the search runs."""
+"""Run folder → DataFrame, one row per trial of any status. Needs neither torch nor Ray; works while the search runs."""
 
 import json
 import logging
@@ -30,10 +30,10 @@ logger = logging.getLogger(__name__)
 def results(*runs: str | PathLike[str]) -> pd.DataFrame:
     """Every trial and every skipped proposal of the runs, in the order of proposal; `RESULTS.md` explains every column.
 
-    Each of `runs` is a run folder, or a folder of run folders, of which damaged ones are left out. `RESULTS.md` also explains
-    `attrs`: `directions`, `limits`, `titles`, `learning_curve`, and `table_error_pct`, the largest of several runs.
+    Each of `runs` is a run folder or a folder of run folders; a damaged run in the latter is left out. `RESULTS.md` also explains
+    `attrs`. For several runs, its `limits` are empty, and `table_error_pct` has the largest error of each objective.
 
-    Raises: NasError if one is no run folder or is damaged, or if the runs differ in an objective's direction.
+    Raises: NasError if one is no run folder or is damaged, if none can be read, or if an objective's direction differs.
     """
     named = set(map(Path, runs))
     read = (_results(run) if run in named else _readable(run) for run in run_folders(*runs))
@@ -162,7 +162,7 @@ def full_trainings(run: Path) -> pd.DataFrame:
 
 
 def _full_columns(run: Path) -> pd.DataFrame:
-    """For each trial, the mean and the spread of its longest full trainings."""
+    """For each trial, means and standard deviation over the seeds of its longest full trainings."""
     full = full_trainings(run)
     longest = full[full["epochs"] == full.groupby("trial")["epochs"].transform("max")]
     return longest.groupby("trial").agg(
@@ -175,7 +175,7 @@ def _full_columns(run: Path) -> pd.DataFrame:
 
 
 def _within_limits(df: pd.DataFrame) -> "pd.Series[bool]":
-    """Whether each row is in the space and within the limits of the run's last session, which may be the narrowest."""
+    """Whether each row is in the space and within the limits of the last session; those of earlier sessions do not count."""
     params = [column for column in df.columns if column.startswith("params.")]
     within = df[params].notna().any(axis=1)
     for name, (low, high) in df.attrs["limits"].items():
@@ -185,7 +185,7 @@ def _within_limits(df: pd.DataFrame) -> "pd.Series[bool]":
 
 
 def front(df: pd.DataFrame, directions: Mapping[str, str] | None = None) -> pd.DataFrame:
-    """Done rows that no other row matches on every objective and beats on one, with ties, sorted by the first objective.
+    """The Pareto front: done rows that no other row dominates, ties included; the best on the first objective comes first.
 
     Without `directions`, the front of each run under its own objectives and limits. With them (objective → `minimize` or
     `maximize`), one front of all rows under these objectives, without limits.
@@ -200,7 +200,7 @@ def best(df: pd.DataFrame, objective: str, *, within_error: bool = False) -> "pd
     """The done row within the limits that is best on one objective; among equals, the best on the other objectives in order.
 
     Raises: NasError for an objective that is not the run's, or a table without a done trial; and, unless `within_error`, if the
-    second-best network is nearer than the latency table's error.
+    second-best network differs by less than the latency table's error.
     """
     directions: Mapping[str, str] = df.attrs["directions"]
     if objective not in directions:
@@ -221,7 +221,7 @@ def best(df: pd.DataFrame, objective: str, *, within_error: bool = False) -> "pd
 
 
 def _differ(df: pd.DataFrame, objective: str, *values: float) -> bool:
-    """Whether values differ by more than the latency table's error."""
+    """Whether values differ by more than the latency table's error; True for an objective without such an error."""
     error_pct = df.attrs["table_error_pct"].get(objective)
     return error_pct is None or max(values) > min(values) * (1 + error_pct / 100)
 
@@ -239,7 +239,7 @@ def close_pairs(df: pd.DataFrame) -> dict[str, list[tuple[int, int]]]:
 
 
 def losses(df: pd.DataFrame, directions: Mapping[str, str]) -> list[Losses]:
-    """The losses of each row: its values of the objectives, with the sign by which lower is better.
+    """The losses of each row: its values of the objectives, negated where higher is better.
 
     Raises: NasError for a direction other than minimize and maximize.
     """

@@ -1,8 +1,8 @@
 """The run folder: its files, its lock, and how it is created and read. Needs neither torch nor Ray.
 
-`experiment.json` holds the experiment, and versions and machine of every session; `trials.jsonl` the trial log, the source of
-truth; `history.jsonl` one line per trial and epoch; `checkpoints/` the weights; `latency.json` the latency table, if one is used;
-`full/` the networks trained in full; `ray/` Ray's state during a search. Read `trial_log.py` next.
+`experiment.json`: the experiment, and each session's versions and machine. `trials.jsonl`: the log from which trials are read.
+`history.jsonl`: one line per trial and epoch. `checkpoints/`: weights. `latency.json`: the latency table, if one is used.
+`full/`: networks trained in full. `ray/`: Ray's state during a search. Read `trial_log.py` next.
 """
 
 import json
@@ -26,7 +26,7 @@ WEIGHTS: Final = "checkpoints"
 RAY: Final = "ray"
 LATENCY_FILE: Final = "latency.json"
 FULL: Final = "full"  # export folders of full trainings
-LOCK_WAIT: Final = 2.0  # seconds; `is_running` of another process holds the lock for a moment
+LOCK_WAIT: Final = 2.0  # seconds; `is_running` in another process holds the lock for a moment
 BUSY: Final = "another process is searching {run}; wait for its end, or stop it with Ctrl-C"
 
 
@@ -86,7 +86,7 @@ def is_running(run: Path) -> bool:
 
 
 def mend_logs(run: Path) -> None:
-    """Cut off a torn last line, which a killed writer leaves, so that new lines can follow."""
+    """Cut off a torn last line, which a killed writer leaves, from both logs, so that new lines can follow."""
     for name in (TRIALS_FILE, HISTORY_FILE):
         cut_torn_line(run / name)
 

@@ -59,12 +59,12 @@ def describe(experiment: Experiment, name: str) -> dict[str, Any]:
 
 
 def as_json(described: Mapping[str, Any]) -> dict[str, Any]:
-    """A description as it reads after a trip through JSON."""
+    """A description as it is after it is written to JSON and read back."""
     return dict(json.loads(json.dumps(described, default=str)))
 
 
 def describe_session(changed: Mapping[str, Any]) -> dict[str, Any]:
-    """The start, machine and versions of a session, and the fields it changed: field → (before, after)."""
+    """The start, machine and versions of a session, and the experiment's fields that it changed: field → (before, after)."""
     return {
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "changed": dict(changed),
@@ -111,7 +111,7 @@ def _plain(value: Any) -> Any:
 
 
 def from_plain(value: Any) -> Any:
-    """The value that `_plain` turned into JSON."""
+    """The value that `_plain` turned into JSON; a list becomes a tuple."""
     if isinstance(value, dict) and set(value) == {"path"}:
         return Path(value["path"])
     if isinstance(value, list):
@@ -120,7 +120,7 @@ def from_plain(value: Any) -> Any:
 
 
 def _processor() -> str:
-    """The CPU's model on Linux, or what Python names elsewhere."""
+    """The CPU's model: from /proc/cpuinfo on Linux, elsewhere from `platform`."""
     file = Path("/proc/cpuinfo")
     model = re.search(r"^model name\s*: (.*)", file.read_text(encoding="utf-8") if file.exists() else "", re.MULTILINE)
     return model[1] if model else platform.processor() or platform.machine()
@@ -138,7 +138,7 @@ def _git_commit() -> str | None:
 def experiment_of(described: Mapping[str, Any], runs: Path) -> Experiment:
     """Rebuild the experiment of a run in the folder `runs` from its experiment.json.
 
-    Raises: NasError if a user's file is gone, or a part of the experiment came from no file.
+    Raises: NasError if a user's file is gone, or a part cannot be found in a file, such as one from a notebook.
     """
     limits = [Limit(**_values(limit) | {"objective": _objective_of(limit["objective"])}) for limit in described["limits"]]
     return Experiment(
@@ -171,7 +171,7 @@ def space_of(described: Mapping[str, Any]) -> SearchSpace:
 
 def _objective_of(record: Mapping[str, Any]) -> Objective:
     measure = record["measure"]
-    if "<" in measure["class"] and measure["file"]:  # a lambda has no name, but its objective has
+    if "<" in measure["class"] and measure["file"]:  # a lambda has no name to import it by; its objective has one
         values = list(vars(load_module(Path(measure["file"]))).values())
         values += [one for value in values if isinstance(value, Experiment) for one in value.objectives]
         matches = [value for value in values if isinstance(value, Objective) and value.name == record["name"]]

@@ -1,4 +1,4 @@
-"""A trial from its proposal to its end: the one form it has between the log and the table."""
+"""A trial from its proposal to its end: read from the trial log, and written to a row of the results."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
@@ -41,18 +41,18 @@ class Outcome:
     """How a trial ended, and what its training gave."""
 
     status: Status
-    """done, failed or stopped."""
+    """done, failed or stopped; interrupted for what a trial has reached so far."""
     reason: Reason | None = None
-    """Why it failed; `limit` if a limit set later stopped it."""
+    """Why it failed; `limit` if a limit of a later session stopped it; None otherwise."""
     error: str | None = None
     """The failure in one sentence."""
     values: Mapping[str, float] = field(default_factory=dict)
-    """Objective → value."""
+    """Name of an objective → value."""
     history: tuple[Epoch, ...] = ()
     epochs: int = 0
     """Epochs trained."""
     seconds: float | None = None
-    """Time of building, training and validating."""
+    """Seconds of building, training and validating."""
     fingerprint: str | None = None
     """Digest of the classes predicted for the images of the search validation part."""
     device: str | None = None
@@ -61,12 +61,12 @@ class Outcome:
     """Peak of the GPU's memory, 10^6 bytes; None on a CPU."""
 
     def to_record(self) -> dict[str, Any]:
-        """The outcome as plain values, which can cross a process."""
+        """The outcome as plain values, which one process can send to another."""
         return asdict(self)
 
     @staticmethod
     def from_record(record: Mapping[str, Any]) -> "Outcome":
-        """The outcome in a result of `to_record`, or in a line of the trial log.
+        """The outcome from what `to_record` gave, or from a line of the trial log.
 
         Raises: TypeError, ValueError or KeyError for anything else.
         """
@@ -88,13 +88,13 @@ class Trial:
     params: Mapping[str, Any]
     """Parameters of the space; empty for a network outside the space."""
     values: Mapping[str, float]
-    """Objective, limited or optimised → value, for those measured so far."""
+    """Name of an objective, limited or optimised → value; only those measured so far."""
     architecture: str | None = None
     """The network's text; None for a skipped proposal."""
     source: str = "search"
     """search, reference, start or reuse."""
     name: str | None = None
-    """Name of a reference or start; run and trial that a result is reused from; trial that a duplicate equals."""
+    """Name of a reference or start; run and trial that a reused result comes from; trial with the network of a duplicate."""
     is_baseline: bool = False
     outcome: Outcome | None = None
     """None until the trial ends; an interrupted trial has what it reached."""

@@ -1,4 +1,4 @@
-"""Reads the trial log of a run, `trials.jsonl`: from its events to trials. Read `results.py` next."""
+"""Reads the trial log of a run, `trials.jsonl`, and builds trials from its events. Read `results.py` next."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -20,7 +20,7 @@ class Event(StrEnum):
     RETRY = "retry"
     RESUME = "resume"
     MEASURED = "measured"
-    """Costs of an earlier trial, measured for a limit that a later session sets."""
+    """Costs of an earlier session's trial, measured for a limit that this session sets."""
     INTERRUPT = "interrupt"
     END = "end"
     INFEASIBLE = "infeasible"
@@ -28,7 +28,7 @@ class Event(StrEnum):
 
 
 def read_trials(run: Path) -> list[Trial]:
-    """Every proposal of a run in order, each built from all of its events; also while the search runs.
+    """Every proposal of a run in order, each built from all of its events; works while the search runs.
 
     Raises: NasError for a damaged log.
     """
@@ -39,13 +39,13 @@ def read_trials(run: Path) -> list[Trial]:
             key, kind = event.get("trial", f"line {line}"), Event(event["event"])
             before = trials.get(key)
             trial = _proposed(event, kind) if before is None else _updated(before, event, kind)
-            earlier = {} if kind is Event.END else trial.values  # the end of a failed trial withdraws the values of its epochs
+            earlier = {} if kind is Event.END else trial.values  # an end has all values; a failed trial loses those of its epochs
             trials[key] = replace(trial, values={**earlier, **event.get("values", {})})
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise NasError(f"{file} is damaged: an event lacks a field or has a wrong one ({error})") from None
     if is_running(run):
         return list(trials.values())
-    lost = {Status.RUNNING: Status.INTERRUPTED}  # a killed driver writes no end
+    lost = {Status.RUNNING: Status.INTERRUPTED}  # a killed search logs no end
     return [replace(trial, status=lost.get(trial.status, trial.status)) for trial in trials.values()]
 
 

@@ -1,6 +1,6 @@
 """Builds a latency table from the layers of a space's networks, timed on this machine, and checks it against whole networks.
 
-Layers are timed inside a running network: alone, a layer would not find its input in the cache, nor pay for changes of layout.
+Layers are timed inside a running network: alone, a layer would not find its input in the cache and would skip layout changes.
 """
 
 import random
@@ -38,14 +38,14 @@ from nas.objectives.latency.table import ONE_THREAD, Check, LatencyTable, Setup
 from nas.spaces import SearchSpace, is_choice, sample
 from nas.statistics import bootstrap_interval
 
-MAX_QUIET_DRAWS: Final = 10_000  # random networks in a row without a new layer that end the drawing
-MAX_DRAWS_FACTOR: Final = 20  # times as many draws at most, as a space with very many widths never ends
-RUNS: Final = 20  # of each network, for the medians of its layers
+MAX_QUIET_DRAWS: Final = 10_000  # drawing stops after so many networks in a row without a new layer
+MAX_DRAWS_FACTOR: Final = 20  # drawing stops after so many times `quiet_draws` networks, as some spaces hardly run out of layers
+RUNS: Final = 20  # profiled runs of each network, for the medians of its layers
 PAUSES: Final = range(8)  # seconds before each attempt
-REFERENCE_SECONDS: Final = 0.05
-LARGEST_DRIFT: Final = 0.25  # wide, as the reference runs so shortly; smaller drifts are divided out
+REFERENCE_SECONDS: Final = 0.05  # of timed runs of the reference, before and after
+LARGEST_DRIFT: Final = 0.25  # wide, as the reference runs so briefly; times are divided by the reference's time
 NETWORK_SECONDS: Final = 0.1  # of timed runs of each whole network
-PRIOR: Final = 2.0  # networks that the prior counts for: profiling takes no time
+PRIOR: Final = 2.0  # weight of the prior that profiling adds no time, in networks
 SCALES: Final = (0.5, 2.0)  # bounds of the factor that corrects the profiled times of a kind of layer
 NETWORKS: Final = 30  # measured to check a table
 
@@ -61,10 +61,10 @@ def build_table(
 ) -> LatencyTable:
     """Time every layer of some networks of a space, such as those of `reachable`, and write the table to `output`.
 
-    `on_progress` gets the number of layers timed and of all. A file beside the output keeps the times until the table is done, so
-    that the same call resumes after an interruption.
+    `on_progress` gets the number of timed layers and the number of all layers. A file beside the output keeps the times until the
+    table is done; after an interruption, the same call resumes from it.
 
-    Raises: NasError if the file cannot be written, another process builds it, or the machine is busy.
+    Raises: NasError if the file cannot be written, another process builds the table, or the machine is busy.
     """
     log, lock = (output.with_name(f".{output.name}.{what}") for what in ("timed", "lock"))
     identity = {"setup": repr(setup), "device": device_model(setup), "version": runtime_version(setup), "classes": num_classes}
@@ -79,7 +79,7 @@ def build_table(
             cut_torn_line(log)  # an interrupted call may have torn it
         lines = [line for line in (read_records(log) if log.is_file() else ()) if line.items() >= identity.items()]
         done = {key for line in lines for key in line["keys"]}
-        while (missing := np.array([key not in done for key in keys])).any():  # most layers occur in several networks
+        while (missing := np.array([key not in done for key in keys])).any():  # next: the network with the most untimed layers
             on_progress(int((~missing).sum()), len(keys))
             lines.append(_timed_layers(networks[int(np.argmax(has @ missing))], num_classes, setup, run_reference))
             append_record(log, identity | lines[-1])
@@ -109,9 +109,9 @@ def reachable(
     quiet_draws: int = MAX_QUIET_DRAWS,
     seed: int = 0,
 ) -> list[Architecture]:
-    """Different random networks of a space, and its references, drawn until they bring no new layer.
+    """Different networks of a space: its references, then random ones until `quiet_draws` in a row bring no new layer.
 
-    Every network meets the limits with that number of classes, and has the `resolution`, if one is given.
+    Every network meets the limits at `num_classes` outputs, and has the `resolution`, if one is given.
 
     Raises: NasError if there is no such network.
     """
@@ -146,7 +146,7 @@ def reachable(
 def _timed_layers(network: Architecture, num_classes: int, setup: Setup, run_reference: Callable[[], object]) -> dict[str, Any]:
     """Milliseconds of a network's layers, of the whole network, and of the reference, which shows how fast the machine was.
 
-    Raises: MachineBusyError.
+    Raises: MachineBusyError if every attempt was disturbed.
     """
 
     def profile_once() -> tuple[tuple[list[float], float], float]:
@@ -163,10 +163,10 @@ def _timed_layers(network: Architecture, num_classes: int, setup: Setup, run_ref
 
 
 def _fitted(lines: Sequence[dict[str, Any]]) -> "pd.Series[float]":
-    """The median milliseconds of layers by key, corrected for the time that profiling adds.
+    """Key of a layer → its median milliseconds, corrected for the time that profiling adds.
 
-    Profiling adds time to every layer, and more to some kinds than to others. A least-squares fit of the time of whole networks
-    gives each kind a factor and a constant per layer, with a ridge towards no correction; no layer takes less than 0 ms.
+    Profiling adds time to every layer, and more to some kinds than to others. A least-squares fit to the times of whole
+    networks gives each kind a factor and a constant per layer; a ridge pulls both towards no correction. No layer is below 0 ms.
     """
     speed = statistics.median(line["reference_ms"] for line in lines)
     timed_layers = pd.DataFrame(
@@ -202,9 +202,9 @@ def check_table(
     number: int = NETWORKS,
     on_network: Callable[[Architecture, float, float], None] = lambda _network, _measured, _predicted: None,
 ) -> LatencyTable:
-    """The table with its error over `number` random networks; `on_network` gets each network, its measured and predicted ms.
+    """The table with its error over `number` random networks; `on_network` gets a network, its measured and its predicted ms.
 
-    A network that the busy machine could not measure is replaced by another.
+    If the machine was too busy to measure a network, another network takes its place.
     Raises: MachineBusyError if that happens more than `number` times; NasError if the table lacks a layer.
     """
     pairs: list[tuple[float, float]] = []
@@ -226,7 +226,7 @@ def check_table(
 
 
 def compare_latencies(measured: "np.ndarray[Any, Any]", predicted: "np.ndarray[Any, Any]") -> Check:
-    """Error and rank correlations of predictions, with bootstrap intervals over the networks."""
+    """Error and rank correlations of predictions, with 95 % bootstrap intervals over the networks."""
     figures: dict[str, Callable[[Any, Any], float]] = {
         "mape_pct": lambda a, b: float(100 * np.mean(np.abs(b - a) / a)),
         "spearman": lambda a, b: float(spearmanr(a, b).statistic),

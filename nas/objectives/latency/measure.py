@@ -1,6 +1,6 @@
-"""Latency measured on this machine, in ONNX Runtime or torch, of a whole network or of each of its layers.
+"""Measures the latency of a whole network or of each of its layers on this machine, in ONNX Runtime or torch.
 
-A measurement reports its spread and its device, and is refused on a busy machine. Read `build.py` next.
+A measurement reports its spread and its device, and fails on a busy machine. Read `build_table.py` next.
 """
 
 import json
@@ -32,12 +32,12 @@ from nas.training.device import DTYPES, device_name, is_out_of_memory
 
 PROVIDERS: Final = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}  # of onnxruntime
 REFERENCE: Final = "mobilenetv3_small_100"  # timed before and after each measurement
-MAX_DRIFT: Final = 0.05  # largest change of the reference's median during a measurement
-MIN_CPU_SHARE: Final = 0.95  # smallest share of the time in which this process had the CPU
+MAX_DRIFT: Final = 0.05  # largest relative change of the reference's median during a measurement
+MIN_CPU_SHARE: Final = 0.95  # smallest share of the time in which this thread had the CPU
 ATTEMPTS: Final = 5
 WARM_UP_SECONDS: Final = 0.2
 SECONDS: Final = 1.0  # of timed runs of the network
-REFERENCE_SECONDS: Final = 0.3
+REFERENCE_SECONDS: Final = 0.3  # of timed runs of the reference, before and after
 RUNS: Final = (20, 1000)  # smallest and largest number of timed runs
 
 T = TypeVar("T")
@@ -55,7 +55,7 @@ class Latency:
     """Upper quartile of the runs."""
     runs: int
     drift_pct: float
-    """How much slower the reference network was after the measurement than before."""
+    """How much slower the reference network was after the measurement than before, in percent; negative if it was faster."""
     device: str
     """The device's model."""
     runtime_version: str
@@ -66,8 +66,8 @@ def measure(
 ) -> Latency:
     """The latency of a network: the median of many runs after a warm-up, each synchronised with the device.
 
-    Raises: NasError for a device that this machine lacks; MachineBusyError if in every attempt other processes took the CPU, or
-    the latency of a reference network drifted by more than 5 % from before to after.
+    Raises: NasError for a device that this machine lacks; MachineBusyError if in every attempt other processes took the CPU
+    (checked with one CPU thread), or the latency of a reference network changed by more than 5 % from before to after.
     """
     with (
         _within_memory(setup),
@@ -103,12 +103,12 @@ def between_references(
     max_drift: float,
     pauses: Sequence[float],
 ) -> tuple[T, float, float]:
-    """(a measurement, median milliseconds of the reference before it, the same after it), from the first undisturbed attempt.
+    """(measurement, reference's median milliseconds before it, the same after it), from the first undisturbed attempt.
 
-    `measure_once` returns a measurement and its share of the CPU. The reference runs for `seconds` before and after. Each of the
-    `pauses`, in seconds, is followed by one attempt.
+    `measure_once` returns a measurement and its share of the CPU. The reference runs for `seconds` before and after. There is one
+    attempt after each of the `pauses`, which are in seconds.
 
-    Raises: MachineBusyError if in every attempt other processes took the CPU or the reference drifted.
+    Raises: MachineBusyError if in every attempt other processes took the CPU or the reference's latency drifted.
     """
     disturbance = None
     for pause in pauses:
@@ -127,7 +127,7 @@ def between_references(
 
 
 def _disturbance(setup: Setup, cpu_share: float, before: float, after: float, max_drift: float) -> str | None:
-    """What disturbed a measurement, if anything did: a low share of the CPU, or a drift of the reference's milliseconds."""
+    """What disturbed a measurement, or None: other processes on the CPU (one thread only), or the reference's drift."""
     if setup.device == "cpu" and setup.threads == 1 and cpu_share < MIN_CPU_SHARE:
         return f"other processes took {100 * (1 - cpu_share):.0f} % of the CPU's time"
     if max(before, after) / min(before, after) - 1 > max_drift:
@@ -146,7 +146,7 @@ def _within_memory(setup: Setup) -> Iterator[None]:
 
 
 def timed(run: Callable[[], object], seconds: float) -> tuple[list[float], float]:
-    """(milliseconds of each run, share of the time in which this thread had the CPU), after a warm-up."""
+    """(milliseconds of each run, share of the time in which this thread had the CPU), both after a warm-up."""
     deadline = time.perf_counter() + min(seconds, WARM_UP_SECONDS)
     while True:
         run()
@@ -200,7 +200,7 @@ def runner(architecture: Architecture, num_classes: int, setup: Setup) -> Iterat
 
 
 def profile(architecture: Architecture, num_classes: int, setup: Setup, *, runs: int) -> list[float]:
-    """The median milliseconds of each layer while the whole network runs, over so many runs.
+    """The median milliseconds of each layer while the whole network runs, over `runs` runs.
 
     Raises: NasError for a device that this machine lacks.
     """
@@ -217,7 +217,7 @@ def profile(architecture: Architecture, num_classes: int, setup: Setup, *, runs:
     events["run"] = (events["name"] == "model_run").cumsum()  # this event comes after those of its nodes
     nodes = events[(events["cat"] == "Node") & events["name"].str.endswith("_kernel_time")]
     named = nodes["name"].str.extract(r"^(\d+)/", expand=False).astype(float).groupby(nodes["run"])
-    layer = named.bfill().fillna(named.ffill())  # a node without a layer, such as a change of layout, counts to the next layer
+    layer = named.bfill().fillna(named.ffill())  # a node of no layer, such as a layout change, counts towards the next
     times = nodes["dur"].groupby([nodes["run"], layer]).sum().unstack(fill_value=0).median() / 1e3
     return times.reindex(range(len(sequence)), fill_value=0.0).tolist()
 
@@ -260,7 +260,7 @@ def _torch(architecture: Architecture, num_classes: int, setup: Setup) -> Iterat
 
 
 def _hooked(model: nn.Module, run: Callable[[], object], sequence: list[Layer], setup: Setup, *, runs: int) -> list[float]:
-    """The median milliseconds from the start of each layer to the next one's; a skip's addition counts to the layer before."""
+    """The median milliseconds from each layer's start to the next one's; a skip's addition counts towards the layer before."""
     starts: list[tuple[int, Any]] = []
 
     def mark(number: int) -> None:

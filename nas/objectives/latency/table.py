@@ -1,4 +1,4 @@
-"""A latency table: the milliseconds of each layer on one device, and the sum of them that predicts a network's latency.
+"""A latency table: the milliseconds of each layer on one device; their sum predicts a network's latency.
 
 Needs neither torch nor a runtime. Read `measure.py` next.
 """
@@ -54,16 +54,16 @@ class Setup:
             raise NasError(f"dtype: onnxruntime runs float32 here, not {self.dtype}; give float32, or --runtime torch")
 
 
-ONE_THREAD: Final = Setup()  # onnxruntime, one image per batch: what a search predicts by default
+ONE_THREAD: Final = Setup()  # onnxruntime, one image per batch: the latency that a search predicts by default
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Check:
-    """How far a table's predictions are from measured networks; the intervals are 95 % bootstrap intervals."""
+    """How far a table's predictions are from measured latencies; the intervals are 95 % bootstrap intervals."""
 
     networks: int
     mape_pct: float
-    """Mean absolute percentage error."""
+    """Mean absolute percentage error of the predicted latencies."""
     mape_interval: tuple[float, float]
     spearman: float
     spearman_interval: tuple[float, float]
@@ -81,7 +81,7 @@ class Check:
 class LatencyTable:
     """Milliseconds of layers, by `Layer.key`, on one device in one runtime; a network's latency is the sum of its layers.
 
-    Raises: ValueError for a time that is not 0 or more.
+    Raises: ValueError for a time that is negative or not finite.
     """
 
     device: str
@@ -91,7 +91,7 @@ class LatencyTable:
     date: str
     """When the table was made, ISO 8601."""
     space: str
-    """The search space whose layers it has."""
+    """Name of the search space whose layers it has."""
     milliseconds: Mapping[str, float]
     check: Check | None = None
     """Its error against measured networks; None if it was not checked."""
@@ -104,7 +104,7 @@ class LatencyTable:
     def predict(self, architecture: Architecture, num_classes: int) -> float:
         """The latency of a network in milliseconds per batch.
 
-        Raises: NasError if layers are missing; it names the first five and the number of the others.
+        Raises: NasError if layers are missing; the error names the first five and counts the others.
         """
         try:
             return sum(map(self.milliseconds.__getitem__, _keys(architecture, num_classes)))
@@ -132,7 +132,7 @@ class LatencyTable:
         )
 
     def write(self, file: Path) -> None:
-        """Write the table as JSON; a file with half a table is never left.
+        """Write the table as JSON, atomically: the file never holds half a table.
 
         Raises: NasError if the file cannot be written.
         """
@@ -149,15 +149,15 @@ def table_folder() -> Path:
 
 
 def table_file(words: Sequence[str], setup: Setup) -> Path:
-    """The file of a table in that folder: its name holds the words, such as the space and the device, and the setup."""
+    """The path of a table in `table_folder()`; its name joins the words, such as space and device, and the setup."""
     name = "-".join([*words, setup.runtime, setup.device, f"{setup.threads}threads", f"batch{setup.batch}", setup.dtype])
     return table_folder() / (re.sub(r"[^A-Za-z0-9_.]+", "-", name) + ".json")
 
 
 def newest_table(space: str, networks: Sequence[Architecture], num_classes: int) -> Path | None:
-    """This user's newest table for a space, made with one thread of onnxruntime, that has every layer of at least one network.
+    """This user's newest table for a space with the setup `ONE_THREAD` and every layer of at least one of the networks.
 
-    None if there is no such table.
+    None if there is no such table. Logs a warning for a file that cannot be read.
     """
     dates: dict[Path, str] = {}
     for file in table_folder().glob("*.json"):
