@@ -1,6 +1,6 @@
 """The search space: named parameters, `decode` from their values to an Architecture, and `encode` back.
 
-A choice that does not change the network leaves no trace in the Architecture, so parameters of equal networks give equal ids.
+An Architecture stores no choice without effect, so all parameter sets of a network decode to one Architecture with one id.
 """
 
 import math
@@ -34,15 +34,15 @@ class SearchSpace(ABC):
     @property
     @abstractmethod
     def references(self) -> Mapping[str, Params]:
-        """Reference name → parameters of that published network, at the space's own width and resolution."""
+        """Reference name → parameters of that published network, at the space's own width multiple and resolution."""
 
     @abstractmethod
     def decode(self, params: Mapping[str, Any]) -> Architecture:
-        """The network with these parameters, a value for each; valid for every choice of values."""
+        """The network with these parameters: one value for each. Every combination of values is valid."""
 
     @abstractmethod
     def encode(self, architecture: Architecture) -> Params:
-        """The parameters of a network; those that do not change it get their first choice.
+        """The parameters of a network; a parameter without effect on it gets its first choice.
 
         Raises: SpaceError if the network is not in the space.
         """
@@ -51,7 +51,7 @@ class SearchSpace(ABC):
 def space(name: str) -> SearchSpace:
     """The search space with this name (`nas space` lists them), or the one that a user's Python file exports as SPACE.
 
-    Raises: NasError for an unknown name, or a file that does not define one.
+    Raises: NasError for an unknown name, or a file without a SPACE.
     """
     loaded: SearchSpace = load_plugin("space", name)
     check_type("space", loaded, SearchSpace)
@@ -82,7 +82,7 @@ def check_range(field: str, value: float, low: float, high: float, *, step: floa
 
 
 def num_points(parameters: Mapping[str, BaseDistribution]) -> float:
-    """The number of parameter sets, of which several may decode to one network; infinite with a continuous parameter."""
+    """The number of parameter sets; infinite with a continuous parameter. Several sets may decode to the same network."""
     return math.prod(map(num_choices, parameters.values()), start=1.0)
 
 
@@ -133,7 +133,7 @@ def grid_values(distribution: Any) -> list[Any]:
 
 
 def first_choices(parameters: Mapping[str, BaseDistribution]) -> Params:
-    """The first value of every parameter; `encode` gives it to parameters that do not change the network."""
+    """The first value of every parameter; `encode` gives it to parameters without effect on the network."""
     return {name: grid_values(distribution)[0] for name, distribution in parameters.items()}
 
 

@@ -1,1 +1,1 @@
-"""Search spaces: each file exports SPACE, and its name is the name of the space."""
+"""Search spaces: each file exports SPACE; the file's name is the space's name."""

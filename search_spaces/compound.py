@@ -1,7 +1,7 @@
-"""Compound scaling of any network: how to share each doubling of the budget between depth, width and resolution.
+"""Compound scaling of any network: how to share each doubling of multiply-adds between depth, width and resolution.
 
-Depth grows by alpha^phi, width by beta^phi, resolution by gamma^phi, with alpha * beta^2 * gamma^2 = 2 for all
-parameters, so that phi + 1 doubles the multiply-adds (EfficientNet, arXiv:1905.11946, equation 3).
+Depth grows by alpha^phi, width by beta^phi, resolution by gamma^phi, with alpha * beta^2 * gamma^2 = 2 at every
+point, so that phi + 1 has about twice the multiply-adds of phi (EfficientNet, arXiv:1905.11946, equation 3).
 """
 
 import itertools
@@ -32,16 +32,16 @@ class CompoundSpace(SearchSpace):
     base: Annotated[str | Architecture, arg(constructor=str)] = "efficientnet_b0"
     """The network to scale: a reference's name, or in Python an Architecture, stored as its canonical text."""
     min_phi: float = -2.0
-    """Smallest phi, a multiple of 0.25; at -1 the multiply-adds are halved."""
+    """Smallest phi, a multiple of 0.25; -1 about halves the multiply-adds."""
     max_phi: float = 3.0
-    """Largest phi, a multiple of 0.25; at 1 the multiply-adds are doubled."""
+    """Largest phi, a multiple of 0.25; 1 about doubles the multiply-adds."""
 
     def __post_init__(self) -> None:
         if isinstance(self.base, Architecture):
             object.__setattr__(self, "base", self.base.to_json())  # the form that a run folder stores
         check_range("min_phi", self.min_phi, -6.0, self.max_phi, step=PHI_STEP)
         check_range("max_phi", self.max_phi, self.min_phi, 7.0, step=PHI_STEP)
-        for depth_share, width_share in ((0.0, 0.0), (0.0, 1.0), (1.0, 0.0)):  # the corners, so that every point is valid
+        for depth_share, width_share in ((0.0, 0.0), (0.0, 1.0), (1.0, 0.0)):  # if the corners are valid, every point is
             for phi in (self.min_phi, self.max_phi):
                 self.decode({"depth_share": depth_share, "width_share": width_share, "phi": phi})
 

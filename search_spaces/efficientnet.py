@@ -1,4 +1,4 @@
-"""EfficientNet-B0 at independent multiples of depth, width and resolution; the published B0 to B7 are points.
+"""EfficientNet-B0 at independent multiples of depth, width and resolution; the published B0 to B7 are points of it.
 
 Source: Tan and Le, arXiv:1905.11946; coefficients as in tensorflow/tpu efficientnet_builder.py (see nas/models/zoo.py).
 """
@@ -20,7 +20,7 @@ STEP: Final = 0.01  # step of the multiples; a finer one would hardly change a r
 
 @dataclass(frozen=True, kw_only=True)
 class EfficientNetSpace(SearchSpace):
-    """EfficientNet-B0 with depth and width multiplied and its resolution set, each independently.
+    """EfficientNet-B0 with its depth and width multiplied and its resolution replaced, each independently.
 
     Raises: NasError for a field outside its range.
     """
@@ -56,7 +56,7 @@ class EfficientNetSpace(SearchSpace):
 
     @cached_property
     def references(self) -> Mapping[str, Params]:
-        """Those of EfficientNet-B0 to B7 that lie within the space's bounds."""
+        """EfficientNet-B0 to B7, without those outside the space's bounds."""
         points = {
             f"efficientnet_{name}": {"depth": depth, "width": width, "resolution": resolution}
             for name, (width, depth, resolution) in EFFICIENTNET_COEFFICIENTS.items()

@@ -1,7 +1,7 @@
 """MnasNet's factorized hierarchical space: one set of choices per stage, relative to MobileNetV2.
 
 Source: Tan et al., arXiv:1807.11626, section 4.1 and figure 4. Its skip choice "pooling" is left out: the published code
-(tensorflow/tpu models/official/mnasnet) has identity and none alone, and no published network uses pooling.
+(tensorflow/tpu models/official/mnasnet) has only identity and none, and no published network uses pooling.
 """
 
 from collections.abc import Mapping
@@ -17,7 +17,7 @@ from nas.spaces import Params, SearchSpace, check_choices, check_encoding, check
 
 REFERENCES: Final = ("mobilenetv2_100", "semnasnet_100", "mnasnet_100")
 
-# (width, depth, stride) of MobileNetV2's stages, which the choices are relative to.
+# (width, depth, stride) of MobileNetV2's stages. The choices of width and depth are relative to them.
 SKELETON: Final = tuple((row.width, row.repeats, row.stride) for (row,) in MOBILENETV2)
 
 # The paper's width multiples. A1's fifth stage (112 = 7/6 * 96) and B1's sixth (192 = 6/5 * 160) need one more each.
@@ -90,7 +90,7 @@ class MnasNetSpace(SearchSpace):
         )
 
     def encode(self, architecture: Architecture) -> Params:
-        """The choices that each stage's blocks show; the first choice for the others.
+        """The choices that each stage's blocks show; for all others, the first choice.
 
         Raises: SpaceError if they do not decode to the network.
         """

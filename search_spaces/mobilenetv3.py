@@ -1,7 +1,7 @@
-"""MobileNetV3's block choices on its Large and Small skeletons; every Once-for-All network of the family is a point.
+"""MobileNetV3's block choices on its Large and Small skeletons; they include every block choice of Once-for-All.
 
 Sources: Howard et al., arXiv:1905.02244, tables 1 and 2; Cai et al., Once-for-All, arXiv:1908.09791, section 4 (depth 2-4,
-kernel 3-5-7, expansion 3-4-6 a layer).
+kernel 3-5-7, expansion 3-4-6 per layer).
 """
 
 from collections.abc import Mapping
@@ -40,11 +40,11 @@ class MobileNetV3Space(SearchSpace):
     head_multiple: float = 1.0
     """Multiplies the head's width, 1280 on the Large and 1024 on the Small skeleton."""
     skeletons: tuple[str, ...] = ("large", "small")
-    """Choices of the base widths and strides of the stages: large, small."""
+    """Choices of the skeleton, which sets the base width and the stride of each stage: large, small."""
     resolutions: tuple[int, ...] = (224, 192, 160, 128, 96)
     """Choices of the side of the input, pixels."""
     conventions: tuple[str, ...] = ("torch", "tensorflow")
-    """Choices of padding and BatchNorm epsilon: torch or tensorflow, which the published minimalistic networks have."""
+    """Choices of padding and BatchNorm epsilon: torch, tensorflow. The published minimalistic networks have tensorflow."""
     stem_stride: int = 2
     """2, or 1 for images of about 32 pixels."""
 
@@ -65,7 +65,7 @@ class MobileNetV3Space(SearchSpace):
 
     @cached_property
     def parameters(self) -> Mapping[str, BaseDistribution]:
-        """Choices of the whole network, of each stage and of each of up to four layers in stages 2 to 6."""
+        """Parameters of the whole network, of stages 1 to 6, and of each of up to four layers in stages 2 to 6."""
         parameters: dict[str, BaseDistribution] = {
             "resolution": CategoricalDistribution(self.resolutions),
             "skeleton": CategoricalDistribution(self.skeletons),
@@ -127,7 +127,7 @@ class MobileNetV3Space(SearchSpace):
         return tuple(rows)
 
     def encode(self, architecture: Architecture) -> Params:
-        """The choices that the stages' blocks show; the first choice for layers beyond a stage's depth.
+        """The choices that the stages' blocks show; for layers beyond a stage's depth, the first choice.
 
         Raises: SpaceError if they do not decode to the network.
         """

@@ -1,6 +1,6 @@
 """Datasets: images in three parts (train, val, test), each an array with labels.
 
-Each file here exports DATASET, and its name is the name of the dataset.
+Each file here exports DATASET; the file's name is the dataset's name.
 """
 
 from abc import ABC, abstractmethod
@@ -60,12 +60,12 @@ class Dataset(ABC):
     @property
     @abstractmethod
     def mean(self) -> tuple[float, float, float]:
-        """Mean of each channel, of pixels from 0 to 1; subtracted from the network's input."""
+        """Mean of each channel, for pixel values from 0 to 1; preprocessing subtracts it from the image."""
 
     @property
     @abstractmethod
     def std(self) -> tuple[float, float, float]:
-        """Standard deviation of each channel, of pixels from 0 to 1; the network's input is divided by it."""
+        """Standard deviation of each channel, for pixel values from 0 to 1; preprocessing divides by it."""
 
     @property
     @abstractmethod
@@ -80,7 +80,7 @@ class Dataset(ABC):
 def dataset(name: str) -> Dataset:
     """The dataset with this name, or the one that a user's Python file exports as DATASET.
 
-    Raises: NasError for an unknown name, or a file that does not define one.
+    Raises: NasError for an unknown name, or a file without a DATASET.
     """
     loaded: Dataset = load_plugin("dataset", name)
     check_type("dataset", loaded, Dataset)
@@ -90,7 +90,7 @@ def dataset(name: str) -> Dataset:
 def load_part(dataset: Dataset, part: str) -> ImageData:
     """One part of a dataset, checked.
 
-    Raises: NasError if it is empty, has a label without a class, or the dataset's own code raises.
+    Raises: NasError if the part is empty, a label has no class, or the dataset's own code raises.
     """
     name = f"dataset {dataset.name}: the {part} part"
     with user_code(name):
@@ -121,7 +121,7 @@ def from_torchvision(name: str, root: str, part: str) -> ImageData:
 
 
 def held_out_part(data: ImageData, part: str, *, missing: Sequence[str] = ("val",), share: float = HELD_OUT) -> ImageData:
-    """A part of `data`: for each `missing` part a `share` of every class, for `train` the rest, for other parts all of it."""
+    """One part of `data`: a `missing` part is a `share` of every class, `train` is the rest, any other part is all of `data`."""
     if part not in (*missing, "train"):
         return data
     by_class = [[str(i) for i in np.flatnonzero(data.labels == label)] for label in np.unique(data.labels)]
@@ -132,7 +132,7 @@ def held_out_part(data: ImageData, part: str, *, missing: Sequence[str] = ("val"
 
 @contextmanager
 def download_errors(what: str, root: str | Path) -> Iterator[None]:
-    """Turns an error of downloading or reading a dataset inside the block into a NasError that says what to do."""
+    """Turns an error inside the block, which downloads or reads a dataset, into a NasError that says what to do."""
     try:
         yield
     except (OSError, RuntimeError) as error:

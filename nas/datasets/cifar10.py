@@ -14,7 +14,7 @@ class CIFAR10(Dataset):
     """CIFAR-10: train 45,000 images, val 5,000 held out of the training batches, test 10,000."""
 
     root: str = "data"
-    """The folder that has cifar-10-batches-py or its archive, or that they are downloaded to."""
+    """The folder of cifar-10-batches-py or its archive; if both are missing, they are downloaded into it."""
     name = "cifar10"
     classes = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
     mean = (0.491, 0.482, 0.447)  # of the training images

@@ -15,17 +15,17 @@ IMAGENET_STD: Final = (0.229, 0.224, 0.225)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageFolder(Dataset):
-    """Images in a folder per class. Without test/, val/ is the test part; a missing part is a tenth of every class of train.
+    """Images in a folder per class. Without test/, val/ becomes the test part. A missing part is a tenth of each class of train.
 
     Raises: NasError for a field outside its range.
     """
 
     root: str = "images"
-    """A folder with train/ and val/ (test/ too), each with a folder per class; or one with a folder per class."""
+    """A folder with train/ and one or both of val/ and test/, each with a folder per class; or a folder of the class folders."""
     side: int = 160
-    """Side in pixels of the stored images: the shorter side is resized to it once, and the centre square cropped."""
+    """Side of the stored images, pixels: each image is resized once, to this shorter side, and cropped to its centre square."""
     share: float = 1.0
-    """Share of the training images that is used, always the same images."""
+    """Share of the training images to use; each training uses the same images."""
     mirrors: bool = True
     """True if a mirrored image still shows its class, so that training may flip images horizontally."""
     name = "image_folder"

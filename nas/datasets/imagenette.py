@@ -38,13 +38,13 @@ class Imagenette(Dataset):
     """
 
     root: str = "data"
-    """A folder with train/ and val/, or the folder that has the archive's folder, or that it is downloaded to."""
+    """A folder with train/ and val/, or the parent of the archive's folder; a missing archive is downloaded into it."""
     size: str = "160px"
     """Which archive: 160px, 320px or full."""
     side: int = 160
-    """Side in pixels of the stored images: the shorter side is resized to it once, and the centre square cropped."""
+    """Side of the stored images, pixels: each image is resized once, to this shorter side, and cropped to its centre square."""
     share: float = 1.0
-    """Share of the training images that is used, always the same images."""
+    """Share of the training images to use; each training uses the same images."""
     name = "imagenette"
     classes = tuple(CLASSES.values())
     mean = IMAGENET_MEAN
@@ -59,7 +59,7 @@ class Imagenette(Dataset):
     def load(self, part: str) -> ImageData:
         """The images of a part: uint8 (N, side, side, 3).
 
-        Raises: NasError if the download fails, or `train/` has other folders.
+        Raises: NasError if the download fails, or `train/` does not have exactly the ten class folders.
         """
         folder = self._folder()
         if {path.name for path in folder.glob("train/*/")} != set(CLASSES):

@@ -14,7 +14,7 @@ class MNIST(Dataset):
     """MNIST: train 54,000 images, val 6,000 held out of the training files, test 10,000."""
 
     root: str = "data"
-    """The folder that has MNIST/raw with its four files or their archives, or that they are downloaded to."""
+    """The folder of MNIST/raw, with its four files or their archives; missing files are downloaded into it."""
     name = "mnist"
     classes = tuple("0123456789")
     mean = (0.131, 0.131, 0.131)  # of the training images, grey in three equal channels

@@ -25,13 +25,13 @@ GATES: Final = ("sigmoid", "hard_sigmoid")
 CONVENTIONS: Final = ("torch", "tensorflow")
 HEADS: Final = ("efficientnet", "mobilenetv3")
 
-# Bounds that keep any network read from a text within a few gigabytes of memory. The largest published network of the family,
-# EfficientNet-L2, has widths up to 5,504 (hidden 8,256), 800 px and 480 M weights.
-MAX_WIDTH: Final = 16_384
-RESOLUTIONS: Final = (16, 1024)
+# Bounds on every network, so that a text from elsewhere cannot fill the memory. The largest published network of the family,
+# EfficientNet-L2, has widths up to 5,504 (hidden 8,256), a resolution of 800 px and 480 M weights.
+MAX_WIDTH: Final = 16_384  # channels
+RESOLUTIONS: Final = (16, 1024)  # lowest and highest, pixels
 MAX_STAGES: Final = 16
 MAX_BLOCKS: Final = 64  # in one stage
-MAX_DOWNSAMPLINGS: Final = 4  # stages with stride 2; with the stem's the output stride is 32, beyond which timm dilates
+MAX_DOWNSAMPLINGS: Final = 4  # stages with stride 2; with the stem, total stride 32; beyond that, timm dilates
 MAX_WEIGHTS: Final = 2**31  # 8 GiB in float32
 MAX_FEATURES: Final = 2**28  # values in one feature map of one image; 1 GiB in float32
 MAX_TEXT: Final = 2**20  # characters
@@ -61,7 +61,7 @@ def _check_choice(field: str, value: object, choices: tuple[object, ...]) -> Non
 
 
 class Convolution(NamedTuple):
-    """One convolution of a block and the activation behind it; `kind` is conv or depthwise, `module` timm's name."""
+    """One convolution and the activation after it; `kind` is conv or depthwise, `module` is its name in timm's block."""
 
     kind: str
     module: str
@@ -100,11 +100,11 @@ class Block:
     squeeze: int
     """Channels inside squeeze-and-excite; 0 for none."""
     gate: str | None
-    """Gate of squeeze-and-excite: `sigmoid` (inside, the block's activation), `hard_sigmoid` (inside, ReLU), or None for none."""
+    """Gate of squeeze-and-excite: `sigmoid` (with the block's activation inside), `hard_sigmoid` (ReLU inside); else None."""
     activation: str
     """One of relu, relu6, silu, hard_swish."""
     linear: bool
-    """True for no activation after the last convolution: always in `mbconv` and `fused`, never in `conv`, a choice in `sep`."""
+    """True for no activation after the last convolution. True in `mbconv` and `fused`, False in `conv`, either in `sep`."""
     skip: bool
     """True if the input is added to the output; needs stride 1 and as many channels in as out."""
 
@@ -126,7 +126,7 @@ class Block:
         _check_choice("skip", self.skip, (False, True))
 
     def convolutions(self, width: int) -> list[Convolution]:
-        """Its convolutions in order, for an input of `width` channels. Squeeze-and-excite, left out here, precedes the last."""
+        """Its convolutions in order, for an input of `width` channels. Squeeze-and-excite, before the last one, is left out."""
         inner, act, kernel_stride = self.hidden or width, self.activation, (self.kernel, self.stride)
         last = Convolution("conv", "conv_pwl", inner, self.width, None if self.linear else act)
         depthwise = Convolution("depthwise", "conv_dw", inner, inner, act, *kernel_stride)
@@ -181,7 +181,7 @@ class Architecture:
     resolution: int
     """Side of the input in pixels, 16 to 1024."""
     convention: str
-    """Padding and BatchNorm epsilon: `torch` (symmetric, 1e-5) or `tensorflow` (an odd pixel after the map, 1e-3)."""
+    """Padding and BatchNorm epsilon: `torch` (symmetric, 1e-5) or `tensorflow` (SAME padding: an odd pixel goes last; 1e-3)."""
     activation: str
     """Activation of the stem and the head."""
     stem: Stem
@@ -263,8 +263,8 @@ class Architecture:
         return architecture_id(self.to_json())
 
     def _repr_svg_(self) -> str:
-        """The drawing that a notebook shows of it."""
-        from nas.models.draw import draw  # which stands on this module
+        """The drawing of the network that a notebook shows."""
+        from nas.models.draw import draw  # which imports this module
 
         return draw(self)
 
@@ -294,7 +294,7 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _construct(cls: type[T], value: Any, path: str) -> T:
-    """`cls` from a JSON object with exactly its fields; an error begins with the `path` of the value in the text."""
+    """An instance of `cls` from a JSON object with exactly its fields. `path` says where the object is; errors begin with it."""
     names = [field.name for field in fields(cls)]  # type: ignore[arg-type]
     if type(value) is not dict:
         raise _invalid(path, value, f"an object with the fields {', '.join(names)}")
@@ -323,7 +323,7 @@ def _numbered(value: Any, path: str) -> Iterator[tuple[int, Any]]:
 
 
 class Row(NamedTuple):
-    """One row of a paper's table: repeats of a block given by ratios, before widths are multiplied and rounded."""
+    """One row of a paper's table: a block and its repeats, with ratios and widths that are not yet multiplied and rounded."""
 
     width: float
     """Output channels before multiplying and rounding."""
@@ -344,9 +344,9 @@ class Row(NamedTuple):
     """True for no activation after the last convolution; `conv` always has one."""
 
 
-@lru_cache(maxsize=100_000)  # a search makes the same few blocks very often
+@lru_cache(maxsize=100_000)  # a search makes the same few blocks again and again
 def make_block(row: Row, width_in: int, width: int, stride: int) -> Block:
-    """The block of a row from `width_in` to `width` channels."""
+    """A block of the row, with `width_in` input channels and `width` output channels."""
     hidden = round_width(width_in * row.expansion) if row.op in EXPANDING_OPS else 0
     squeeze, gate = 0, None
     if row.squeeze == "input" and row.op != "conv":
@@ -368,7 +368,7 @@ def make_block(row: Row, width_in: int, width: int, stride: int) -> Block:
 
 
 def make_stages(width_in: int, table: tuple[tuple[Row, ...], ...], multiple: float = 1.0) -> tuple[tuple[Block, ...], ...]:
-    """The stages of a paper's table, which has a tuple of rows per stage, with every width multiplied and rounded."""
+    """The stages of a paper's table (one tuple of rows per stage), with every width multiplied by `multiple` and rounded."""
     stages: list[tuple[Block, ...]] = []
     for rows in table:
         stages.append(_make_stage(width_in, rows, multiple))

@@ -25,10 +25,10 @@ def build(
 
     It has timm's `forward_features`, `forward_intermediates`, `forward_head`, `reset_classifier` and `feature_info`. With
     `features_only` its output is a list of feature maps, one per reduction, as from `timm.create_model(..., features_only=True)`.
-    `drop_rate` is dropout before the classifier; `drop_path_rate` is stochastic depth, growing linearly to this rate at the last
-    block.
+    `drop_rate` is the rate of dropout before the classifier. `drop_path_rate` is that of stochastic depth: of n blocks,
+    timm drops block i, counted from 0, with probability drop_path_rate * i / n.
 
-    Shapes: (N, 3, resolution, resolution) → (N, num_classes); other sizes work too.
+    Shapes: (N, 3, resolution, resolution) → (N, num_classes); images of other sizes work too.
     Raises: NasError for a negative number of classes, or a rate that is not from 0 to less than 1.
     """
     if num_classes < 0:

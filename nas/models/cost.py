@@ -20,8 +20,8 @@ class Cost:
     macs: int
     """Multiply-adds of convolutions and linear layers, as papers count them."""
     activation_bytes: int
-    """Peak activation memory of inference in float32, bytes: a layer's input and output, and the map that a skip keeps.
-    Layers are convolutions, pools and linear layers; norms, activations, gates and sums work in place."""
+    """Peak activation memory of inference in float32, bytes: the most that one layer's input, its output and the map kept for a
+    skip take together. Layers are convolutions, pools and linear layers; norms, activations, gates and sums work in place."""
 
 
 def cost(architecture: Architecture, num_classes: int = 1000) -> Cost:

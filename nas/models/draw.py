@@ -1,4 +1,4 @@
-"""A network as a drawing: a row a stage, a box a block, and what each stage costs. Plain SVG, made by arithmetic alone."""
+"""Draws a network as plain SVG: one row per stage, one box per block, and the costs of each stage."""
 
 import itertools
 from collections.abc import Iterator
@@ -9,11 +9,11 @@ from nas.models.cost import cost
 from nas.models.layers import Layer, Part, parts
 
 FILLS: Final = {1: "#c3c9d0", 3: "#8cc8ee", 5: "#f0b64a", 7: "#5cc2a0"}
-"""Kernel → a light fill that dark text reads well on, of Okabe and Ito's palette, which the colour-blind tell apart."""
-LINE: Final = 6  # boxes; a longer stage is broken into several lines
-BOX: Final = (94, 34)
-STEP: Final = (100, 47)  # from one box to the next one, and from one line to the next one
-LEFT, TOP, COST, FOOT = 92, 58, 82, 10  # pixels: the names of stages, the title, one column of costs, the ground below
+"""Kernel → colour of the box: light, for dark text, after Okabe and Ito's palette, which colour-blind readers can tell apart."""
+LINE: Final = 6  # boxes per line; a longer stage takes several lines
+BOX: Final = (94, 34)  # width and height, pixels
+STEP: Final = (100, 47)  # from one box to the next, and from one line to the next, pixels
+LEFT, TOP, COST, FOOT = 92, 58, 82, 10  # pixels: stage names, title, one column of costs, bottom margin
 STYLE: Final = """
 .network{font:11px system-ui,-apple-system,'Segoe UI',Roboto,'Liberation Sans',sans-serif;fill:currentColor}
 .network .title{font-size:13px;font-weight:600}
@@ -24,11 +24,11 @@ STYLE: Final = """
 .network .line{fill:none;stroke:currentColor;stroke-width:1.2;opacity:.7}
 @media(prefers-color-scheme:dark){.network:root{color:#e8eaed}}
 """
-"""Takes the colour of the text around it; `:root` is the drawing only in a file of its own, which has no text around it."""
+"""The drawing has the colour of the text around it. In a file of its own, where it is the `:root`, dark mode sets the colour."""
 
 
 class Drawing(str):
-    """The text of an SVG, which a notebook shows as the picture."""
+    """The text of an SVG; a notebook shows it as a picture."""
 
     __slots__ = ()
 
@@ -41,9 +41,9 @@ class Box(NamedTuple):
 
     name: str
     result: str
-    """What comes out of it."""
+    """Second line of its text: expansion, output channels, SE."""
     details: str
-    """What the pointer shows."""
+    """Text shown under the mouse pointer."""
     kernel: int = 1
     skip: bool = False
 
@@ -53,7 +53,7 @@ class Row(NamedTuple):
 
     name: str
     sizes: tuple[int, int]
-    """Side of the map that comes in and of the map that goes out, pixels."""
+    """Sides of the input map and the output map, pixels."""
     boxes: list[Box]
     params: int
     macs: int
@@ -62,8 +62,8 @@ class Row(NamedTuple):
 def draw(architecture: Architecture, num_classes: int = 1000) -> Drawing:
     """The SVG of a network with `num_classes` outputs: every block, and the params and MACs of every stage.
 
-    A box says the operation with its kernel (`/2`: at stride 2), the expansion, the output channels, and SE for
-    squeeze-and-excite; an arc over it is its skip.
+    A box names the operation and its kernel (`/2`: stride 2), the expansion, the output channels, and SE for
+    squeeze-and-excite. An arc over the box is a skip.
     Raises: NasError for a negative number of classes.
     """
     total, rows = cost(architecture, num_classes), list(_rows(architecture, num_classes))
@@ -146,7 +146,7 @@ def _draw_box(box: Box, x: int, y: int) -> str:
 
 
 def _costs(right: int, label: str, values: list[int], tops: list[int]) -> str:
-    """A column with a number and a bar a stage; the longest bar is the costliest stage."""
+    """A column with a number and a bar per stage; the longest bar belongs to the costliest stage."""
     cells, most = [_text(right, TOP - 12, label, "number quiet")], max(values)
     for value, top in zip(values, tops, strict=False):
         length = round((COST - 14) * value / most, 1)

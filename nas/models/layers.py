@@ -1,6 +1,6 @@
 """An architecture as its list of layers, each with its shape, its costs and its modules in timm's network.
 
-Exact costs (`cost.py`), latency tables and ONNX graphs (`onnx.py`) are all made from this list.
+Exact costs (`cost.py`), latency tables and ONNX graphs (`onnx.py`) are all computed from this list.
 """
 
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ from nas.models.architecture import Architecture, Block, Convolution, Head, Stem
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Layer:
-    """One layer, with the norm and the activation behind it."""
+    """One layer, with the norm and the activation after it."""
 
     kind: str
     """conv, depthwise, squeeze (squeeze-and-excite), add (the sum of a skip), pool (global average) or linear."""
@@ -33,21 +33,21 @@ class Layer:
     gate: str | None = None
     """Gate of squeeze-and-excite."""
     same_padding: bool = False
-    """True for a strided convolution with TensorFlow's padding, which some runtimes do in a separate step."""
+    """True for a strided convolution with TensorFlow's padding, which some runtimes compute as a separate step."""
     weights: int = 0
     """Number of weights."""
     biases: int = 0
-    """Number of biases, and of the scales and shifts of the norm behind it."""
+    """Number of biases; with a norm, the number of its scales and shifts instead."""
     skip_values: int = 0
-    """Size of the block's input, if a skip keeps it in memory and it is not this layer's input."""
+    """Number of values of the block's input, if a skip keeps it in memory while this layer reads another map; else 0."""
     module: str = ""
-    """Path of its first module in timm's network; empty for `add`, which has none."""
+    """Path in timm's network of its module, without the norm; empty for `add`, which has none."""
     norm: str = ""
-    """Path of the norm behind it; empty for none."""
+    """Path in timm's network of the norm after it; empty for none."""
 
     @property
     def key(self) -> str:
-        """Its key in a latency table, with all that its time depends on: `conv1 96>24 @56`, `depthwise5/2 72 relu @56`."""
+        """Its key in a latency table, with all that its latency depends on: `conv1 96>24 @56`, `depthwise5/2 72 relu @56`."""
         name = self.kind + (str(self.kernel) if self.kind in ("conv", "depthwise") else "")
         name += f"/{self.stride}" * (self.stride > 1) + " same" * self.same_padding
         widths = f"{self.width}" if self.width_in == self.width and self.kind != "conv" else f"{self.width_in}>{self.width}"
@@ -69,14 +69,14 @@ class Layer:
 
     @property
     def macs(self) -> int:
-        """Multiply-adds for one image; squeeze-and-excite works on one pixel."""
+        """Multiply-adds for one image; squeeze-and-excite computes on the pooled map, one pixel."""
         return self.weights * (1 if self.kind == "squeeze" else self.size_out**2)
 
     @property
     def live_values(self) -> int:
         """Number of values in memory while it runs; sums and gates work in place."""
         inputs = self.width_in * self.size**2 + self.skip_values
-        if self.kind == "squeeze":  # the map stays beside the two small layers of the gate
+        if self.kind == "squeeze":  # the map stays in memory beside a small layer of the gate: its input and output
             return inputs + self.width + self.squeeze
         return inputs if self.kind == "add" else inputs + self.width * self.size_out**2
 
@@ -176,7 +176,7 @@ def parts(architecture: Architecture, num_classes: int) -> list[Part]:
 
 
 def layers_by_part(architecture: Architecture, num_classes: int) -> Iterator[list[Layer]]:
-    """The layers of the stem, of each block and of the head, in order of computation; module paths are those in the network."""
+    """The layers of the stem, of each block and of the head, in order of computation; module paths start at the network."""
     blocks = [f"blocks.{i}.{j}." for i, stage in enumerate(architecture.stages) for j in range(len(stage))]
     for part, prefix in zip(parts(architecture, num_classes), ["", *blocks, ""], strict=True):
         yield [

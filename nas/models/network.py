@@ -1,4 +1,4 @@
-"""A network before it is built: an Architecture by name, file or export, or one of timm's networks by name."""
+"""A network that is not built yet: an Architecture by name, file or export, or one of timm's networks by name."""
 
 import json
 import re
@@ -54,11 +54,11 @@ class OwnNetwork:
         return build(self.architecture, num_classes, drop_rate=drop_rate, drop_path_rate=drop_path_rate)
 
     def costs(self, num_classes: int) -> dict[str, int]:
-        """Exact params, macs and activation_bytes of one image, by name."""
+        """Exact params, and macs and activation_bytes for one image, by name."""
         return asdict(cost(self.architecture, num_classes))
 
     def check(self, num_classes: int, resolutions: Iterable[int]) -> None:
-        """Does nothing, as the network can read images of any resolution."""
+        """Does nothing, as these networks can read images of any resolution."""
 
     @property
     def timm_name(self) -> str:
@@ -130,7 +130,7 @@ class TimmNetwork:
         return module
 
     def costs(self, num_classes: int) -> dict[str, int]:
-        """params and macs of one image by name, counted on the built network."""
+        """The params of the built network and its macs for one image, by name."""
         import torch
         from torch.utils.flop_counter import FlopCounterMode
 
@@ -143,7 +143,7 @@ class TimmNetwork:
     def check(self, num_classes: int, resolutions: Iterable[int]) -> None:
         """Check that the network can read images of these resolutions.
 
-        Raises: NasError for the first that it cannot read.
+        Raises: NasError for the first resolution that it cannot read.
         """
         for resolution in resolutions:
             try:
@@ -180,7 +180,7 @@ def parse_network(text: str) -> Network:
 
 
 def find_network(name: str | Architecture, *, resolution: int | None = None) -> Network:
-    """The network of an Architecture, a reference's name, an export's folder, an architecture's file or timm:NAME.
+    """The network of a `name`: an Architecture, a reference's name, an export's folder, an architecture's file or timm:NAME.
 
     `resolution`, pixels, replaces the network's own.
     Raises: NasError if there is no such network.
@@ -192,7 +192,7 @@ def find_network(name: str | Architecture, *, resolution: int | None = None) -> 
 
 
 def export_folder(name: str | Architecture) -> Path | None:
-    """The export's folder that `name` is the path of, if it is one; a reference of the same name wins over a folder."""
+    """`name` as the path of an export's folder, or None if it is no folder; a reference wins over a folder of the same name."""
     if isinstance(name, Architecture) or name in references() or name.startswith(TIMM):
         return None
     return Path(name) if Path(name).is_dir() else None

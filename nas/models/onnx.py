@@ -20,7 +20,7 @@ Arrays = Mapping[str, "np.ndarray[Any, Any]"]
 
 
 class _Graph:
-    """The nodes, weights and shapes of a graph under construction; methods add nodes and give the name of their output."""
+    """The nodes, weights and shapes of a graph under construction; each method adds nodes and returns the name of its output."""
 
     def __init__(self, weights: Arrays | None, epsilon: float, batch: int | str) -> None:
         self.nodes: list[onnx.NodeProto] = []
@@ -63,7 +63,7 @@ class _Graph:
         return weight * scale.reshape(-1, *[1] * (len(shape) - 1)), beta + (bias - mean) * scale
 
     def conv(self, layer: Layer, x: str, name: str, *, pad: tuple[int, int] = (0, 0)) -> str:
-        """A convolution with its norm folded in, padded with `pad` channels of zeros (output, input)."""
+        """A convolution with its norm folded in, and with `pad` (output, input) more channels, all zeros."""
         groups, kernel, (before, after) = layer.width if layer.kind == "depthwise" else 1, layer.kernel, layer.padding
         weight, bias = self.folded((layer.width, layer.width_in // groups, kernel, kernel), layer)
         weight, bias = np.pad(weight, ((0, pad[0]), (0, pad[1]), (0, 0), (0, 0))), np.pad(bias, (0, pad[0]))
@@ -93,8 +93,8 @@ class _Graph:
     def squeeze(self, layer: Layer, x: str, name: str) -> str:
         """Squeeze-and-excite, written so that ONNX Runtime keeps its blocked channel layout.
 
-        In that layout convolutions need a multiple of 8 channels, so zeros pad the inner ones. A product needs equal shapes, so
-        the gate is resized to the map. EfficientNet-B0 as a whole runs 1.03 times as fast as without.
+        In that layout convolutions need a multiple of 8 channels, so zeros pad the channels inside. A product needs equal shapes,
+        so the gate is resized to the map. All of EfficientNet-B0 runs 1.03 times as fast as with the usual nodes.
         """
         pooled = self.node("GlobalAveragePool", [x], f"{name}/pool")
         pad = -layer.squeeze % LANES
@@ -120,7 +120,7 @@ def onnx_model(
 ) -> onnx.ModelProto:
     """The float32 graph of a network. Every node's name begins with the number of its layer and a slash.
 
-    `weights` is the state dict of timm's network; None gives random weights, which is enough to measure times. If `batch` is a
+    `weights` is the state dict of timm's network; None gives random weights, which suffice to measure latency. If `batch` is a
     name, the graph takes batches of any size.
     Shapes: image (batch, 3, resolution, resolution) → logits (batch, num_classes).
     """

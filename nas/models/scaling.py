@@ -15,7 +15,7 @@ from nas.models.architecture import RESOLUTIONS, Architecture, Block, round_widt
 from nas.models.cost import Cost, cost
 
 MAX_PHI: Final = 30  # of either sign; with EfficientNet's rule, B0 stays a valid architecture from -18.9 to 10.9
-STEPS_PER_PHI: Final = 1000  # resolution of the search for a phi within a budget
+STEPS_PER_PHI: Final = 1000  # the phi for a budget is searched in steps of 1/1000
 UNITS: Final = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9, "g": 10**9}
 FAMILY_FILE: Final = "family.csv"
 
@@ -24,10 +24,10 @@ def scale(architecture: Architecture, depth: float = 1.0, width: float = 1.0, re
     """`architecture` with every stage's depth multiplied by `depth` and every width by `width`.
 
     `resolution` below 16 is a multiple too; from 16 up it is the new side in pixels, as in EfficientNet's table.
-    Depths round up, widths to multiples of 8. A deeper stage repeats its last block, with a skip where the shapes allow one;
-    a shallower stage drops its last blocks. A stage of one 1 x 1 convolution belongs to the head and keeps its depth.
+    Depths round up, widths to multiples of 8. A deeper stage repeats its last block, with a skip where the shapes allow one
+    (not in MobileNetV1); a shallower one drops its last blocks. A stage of one 1 x 1 convolution (of the head) stays as deep.
 
-    Raises: NasError for a multiple that is not positive or above 100; ArchitectureError for a scaled network that is not valid.
+    Raises: NasError for a multiple outside (0, 100], or pixels above 1024; ArchitectureError if the result is not valid.
     Source: EfficientNet, arXiv:1905.11946, section 3, and tensorflow/tpu efficientnet_builder.py (round_filters, round_repeats).
     """
     for name, value, most in (("depth", depth, 100), ("width", width, 100), ("resolution", resolution, RESOLUTIONS[1])):
@@ -58,7 +58,7 @@ def scaled_depth(blocks: tuple[Block, ...], depth: float) -> int:
 
 
 def _scaled_block(block: Block, old_in: int, new_in: int, width: float, *, repeated: bool) -> Block:
-    """`block` on `new_in` instead of `old_in` channels; the ratios of `hidden` and `squeeze` to the input width stay."""
+    """`block` on `new_in` instead of `old_in` channels; the expansion and the squeeze ratio stay the same."""
     new_width, stride = round_width(block.width * width), 1 if repeated else block.stride
     hidden = round_width(new_in * block.hidden / old_in) if block.hidden else 0
     squeeze = block.squeeze
@@ -131,7 +131,7 @@ def scale_family(
     *,
     num_classes: int = 1000,
 ) -> tuple[FamilyMember, ...]:
-    """The scaled network for each phi, in order and without duplicates; phi below 0 shrinks it, phi = 0 leaves it as it is.
+    """The scaled network for each phi, in order and without duplicates; phi < 0 shrinks `architecture`, phi = 0 keeps it.
 
     Depths and widths round as in `nas.scale`, the resolution to the nearest whole pixel. EfficientNet's own B1 to B7
     (`nas.reference`) differ: their published table does not follow the rule.
@@ -159,7 +159,7 @@ def scale_to_macs(
 ) -> FamilyMember:
     """The scaled network at the largest phi, of either sign and in steps of 1/1000, with at most `macs` multiply-adds.
 
-    Raises: NasError for a budget below every network of the family, or above all of them.
+    Raises: NasError for a budget that is too small for every network of the family, or larger than its largest network.
     """
     if not 0 < macs < math.inf:
         raise NasError(f"macs: {macs!r} is not a positive number")
@@ -172,11 +172,11 @@ def scale_to_macs(
             return math.inf
 
     steps = range(MAX_PHI * STEPS_PER_PHI + 1)
-    if count(0) <= macs:  # growing only adds multiply-adds, so bisection works
+    if count(0) <= macs:  # growth only adds multiply-adds, so bisection works
         largest = bisect_left(steps, True, key=lambda step: count(step) > macs) - 1
         if count(largest + 1) == math.inf:
             raise NasError(f"macs: no network of the family has {macs:,.0f}; the largest is at phi {largest / STEPS_PER_PHI:g}")
-    else:  # shrinking is not monotonic: a stage without its narrow last block may cost more
+    else:  # not monotonic: a stage that loses its narrow last block may cost more
         largest = next((-step for step in steps if count(-step) <= macs), 1)
         if largest == 1:
             raise NasError(f"macs: no network of the family has as few as {macs:,.0f}")
@@ -195,9 +195,9 @@ def parse_macs(text: str) -> float:
 
 
 def write_family(members: Sequence[FamilyMember], output: str | PathLike[str]) -> Path:
-    """Write a family's folder: a file with each network's canonical text, and a table of them, `family.csv`.
+    """Write a family's folder: one file per network with its canonical text, and the table `family.csv`.
 
-    `nas train` and `--start` read the files. The write is atomic and replaces an older family in the same folder.
+    `nas train` and `nas search --start` read the files. The write is atomic and replaces an older family in the same folder.
 
     Raises: NasError for a folder that holds other files, or that cannot be written.
     """

@@ -22,7 +22,7 @@ def build(architecture: dict[str, Any], num_classes: int = 1000, **options: Any)
     """timm's EfficientNet or MobileNetV3 class with exactly the blocks of an `architecture.json`, newly initialised.
 
     `options` are those of timm's classes, such as drop_rate, drop_path_rate and in_chans.
-    Shapes: (N, 3, resolution, resolution) → (N, num_classes); other sizes work too.
+    Shapes: (N, 3, resolution, resolution) → (N, num_classes); images of other sizes work too.
     """
     tensorflow = architecture["convention"] == "tensorflow"
     network = EfficientNet if architecture["head"]["kind"] == "efficientnet" else MobileNetV3
@@ -67,7 +67,7 @@ def frontier_nas(pretrained: bool = False, *, architecture: dict[str, Any], **op
 
 
 def feature_maps(model: nn.Module) -> nn.Module:
-    """A timm network without its head; its output is the list of its feature maps, one per reduction."""
+    """A timm network without its head. It returns a list of feature maps, one per reduction."""
     indices = tuple(range(len(model.feature_info)))  # type: ignore[arg-type]  # every module of timm's has it
     maps: nn.Module = FeatureGetterNet(model, out_indices=indices)
     return maps

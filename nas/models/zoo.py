@@ -189,7 +189,7 @@ def _mobilenetv3(table: Table, features: int, multiple: float) -> Architecture:
 
 
 def _minimalistic(table: Table, features: int) -> Architecture:
-    """MobileNetV3 with 3 x 3 kernels, ReLU and no squeeze-and-excite."""
+    """MobileNetV3 without 5 x 5 kernels, hard-swish or squeeze-and-excite, in TensorFlow's convention."""
     minimal = _map_rows(table, lambda row: row._replace(kernel=min(row.kernel, 3), squeeze="none", activation="relu"))
     return replace(_mobilenetv3(minimal, features, 1.0), activation="relu", convention="tensorflow")
 
@@ -255,7 +255,7 @@ def references() -> tuple[str, ...]:
 
 
 def reference(name: str) -> Architecture:
-    """The reference network with this timm model name, at the resolution that its paper evaluates it at.
+    """The reference network with this timm model name, at its paper's evaluation resolution.
 
     Raises: NasError for a name that is not in `references()`.
     """

@@ -1,6 +1,6 @@
 """Augmentation: random crops and flips of a whole batch on the training device, and torchvision's transforms per image.
 
-Searches use crops and flips alone. Crops are drawn on the CPU, so that they are the same on every device.
+By default, only crops and flips are on. Crops are drawn on the CPU, so that they are the same on every device.
 """
 
 import math
@@ -18,8 +18,8 @@ from nas.training.settings import TrainSettings
 
 ATTEMPTS: Final = 10  # draws per crop, as in torchvision.transforms.RandomResizedCrop
 LOG_RATIO: Final = math.log(4 / 3)  # aspect ratios from 3:4 to 4:3, as in RandomResizedCrop
-AREA_SCALE: Final = 1.5  # crops longer than this times the network's input are resized by area, others bilinearly
-CPU_CHUNK: Final = 16  # images that a CPU processes together, few enough for its cache
+AREA_SCALE: Final = 1.5  # on a CPU, crops longer than this times the input's side are resized by area, others bilinearly
+CPU_CHUNK: Final = 16  # images that a CPU processes at a time, few enough for its cache
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,7 +37,7 @@ class Augment:
         Shapes: (num, 5) int64: top, left, height, width, and 1 to flip the image.
         """
         boxes = random_crops(num, *stored, min_area=self.settings.min_crop, generator=generator)
-        chance = torch.rand(4, num, generator=generator)  # one row is used; drawing four keeps seeded trainings reproducible
+        chance = torch.rand(4, num, generator=generator)  # only row 0 is used; fewer rows would change later draws of a seed
         return torch.cat((boxes, ((chance[:1] < 0.5) & self.mirrors).T.long()), 1)
 
     def __call__(self, images: Tensor, indices: Tensor, crops: Tensor) -> Tensor:
@@ -66,7 +66,7 @@ class Augment:
 
 
 def _transform(settings: TrainSettings) -> v2.Transform | None:
-    """The transform of one uint8 image; None for none."""
+    """The transform of one uint8 image; None if the settings ask for none."""
     transforms: list[v2.Transform] = []
     if settings.color_jitter:
         transforms.append(v2.ColorJitter(*[settings.color_jitter] * 3))  # brightness, contrast, saturation
@@ -78,7 +78,7 @@ def _transform(settings: TrainSettings) -> v2.Transform | None:
 
 
 def random_crops(num: int, height: int, width: int, *, min_area: float, generator: Generator) -> Tensor:
-    """Crops distributed as in torchvision's RandomResizedCrop: area from `min_area` of the image to all, aspect 3:4 to 4:3.
+    """Crops distributed as in torchvision's RandomResizedCrop: area from `min_area` to 1 of the image, aspect 3:4 to 4:3.
 
     Shapes: (num, 4) int64: top, left, height, width.
     """
@@ -96,7 +96,7 @@ def random_crops(num: int, height: int, width: int, *, min_area: float, generato
 
 
 def crop_on_cpu(images: Tensor, indices: Tensor, crops: Tensor, *, resolution: int) -> Tensor:
-    """Each image's crop, resized and flipped by OpenCV, which is the fastest on a CPU.
+    """Each image's crop, resized and flipped by OpenCV, the fastest way on a CPU.
 
     Shapes: images uint8 (all, height, width, 3), indices (N,), crops (N, 5) → uint8 (N, resolution, resolution, 3).
     Raises: MemoryError if OpenCV runs out of memory.

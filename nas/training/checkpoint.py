@@ -1,4 +1,4 @@
-"""Checkpoints, from which a killed training resumes: the state of its last epoch, and the weights of its best."""
+"""Checkpoints, from which a killed training resumes: the state after the last saved epoch, and the best epoch's weights."""
 
 import hashlib
 import io
@@ -31,12 +31,12 @@ class Checkpoints:
     keep_best: bool = True
     """True to save the weights of the best epoch so far, too."""
     max_share: float = 1.0
-    """Largest share of the time that saving may take; 1 saves after every epoch, however long that takes."""
+    """Largest ratio of a save's time to the training time between saves; 1 saves after every epoch, however long that takes."""
     initial_weights: str = "new"
-    """Description of the initial weights; a training resumes only from a checkpoint with the same ones."""
+    """Description of the initial weights; a training resumes only from a checkpoint with the same description."""
 
     def is_due(self, save_seconds: float, unsaved_seconds: float) -> bool:
-        """True if it is time to save: the last save took `save_seconds`, and training since then `unsaved_seconds`."""
+        """True if it is time to save, where the last save took `save_seconds` and training since then took `unsaved_seconds`."""
         return self.max_share >= 1 or save_seconds <= self.max_share * unsaved_seconds
 
 
@@ -79,7 +79,7 @@ def save_last(folder: Path, state: TrainState, identity: Mapping[str, Any], hist
 
 
 def restore_last(folder: Path, state: TrainState, identity: Mapping[str, Any]) -> list[Epoch]:
-    """Load the saved state into `state`; gives its epochs, none without a checkpoint. It unpickles tensors and plain values only.
+    """Load the checkpoint into `state`; return its epochs, none without a checkpoint. Unpickles only tensors and plain values.
 
     Raises: CheckpointError if the checkpoint is damaged, or is of a training with another `identity`.
     """

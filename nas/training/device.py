@@ -36,7 +36,7 @@ def pick_precision(precision: str, device: torch.device) -> str:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """True if a GPU, the CPU or oneDNN ran out of memory; oneDNN raises a RuntimeError with a text of its own."""
+    """True if a GPU, the CPU or oneDNN ran out of memory; some of them raise a RuntimeError, known by its text."""
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(
         text in str(error)
         for text in ("can't allocate memory", "bad_alloc", "could not create a primitive", "out of memory", "ALLOC_FAILED")
@@ -46,8 +46,8 @@ def is_out_of_memory(error: BaseException) -> bool:
 def keep_freed_memory() -> None:
     """Make glibc keep freed memory instead of returning it to the kernel; does nothing with another C library.
 
-    glibc returns blocks above 32 MB, such as the feature maps of a batch, and the kernel zeroes them at every step. That cost a
-    seventh of the time of training MobileNetV3-Small at 128 px.
+    glibc returns blocks above 32 MB, such as the feature maps of a batch, and the kernel zeroes them again at every step. That
+    took a seventh of the training time of MobileNetV3-Small at 128 px.
     """
     library = ctypes.CDLL(None)
     if hasattr(library, "mallopt") and library.mallopt(M_MMAP_THRESHOLD, 2**30):  # an old glibc refuses it
@@ -55,6 +55,6 @@ def keep_freed_memory() -> None:
 
 
 def release_freed_memory() -> None:
-    """Give back what was kept, once a network is trained: the process goes on to another, and others share the memory."""
+    """Return freed memory to the kernel after a training: this process stays alive, and other processes need the memory."""
     if hasattr(library := ctypes.CDLL(None), "malloc_trim"):
         library.malloc_trim(0)

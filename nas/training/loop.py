@@ -1,6 +1,6 @@
-"""The one training loop, read top to bottom: settings, data, model, optimizer, loop.
+"""The only training loop: `train` prepares data, optimizer and schedule, then trains and validates epoch by epoch.
 
-Imports no Ray: a network trains in any process.
+It does not import Ray, so a network can train in any process.
 """
 
 import hashlib
@@ -36,7 +36,7 @@ class DivergedError(NasError):
 
 
 def check_settings(settings: TrainSettings) -> None:
-    """Check the settings that depend on installed libraries.
+    """Check the optimizer, which depends on the installed libraries.
 
     Raises: NasError for an optimizer that timm does not have, or that cannot take a step on this machine.
     """
@@ -51,7 +51,7 @@ def check_settings(settings: TrainSettings) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainSetup:
-    """One training, except for its network."""
+    """Everything that defines a training, except the network."""
 
     dataset: Dataset
     settings: TrainSettings
@@ -76,7 +76,7 @@ class _Run:
     held_out: ImageData
     state: TrainState
     network: nn.Module
-    """The model, wrapped for several processes."""
+    """The model; with several processes, wrapped in DistributedDataParallel."""
     mix: nn.Module | None
     """Mixup, CutMix or a choice of both; None for none."""
     schedule: CosineLRScheduler
@@ -92,7 +92,7 @@ class _Run:
 
     @property
     def steps(self) -> int:
-        """Steps per epoch; the incomplete last batch is dropped, as each epoch has another order."""
+        """Steps per epoch; an incomplete last batch is dropped, with other images in every epoch."""
         return len(self.labels) // self.batch_size
 
 
@@ -104,15 +104,15 @@ def train(
     on_epoch: Callable[[Epoch], None] | None = None,
     on_step: Callable[[int, int], None] | None = None,
 ) -> TrainReport:
-    """Train `model` in place on the training part, on the model's device; top-1 is measured on the val part.
+    """Train `model` in place on the training part, on the model's device; measure top-1 on the val part after each epoch.
 
     With `checkpoints` it resumes from the last saved epoch. On a CPU, equal initial weights, seed and number of threads give
     equal weights, also after a resume. In a torch.distributed process group, each process trains on its share of every batch.
-    `on_step` gets the number of images done and the number of the whole training.
-    It seeds torch's global generators, leaves the model in eval mode, and on a CPU makes the process keep freed memory.
+    `on_step` gets two numbers: images processed so far, and images of the whole training.
+    Side effects: seeds torch's global generators, leaves the model in eval mode, and on a CPU lets the process keep freed memory.
 
     Raises: DivergedError if the loss is not finite; torch.OutOfMemoryError if a batch does not fit into memory; CheckpointError
-    for a damaged checkpoint or one of another training; NasError for a full disk.
+    for a damaged checkpoint or one of another training; NasError for a full disk, or a batch that processes cannot share evenly.
     """
     run = _prepare(model, setup)
     history = [] if checkpoints is None else restore_last(checkpoints.folder, run.state, _identity(run, checkpoints))
@@ -154,7 +154,7 @@ def _prepare(model: nn.Module, setup: TrainSetup) -> _Run:
     rank, world = (distributed.get_rank(), distributed.get_world_size()) if distributed.is_initialized() else (0, 1)
     part, held_out = load_part(setup.dataset, "train"), load_part(setup.dataset, "val")
     images, batch_size = torch.from_numpy(part.images), min(settings.batch_size, len(part))
-    fits = device.type == "cuda" and images.nbytes < torch.cuda.mem_get_info(device)[0] / 2  # the rest is for training
+    fits = device.type == "cuda" and images.nbytes < torch.cuda.mem_get_info(device)[0] / 2  # the other half is for training
     if batch_size % world or batch_size < 2 * world:  # BatchNorm needs two images or more
         raise NasError(f"train.batch_size: {batch_size} images cannot be shared evenly by {world} process(es), two or more each")
     precision = pick_precision(settings.precision, device)
@@ -203,9 +203,9 @@ def _schedule(optimizer: torch.optim.Optimizer, settings: TrainSettings, steps: 
 
 
 def _train_epoch(run: _Run, epoch: int, on_step: Callable[[int, int], None] | None) -> float:
-    """Train one epoch; gives its mean loss."""
+    """Train one epoch; return its mean loss."""
     setup, settings = run.setup, run.setup.settings
-    torch.manual_seed(_derive_seed(setup.seed, epoch, run.rank + 1))  # so that a resumed training is bit-equal
+    torch.manual_seed(_derive_seed(setup.seed, epoch, run.rank + 1))  # so that a resumed training gives equal bits
     generator = torch.Generator().manual_seed(_derive_seed(setup.seed, epoch))  # the same in every process
     preprocess = setup.preprocess(resolution_at(epoch, setup.resolution, settings))
     augment = Augment(preprocess=preprocess, settings=settings, mirrors=setup.dataset.mirrors)
@@ -220,7 +220,7 @@ def _train_epoch(run: _Run, epoch: int, on_step: Callable[[int, int], None] | No
         losses[i] = _step(run, augment, batch[share], crops[share])
         if run.state.ema is not None:
             run.state.ema.update(run.state.model, step=update)
-        if run.device.type == "cpu":  # on a GPU this would wait for the step
+        if run.device.type == "cpu":  # on a GPU this would wait for the step to end
             _check_finite(losses[: i + 1], epoch, run)
         if on_step is not None:
             on_step((update + 1) * run.batch_size, settings.epochs * run.steps * run.batch_size)
@@ -229,12 +229,12 @@ def _train_epoch(run: _Run, epoch: int, on_step: Callable[[int, int], None] | No
         losses /= run.world
         for network in dict.fromkeys((run.state.model, run.state.evaluated)):
             distribute_bn(network, run.world, reduce=True)
-    _check_finite(losses, epoch, run)  # the epoch's only synchronisation before validation, except for float16's scaler
+    _check_finite(losses, epoch, run)  # a GPU's only wait in an epoch before validation, except float16's scaler
     return float(losses.mean())
 
 
 def _step(run: _Run, augment: Augment, indices: Tensor, crops: Tensor) -> Tensor:
-    """Take one optimizer step on a batch; gives its mean loss."""
+    """Take one optimizer step on a batch; return its mean loss."""
     state, settings = run.state, run.setup.settings
     state.optimizer.zero_grad(set_to_none=True)
     x = augment(run.images, indices, crops).to(run.device, non_blocking=True)
@@ -265,7 +265,7 @@ def _validate(run: _Run) -> Tensor:
 
 
 def resolution_at(epoch: int, resolution: int, settings: TrainSettings) -> int:
-    """The input resolution of an epoch in progressive resizing, pixels; a multiple of 8 until the last epoch."""
+    """The input resolution of an epoch in progressive resizing, pixels: a multiple of 8, or `resolution` itself."""
     if settings.start_resolution == 1 or epoch == settings.epochs:
         return resolution
     share = settings.start_resolution + (1 - settings.start_resolution) * (epoch - 1) / (settings.epochs - 1)
@@ -283,7 +283,7 @@ def best_epoch(history: Sequence[Epoch]) -> Epoch:
 
 
 def _identity(run: _Run, checkpoints: Checkpoints) -> dict[str, Any]:
-    """What must be equal for a training to resume from a checkpoint."""
+    """What a checkpoint and a training must have in common, so that the training can resume from it."""
     setup, labels = run.setup, run.labels.cpu().numpy().tobytes()
     return {f"train.{name}": value for name, value in asdict(setup.settings).items()} | {
         "seed": setup.seed,
@@ -303,6 +303,6 @@ def _save(checkpoints: Checkpoints, run: _Run, history: list[Epoch]) -> None:
     if checkpoints.keep_best and best == history[-1]:
         save_weights(run.state.evaluated, best_file(folder, best.epoch))
     save_last(folder, run.state, _identity(run, checkpoints), history)
-    for file in folder.glob("best-*.safetensors"):  # only after the saved state names the new best epoch
+    for file in folder.glob("best-*.safetensors"):  # after save_last, so that the saved history always has its best file
         if file != best_file(folder, best.epoch):
             file.unlink()

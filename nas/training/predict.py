@@ -14,19 +14,19 @@ from nas.datasets import ImageData
 from nas.training.device import is_out_of_memory
 
 EVAL_BATCH: Final = 256
-EVAL_PIXELS: Final = 2**24  # pixels of one batch at most, which bounds the memory of large images
+EVAL_PIXELS: Final = 2**24  # most pixels in one batch, which bounds the memory for large images
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Preprocess:
-    """From stored bytes to a network's input: normalised, and resized to its resolution."""
+    """Turns stored images into a network's input: normalised, and resized to its resolution."""
 
     resolution: int
     """Side of the network's input, pixels."""
     mean: tuple[float, float, float]
-    """Mean of each channel, of pixels from 0 to 1."""
+    """Mean of each channel, for pixel values from 0 to 1."""
     std: tuple[float, float, float]
-    """Standard deviation of each channel, of pixels from 0 to 1."""
+    """Standard deviation of each channel, for pixel values from 0 to 1."""
 
     def __call__(self, images: Tensor) -> Tensor:
         """Whole images as the network's input.
@@ -50,7 +50,7 @@ class Preprocess:
 
 
 def normalize_into(x: Tensor, pixels: Tensor, bias: Tensor, factor: Tensor) -> None:
-    """Write pixels * factor + bias into `x`; whole rows at a time, five times as fast as by channel.
+    """Write pixels * factor + bias into `x`, a whole row at a time: five times as fast as channel by channel.
 
     Shapes: x and pixels (N, height, width, 3), bias and factor (width * 3,).
     """
@@ -87,7 +87,7 @@ def _predict(model: nn.Module, data: ImageData, preprocess: Preprocess, batch: i
 
 
 def evenly_spaced(data: ImageData, num: int) -> NDArray[np.uint8]:
-    """Up to `num` images, evenly spaced over the part, so that sorted classes are all included.
+    """Up to `num` images, evenly spaced over the part, so that they span all classes even if the part is sorted by class.
 
     Shapes: uint8 (N, height, width, 3).
     """
@@ -96,10 +96,10 @@ def evenly_spaced(data: ImageData, num: int) -> NDArray[np.uint8]:
 
 
 def num_correct(logits: Tensor, data: ImageData) -> int:
-    """The number of images whose largest logit is that of their class."""
+    """The number of images whose largest logit is the one of their class."""
     return int((logits.argmax(1) == torch.from_numpy(data.labels)).sum())
 
 
 def fingerprint(logits: Tensor) -> str:
-    """16 hexadecimal digits of a hash of the predicted classes; equal if every image has the same predicted class."""
+    """16 hexadecimal digits of a hash of the predicted classes: equal for two networks that predict every image alike."""
     return hashlib.sha256(logits.argmax(1).numpy().tobytes()).hexdigest()[:16]

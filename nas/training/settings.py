@@ -41,17 +41,17 @@ class TrainSettings:
     weight_decay: float = 0.02
     """Weight decay; norms and biases have none."""
     warmup_share: float = 0.1
-    """Share of the training's steps in which the learning rate grows linearly from 0."""
+    """Share of the training's steps in which the learning rate grows linearly, from almost 0."""
     label_smoothing: float = 0.1
-    """Probability that is moved from the true class to all classes alike."""
+    """Part of the target probability that moves from the true class to all classes equally."""
     drop_rate: float = 0.0
     """Rate of dropout before the classifier."""
     drop_path_rate: float = 0.0
-    """Rate of stochastic depth at the last block, growing linearly from 0 at the first."""
+    """Rate of stochastic depth: of n blocks, block i, counted from 0, is dropped with probability rate * i / n."""
     min_crop: float = 0.35
-    """Smallest area of a training crop, as a share of the image's; 1 crops nothing."""
+    """Smallest area of a training crop, as a share of the image's area; 1 keeps a square image whole."""
     color_jitter: float = 0.0
-    """Largest random change of brightness, contrast and saturation, per image; 0 for none."""
+    """Largest random relative change of brightness, contrast and saturation, per image; 0 for none."""
     augment: str = "none"
     """none, randaugment or trivial (TrivialAugment)."""
     randaugment_ops: int = 2
@@ -65,7 +65,7 @@ class TrainSettings:
     cutmix: float = 0.0
     """Alpha of CutMix, which pastes a rectangle of another image; 0 for none. With mixup too, each batch gets one of the two."""
     ema_decay: float = 0.0
-    """Decay of the exponential moving average of the weights, which is then validated and saved; 0 for none."""
+    """Decay of the exponential moving average of the weights, 0 for none. If there is one, it is validated and saved."""
     start_resolution: float = 1.0
     """Resolution of the first epoch as a share of the network's, growing linearly to 1 in the last epoch."""
     precision: str = "auto"
@@ -91,7 +91,7 @@ def _check_interval(name: str, value: float, low: float, high: float, interval: 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Epoch:
-    """Figures of one epoch, a pass over the training part."""
+    """Results of one epoch, a pass over the training part."""
 
     epoch: int
     """Counted from 1."""
@@ -119,7 +119,7 @@ class TrainReport:
 
     @property
     def seconds(self) -> float:
-        """Time of training and validation, seconds; includes epochs before a resume."""
+        """Time of training and validation, seconds; epochs before a resume count too."""
         return sum(epoch.seconds for epoch in self.history)
 
     @property
