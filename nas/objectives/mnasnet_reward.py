@@ -10,10 +10,10 @@ from typing import Final
 from nas.errors import NasError
 from nas.objectives import Candidate, Objective, latency_ms
 
-PAPER_TARGET_MS: Final = 75.0  # on a Pixel 1, arXiv:1807.11626, section 4
+PAPER_TARGET_MS: Final = 75.0  # on a Pixel 1, arXiv:1807.11626, section 6.1
 SOFT: Final = (-0.07, -0.07)  # twice the latency must bring 5 % more top-1 (relative), arXiv:1807.11626, equation 3
 HARD: Final = (0.0, -1.0)  # being faster than the target gains nothing, arXiv:1807.11626, figure 3
-SMALL: Final = (-0.15, -0.15)  # for small networks, whose accuracy falls faster, arXiv:1905.02244, section 4.2
+SMALL: Final = (-0.15, -0.15)  # for small networks, whose accuracy falls faster, arXiv:1905.02244, section 4.1
 
 
 @dataclass(frozen=True, slots=True)
