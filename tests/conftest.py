@@ -150,22 +150,35 @@ def running_ray():
     import ray
 
     folder = Path(tempfile.mkdtemp(prefix="r"))  # a short name: the paths of Ray's sockets have at most 107 characters
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        ray.init(
-            address="local",
-            num_cpus=2,
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level=logging.CRITICAL,
-            object_store_memory=100_000_000,
-            _node_ip_address="127.0.0.1",
-            _temp_dir=str(folder),
-            _system_config={"prestart_worker_first_driver": False},
-        )
-    yield
+
+    def start():
+        with pytest.MonkeyPatch.context() as patch:
+            patch.chdir(folder)
+            ray.init(
+                address="local",
+                num_cpus=2,
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level=logging.CRITICAL,
+                object_store_memory=100_000_000,
+                _node_ip_address="127.0.0.1",
+                _temp_dir=str(folder),
+                _system_config={"prestart_worker_first_driver": False},
+            )
+
+    start()
+    yield start
     ray.shutdown()
     shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def fresh_ray(running_ray):
+    """That Ray started anew: where a search ended in it, a core may stay taken, for which two workers would wait for ever."""
+    import ray
+
+    ray.shutdown()
+    running_ray()
 
 
 @pytest.fixture(scope="session")

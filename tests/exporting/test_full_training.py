@@ -195,7 +195,7 @@ def best_weights(training):
     return load_file(best_file(training.checkpoints, 1))
 
 
-@pytest.mark.usefixtures("running_ray")
+@pytest.mark.usefixtures("fresh_ray")
 def test_two_workers_do_what_one_does(tmp_path, monkeypatch):
     """Equal to rounding, for plain crops and a network whose norm is of each image alone: they add up in another order."""
     common = {"network": "timm:test_convnext", "dataset": nas.dataset(str(DATA / "shades.py")), "resolution": 32, "seed": 3}
