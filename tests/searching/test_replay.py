@@ -129,7 +129,7 @@ def test_a_limit_on_something_new_is_measured_for_what_was_found_before(tmp_path
     played = new_run(tmp_path, trials=5, workers=1)
     played.play(5)
     before, run = played.results, played.run
-    record(run, limits=[{"objective": {"name": "params_m"}, "low": "-inf", "high": 10.0}])
+    record(run, limits=[{"objective": {"name": "params_m", "title": "parameters"}, "low": "-inf", "high": 10.0}])
     assert nas.results(run)["is_front"].tolist() == before["is_front"].tolist()  # nothing is known of it yet
     after = next_session(run, limits=(parse_limit("params_m<10"),)).results
     assert after["params_m"].between(0, 10).all()
@@ -143,7 +143,7 @@ def test_a_tighter_limit_takes_networks_off_the_front_and_removes_no_weights(tmp
     run = played.run
     kept = {path.name for path in (run / "checkpoints").iterdir()}
     bound = played.results["macs_m"].min()
-    record(run, limits=[{"objective": {"name": "macs_m"}, "low": "-inf", "high": bound}])
+    record(run, limits=[{"objective": {"name": "macs_m", "title": "multiply-adds"}, "low": "-inf", "high": bound}])
     after = next_session(run, limits=(parse_limit(f"macs_m<{bound}"),)).results
     assert kept <= {path.name for path in (run / "checkpoints").iterdir()}
     assert after["macs_m"][after["is_front"]].tolist() == [bound]
