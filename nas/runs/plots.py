@@ -6,6 +6,7 @@ import pandas as pd
 from plotly.graph_objects import Figure, Scatter
 
 from nas.errors import NasError, unknown_name
+from nas.objectives import loss
 from nas.runs.results import front
 from nas.runs.trial import Status
 
@@ -62,9 +63,8 @@ def _front_line(rows: pd.DataFrame, x: str, y: str) -> pd.DataFrame:
 def _improvements(rows: pd.DataFrame, y: str) -> pd.DataFrame:
     """The trials of one run, within the limits, that are better than every earlier one."""
     ordered = rows[rows["within_limits"]].sort_values("trial")
-    sign = 1 if rows.attrs["directions"][y] == "maximize" else -1
-    values = sign * ordered[y]
-    return ordered[values > values.cummax().shift(fill_value=float("-inf"))]
+    losses = ordered[y].map(lambda value: loss(value, rows.attrs["directions"][y]))
+    return ordered[losses < losses.cummin().shift(fill_value=float("inf"))]
 
 
 def _trace(rows: pd.DataFrame, x: str, y: str, **style: Any) -> Scatter:
