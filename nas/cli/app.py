@@ -6,7 +6,6 @@
 import ast
 import os
 import sys
-from collections import Counter
 from collections.abc import Sequence
 from functools import cache
 from importlib import import_module
@@ -74,9 +73,9 @@ def _run(words: list[str]) -> int:
     if name not in COMMANDS:
         raise unknown_name("command", name, COMMANDS)
     command = getattr(import_module(f"nas.cli.{COMMANDS[name]}"), name.replace(" ", "_"))
-    flags = Counter(word.partition("=")[0].replace("_", "-") for word in options if word.startswith("--"))
-    if flags and flags.most_common(1)[0][1] > 1:
-        raise NasError(f"{flags.most_common(1)[0][0]} is given twice; give it once, with all its values after it")
+    flags = [word.partition("=")[0].replace("_", "-") for word in options if word.startswith("--")]
+    if repeated := [flag for flag in flags if flags.count(flag) > 1]:
+        raise NasError(f"{repeated[0]} is given twice; give it once, with all its values after it")
     try:
         if name in READS_OWN_OPTIONS:
             command(options)

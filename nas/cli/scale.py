@@ -103,7 +103,7 @@ def _of_run(run: Path, trial: int | None = None, fit: int | None = None) -> _Bas
     from nas.searching.scaling_fit import read_fit, trained_network
 
     num_classes = len(read_experiment(run)["dataset"]["classes"])
-    scaling_fit = read_fit(run) if trial is fit is None else None
+    scaling_fit = read_fit(run) if trial is None and fit is None else None
     if scaling_fit is not None:
         print(scaling_fit.verdict)
         return _Base(scaling_fit.base, run.name, num_classes, scaling_fit.rule)

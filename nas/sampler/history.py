@@ -115,7 +115,7 @@ def store_proposal(study: Study, trial: FrozenTrial, params: Mapping[str, Any], 
 
 
 def _params(trial: FrozenTrial, pool: CandidatePool) -> dict[str, Any]:
-    """The parameters of a trial, including those proposed or enqueued that the trial has not suggested yet."""
+    """The parameters of a trial: those suggested so far, and those proposed or enqueued for it."""
     distributions = pool.encoding.distributions
     if trial.params.keys() >= distributions.keys():
         return dict(trial.params)
