@@ -14,7 +14,8 @@ import pytest
 
 from nas.datasets.image_folder import ImageFolder
 from nas.datasets.images.cache import cache_folder, cached_images
-from nas.datasets.images.listing import decode, list_images
+from nas.datasets.images.decode import decode
+from nas.datasets.images.listing import list_images
 from nas.datasets.images.splits import PARTS
 from nas.errors import NasError
 from tests.data.pictures import fill, save

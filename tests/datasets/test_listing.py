@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from nas.datasets.images.listing import class_names, decode, list_images
+from nas.datasets.images.decode import decode
+from nas.datasets.images.listing import class_names, list_images
 from nas.datasets.images.splits import PARTS
 from nas.errors import NasError
 from tests.data.pictures import fill, save

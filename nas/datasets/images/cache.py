@@ -23,7 +23,8 @@ from typing import BinaryIO, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from nas.datasets.images.listing import Listing, decode, shown
+from nas.datasets.images.decode import decode
+from nas.datasets.images.listing import Listing, shown
 from nas.datasets.images.splits import PARTS
 from nas.errors import NasError, user_code
 from nas.files import atomic_file, locked, write_atomically
