@@ -19,6 +19,7 @@ from nas.errors import NasError, describe_error
 from nas.exporting.export_folder import read_export, with_weights
 from nas.exporting.formats import make_card, measure_accuracy, write_export
 from nas.files import is_locked, locked
+from nas.machine import usable_cores
 from nas.models.architecture import Architecture
 from nas.models.network import WEIGHTS_FILE, Network, export_folder, find_network
 from nas.plugins import check_type
@@ -199,6 +200,7 @@ def run_training(
 ) -> TrainReport:
     """Train in this process, from the initial weights or the last checkpoint."""
     settings = training.train
+    torch.set_num_threads(min(torch.get_num_threads(), usable_cores()))  # torch itself knows no CPU quota
     torch.manual_seed(training.seed)  # so that new weights depend on the seed alone
     model = network.build(len(training.dataset.classes), drop_rate=settings.drop_rate, drop_path_rate=settings.drop_path_rate)
     if first.state is not None:

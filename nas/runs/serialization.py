@@ -5,7 +5,6 @@ Needs neither torch nor Ray.
 
 import importlib
 import json
-import os
 import platform
 import re
 import subprocess
@@ -21,6 +20,7 @@ import numpy as np
 
 from nas.datasets import Dataset
 from nas.errors import NasError, user_code
+from nas.machine import usable_cores
 from nas.objectives import Limit, Objective
 from nas.plugins import load_module, user_file
 from nas.runs.experiment import Experiment
@@ -70,7 +70,7 @@ def describe_session(changed: Mapping[str, Any]) -> dict[str, Any]:
         "changed": dict(changed),
         "versions": package_versions(),
         "git_commit": _git_commit(),
-        "machine": {"platform": platform.platform(), "processor": _processor(), "cpus": os.cpu_count()},
+        "machine": {"platform": platform.platform(), "processor": _processor(), "cpus": usable_cores()},
     }
 
 

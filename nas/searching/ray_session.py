@@ -13,6 +13,7 @@ import ray
 from ray import cloudpickle
 
 from nas.errors import NasError, describe_error
+from nas.machine import usable_cores
 from nas.plugins import user_modules
 from nas.runs.experiment import Experiment
 from nas.searching.checkpoint_storage import is_local
@@ -57,7 +58,12 @@ def ray_session(
 
 
 def _start(workers: int | None, address: str | None, *, verbose: bool) -> None:
-    where: dict[str, Any] = {"address": "local", "num_cpus": workers, "include_dashboard": False, "_node_ip_address": "127.0.0.1"}
+    where: dict[str, Any] = {
+        "address": "local",
+        "num_cpus": workers or usable_cores(),
+        "include_dashboard": False,
+        "_node_ip_address": "127.0.0.1",
+    }
     where["_system_config"] = {"prestart_worker_first_driver": False}  # Tune starts the processes of its trials
     if address is not None:
         where = {"address": address}

@@ -1,0 +1,46 @@
+"""What this process may use of the machine."""
+
+import math
+import os
+from pathlib import Path
+
+
+def usable_cores() -> int:
+    """The number of CPU cores that this process may use: those of its affinity mask, or fewer if its control group has a quota.
+
+    A part of a core counts as one, as for Java, Go and joblib.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, math.ceil(min(cores, _quota(Path("/")))))
+
+
+def _quota(root: Path) -> float:
+    """The least CPU quota, in cores, of this process's control group and the groups around it; inf without any."""
+    try:
+        lines = (root / "proc/self/cgroup").read_text(encoding="utf-8").splitlines()
+    except OSError:  # no Linux
+        return math.inf
+    least = math.inf
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if controllers and "cpu" not in controllers.split(","):
+            continue
+        mount = root / "sys/fs/cgroup" / ("cpu" if controllers else "")
+        group = mount / path.lstrip("/")
+        for folder in (group, *group.parents):  # inside a container, the group's path may not exist, and the mount is the group
+            least = min(least, _quota_of(folder))
+            if folder == mount:
+                break
+    return least
+
+
+def _quota_of(group: Path) -> float:
+    """The quota of one control group, in cores: of version 2, from `cpu.max`, or of version 1."""
+    for names in (("cpu.max",), ("cpu.cfs_quota_us", "cpu.cfs_period_us")):
+        try:
+            quota, period = map(float, " ".join((group / name).read_text(encoding="utf-8") for name in names).split())
+        except (OSError, ValueError):  # no such file, or `max` for no quota
+            continue
+        if quota > 0 and period > 0:
+            return quota / period
+    return math.inf
