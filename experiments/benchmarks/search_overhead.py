@@ -199,7 +199,7 @@ def made_up(top1_pct: float) -> Outcome:
         status=Status.DONE,
         values={"val_top1_pct": top1_pct},
         seconds=12.3456789,
-        fingerprint="0123456789abcdef",
+        fingerprint="p0123456789abcde",
         device="cpu",
         precision="float32",
     )

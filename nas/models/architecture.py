@@ -259,7 +259,7 @@ class Architecture:
 
     @property
     def id(self) -> str:
-        """The first 16 hexadecimal digits of the SHA-256 of the canonical text."""
+        """`a` and the first 15 hexadecimal digits of the SHA-256 of the canonical text."""
         return architecture_id(self.to_json())
 
     def _repr_svg_(self) -> str:
@@ -278,8 +278,8 @@ def _weights_and_width(block: Block, width: int) -> tuple[int, int]:
 
 
 def architecture_id(text: str) -> str:
-    """The id of the architecture with this canonical text."""
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    """The id of the architecture with this canonical text. Its first letter keeps a reader from taking it for a number."""
+    return f"a{hashlib.sha256(text.encode()).hexdigest()[:15]}"
 
 
 def _as_dict(value: Any) -> dict[str, Any]:

@@ -30,8 +30,8 @@ TRIALS: Final = (
     Column(
         "reason",
         "str",
-        "Why a trial failed: oom, nan, busy (the machine was too busy to measure a latency), crash, timeout or node; limit if a "
-        "limit set later stopped it.",
+        "Why a trial failed: oom, diverged, busy (the machine was too busy to measure a latency), crash, timeout or node; limit "
+        "if a limit set later stopped it.",
     ),
     Column(
         "source",

@@ -24,7 +24,7 @@ class Reason(StrEnum):
     """Why a trial failed, or what stopped it."""
 
     OOM = "oom"
-    NAN = "nan"
+    DIVERGED = "diverged"
     BUSY = "busy"
     CRASH = "crash"
     TIMEOUT = "timeout"

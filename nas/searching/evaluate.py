@@ -105,4 +105,4 @@ def _reason(error: Exception) -> Reason:
         return Reason.OOM
     if isinstance(error, MachineBusyError):
         return Reason.BUSY
-    return Reason.NAN if isinstance(error, DivergedError) else Reason.CRASH
+    return Reason.DIVERGED if isinstance(error, DivergedError) else Reason.CRASH

@@ -1,15 +1,17 @@
 """An architecture is its canonical text: equal networks have equal ids, and no text can do harm."""
 
+import io
 import json
 from dataclasses import replace
 
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import nas
 from nas.errors import ArchitectureError
-from nas.models.architecture import Architecture, round_width
+from nas.models.architecture import Architecture, architecture_id, round_width
 from tests.conftest import architectures
 
 TEXT = nas.reference("mobilenetv3_small_100").to_json()
@@ -194,3 +196,11 @@ def test_five_downsampling_stages_are_refused():
 @pytest.mark.parametrize(("width", "rounded"), [(1, 8), (11.2, 16), (12, 16), (24 * 3.67, 88), (80 * 2.3, 184), (160 * 1.4, 224)])
 def test_widths_round_to_8_and_never_fall_by_more_than_a_tenth(width, rounded):
     assert round_width(width) == rounded
+
+
+def test_no_reader_of_tables_takes_an_id_for_a_number():
+    """Without its letter, one of decimal digits and an e is a number with an exponent, which reads as infinite."""
+    ids = [architecture_id(str(number)) for number in range(5000)]
+    risky = [name for name in ids if name[1:].replace("e", "", 1).isdigit()]
+    assert len(risky) > 5
+    assert [pd.read_csv(io.StringIO(f"id\n{name}")).loc[0, "id"] for name in risky] == risky

@@ -248,7 +248,7 @@ class TestInABrowser:
         ("trials", "options", "sentence"),
         [
             ([], {}, "No trial has started yet."),
-            ([{}, {"status": "failed", "reason": "nan", "error": "e"}], {}, "No trial is done yet, so there is no front"),
+            ([{}, {"status": "failed", "reason": "diverged", "error": "e"}], {}, "No trial is done yet, so there is no front"),
             ([{"status": "done"}], {}, "1 done trial without a value on these axes is not drawn."),
             ([{"status": "done"}] * 4, {"objectives": ("macs_m",)}, "best on the only objective (minimize multiply-adds)"),
             (

@@ -62,7 +62,7 @@ def test_a_finished_trial_has_its_values_and_its_weights(tmp_path):
         ),
         (raises(MemoryError("no room")), Reason.OOM, "MemoryError: no room"),
         (raises(ValueError("first line\nsecond line")), Reason.CRASH, "ValueError: first line"),
-        (own(lambda candidate: math.nan), Reason.NAN, "DivergedError: objective own_ms is nan"),
+        (own(lambda candidate: math.nan), Reason.DIVERGED, "DivergedError: objective own_ms is nan"),
     ],
 )
 def test_a_failure_is_an_outcome_with_its_reason_and_no_weights(tmp_path, measured, reason, sentence):
@@ -76,7 +76,7 @@ def test_a_failure_is_an_outcome_with_its_reason_and_no_weights(tmp_path, measur
 def test_a_loss_that_diverges_is_a_failure_of_its_own(tmp_path):
     settings = TrainSettings(epochs=1, batch_size=16, lr=1e30, optimizer="sgd", warmup_share=0)
     failed = outcome(tmp_path, objective("val_top1_pct"), settings=settings)
-    assert (failed.status, failed.reason) == (Status.FAILED, Reason.NAN)
+    assert (failed.status, failed.reason) == (Status.FAILED, Reason.DIVERGED)
     assert "a lower learning rate than 1e+30 may help" in failed.error
 
 

@@ -44,7 +44,7 @@ def log(run, number, text, top1, *, params, **fields):
     known = {"params": params, "values": {"macs_m": 1.0}, "architecture": text}
     written.start(Trial(number=number, id=f"id{number}", status=Status.RUNNING, **known, **fields))
     if top1 is None:
-        return written.end(number, Outcome(status=Status.FAILED, reason=Reason.NAN, error="the loss is not finite"))
+        return written.end(number, Outcome(status=Status.FAILED, reason=Reason.DIVERGED, error="the loss is not finite"))
     epoch = Epoch(epoch=1, train_loss=1.0, val_top1_pct=top1, val_images=359, seconds=1.0)
     written.epoch(number, epoch)
     return written.end(number, Outcome(status=Status.DONE, values={"val_top1_pct": top1, "macs_m": 1.0}, epochs=1, seconds=1.0))

@@ -16,7 +16,7 @@ from nas.runs.trial import Outcome, Reason, Status
 from nas.training.settings import Epoch
 from tests.simulated_search import EXPERIMENT, Twelve, new_run, next_session
 
-NAN = Outcome(status=Status.FAILED, reason=Reason.NAN, error="the loss was nan")
+NAN = Outcome(status=Status.FAILED, reason=Reason.DIVERGED, error="the loss was nan")
 
 
 def test_a_failed_trial_is_a_row_and_is_told_to_optuna_as_failed(tmp_path):
@@ -29,7 +29,7 @@ def test_a_failed_trial_is_a_row_and_is_told_to_optuna_as_failed(tmp_path):
     with locked(played.run):
         df = played.results
     assert list(df["status"]) == ["failed", "failed", "running"]
-    assert list(df["reason"][:2]) == ["nan", "crash"]
+    assert list(df["reason"][:2]) == ["diverged", "crash"]
     assert [trial.state.name for trial in played.study.trials] == ["FAIL", "FAIL", "RUNNING"]
 
 

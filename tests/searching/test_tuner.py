@@ -82,7 +82,7 @@ def test_a_search_over_files_of_ones_own_ends_with_every_trial_a_row(searched):
     rows = df.set_index(["params.kernel", "params.width"])
     assert rows.loc[(7, 8), ["status", "reason", "retries"]].tolist() == ["failed", "crash", 1]  # the worker was killed, twice
     assert rows.loc[(7, 16), ["status", "reason", "error"]].tolist() == ["failed", "oom", "MemoryError: no room"]
-    assert rows.loc[(7, 24), ["status", "reason"]].tolist() == ["failed", "nan"]
+    assert rows.loc[(7, 24), ["status", "reason"]].tolist() == ["failed", "diverged"]
     done = df[df["status"] == "done"]
     assert len(done) == 6
     assert done[["val_top1_pct", "confidence_nat", "kernel_px", "seconds"]].notna().all(axis=None)
