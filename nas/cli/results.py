@@ -52,9 +52,10 @@ def table(
 
     Args:
         front: Only the Pareto front of each run, the best first.
-        output: Write every column to this CSV file instead.
+        output: Write every column to this file instead: .csv, .xlsx, or .parquet, which alone keeps the columns' types.
     """
     from nas.runs import results as tables
+    from nas.runs.table_file import write_table
     from nas.runs.trial import Status
 
     df = tables.results(*run)
@@ -62,7 +63,7 @@ def table(
     rows = tables.select(rows, where) if where else rows
     rows = rows.loc[[tables.best(rows, best, within_error=within_error).name]] if best else rows
     if output is not None:
-        output.write_text(rows.to_csv(index=False), encoding="utf-8")  # not atomically: it may be a pipe or /dev/stdout
+        write_table(rows, output)
         return
     if front and not (where or best) and df["run"].nunique() <= 1:
         print_front(df)

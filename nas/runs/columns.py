@@ -54,8 +54,8 @@ TRIALS: Final = (
     Column("is_baseline", "bool", "Given with --baselines, so no result of the search."),
     Column("epochs", "Int64", "Epochs trained."),
     Column("seconds", "float64", "Time of building, training and validating.", "s"),
-    Column("started", "datetime64[us, UTC]", "When it was proposed."),
-    Column("ended", "datetime64[us, UTC]", "When its end was logged."),
+    Column("started", "datetime64[us]", "When it was proposed, UTC."),
+    Column("ended", "datetime64[us]", "When its end was logged, UTC."),
     Column("fingerprint", "str", "Digest of the classes predicted for the validation images."),
     Column("device", "str", "Device of the training, with the number of threads on a CPU."),
     Column("precision", "str", "float32, bfloat16 or float16."),
@@ -104,9 +104,11 @@ def documentation() -> str:
         _listed(objectives),
         "\nEvery parameter of the space is a column `params.NAME` with the space's own values, of a nullable pandas dtype; "
         "`nas space NAME` lists them.\n",
-        "`attrs` of the DataFrame: `directions` (objective → minimize or maximize), `limits` (objective → low and high), "
-        "`titles` (objective → words for axes), `learning_curve` (the objective that is the top-1 after each epoch, or None) "
-        "and `table_error_pct` (objective → mean error of the latency table that predicts it, if that was checked).\n",
+        "`attrs` of the DataFrame: `directions` (objective → minimize or maximize), `limits` (objective → low and high, None for "
+        "no bound), `titles` (objective → words for axes), `learning_curve` (the objective that is the top-1 after each epoch, "
+        "or None) and `table_error_pct` (objective → mean error of the latency table that predicts it, if that was checked). "
+        "Parquet keeps them; where `merge`, `concat` or a CSV file has lost them, give `directions` to `nas.front` and "
+        "`nas.best`.\n",
         "## `nas.history(run)`: a row for every trial and epoch\n",
         _listed(HISTORY),
     )

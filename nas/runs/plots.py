@@ -7,7 +7,7 @@ from plotly.graph_objects import Figure, Scatter
 
 from nas.errors import NasError, unknown_name
 from nas.objectives import loss
-from nas.runs.results import front
+from nas.runs.results import front, is_true, objectives_of
 from nas.runs.trial import Status
 
 COLOURS: Final = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
@@ -20,9 +20,9 @@ def plot_front(df: pd.DataFrame, x: str | None = None, y: str | None = None) -> 
 
     By default `y` is the run's first objective and `x` its second. With one objective, its values over the trials, and a line
     through each new best one. The front is over the two drawn objectives alone, within the limits.
-    Raises: NasError for an `x` or `y` that is no objective of the table, or if both are the same.
+    Raises: NasError for an `x` or `y` that is no objective of the table, if both are the same, or a table without its `attrs`.
     """
-    directions: dict[str, str] = df.attrs["directions"]
+    directions = objectives_of(df, needs=("run", "status", "within_limits", "trial", "id"))
     for name in (x, y):
         if name is not None and name not in directions:
             raise unknown_name("objective", name, directions)
@@ -32,7 +32,7 @@ def plot_front(df: pd.DataFrame, x: str | None = None, y: str | None = None) -> 
         raise NasError(f"x and y are both {x!r}; draw two objectives out of {', '.join(directions)}, or leave x out")
     done = df[df["status"] == Status.DONE].dropna(subset=[x, y])
     runs = list(done["run"].unique())
-    figure = Figure()
+    figure, titles = Figure(), df.attrs.get("titles", {})
     for run, colour in zip(runs, COLOURS * (len(runs) // len(COLOURS) + 1), strict=False):
         rows = done[done["run"] == run]
         best = _improvements(rows, y) if x == "trial" else _front_line(rows, x, y)
@@ -48,29 +48,29 @@ def plot_front(df: pd.DataFrame, x: str | None = None, y: str | None = None) -> 
         template="plotly_white",
         legend={"orientation": "h", "x": 0, "y": 1, "yanchor": "bottom"},
         margin={"l": 60, "r": 20, "t": 40, "b": 50},
-        xaxis_title=df.attrs["titles"].get(x, x),
-        yaxis_title=df.attrs["titles"].get(y, y),
+        xaxis_title=titles.get(x, x),
+        yaxis_title=titles.get(y, y),
     )
 
 
 def _front_line(rows: pd.DataFrame, x: str, y: str) -> pd.DataFrame:
     """The front of one run over both objectives, within the limits, from left to right."""
     directions: dict[str, str] = rows.attrs["directions"]
-    line = front(rows[rows["within_limits"]], {y: directions[y], x: directions[x]})
+    line = front(rows[is_true(rows["within_limits"])], {y: directions[y], x: directions[x]})
     return line.sort_values(x, kind="stable")
 
 
 def _improvements(rows: pd.DataFrame, y: str) -> pd.DataFrame:
     """The trials of one run, within the limits, that are better than every earlier one."""
-    ordered = rows[rows["within_limits"]].sort_values("trial")
+    ordered = rows[is_true(rows["within_limits"])].sort_values("trial")
     losses = ordered[y].map(lambda value: loss(value, rows.attrs["directions"][y]))
     return ordered[losses < losses.cummin().shift(fill_value=float("inf"))]
 
 
 def _trace(rows: pd.DataFrame, x: str, y: str, **style: Any) -> Scatter:
     """A trace that shows the trial, the id and every objective of the network under the pointer."""
-    names = list(rows.attrs["directions"])
+    names, titles = list(rows.attrs["directions"]), rows.attrs.get("titles", {})
     shown = rows[["trial", "id", *names]].astype(object)
-    values = "".join(f"<br>{rows.attrs['titles'][name]}: %{{customdata[{i}]:.4~g}}" for i, name in enumerate(names, start=2))
+    values = "".join(f"<br>{titles.get(name, name)}: %{{customdata[{i}]:.4~g}}" for i, name in enumerate(names, start=2))
     template = f"trial %{{customdata[0]}}<br>%{{customdata[1]}}{values}<extra>%{{fullData.name}}</extra>"
     return Scatter(x=rows[x].tolist(), y=rows[y].tolist(), customdata=shown.to_numpy(), hovertemplate=template, **style)

@@ -107,7 +107,7 @@ def gather(run: Path) -> dict[str, Any]:
         "details": json.dumps(described, indent=1, ensure_ascii=False),
         "objectives": [[one["name"], one["direction"]] for one in described["objectives"]],
         "titles": TITLES | df.attrs["titles"],
-        "limits": {name: [_plain(low), _plain(high)] for name, (low, high) in df.attrs["limits"].items()},
+        "limits": df.attrs["limits"],
         "learning_curve": df.attrs["learning_curve"],
         "table_error_pct": df.attrs["table_error_pct"],
         "columns": columns,
@@ -249,7 +249,7 @@ def _ranked(study: optuna.Study, parameters: list[str], objective: int) -> list[
 def _time(described: Mapping[str, Any], trials: pd.DataFrame) -> dict[str, Any]:
     """Training seconds by status, and wall seconds of all sessions: each from its start to its last start or end of a trial."""
     seconds = trials[trials["source"] != "reuse"].groupby("status")["seconds"].sum()  # reused results took another run's time
-    starts = [pd.Timestamp(session["started"]) for session in described["sessions"]]
+    starts = [pd.Timestamp(session["started"]).tz_convert(None) for session in described["sessions"]]
     logged = pd.concat([trials["started"], trials["ended"]]).dropna()
     last = logged.groupby(logged.map(lambda time: bisect(starts, time) - 1)).max()  # event of each session
     wall = sum((time - starts[session]).total_seconds() for session, time in last.items() if session >= 0)

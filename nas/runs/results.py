@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -98,7 +99,7 @@ def _results(folder: Path) -> pd.DataFrame:
     error_pct = described["latency_error_pct"]
     df.attrs = {
         "directions": directions,
-        "limits": {one["objective"]["name"]: (float(one["low"]), float(one["high"])) for one in limits},
+        "limits": {one["objective"]["name"]: [_bound(one["low"]), _bound(one["high"])] for one in limits},
         "titles": {one["name"]: one["title"] for one in (*objectives, *(limit["objective"] for limit in limits))},
         "learning_curve": next((one["name"] for one in objectives if one["learning_curve"]), None),
         "table_error_pct": {one["name"]: error_pct for one in objectives if one["has_table_error"] and error_pct is not None},
@@ -106,6 +107,11 @@ def _results(folder: Path) -> pd.DataFrame:
     df["within_limits"] = _within_limits(df)
     df["is_front"] = _on_front(df[df["within_limits"]], directions).reindex(df.index, fill_value=False)
     return df
+
+
+def _bound(value: float | str) -> float | None:
+    """A limit's bound; None for an infinite one, which JSON does not have."""
+    return float(value) if math.isfinite(float(value)) else None
 
 
 def _ordered(df: pd.DataFrame, objectives: Iterable[str]) -> pd.DataFrame:
@@ -119,7 +125,7 @@ def _ordered(df: pd.DataFrame, objectives: Iterable[str]) -> pd.DataFrame:
     front = names.index("is_front")
     df = df.reindex(columns=[*names[:front], *measured, *names[front:], *params])
     for name in ("started", "ended"):
-        df[name] = pd.to_datetime(df[name], utc=True)
+        df[name] = pd.to_datetime(df[name], utc=True).dt.tz_localize(None)  # Excel has no time zones
     typed = df[params].convert_dtypes()  # nullable dtypes, as some values are missing
     df[params] = typed.astype({name: "str" for name in params if typed[name].dtype == object})
     return df.astype(TYPES | dict.fromkeys(measured, "float64"))
@@ -180,8 +186,34 @@ def _within_limits(df: pd.DataFrame) -> "pd.Series[bool]":
     within = df[params].notna().any(axis=1)
     for name, (low, high) in df.attrs["limits"].items():
         if name in df:  # a new limit has no column before the first measurement
-            within &= df[name].between(low, high) | df[name].isna()
+            bounds = (-math.inf if low is None else low, math.inf if high is None else high)
+            within &= df[name].between(*bounds) | df[name].isna()
     return within.astype(bool)
+
+
+def objectives_of(df: pd.DataFrame, other: Mapping[str, str] | None = None, *, needs: Iterable[str] = ()) -> Mapping[str, str]:
+    """`other`, or else the directions of the table's `attrs`: objective → `minimize` or `maximize`.
+
+    Raises: NasError if the table has lost them, a direction is another word, or an objective or one of `needs` has no column.
+    """
+    directions: Mapping[str, str] | None = other or df.attrs.get("directions")
+    if not directions:
+        raise NasError(
+            "this table does not say its objectives, as merge, concat and CSV files lose attrs; give "
+            'directions={"val_top1_pct": "maximize", "macs_m": "minimize"} with yours, or set df.attrs["directions"] to that'
+        )
+    for name, direction in directions.items():
+        if direction not in ("minimize", "maximize"):
+            raise NasError(f"{name}: {direction!r} is not one of minimize, maximize")
+    for name in (*directions, *needs):
+        if name not in df:
+            raise unknown_name("column", name, map(str, df.columns))
+    return directions
+
+
+def is_true(column: "pd.Series[Any]") -> "pd.Series[bool]":
+    """Whether each value of a column of booleans is true; those of a merged table or of a file may be missing, or texts."""
+    return column.isin([True, "True", "TRUE"])
 
 
 def front(df: pd.DataFrame, directions: Mapping[str, str] | None = None) -> pd.DataFrame:
@@ -189,23 +221,29 @@ def front(df: pd.DataFrame, directions: Mapping[str, str] | None = None) -> pd.D
 
     Without `directions`, the front of each run under its own objectives and limits. With them (objective → `minimize` or
     `maximize`), one front of all rows under these objectives, without limits.
+
+    Raises: NasError if the table has lost a column that this needs, or its `attrs` and `directions` are not given.
     """
-    rows = df[df["is_front"] if directions is None else _on_front(df, directions)]
-    directions = directions or df.attrs["directions"]
-    first = next(iter(directions))
-    return rows.sort_values(first, ascending=directions[first] == "minimize", kind="stable")
+    named = objectives_of(df, directions, needs=["status" if directions else "is_front"])
+    rows = df[_on_front(df, named) if directions else is_true(df["is_front"])]
+    first = next(iter(named))
+    return rows.sort_values(first, ascending=named[first] == "minimize", kind="stable")
 
 
-def best(df: pd.DataFrame, objective: str, *, within_error: bool = False) -> "pd.Series[Any]":
+def best(
+    df: pd.DataFrame, objective: str, directions: Mapping[str, str] | None = None, *, within_error: bool = False
+) -> "pd.Series[Any]":
     """The done row within the limits that is best on one objective; among equals, the best on the other objectives in order.
 
-    Raises: NasError for an objective that is not the run's, or a table without a done trial; and, unless `within_error`, if the
-    second-best network differs by less than the latency table's error.
+    `directions` (objective → `minimize` or `maximize`) replaces those of the table's runs.
+
+    Raises: NasError for an objective that is not the run's, a table that has lost what this needs, or has no done trial; and,
+    unless `within_error`, if the second-best network differs by less than the latency table's error.
     """
-    directions: Mapping[str, str] = df.attrs["directions"]
+    directions = objectives_of(df, directions, needs=("status", "within_limits", "trial", "id"))
     if objective not in directions:
         raise unknown_name("objective", objective, directions)
-    done = df[(df["status"] == Status.DONE) & df["within_limits"]].dropna(subset=list(directions))
+    done = df[(df["status"] == Status.DONE) & is_true(df["within_limits"])].dropna(subset=list(directions))
     if done.empty:
         raise NasError(f"no trial here is done, so none is best on {objective}; see `nas table`")
     order = [objective, *(name for name in directions if name != objective)]
@@ -222,7 +260,7 @@ def best(df: pd.DataFrame, objective: str, *, within_error: bool = False) -> "pd
 
 def _differ(df: pd.DataFrame, objective: str, *values: float) -> bool:
     """Whether values differ by more than the latency table's error; True for an objective without such an error."""
-    error_pct = df.attrs["table_error_pct"].get(objective)
+    error_pct = df.attrs.get("table_error_pct", {}).get(objective)
     return error_pct is None or max(values) > min(values) * (1 + error_pct / 100)
 
 
@@ -239,13 +277,7 @@ def close_pairs(df: pd.DataFrame) -> dict[str, list[tuple[int, int]]]:
 
 
 def losses(df: pd.DataFrame, directions: Mapping[str, str]) -> list[Losses]:
-    """The losses of each row: its values of the objectives, negated where higher is better.
-
-    Raises: NasError for a direction other than minimize and maximize.
-    """
-    for name, direction in directions.items():
-        if direction not in ("minimize", "maximize"):
-            raise NasError(f"{name}: {direction!r} is not one of minimize, maximize")
+    """The losses of each row: its values of the objectives, negated where higher is better."""
     columns = ([loss(float(value), direction) for value in df[name]] for name, direction in directions.items())
     return list(zip(*columns, strict=True))
 

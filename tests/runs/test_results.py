@@ -1,10 +1,13 @@
 """The table has a row for every trial and tells the front honestly."""
 
+import io
 import json
 import resource
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 import nas
@@ -15,6 +18,7 @@ from nas.runs.columns import HISTORY_TYPES, TYPES, documentation
 from nas.runs.results import best, close_pairs, select
 from nas.runs.run_folder import HISTORY_FILE, TRIALS_FILE, read_experiment
 from nas.runs.serialization import dataset_of
+from nas.runs.table_file import write_table
 from tests.made_up_runs import begin_run, describe_run, end, run_of_points, skip, start, write
 
 DATA = Path(__file__).parents[1] / "data"
@@ -224,6 +228,92 @@ def test_several_runs_are_one_table(points, tmp_path):
     assert nas.results(tmp_path / "runs")["run"].tolist() == sorted(df["run"])
     assert len(nas.results(points, points)) == 4
     assert nas.history(tmp_path / "runs").groupby("run").size().to_dict() == {points.name: 4, other.name: 1}
+
+
+LOST = pytest.mark.parametrize(
+    "lose",
+    [
+        lambda df: df.merge(pd.DataFrame({"trial": [0, 1], "colour": ["red", "blue"]}), on="trial", how="left"),
+        lambda df: pd.concat([df, df.assign(run="other")]),
+        lambda df: pd.DataFrame(df.to_dict("list")),
+        lambda df: pd.read_csv(io.StringIO(df.to_csv(index=False))),
+        lambda df: df.groupby("run").apply(lambda rows: rows.assign(run="grouped")),
+        lambda df: df.assign(is_front=df["is_front"].astype(str), within_limits=df["within_limits"].astype(str)),
+    ],
+    ids=["merge", "concat", "dict", "csv", "groupby", "texts"],
+)
+
+
+@LOST
+def test_a_table_that_has_lost_its_objectives_takes_them_or_says_what_to_give(points, lose):
+    df = nas.results(points)
+    directions = df.attrs["directions"]
+    lost = lose(df)
+    lost.attrs = {}
+    for use in (nas.front, nas.plot_front, lambda table: nas.best(table, "macs_m")):
+        with pytest.raises(nas.NasError, match=r"merge, concat and CSV files lose attrs; give directions=\{"):
+            use(lost)
+    assert nas.front(lost, directions)["trial"].drop_duplicates().tolist() == [3, 1, 0]
+    assert nas.best(lost, "val_top1_pct", directions)["trial"] == 3
+    assert select(lost, "status == 'done' and macs_m < 15")["trial"].drop_duplicates().tolist() == [0]
+    lost.attrs["directions"] = directions
+    assert nas.front(lost)["trial"].drop_duplicates().tolist() == [3, 1, 0]
+    assert len(nas.plot_front(lost).data) > 1
+
+
+@pytest.mark.parametrize("column", ["status", "within_limits", "macs_m", "id"])
+def test_a_table_without_a_column_says_which(points, column):
+    df = nas.results(points).drop(columns=column)
+    with pytest.raises(nas.NasError, match=f"column '{column}' does not exist"):
+        nas.best(df, "val_top1_pct")
+    with pytest.raises(nas.NasError, match="column 'is_front' does not exist"):
+        nas.front(nas.results(points).drop(columns="is_front"))
+
+
+@pytest.fixture
+def full_table(run):
+    """Rows of every kind, of a run with a limit."""
+    describe_run(run, limits=[{"objective": {"name": "macs_m", "title": "multiply-adds"}, "low": "-inf", "high": 25.0}])
+    write(run, [start(7, {}, name="A\x1b[31m"), end(7, {}, status="failed", reason="diverged", error="\x1b[31mred: ä")])
+    return nas.results(run)
+
+
+def test_parquet_keeps_the_whole_table_and_what_it_means(full_table, tmp_path):
+    file = tmp_path / "table.parquet"
+    write_table(full_table, file)
+    again = pd.read_parquet(file)
+    pd.testing.assert_frame_equal(again, full_table)
+    assert again.attrs == full_table.attrs
+    assert again.attrs["limits"] == {"macs_m": [None, 25.0]}
+    json.dumps(again.attrs, allow_nan=False)
+    assert nas.front(again)["trial"].tolist() == nas.front(full_table)["trial"].tolist() == [1, 2, 0]
+
+
+def test_csv_keeps_every_value(full_table, tmp_path):
+    write_table(full_table, tmp_path / "table.csv")
+    again = pd.read_csv(tmp_path / "table.csv", parse_dates=["started", "ended"])
+    types = {name: kind for name, kind in TYPES.items() if not kind.startswith("datetime")}
+    filled = again.dropna(axis=1, how="all").astype({name: kind for name, kind in types.items() if again[name].notna().any()})
+    for name in filled:
+        assert filled[name].dropna().tolist() == full_table[name].dropna().tolist(), name
+
+
+def test_excel_takes_the_table_and_what_nothing_can_write_is_one_sentence(full_table, tmp_path):
+    """Excel has no time zones and no control characters."""
+    assert full_table["started"].dt.tz is None
+    file = tmp_path / "table.xlsx"
+    if find_spec("openpyxl") is None:
+        with pytest.raises(nas.NasError, match=r"output: \.xlsx needs the package openpyxl, which cannot be imported"):
+            write_table(full_table, file)
+    else:
+        write_table(full_table, file)
+        again = pd.read_excel(file)
+        assert again["id"].tolist() == full_table["id"].tolist()
+        assert again["started"].dropna().tolist() == full_table["started"].dropna().tolist()
+        assert again["error"].dropna().iloc[-1] == "[31mred: ä"
+        full_table.drop(columns=["name", "error"]).to_excel(file)
+    with pytest.raises(nas.NasError, match=r"table\.tsv ends in \.tsv, and tables are written as \.csv, \.xlsx, \.parquet"):
+        write_table(full_table, tmp_path / "table.tsv")
 
 
 def test_every_column_is_described_and_typed(points):
