@@ -1,13 +1,11 @@
-"""Atomic writes of files and folders, logs with one JSON record per line, and file locks."""
+"""Atomic writes of files and folders, and file locks."""
 
 import fcntl
-import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
 
 from filelock import FileLock, Timeout
 
@@ -81,53 +79,6 @@ def _restore(target: Path, old: Path, partial: Path) -> None:
         old.rename(target)
     for folder in (old, partial):
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def append_record(file: Path, record: Mapping[str, Any]) -> None:
-    """Append one record to a log as a line of JSON, whole or not at all.
-
-    Raises: NasError if the disk is full or the folder is gone.
-    """
-    line = (json.dumps(record, ensure_ascii=False, allow_nan=False, separators=(",", ":")) + "\n").encode()
-    try:
-        with file.open("ab") as log:
-            log.write(line)
-    except OSError as error:
-        cut_torn_line(file)  # a full disk may have stored only a part of the line
-        raise NasError(f"{file} cannot be written: {error.strerror}; the records before it are kept") from None
-
-
-def read_records(file: Path) -> Iterator[dict[str, Any]]:
-    """The records of a log. A torn last line is skipped: its writer was killed, or is still writing.
-
-    Raises: NasError if any other line is damaged.
-    """
-    lines = file.read_bytes().split(b"\n")
-    for number, line in enumerate(lines, start=1):
-        record = _parse_record(line) if line else None
-        if record is not None:
-            yield record
-        elif line and number < len(lines):
-            raise NasError(f"{file}: line {number} is damaged; restore the file from a copy, or remove that line")
-
-
-def _parse_record(line: bytes) -> dict[str, Any] | None:
-    """The JSON object in a line; None if the line is damaged."""
-    try:
-        return dict(json.loads(line))
-    except (ValueError, TypeError, RecursionError):
-        return None
-
-
-def cut_torn_line(file: Path) -> None:
-    """Cut a torn last line off a log, so that the next record starts a new line.
-
-    Raises: NasError if the file cannot be read or written.
-    """
-    try:
-        os.truncate(file, file.read_bytes().rfind(b"\n") + 1)
-    except OSError as error:
-        raise NasError(f"{file} cannot be used: {error.strerror}") from None
 
 
 @contextmanager

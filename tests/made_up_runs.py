@@ -11,6 +11,7 @@ import nas
 from nas.models.network import CARD_FILE
 from nas.plugins import load_plugin
 from nas.runs.run_folder import FULL, HISTORY_FILE, TRIALS_FILE, create_run
+from nas.runs.serialization import as_json, describe
 from nas.spaces import sample
 
 OBJECTIVES: Final = ("val_top1_pct", "macs_m")
@@ -105,7 +106,10 @@ def train_in_full(run: Path, trial: int, seed: int, test_top1_pct: float, *, epo
     (folder / CARD_FILE).write_text(json.dumps({"accuracy": accuracy, "train": {"epochs": epochs}}))
 
 
-def describe_run(run: Path, **changes: Any) -> None:
+def describe_run(run: Path, *, limits: Sequence[nas.Limit] | None = None, **changes: Any) -> None:
     """Change what experiment.json of a run says."""
+    if limits is not None:
+        experiment = replace(load_plugin("experiment", "digits_mobilenetv3"), limits=tuple(limits))
+        changes["limits"] = as_json(describe(experiment, ""))["limits"]
     file = run / "experiment.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | changes))

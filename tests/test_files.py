@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from nas.errors import NasError
-from nas.files import append_record, atomic_folder, cut_torn_line, is_locked, locked, read_records, write_atomically
+from nas.files import atomic_folder, is_locked, locked, write_atomically
 
 
 def only_mine(target):
@@ -114,27 +114,6 @@ def test_a_full_disk_keeps_the_file_that_was_there(tmp_path):
         write_atomically(tmp_path / "file", bytes(5000))
     assert (tmp_path / "file").read_bytes() == b"before"
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
-
-
-def test_a_log_takes_a_line_whole_or_not_at_all(tmp_path):
-    log = tmp_path / "log"
-    append_record(log, {"a": 1})
-    with full_disk(20), pytest.raises(NasError, match="cannot be written"):
-        append_record(log, {"a": "x" * 50})
-    append_record(log, {"a": 2})
-    assert list(read_records(log)) == [{"a": 1}, {"a": 2}]
-
-
-def test_a_torn_last_line_is_left_out_and_any_other_is_refused(tmp_path):
-    log = tmp_path / "log"
-    log.write_text('{"a": 1}\n{"a": 2')
-    assert list(read_records(log)) == [{"a": 1}]
-    cut_torn_line(log)
-    append_record(log, {"a": 3})
-    assert list(read_records(log)) == [{"a": 1}, {"a": 3}]
-    log.write_text('{"a": 1}\n{"a": 2\n{"a": 3}\n')
-    with pytest.raises(NasError, match="line 2 is damaged"):
-        list(read_records(log))
 
 
 def test_a_lock_is_seen_and_refused_with_the_sentence_given(tmp_path):

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from experiments.digits_mobilenetv3 import EXPERIMENT
 from nas import reference
-from nas.files import append_record
+from nas.records import append_record
 from nas.runs.run_folder import TRIALS_FILE, create_run
 
 

@@ -6,6 +6,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from dataclasses import asdict
 from itertools import chain, pairwise
 from operator import itemgetter
 from os import PathLike
@@ -16,14 +17,13 @@ import pandas as pd
 from pandas.errors import UndefinedVariableError
 
 from nas.errors import NasError, unknown_name, user_code
-from nas.files import read_records
 from nas.models.network import CARD_FILE
 from nas.objectives import loss
 from nas.runs.columns import HISTORY_TYPES, TYPES
 from nas.runs.pareto import Losses, non_dominated
-from nas.runs.run_folder import EXPERIMENT_FILE, FULL, HISTORY_FILE, read_experiment
+from nas.runs.run_folder import EXPERIMENT_FILE, FULL, read_experiment
 from nas.runs.trial import Status, Trial
-from nas.runs.trial_log import read_trials
+from nas.runs.trial_log import read_history, read_trials
 
 logger = logging.getLogger(__name__)
 
@@ -136,11 +136,12 @@ def history(*runs: str | PathLike[str]) -> pd.DataFrame:
 
     Raises: NasError if one is no run folder or is damaged.
     """
-    lines = [line | {"run": run.resolve().name} for run in run_folders(*runs) for line in read_records(run / HISTORY_FILE)]
-    try:
-        return pd.DataFrame(lines, columns=list(HISTORY_TYPES)).astype(HISTORY_TYPES)
-    except (TypeError, ValueError) as error:
-        raise NasError(f"{HISTORY_FILE} of {', '.join(map(str, runs))} is damaged: {error}") from None
+    lines = [
+        asdict(epoch) | {"trial": trial, "run": run.resolve().name}
+        for run in run_folders(*runs)
+        for trial, epoch in read_history(run)
+    ]
+    return pd.DataFrame(lines, columns=list(HISTORY_TYPES)).astype(HISTORY_TYPES)
 
 
 def _row(trial: Trial) -> dict[str, Any]:

@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from nas.errors import NasError
-from nas.files import cut_torn_line, is_locked, write_atomically
+from nas.files import is_locked, write_atomically
 from nas.files import locked as lock_file
+from nas.records import cut_torn_line, parse
+from nas.runs.description import DESCRIPTION, HEADER
 from nas.runs.experiment import Experiment
 from nas.runs.serialization import SCHEMA, describe
 
@@ -114,10 +116,11 @@ def read_experiment(run: Path) -> dict[str, Any]:
             f"{run} is not a run folder: it has no {EXPERIMENT_FILE} and {TRIALS_FILE}; `nas search` makes one under runs/"
         )
     try:
-        described = dict(json.loads(file.read_text(encoding="utf-8")))
-        schema = described["schema"]
-    except (ValueError, KeyError, TypeError, RecursionError):
-        raise NasError(f"{file} is damaged: it is not the JSON object that a search writes; restore it from a copy") from None
+        text = file.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise NasError(f"{file} cannot be read: {error}") from None
+    schema = parse(HEADER, text, str(file)).schema
     if schema != SCHEMA:
         raise NasError(f"{run} has schema {schema!r}, and this version of nas reads {SCHEMA}; use the version that wrote it")
-    return described
+    parse(DESCRIPTION, text, str(file))
+    return dict(json.loads(text))

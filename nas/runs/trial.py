@@ -1,7 +1,7 @@
 """A trial from its proposal to its end: read from the trial log, and written to a row of the results."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Any, Final
 
@@ -63,17 +63,6 @@ class Outcome:
     def to_record(self) -> dict[str, Any]:
         """The outcome as plain values, which one process can send to another."""
         return asdict(self)
-
-    @staticmethod
-    def from_record(record: Mapping[str, Any]) -> "Outcome":
-        """The outcome from what `to_record` gave, or from a line of the trial log.
-
-        Raises: TypeError, ValueError or KeyError for anything else.
-        """
-        plain = {field.name: record[field.name] for field in fields(Outcome) if field.name in record}
-        reason, epochs = plain.get("reason"), tuple(Epoch(**epoch) for epoch in plain.get("history", ()))
-        typed = {"status": Status(plain["status"]), "reason": Reason(reason) if reason else None, "history": epochs}
-        return Outcome(**plain | typed)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

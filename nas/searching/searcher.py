@@ -3,7 +3,6 @@
 It wraps an Optuna study, so that Ray runs the trials and any Optuna sampler proposes them. `tuner.py` runs it.
 """
 
-import json
 import logging
 import time
 from collections import deque
@@ -12,9 +11,11 @@ from contextlib import contextmanager
 from dataclasses import fields
 from typing import Any
 
+from pydantic import TypeAdapter
 from ray.tune.search import Searcher
 
 from nas.errors import NasError
+from nas.records import parse
 from nas.runs.trial import Outcome, Reason, Status
 from nas.searching.replay import replay
 from nas.searching.state import ActiveTrial, SearchState
@@ -23,6 +24,7 @@ from nas.training.settings import Epoch
 
 logger = logging.getLogger(__name__)
 
+OUTCOME = TypeAdapter(Outcome)
 EPOCH_FIELDS = tuple(field.name for field in fields(Epoch))
 
 
@@ -71,7 +73,7 @@ class ArchitectureSearcher(Searcher):
         if trial_id not in self.pending or self.failure is not None:
             return
         if "outcome" in result:
-            self._end(trial_id, Outcome.from_record(json.loads(result["outcome"])))
+            self._end(trial_id, parse(OUTCOME, result["outcome"], "the worker's report"))
         elif "epoch" in result:
             with self._keeping_failure():
                 self.state.epoch(self.pending[trial_id], Epoch(**{name: result[name] for name in EPOCH_FIELDS}))

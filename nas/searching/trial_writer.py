@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from nas.files import append_record
+from nas.records import append_record
 from nas.runs.run_folder import HISTORY_FILE, TRIALS_FILE
 from nas.runs.trial import Outcome, Reason, Status, Trial
 from nas.runs.trial_log import Event

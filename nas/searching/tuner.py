@@ -23,7 +23,7 @@ from nas.errors import NasError, describe_error
 from nas.runs.experiment import Experiment
 from nas.runs.run_folder import RAY, create_run, locked, mend_logs, read_experiment, write_experiment
 from nas.runs.trial import Reason
-from nas.runs.trial_log import read_history, read_trials
+from nas.runs.trial_log import check_history, read_history, read_trials
 from nas.searching.early_stopping import EarlyStopping
 from nas.searching.plan import (
     Session,
@@ -79,7 +79,8 @@ def resume(run: str | PathLike[str], *, experiment: Experiment | None = None, wa
     after = next_experiment(described, folder, experiment, changes)
     with locked(folder):
         mend_logs(folder)
-        past = read_trials(folder)
+        past, history = read_trials(folder), read_history(folder)
+        check_history(folder, past, history)
         plan = make_plan(after)
         check_unfinished(folder, after, plan, past)
         with _ray(after):
@@ -90,7 +91,7 @@ def resume(run: str | PathLike[str], *, experiment: Experiment | None = None, wa
                 plan=plan,
                 number=len(described["sessions"]),
                 past=past,
-                history=read_history(folder),
+                history=history,
             )
             run_session(session, watch)
     return folder

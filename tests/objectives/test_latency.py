@@ -213,7 +213,7 @@ def test_what_a_table_lacks_is_named(built):
     [
         (lambda text: text[: len(text) // 2], "is damaged"),
         (lambda text: text.replace('"format": 2', '"format": 9'), "json has format 9, and this version reads 2"),
-        (lambda text: text.replace('"milliseconds": {', '"milliseconds": {"x": -1,'), "takes -1 ms"),
+        (lambda text: text.replace('"milliseconds": {', '"milliseconds": {"x": -1,'), "takes -1.0 ms"),
         (lambda text: text.replace('"runtime": "onnxruntime"', '"runtime": "tflite"'), "runtime 'tflite' does not exist"),
         (lambda text: "[]", "is damaged"),
     ],

@@ -12,13 +12,14 @@ import pytest
 
 import nas
 from nas.cli.output import print_front
-from nas.files import append_record, read_records
 from nas.plugins import load_plugin
+from nas.records import append_record
 from nas.runs.columns import HISTORY_TYPES, TYPES, documentation
 from nas.runs.results import best, close_pairs, select
-from nas.runs.run_folder import HISTORY_FILE, TRIALS_FILE, read_experiment
+from nas.runs.run_folder import TRIALS_FILE, read_experiment
 from nas.runs.serialization import dataset_of
 from nas.runs.table_file import write_table
+from nas.runs.trial_log import read_history
 from tests.made_up_runs import begin_run, describe_run, end, run_of_points, skip, start, write
 
 DATA = Path(__file__).parents[1] / "data"
@@ -150,7 +151,7 @@ def test_a_run_says_what_it_was_and_where(run):
     assert described["sessions"][0]["machine"]["cpus"] > 0
     assert described["sessions"][0]["machine"]["processor"]
     assert dataset_of(described) == nas.dataset("digits")
-    assert list(read_records(run / HISTORY_FILE)) == []
+    assert read_history(run) == []
 
 
 def test_a_datasets_fields_come_back_as_they_were(tmp_path, monkeypatch):
@@ -356,6 +357,6 @@ def test_parameters_keep_their_types_where_a_baseline_has_none(tmp_path):
 def test_the_best_of_several_runs_is_within_the_limits_of_its_own(tmp_path):
     one, other = (run_of_points(tmp_path, [(80.0, 10.0), (95.0, 40.0)], name) for name in ("one", "other"))
     for run in (one, other):
-        describe_run(run, limits=[{"objective": {"name": "macs_m", "title": "multiply-adds"}, "low": "-inf", "high": 15.0}])
+        describe_run(run, limits=[nas.Limit(objective=nas.objective("macs_m"), high=15.0)])
     assert best(nas.results(one), "val_top1_pct")["macs_m"] == 10.0
     assert best(nas.results(one, other), "val_top1_pct")["macs_m"] == 10.0

@@ -1,6 +1,5 @@
 """A run goes on in another session, whatever ended the one before and whatever has changed since."""
 
-import json
 import shutil
 from collections import Counter
 
@@ -12,6 +11,7 @@ from nas.runs.listing import removable
 from nas.runs.pareto import dominates
 from nas.runs.results import best
 from nas.runs.run_folder import TRIALS_FILE, mend_logs
+from tests.made_up_runs import describe_run
 from tests.simulated_search import Twelve, new_run, next_session
 
 
@@ -29,12 +29,6 @@ def killed_after(run, lines, tmp_path):
     torn = whole[lines][: len(whole[lines]) // 2] if lines < len(whole) else b""
     (copy / TRIALS_FILE).write_bytes(b"".join(whole[:lines]) + torn)
     return copy
-
-
-def record(run, **fields):
-    """Write fields of experiment.json, as another session does."""
-    described = json.loads((run / "experiment.json").read_text()) | fields
-    (run / "experiment.json").write_text(json.dumps(described))
 
 
 def test_a_run_killed_at_any_moment_goes_on_without_losing_or_repeating_a_finished_trial(tmp_path):
@@ -129,7 +123,7 @@ def test_a_limit_on_something_new_is_measured_for_what_was_found_before(tmp_path
     played = new_run(tmp_path, trials=5, workers=1)
     played.play(5)
     before, run = played.results, played.run
-    record(run, limits=[{"objective": {"name": "params_m", "title": "parameters"}, "low": "-inf", "high": 10.0}])
+    describe_run(run, limits=[parse_limit("params_m<10")])
     assert nas.results(run)["is_front"].tolist() == before["is_front"].tolist()  # nothing is known of it yet
     after = next_session(run, limits=(parse_limit("params_m<10"),)).results
     assert after["params_m"].between(0, 10).all()
@@ -143,7 +137,7 @@ def test_a_tighter_limit_takes_networks_off_the_front_and_removes_no_weights(tmp
     run = played.run
     kept = {path.name for path in (run / "checkpoints").iterdir()}
     bound = played.results["macs_m"].min()
-    record(run, limits=[{"objective": {"name": "macs_m", "title": "multiply-adds"}, "low": "-inf", "high": bound}])
+    describe_run(run, limits=[parse_limit(f"macs_m<{bound}")])
     after = next_session(run, limits=(parse_limit(f"macs_m<{bound}"),)).results
     assert kept <= {path.name for path in (run / "checkpoints").iterdir()}
     assert after["macs_m"][after["is_front"]].tolist() == [bound]

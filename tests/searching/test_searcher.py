@@ -9,10 +9,10 @@ import optuna
 import pytest
 
 import nas
-from nas.files import read_records
 from nas.objectives import Objective, objective
-from nas.runs.run_folder import HISTORY_FILE, locked
+from nas.runs.run_folder import locked
 from nas.runs.trial import Outcome, Reason, Status
+from nas.runs.trial_log import read_history
 from nas.training.settings import Epoch
 from tests.simulated_search import EXPERIMENT, Twelve, new_run, next_session
 
@@ -148,7 +148,7 @@ def test_epochs_told_before_a_kill_are_not_logged_twice(tmp_path):
         played.epoch("b", epoch, 20.0 * epoch)
     history = tuple(Epoch(epoch=i, train_loss=1.0, val_top1_pct=20.0 * i, val_images=5, seconds=1.0) for i in (1, 2, 3, 4))
     played.end("b", Outcome(status=Status.DONE, values={"val_top1_pct": 80.0}, history=history, seconds=4.0))
-    assert [line["epoch"] for line in read_records(played.run / HISTORY_FILE)] == [1, 2, 3, 4]
+    assert [epoch.epoch for _, epoch in read_history(played.run)] == [1, 2, 3, 4]
     assert played.results["epochs"].tolist() == [4]
 
 

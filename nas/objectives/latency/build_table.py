@@ -6,19 +6,20 @@ Layers are timed inside a running network: alone, a layer would not find its inp
 import random
 import statistics
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 import pandas as pd
+from pydantic import TypeAdapter
 from scipy.optimize import lsq_linear
 from scipy.stats import kendalltau, spearmanr
 from sklearn.preprocessing import MultiLabelBinarizer
 
 from nas.errors import MachineBusyError, NasError
-from nas.files import append_record, cut_torn_line, locked, read_records
+from nas.files import locked
 from nas.models.architecture import Architecture
 from nas.models.layers import layers
 from nas.models.network import OwnNetwork
@@ -35,6 +36,7 @@ from nas.objectives.latency.measure import (
     timed,
 )
 from nas.objectives.latency.table import ONE_THREAD, Check, LatencyTable, Setup
+from nas.records import append_record, cut_torn_line, read_records
 from nas.spaces import SearchSpace, is_choice, sample
 from nas.statistics import bootstrap_interval
 
@@ -48,6 +50,27 @@ NETWORK_SECONDS: Final = 0.1  # of timed runs of each whole network
 PRIOR: Final = 2.0  # weight of the prior that profiling adds no time, in networks
 SCALES: Final = (0.5, 2.0)  # bounds of the factor that corrects the profiled times of a kind of layer
 NETWORKS: Final = 30  # measured to check a table
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Timed:
+    """A line of the file that keeps the times until the table is done."""
+
+    setup: str
+    device: str
+    version: str
+    classes: int
+    keys: list[str]
+    ms: list[float]
+    whole_ms: float
+    reference_ms: float
+
+    def __post_init__(self) -> None:
+        if len(self.keys) != len(self.ms):
+            raise ValueError(f"{len(self.keys)} layers have {len(self.ms)} times")
+
+
+TIMED: Final = TypeAdapter(_Timed)
 
 
 def build_table(
@@ -77,7 +100,8 @@ def build_table(
     ):
         if log.is_file():
             cut_torn_line(log)  # an interrupted call may have torn it
-        lines = [line for line in (read_records(log) if log.is_file() else ()) if line.items() >= identity.items()]
+        earlier = (asdict(line) for _, line in (read_records(log, TIMED) if log.is_file() else ()))
+        lines: list[dict[str, Any]] = [line for line in earlier if line.items() >= identity.items()]
         done = {key for line in lines for key in line["keys"]}
         while (missing := np.array([key not in done for key in keys])).any():  # next: the network with the most untimed layers
             on_progress(int((~missing).sum()), len(keys))

@@ -11,12 +11,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
+
+from pydantic import TypeAdapter
 
 from nas.errors import NasError, unknown_name
 from nas.files import write_atomically
 from nas.models.architecture import Architecture
 from nas.models.layers import layer_keys, parts
+from nas.records import parse
 
 FORMAT: Final = 2  # version of the file's format
 RUNTIMES: Final = ("onnxruntime", "torch")
@@ -139,6 +142,15 @@ class LatencyTable:
         write_atomically(file, json.dumps({"format": FORMAT} | asdict(self), indent=1) + "\n")
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Header:
+    format: int
+
+
+HEADER: Final = TypeAdapter(_Header)
+TABLE: Final = TypeAdapter(LatencyTable)
+
+
 def _keys(architecture: Architecture, num_classes: int) -> Iterator[str]:
     return chain.from_iterable(map(layer_keys, parts(architecture, num_classes)))
 
@@ -181,11 +193,10 @@ def read_table(file: str | Path) -> LatencyTable:
     if not path.is_file():
         raise NasError(f"latency table {path} does not exist; `nas latency build` makes one")
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-        if (version := record.pop("format")) == FORMAT:
-            check: dict[str, Any] = record["check"] or {}
-            check = {name: tuple(value) if isinstance(value, list) else value for name, value in check.items()}
-            return LatencyTable(**record | {"setup": Setup(**record["setup"]), "check": Check(**check) if check else None})
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OSError) as error:
-        raise NasError(f"latency table {path} is damaged: {type(error).__name__}: {error}") from None
+        text = path.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise NasError(f"latency table {path} cannot be read: {error}") from None
+    version = parse(HEADER, text, f"latency table {path}").format
+    if version == FORMAT:
+        return parse(TABLE, text, f"latency table {path}")
     raise NasError(f"latency table {path} has format {version}, and this version reads {FORMAT}; build it again")
