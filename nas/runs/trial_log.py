@@ -185,8 +185,8 @@ def check_history(run: Path, trials: Iterable[Trial], history: Iterable[tuple[in
 
     Raises: NasError if one does not, as when one of the files was restored from an older copy.
     """
-    known = {trial.number for trial in trials}
-    unknown = next((number for number, _ in history if number not in known), None)
+    numbers = {trial.number for trial in trials}
+    unknown = next((number for number, _ in history if number not in numbers), None)
     if unknown is not None:
         raise NasError(_apart(run, unknown))
 

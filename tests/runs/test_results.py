@@ -274,7 +274,7 @@ def test_a_table_without_a_column_says_which(points, column):
 @pytest.fixture
 def full_table(run):
     """Rows of every kind, of a run with a limit."""
-    describe_run(run, limits=[{"objective": {"name": "macs_m", "title": "multiply-adds"}, "low": "-inf", "high": 25.0}])
+    describe_run(run, limits=[nas.Limit(objective=nas.objective("macs_m"), high=25.0)])
     write(run, [start(7, {}, name="A\x1b[31m"), end(7, {}, status="failed", reason="diverged", error="\x1b[31mred: ä")])
     return nas.results(run)
 
