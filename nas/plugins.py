@@ -11,6 +11,7 @@ from types import ModuleType
 from typing import Any, Final
 
 from nas.errors import NasError, unknown_name, user_code
+from nas.paths import absolute
 
 # Kind of plug-in → the package of its files, and the name that each file exports.
 PACKAGES: Final = {
@@ -42,7 +43,7 @@ def load_plugin(kind: str, name: str) -> Any:
     """
     package, attribute = PACKAGES[kind]
     if name.endswith(".py") or "/" in name:
-        module = load_module(Path(name))
+        module = load_module(absolute(name))
     elif name in plugin_names(kind):
         module = importlib.import_module(f"{package}.{name}")
     else:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from nas.errors import NasError, unknown_name
+from nas.paths import expanded
 
 GROUPS: Final[dict[str, tuple[str, dict[str, str]]]] = {
     "search": (
@@ -69,7 +70,7 @@ def _run(words: list[str]) -> int:
         print(version("frontier-nas"))
         return 0
     number = 2 if words[0] == "latency" else 1
-    name, options = " ".join(words[:number]), words[number:]
+    name, options = " ".join(words[:number]), [expanded(word) for word in words[number:]]
     if name not in COMMANDS:
         raise unknown_name("command", name, COMMANDS)
     command = getattr(import_module(f"nas.cli.{COMMANDS[name]}"), name.replace(" ", "_"))

@@ -4,6 +4,7 @@ Source: https://www.cs.toronto.edu/~kriz/cifar.html, through torchvision.dataset
 """
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 from nas.datasets import Dataset, ImageData, from_torchvision
@@ -13,7 +14,7 @@ from nas.datasets import Dataset, ImageData, from_torchvision
 class CIFAR10(Dataset):
     """CIFAR-10: train 45,000 images, val 5,000 held out of the training batches, test 10,000."""
 
-    root: str = "data"
+    root: Path = Path("data")
     """The folder of cifar-10-batches-py or its archive; if both are missing, they are downloaded into it."""
     name = "cifar10"
     classes = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")

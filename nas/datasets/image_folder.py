@@ -20,7 +20,7 @@ class ImageFolder(Dataset):
     Raises: NasError for a field outside its range.
     """
 
-    root: str = "images"
+    root: Path = Path("images")
     """A folder with train/ and one or both of val/ and test/, each with a folder per class; or a folder of the class folders."""
     side: int = 160
     """Side of the stored images, pixels: each image is resized once, to this shorter side, and cropped to its centre square."""
@@ -33,8 +33,6 @@ class ImageFolder(Dataset):
     std = IMAGENET_STD
 
     def __post_init__(self) -> None:
-        if not self.root:
-            raise NasError("dataset.root: an empty name; give the folder that the images are in")
         if not 8 <= self.side <= 2048:
             raise NasError(f"dataset.side: {self.side} is not from 8 to 2048 pixels")
         if not 0 < self.share <= 1:

@@ -37,7 +37,7 @@ class Imagenette(Dataset):
     Raises: NasError for a field outside its range.
     """
 
-    root: str = "data"
+    root: Path = Path("data")
     """A folder with train/ and val/, or the parent of the archive's folder; a missing archive is downloaded into it."""
     size: str = "160px"
     """Which archive: 160px, 320px or full."""
@@ -52,7 +52,7 @@ class Imagenette(Dataset):
     mirrors = True
 
     def __post_init__(self) -> None:
-        self._images(Path(self.root))  # checks the other fields
+        self._images(self.root)  # checks the other fields
         if self.size not in SIZES:
             raise NasError(f"dataset.size: {self.size!r} is not one of {', '.join(SIZES)}")
 
@@ -67,7 +67,7 @@ class Imagenette(Dataset):
         return self._images(folder).load(part)
 
     def _images(self, root: Path) -> ImageFolder:
-        return ImageFolder(root=str(root), side=self.side, share=self.share)
+        return ImageFolder(root=root, side=self.side, share=self.share)
 
     def _folder(self) -> Path:
         """The folder with train/ and val/, downloaded if it is missing."""

@@ -4,6 +4,7 @@ Source: LeCun et al., Gradient-based learning applied to document recognition, 1
 """
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 from nas.datasets import Dataset, ImageData, from_torchvision
@@ -13,7 +14,7 @@ from nas.datasets import Dataset, ImageData, from_torchvision
 class MNIST(Dataset):
     """MNIST: train 54,000 images, val 6,000 held out of the training files, test 10,000."""
 
-    root: str = "data"
+    root: Path = Path("data")
     """The folder of MNIST/raw, with its four files or their archives; missing files are downloaded into it."""
     name = "mnist"
     classes = tuple("0123456789")

@@ -3,7 +3,7 @@
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -22,6 +22,7 @@ from nas.files import is_locked, locked
 from nas.machine import usable_cores
 from nas.models.architecture import Architecture
 from nas.models.network import WEIGHTS_FILE, Network, export_folder, find_network
+from nas.paths import absolute, with_absolute_paths
 from nas.plugins import check_type
 from nas.runs.serialization import package_versions
 from nas.training.checkpoint import Checkpoints, best_file
@@ -65,7 +66,7 @@ class FullTraining:
     def target(self) -> Path:
         """The export folder."""
         if self.output is not None:
-            return Path(self.output).resolve()
+            return absolute(self.output)
         network = self.network
         name = network.id if isinstance(network, Architecture) else Path(network).name.removesuffix(".json").replace(":", "_")
         return Path("exports", f"{name}-{self.dataset.name}").resolve()
@@ -92,6 +93,7 @@ def train_network(
     """
     check_settings(training.train)
     network = find_network(training.network, resolution=training.resolution)
+    training = replace(training, dataset=with_absolute_paths(training.dataset), output=str(training.target))  # for the workers
     dataset, target = training.dataset, training.target
     _check_absent(target)
     resolutions = {resolution_at(epoch, network.resolution, training.train) for epoch in range(1, training.train.epochs + 1)}

@@ -2,7 +2,6 @@
 
 import math
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Annotated, Self
 
 import tyro
@@ -13,6 +12,7 @@ from nas.errors import NasError
 from nas.models.zoo import references
 from nas.objectives import Limit, Objective
 from nas.objectives.latency.table import LatencyTable, read_table
+from nas.paths import absolute, with_absolute_paths
 from nas.plugins import check_type
 from nas.spaces import SearchSpace
 from nas.training.settings import TrainSettings
@@ -120,20 +120,23 @@ class Experiment:
         return any(objective.needs_latency for objective in (*self.objectives, *(limit.objective for limit in self.limits)))
 
     def resolved(self) -> Self:
-        """The experiment with absolute paths, so that the run can be resumed from any folder."""
+        """The experiment with absolute paths, so that it means the same in every folder and process."""
         storage = self.storage
         if storage is not None and "://" not in storage and "::" not in storage:
-            storage = str(Path(storage).resolve())
+            storage = str(absolute(storage))
         return replace(
             self,
+            dataset=with_absolute_paths(self.dataset),
+            objectives=tuple(replace(one, measure=with_absolute_paths(one.measure)) for one in self.objectives),
             storage=storage,
-            latency=None if self.latency is None else str(Path(self.latency).resolve()),
+            latency=None if self.latency is None else str(absolute(self.latency)),
             start=tuple(map(_absolute, self.start)),
-            reuse=tuple(map(_absolute, self.reuse)),
+            reuse=tuple(str(absolute(run)) for run in self.reuse),
             baselines=tuple(map(_absolute, self.baselines)),
+            runs=str(absolute(self.runs)),
         )
 
 
 def _absolute(name: str) -> str:
-    """The absolute path of an existing file or folder; any other text is the name of a network, and is kept as it is."""
-    return str(Path(name).resolve()) if Path(name).exists() and name not in references() else name
+    """The absolute path of a file or folder; the name of a network, and anything else that is not there, is kept as it is."""
+    return str(absolute(name)) if name not in references() and absolute(name).exists() else name

@@ -176,7 +176,7 @@ def test_a_folder_of_photographs_is_searched_exported_and_trained_to_the_end(run
     recipe = ["--train.epochs", 2, "--train.batch-size", 16]
     printed = typed("search", "digits_mobilenetv3", *options, *recipe, "--space.resolutions", 32, "--trials", 1, cwd=tmp_path)
     assert "1 done, 0 failed" in printed
-    assert "decoding 100 images of photos to 32 px, once" in printed
+    assert f"decoding 100 images of {tmp_path}/photos to 32 px, once" in printed
     (run,) = (tmp_path / "runs").iterdir()
     printed = typed("export", run, "--trial", 0, "--output", "net", cwd=tmp_path)
     assert "over 8 images of image_folder" in printed

@@ -28,6 +28,7 @@ from nas.datasets.images.listing import Listing, shown
 from nas.datasets.images.splits import PARTS
 from nas.errors import NasError, user_code
 from nas.files import atomic_file, locked, write_atomically
+from nas.paths import absolute
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +44,7 @@ Part = tuple[NDArray[np.uint8], NDArray[np.int64]]
 
 def cache_folder() -> Path:
     """The folder of this user's caches: $XDG_CACHE_HOME/frontier-nas, or ~/.cache/frontier-nas."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "frontier-nas"
+    return absolute(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "frontier-nas"
 
 
 def cached_images(listing: Listing, *, side: int) -> dict[str, Part]:

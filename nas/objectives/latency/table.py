@@ -19,6 +19,7 @@ from nas.errors import NasError, unknown_name
 from nas.files import write_atomically
 from nas.models.architecture import Architecture
 from nas.models.layers import layer_keys, parts
+from nas.paths import absolute
 from nas.records import parse
 
 FORMAT: Final = 2  # version of the file's format
@@ -157,7 +158,7 @@ def _keys(architecture: Architecture, num_classes: int) -> Iterator[str]:
 
 def table_folder() -> Path:
     """The folder of this user's tables, where searches look for them: under $XDG_DATA_HOME, or under ~/.local/share."""
-    return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "frontier-nas" / "latency"
+    return absolute(os.environ.get("XDG_DATA_HOME") or "~/.local/share") / "frontier-nas" / "latency"
 
 
 def table_file(words: Sequence[str], setup: Setup) -> Path:

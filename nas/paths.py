@@ -1,0 +1,65 @@
+"""Paths that users give: made absolute, so that they mean the same in every folder and process."""
+
+import os
+from dataclasses import fields, is_dataclass, replace
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+from nas.errors import NasError
+
+T = TypeVar("T")
+BEGINNINGS: Final = ("~", "./", "../")  # of a text that can only be a path
+PARTS: Final = ("train", "val", "test")  # in a user's field more often the part of a dataset than a folder beside
+
+
+def absolute(path: str | os.PathLike[str]) -> Path:
+    """The absolute path, with the home folder for `~`. Links stay as they are, but those that a `..` may follow.
+
+    Raises: NasError if the home folder is not known.
+    """
+    try:
+        whole = Path(path).expanduser().absolute()
+    except RuntimeError:
+        raise NasError(f"{path}: no home folder is known for ~; give the whole path") from None
+    return whole.resolve() if ".." in whole.parts else whole  # what `..` means depends on links
+
+
+def expanded(word: str) -> str:
+    """A word of a command, with the home folder for the `~` of `~/folder` or `--option=~/folder`, as a shell does it."""
+    option, equals, value = word.rpartition("=") if word.startswith("--") else ("", "", word)
+    return option + equals + os.path.expanduser(value) if value == "~" or value.startswith("~/") else word  # noqa: PTH111
+
+
+def with_absolute_paths(value: T) -> T:
+    """A dataclass instance with the paths in its fields made absolute; any other value as it is.
+
+    A path is a `Path`, or a text in a field that is annotated as one. Any other text is one if it begins with ~, ./ or ../, or if
+    there is such a file or folder; never a text of a `Literal`, or the name of a part.
+    """
+    if not is_dataclass(value) or isinstance(value, type):
+        return value
+    before = {field.name: (getattr(value, field.name), field.type) for field in fields(value) if field.init}
+    after = {name: _absolute_field(one, kind) for name, (one, kind) in before.items()}
+    changed = {name: one for name, one in after.items() if one is not before[name][0]}
+    return replace(value, **changed) if changed else value
+
+
+def _absolute_field(value: Any, kind: Any) -> Any:
+    """The value of a field with this annotation; the very same object if nothing changes."""
+    if isinstance(value, list | tuple):
+        parts = [_absolute_field(part, kind) for part in value]
+        unchanged = all(one is other for one, other in zip(parts, value, strict=True))
+        return value if unchanged or hasattr(value, "_fields") else type(value)(parts)
+    if isinstance(value, Path) or (isinstance(value, str) and "Path" in str(kind)):
+        whole = absolute(value)
+        return value if isinstance(value, Path) and whole == value else whole
+    if not isinstance(value, str) or "Literal" in str(kind) or value in PARTS:
+        return value
+    is_path = value.startswith(BEGINNINGS) or os.path.exists(value)  # noqa: PTH110 - False for any text
+    return str(absolute(value)) if is_path and str(absolute(value)) != value else value
+
+
+def path_fields(described: Any) -> dict[str, str]:
+    """Name → path, of the fields in a description that hold one absolute path."""
+    texts = {name: value["path"] if isinstance(value, dict) else value for name, value in (described or {}).items()}
+    return {name: text for name, text in texts.items() if isinstance(text, str) and Path(text).is_absolute()}
