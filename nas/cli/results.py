@@ -1,5 +1,7 @@
 """`nas runs`, `clean`, `table`, `report`, `compare`, `verify`, `dashboard`: look at runs, check them, free their disk."""
 
+import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 from nas.cli.options import Best, Run, Runs, Where, WithinError
@@ -59,6 +61,7 @@ def table(
     from nas.runs.trial import Status
 
     df = tables.results(*run)
+    _print_gone(tables.run_folders(*run))
     rows = tables.front(df) if front else df
     rows = tables.select(rows, where) if where else rows
     rows = rows.loc[[tables.best(rows, best, within_error=within_error).name]] if best else rows
@@ -78,6 +81,16 @@ def table(
         print(", ".join(f"{counts.get(status, 0)} {status}" for status in statuses))
 
 
+def _print_gone(runs: Iterable[Path]) -> None:
+    """Say to the standard error which runs' images are gone."""
+    from nas.runs.images import gone_images
+    from nas.runs.run_folder import read_experiment
+
+    for run in runs:
+        if gone := gone_images(run, read_experiment(run)):
+            print(f"nas: {gone}", file=sys.stderr)
+
+
 def report(run: Run, /, *, output: Path | None = None) -> None:
     """Write a run's page, one HTML file that works offline; the search may still be running.
 
@@ -87,6 +100,7 @@ def report(run: Run, /, *, output: Path | None = None) -> None:
     from nas.runs.report import write_report
 
     print(shown_path(write_report(run, output)))
+    _print_gone([run])
 
 
 def compare(one: Path, other: Path, /) -> None:

@@ -3,15 +3,17 @@
 Each file here exports DATASET; the file's name is the dataset's name.
 """
 
+import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from nas.datasets.images.fingerprint import Fingerprint, digests_by_class
 from nas.datasets.images.splits import HELD_OUT, hold_out
 from nas.errors import NasError, describe_error, user_code
 from nas.plugins import check_type, load_plugin
@@ -28,6 +30,8 @@ class ImageData:
     """(N, height, width, 3), RGB."""
     labels: NDArray[np.int64]
     """(N,), from 0 to the number of classes - 1."""
+    digests: tuple[bytes, ...] | None = None
+    """What each image's file is known by, for the fingerprint; None to hash the pixels."""
 
     def __post_init__(self) -> None:
         if not (self.images.dtype == np.uint8 and self.images.ndim == 4 and self.images.shape[3] == 3):
@@ -96,7 +100,7 @@ def load_part(dataset: Dataset, part: str) -> ImageData:
     with user_code(name):
         data = dataset.load(part)
         check_type("load", data, ImageData)
-        data = ImageData(images=np.ascontiguousarray(data.images), labels=np.ascontiguousarray(data.labels))
+        data = replace(data, images=np.ascontiguousarray(data.images), labels=np.ascontiguousarray(data.labels))
     if not len(data):
         raise NasError(f"{name} has no images")
     low, high, classes = int(data.labels.min()), int(data.labels.max()), len(dataset.classes)
@@ -105,7 +109,19 @@ def load_part(dataset: Dataset, part: str) -> ImageData:
     return data
 
 
-def from_torchvision(name: str, root: str, part: str) -> ImageData:
+def fingerprint(dataset: Dataset, parts: Mapping[str, ImageData]) -> Fingerprint:
+    """The fingerprint of loaded parts of a dataset: of their files, so that it survives a move, or else of their pixels."""
+    classes = tuple(dataset.classes)
+    hashed = {
+        part: digests_by_class(data.digests or (hashlib.sha256(image).digest() for image in data.images), data.labels, classes)
+        for part, data in parts.items()
+    }
+    return Fingerprint(
+        counts={part: counts for part, (counts, _) in hashed.items()}, keys={part: keys for part, (_, keys) in hashed.items()}
+    )
+
+
+def from_torchvision(name: str, root: Path, part: str) -> ImageData:
     """A part of a torchvision dataset, downloaded if it is not in `root`; grey images get three equal channels.
 
     The val part is held out of torchvision's training part.

@@ -1,5 +1,6 @@
 """Exports networks of a run, one trial's or the whole front: measures each again, and proves its files."""
 
+import logging
 from collections.abc import Callable, Mapping
 from os import PathLike
 from pathlib import Path
@@ -9,16 +10,21 @@ import pandas as pd
 import torch
 from torch import nn
 
-from nas.datasets import Dataset, ImageData, load_part
+from nas.datasets import Dataset, ImageData, fingerprint, load_part
+from nas.datasets.images.splits import PARTS
 from nas.errors import NasError
 from nas.exporting.export_folder import check_replaceable, with_weights
 from nas.exporting.formats import make_card, measure_accuracy, write_export
 from nas.models.network import Network, parse_network
+from nas.paths import absolute
+from nas.runs.images import changed_images, explaining_gone
 from nas.runs.results import best as best_row
 from nas.runs.results import front, history, results, select
 from nas.runs.run_folder import read_experiment, weights_file
 from nas.runs.serialization import dataset_of
 from nas.training.device import device_name, pick_device
+
+logger = logging.getLogger(__name__)
 
 
 def export(
@@ -35,15 +41,16 @@ def export(
     The folder is `output`, by default `exports/trial<N>` in the run folder. The network, loaded from its weights, must classify
     every image of the search validation part as at the end of its trial. (On another device sums round differently; then the card
     has both accuracies.) Unlike a search, an export reads the test part. Every format runs in a process without this project and
-    must give the same logits. `dataset` replaces the run's own, which is rebuilt from experiment.json. If that cannot be read,
-    the card has the trial's accuracy, and the proof uses generated images. `int8` adds a quantised ONNX file and its accuracy.
+    must give the same logits. `dataset` replaces the run's own, which is rebuilt from experiment.json. If it cannot be read, or
+    its validation images are not those of the run, the card has the trial's accuracy, and the proof uses generated images. `int8`
+    adds a quantised ONNX file and its accuracy.
 
     Raises: NasError for a trial without weights, a target folder that is not an export, weights that classify differently, or a
     file that gives other logits.
     """
-    folder = Path(run).resolve()
+    folder = absolute(run).resolve()
     row = choose(results(folder), trial=trial, best=best)
-    target = Path(output).resolve() if output is not None else folder / "exports" / f"trial{row['trial']}"
+    target = absolute(output) if output is not None else folder / "exports" / f"trial{row['trial']}"
     return _export(folder, {target: row}, dataset, int8=int8)[0]
 
 
@@ -62,8 +69,8 @@ def export_front(
 
     Raises: NasError as `export` does, and if no network on the front meets the conditions.
     """
-    folder = Path(run).resolve()
-    parent = Path(output).resolve() if output is not None else folder / "exports"
+    folder = absolute(run).resolve()
+    parent = absolute(output) if output is not None else folder / "exports"
     rows = front(results(folder))
     rows = select(rows, conditions) if conditions else rows
     if rows.empty:
@@ -114,12 +121,15 @@ def _export(
         check_replaceable(target)
     unreadable, parts = "", {}
     try:
-        dataset = dataset or dataset_of(described)
-        parts = {part: load_part(dataset, part) for part in ("val", "test", *(["train"] if int8 else []))}
+        with explaining_gone(run, described):
+            dataset = dataset or dataset_of(described)
+            parts = _load_unchanged(described, dataset)
     except NasError as error:
         if int8:
             raise
         unreadable = str(error)
+    if not int8:  # which alone reads training images
+        parts.pop("train", None)
     for target, row in rows.items():
         network, weights = parse_network(row["architecture"]), weights_file(run, int(row["trial"]))
         if dataset is None or unreadable:
@@ -137,6 +147,20 @@ def _export(
         write_export(target, network, weights, card | {"run": run.name, "trial": int(row["trial"])}, parts, int8=int8)
         on_done(target)
     return list(rows)
+
+
+def _load_unchanged(described: Mapping[str, Any], dataset: Dataset) -> dict[str, ImageData]:
+    """The three parts of a run's dataset.
+
+    Raises: NasError if they cannot be read, or if the run ranked its networks on other validation images.
+    """
+    parts = {part: load_part(dataset, part) for part in PARTS}
+    now = fingerprint(dataset, {part: parts[part] for part in ("train", "val")})
+    if changed := changed_images(described, now, ["val"]):
+        raise NasError(f"the images have changed since the run began: {changed}; an accuracy on these would be another one")
+    if changed := changed_images(described, now, ["train"]):
+        logger.warning("the images have changed since the run began: %s; none of these is measured on", changed)
+    return parts
 
 
 def _accuracy(

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from os import PathLike
 from pathlib import Path
 
@@ -14,11 +15,13 @@ from nas.exporting.full_training import FullTraining, train_network
 from nas.files import locked
 from nas.models.architecture import Architecture
 from nas.models.network import CARD_FILE
+from nas.paths import absolute
 from nas.runs.compare import RankingCheck, check_ranking
 from nas.runs.experiment import Experiment
 from nas.runs.results import results
 from nas.runs.run_folder import FULL, read_experiment
 from nas.runs.serialization import experiment_of
+from nas.searching.plan import check_unchanged
 from nas.searching.ray_session import pickled_by_value, ray_session, resources
 from nas.searching.worker import prepare_process
 
@@ -39,13 +42,15 @@ def verify(
     `full/` in the run folder, and reads the test part once, at its end. Finished trainings are skipped, killed ones resume. On
     this machine, as many run in parallel as trials of the search would. Returns None if fewer than two networks can be ranked.
 
-    Raises: NasError for a run without a trained front; or, once all trainings have ended, if one of them failed.
+    Raises: NasError for a run without a trained front, or whose images are gone or others now; or, once all trainings have
+    ended, if one of them failed.
     """
     for field, value in (("top", top), ("seeds", seeds), ("epochs", 1 if epochs is None else epochs)):
         if value < 1:
             raise NasError(f"{field}: {value} is not 1 or more")
-    folder = Path(run).resolve()
-    experiment = experiment_of(read_experiment(folder), folder.parent)
+    folder = absolute(run).resolve()
+    described = read_experiment(folder)
+    experiment = experiment_of(described, folder.parent)
     df = results(folder)
     curve = df.attrs["learning_curve"]
     if curve is None:
@@ -68,20 +73,24 @@ def verify(
     with locked(folder / FULL / ".lock", busy=f"{folder / FULL} is in use by another `nas verify`; wait for its end"):
         unfinished = [training for training in trainings if not (training.target / CARD_FILE).is_file()]
         finished = len(trainings) - len(unfinished)
-        _train(replace(experiment, address=None), unfinished, lambda done: on_done(finished + done, len(trainings)))
+        check = partial(check_unchanged, experiment, folder, described)
+        _train(replace(experiment, address=None), unfinished, check, lambda done: on_done(finished + done, len(trainings)))
     return check_ranking(folder)
 
 
-def _train(experiment: Experiment, trainings: Sequence[FullTraining], on_done: Callable[[int], None]) -> None:
-    """Train them in parallel.
+def _train(
+    experiment: Experiment, trainings: Sequence[FullTraining], check: Callable[[], None], on_done: Callable[[int], None]
+) -> None:
+    """Train them in parallel; `check` is called before, while Ray starts.
 
-    Raises: NasError with the first failure, once all have ended.
+    Raises: NasError with the first failure, once all have ended; what `check` raises.
     """
     on_done(0)
     if not trainings:
         return
     failures = []
-    with ray_session(experiment.workers, verbose=experiment.verbose), pickled_by_value([experiment.dataset]):
+    session = ray_session(experiment.workers, verbose=experiment.verbose, while_starting=check)
+    with session, pickled_by_value([experiment.dataset]):
         _, gpus = resources(experiment)
         task = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=1)(_train_in)
         running = [task.remote(str(Path.cwd()), training) for training in trainings]

@@ -1,5 +1,6 @@
 """Compares two searches by hypervolume, and the ranking of a search with that of full trainings."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -9,8 +10,10 @@ import pandas as pd
 
 from nas.errors import NasError
 from nas.objectives import loss
+from nas.runs.images import changed_images, fingerprint_of
 from nas.runs.pareto import Box
 from nas.runs.results import full_trainings, losses, results, run_folders
+from nas.runs.run_folder import read_experiment
 from nas.runs.trial import Status
 from nas.statistics import RankAgreement, difference_interval, rank_agreement
 
@@ -27,10 +30,16 @@ class Comparison:
     """The same for the second search."""
     reference: dict[str, float]
     """The reference point, objective → value: a tenth of the range worse than the worst value of any run."""
+    trained_on: str = ""
+    """How the training images of the runs differ, in words; empty if they do not."""
 
     @property
     def verdict(self) -> str:
         """Which search is better, with the 95 % interval of the difference of the means; or why the runs do not show it."""
+        return "; ".join(filter(None, (self._verdict, self.trained_on)))
+
+    @property
+    def _verdict(self) -> str:
         difference = float(np.mean(self.one) - np.mean(self.other))
         if min(len(self.one), len(self.other)) < MIN_RUNS:
             return (
@@ -47,15 +56,33 @@ class Comparison:
 def compare(one: Any, other: Any) -> Comparison:
     """Compare two searches, each a run folder or a folder of runs over several seeds.
 
-    Raises: NasError for runs with different objectives, or for a run without a finished network that counts.
+    Raises: NasError for runs with different objectives or validation images, or for a run without a finished network that counts.
     """
-    tables = [[results(run) for run in run_folders(side)] for side in (one, other)]
+    sides = [run_folders(side) for side in (one, other)]
+    tables = [[results(run) for run in side] for side in sides]
+    trained_on = _check_same_images([run for side in sides for run in side])
     directions = _common_directions([table for side in tables for table in side])
     points = [[losses(_candidates(table), directions) for table in side] for side in tables]
     box = Box.around([point for side in points for run in side for point in run])
     one_shares, other_shares = (tuple(map(box.share, side)) for side in points)
     reference = map(loss, box.reference, directions.values())
-    return Comparison(one=one_shares, other=other_shares, reference=dict(zip(directions, reference, strict=True)))
+    return Comparison(
+        one=one_shares, other=other_shares, reference=dict(zip(directions, reference, strict=True)), trained_on=trained_on
+    )
+
+
+def _check_same_images(runs: Sequence[Path]) -> str:
+    """How the runs' training images differ, in words; empty if they do not.
+
+    Raises: NasError if their validation images differ, so that their accuracies do not compare.
+    """
+    first, *others = [(run.name, read_experiment(run)) for run in runs]
+    for name, described in others:
+        now = fingerprint_of(described)
+        if changed := changed_images(first[1], now, ["val"]):
+            raise NasError(f"{name} ranks on other images than {first[0]}: {changed}; give runs on the same images")
+    changes = ((name, changed_images(first[1], fingerprint_of(described))) for name, described in others)
+    return next((f"{name} trains on other images than {first[0]}: {changed}" for name, changed in changes if changed), "")
 
 
 def _common_directions(tables: list[pd.DataFrame]) -> dict[str, str]:

@@ -5,6 +5,7 @@ from typing import Annotated, Any, Final, Literal, TypeAlias
 
 from pydantic import BeforeValidator, Field, PositiveInt, TypeAdapter
 
+from nas.datasets.images.fingerprint import Fingerprint
 from nas.records import Time
 from nas.training.settings import TrainSettings
 
@@ -37,6 +38,8 @@ class _Dataset(_Code):
     classes: Annotated[list[str], Field(min_length=1)]
     mean: list[float]
     std: list[float]
+    fingerprint: Fingerprint | None
+    """None if the run trained nothing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

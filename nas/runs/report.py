@@ -30,6 +30,7 @@ from nas.errors import ArchitectureError, NasError
 from nas.models.architecture import Architecture
 from nas.models.draw import draw
 from nas.runs.compare import check_ranking
+from nas.runs.images import gone_images
 from nas.runs.listing import summarize
 from nas.runs.optuna_study import RunStudy
 from nas.runs.pareto import Box
@@ -103,7 +104,7 @@ def gather(run: Path) -> dict[str, Any]:
         "ended": summary.trials,
         "counts": {str(status): int(count) for status, count in df["status"].value_counts().items()},
         "started": _shown_time(described["sessions"][0]["started"]),
-        "facts": _facts(described),
+        "facts": [*_facts(described), *(["Images", gone] for gone in [gone_images(run, described)] if gone)],
         "details": json.dumps(described, indent=1, ensure_ascii=False),
         "objectives": [[one["name"], one["direction"]] for one in described["objectives"]],
         "titles": TITLES | df.attrs["titles"],

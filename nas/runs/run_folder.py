@@ -12,9 +12,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
+from nas.datasets.images.fingerprint import Fingerprint
 from nas.errors import NasError
 from nas.files import is_locked, write_atomically
 from nas.files import locked as lock_file
+from nas.paths import absolute
 from nas.records import cut_torn_line, parse
 from nas.runs.description import DESCRIPTION, HEADER
 from nas.runs.experiment import Experiment
@@ -37,15 +39,15 @@ def weights_file(run: Path, trial: int) -> Path:
     return run / WEIGHTS / f"{trial}.safetensors"
 
 
-def create_run(experiment: Experiment, name: str) -> Path:
+def create_run(experiment: Experiment, name: str, fingerprint: Fingerprint | None = None) -> Path:
     """Create a run folder with its experiment.json under `experiment.runs`.
 
     Raises: NasError if the folder cannot be written.
     """
     stem = f"{name}-{datetime.now(UTC):%Y%m%d-%H%M%S}"
-    described = describe(experiment, name)
+    described = describe(experiment, name, fingerprint)
     try:
-        run = _new_folder(Path(experiment.runs).resolve(), stem)
+        run = _new_folder(absolute(experiment.runs), stem)
         (run / WEIGHTS).mkdir()
         for file in (TRIALS_FILE, HISTORY_FILE, LOCK_FILE):
             (run / file).touch()

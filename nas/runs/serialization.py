@@ -19,6 +19,7 @@ from typing import Any, Final, cast
 import numpy as np
 
 from nas.datasets import Dataset
+from nas.datasets.images.fingerprint import Fingerprint
 from nas.errors import NasError, user_code
 from nas.machine import usable_cores
 from nas.objectives import Limit, Objective
@@ -27,7 +28,7 @@ from nas.runs.experiment import Experiment
 from nas.spaces import SearchSpace
 from nas.training.settings import TrainSettings
 
-SCHEMA: Final = 6
+SCHEMA: Final = 7
 PACKAGES: Final = ("frontier-nas", "torch", "torchvision", "timm", "onnxruntime", "optuna", "ray", "numpy")
 OTHERS: Final = {"space", "dataset", "objectives", "limits", "train", "sampler", "verbose", "runs"}
 PLAIN: Final = tuple(
@@ -35,8 +36,8 @@ PLAIN: Final = tuple(
 )  # fields that are plain values already
 
 
-def describe(experiment: Experiment, name: str) -> dict[str, Any]:
-    """An experiment and the machine it runs on, as plain values."""
+def describe(experiment: Experiment, name: str, fingerprint: Fingerprint | None = None) -> dict[str, Any]:
+    """An experiment, the fingerprint of its images if they were read, and the machine it runs on, as plain values."""
     dataset, table = experiment.dataset, experiment.latency_table
     return {
         "schema": SCHEMA,
@@ -46,6 +47,7 @@ def describe(experiment: Experiment, name: str) -> dict[str, Any]:
             "name": dataset.name,
             **_describe_value(dataset),
             **{field: list(getattr(dataset, field)) for field in ("classes", "mean", "std")},
+            "fingerprint": None if fingerprint is None else asdict(fingerprint),
         },
         "objectives": [_describe_objective(objective) for objective in experiment.objectives],
         "limits": [{**_fields(limit), "objective": _describe_objective(limit.objective)} for limit in experiment.limits],

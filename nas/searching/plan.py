@@ -4,18 +4,21 @@ import logging
 import math
 import random
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Final
 
-from nas.datasets import load_part
+from nas.datasets import fingerprint, load_part
+from nas.datasets.images.fingerprint import Fingerprint
 from nas.errors import NasError, unknown_name, user_code
 from nas.objectives import Limit
 from nas.objectives.latency.table import newest_table
 from nas.plugins import check_type
 from nas.runs.columns import TYPES
 from nas.runs.experiment import Experiment
-from nas.runs.run_folder import LATENCY_FILE, WEIGHTS, write_experiment
+from nas.runs.images import check_same_images, dataset_difference, explaining_gone, moved_images
+from nas.runs.run_folder import LATENCY_FILE, WEIGHTS, read_experiment, write_experiment
 from nas.runs.serialization import PLAIN, as_json, describe, describe_session, experiment_of, from_plain
 from nas.runs.trial import UNDER_WAY, Trial
 from nas.searching.checkpoint_storage import check_storage
@@ -29,8 +32,12 @@ from nas.training.settings import Epoch, TrainSettings
 logger = logging.getLogger(__name__)
 
 # Fields of an Experiment that must not change between sessions, so that the results of all sessions are comparable.
-FIXED_FIELDS: Final = ("space", "dataset", "objectives", "latency", "train", "storage", "seed", "runs")
+FIXED_FIELDS: Final = ("space", "objectives", "latency", "train", "storage", "seed", "runs")
 CHANGEABLE_FIELDS: Final = tuple(one.name for one in fields(Experiment) if one.name not in FIXED_FIELDS)
+
+
+class FinishedError(NasError):
+    """A run has no trial left."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,14 +85,28 @@ def make_plan(experiment: Experiment) -> Plan:
     return plan
 
 
-def check_images(experiment: Experiment) -> None:
-    """Decode the images into the cache that workers read, so that a mistake shows at once. On a cluster, workers decode them.
+def check_images(experiment: Experiment) -> Fingerprint | None:
+    """The fingerprint of the images that the search reads; None if it trains nothing. Decodes them into the cache of the workers.
 
-    Raises: NasError for images that cannot be read.
+    Raises: NasError for images that cannot be read, or a run to reuse that was searched on others.
     """
-    if experiment.address is None and any(objective.needs_training for objective in experiment.objectives):
-        for part in ("train", "val"):
-            load_part(experiment.dataset, part)
+    if not any(objective.needs_training for objective in experiment.objectives):
+        return None
+    now = fingerprint(experiment.dataset, {part: load_part(experiment.dataset, part) for part in ("train", "val")})
+    for run in experiment.reuse:
+        check_same_images(f"reuse {run}", read_experiment(Path(run)), now, advice="its results are not comparable")
+    return now
+
+
+def check_unchanged(experiment: Experiment, run: Path, described: Mapping[str, Any]) -> None:
+    """Check that the images of a run are those that it began with.
+
+    Raises: NasError if they are gone, cannot be read or are others.
+    """
+    moved = moved_images(described["dataset"], as_json(describe(experiment, ""))["dataset"])
+    with nullcontext() if moved else explaining_gone(run, described):
+        now = check_images(experiment)
+    check_same_images(str(run), described, now, advice="begin a new run, or give its images back")
 
 
 def problem_of(experiment: Experiment) -> Problem:
@@ -182,10 +203,14 @@ def next_experiment(
         if name not in CHANGEABLE_FIELDS:
             raise unknown_name("change", name, CHANGEABLE_FIELDS)
     before = experiment_of(described, run.parent) if experiment is None else experiment
+    before = replace(before, dataset=changes.get("dataset", before.dataset)).resolved()
     own = run / LATENCY_FILE
     before = measuring(replace(before, latency=str(own) if own.is_file() else described["latency"]))
-    now = as_json(describe(before, described["name"]))
-    for name in ("space", "dataset", "objectives", "train", "seed"):
+    with nullcontext() if "dataset" in changes else explaining_gone(run, described):
+        now = as_json(describe(before, described["name"]))
+    if difference := dataset_difference(described["dataset"], now["dataset"]):
+        raise NasError(f"{run}: {difference}; begin a new run")
+    for name in ("space", "objectives", "train", "seed"):
         if now[name] != described[name]:
             raise NasError(f"{run}: its {name} was {described[name]}, but the experiment passed has {now[name]}; begin a new run")
     if experiment is not None:  # it lacks the changes of earlier sessions
@@ -214,14 +239,14 @@ def _merged(limits: Sequence[Limit]) -> tuple[Limit, ...]:
 def check_unfinished(run: Path, experiment: Experiment, plan: Plan, past: Sequence[Trial]) -> None:
     """Check that a run has trials or baselines left.
 
-    Raises: NasError if it is finished.
+    Raises: FinishedError if it has none.
     """
     ended = sum(trial.counts for trial in past)
     waiting = sum(trial.status in UNDER_WAY for trial in past)
     seen = {trial.id for trial in past if trial.number is not None}
     new = any(point.id not in seen for point in plan.baselines.values())
     if ended >= experiment.trials and not waiting and not new:
-        raise NasError(
+        raise FinishedError(
             f"{run} is finished: {ended} of {experiment.trials} trials have ended; extend it with more --trials, or --baselines"
         )
     logger.info("%d trials have ended, %d continue", ended, waiting)
@@ -230,6 +255,9 @@ def check_unfinished(run: Path, experiment: Experiment, plan: Plan, past: Sequen
 def record_session(run: Path, described: Mapping[str, Any], after: Experiment) -> None:
     """Write the next session and its changes into experiment.json."""
     now = as_json(describe(after, described["name"]))
-    new = {name: (described[name], now[name]) for name in CHANGEABLE_FIELDS if name in now and now[name] != described[name]}
-    record = {"sessions": [*described["sessions"], describe_session(new)], "exhausted": False}
+    others = (name for name in CHANGEABLE_FIELDS if name in now and name != "dataset")
+    new = {name: (described[name], now[name]) for name in others if now[name] != described[name]}
+    dataset = now["dataset"] | {"fingerprint": described["dataset"]["fingerprint"]}
+    session = describe_session(new | moved_images(described["dataset"], dataset))
+    record = {"dataset": dataset, "sessions": [*described["sessions"], session], "exhausted": False}
     write_experiment(run, dict(described) | {name: now[name] for name in new} | record)

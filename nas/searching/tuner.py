@@ -12,7 +12,7 @@ from functools import partial
 from os import PathLike
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, TypeVar
 
 import ray
 from ray import tune
@@ -20,14 +20,17 @@ from ray.exceptions import OutOfMemoryError, RayError, RayTaskError
 from ray.tune.experiment import Trial
 
 from nas.errors import NasError, describe_error
+from nas.paths import absolute
 from nas.runs.experiment import Experiment
 from nas.runs.run_folder import RAY, create_run, locked, mend_logs, read_experiment, write_experiment
 from nas.runs.trial import Reason
 from nas.runs.trial_log import check_history, read_history, read_trials
 from nas.searching.early_stopping import EarlyStopping
 from nas.searching.plan import (
+    FinishedError,
     Session,
     check_images,
+    check_unchanged,
     check_unfinished,
     make_plan,
     next_experiment,
@@ -43,6 +46,8 @@ from nas.searching.worker import RetiredError, run_trial
 
 logger = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 # A context manager that displays a running search; by default, only the log does.
 Watch = Callable[[ArchitectureSearcher], AbstractContextManager[object]]
 
@@ -57,8 +62,8 @@ def search(experiment: Experiment, *, name: str | None = None, watch: Watch = nu
     """
     experiment = with_latency(experiment.resolved())
     plan = make_plan(experiment)
-    with _ray(experiment):
-        run = create_run(experiment, name or experiment.space.name)
+    with _ray(experiment, partial(check_images, experiment)) as fingerprint:
+        run = create_run(experiment, name or experiment.space.name, fingerprint)
         with locked(run):
             run_session(Session(experiment=with_own_table(experiment, run), run=run, plan=plan), watch)
     return run
@@ -68,13 +73,14 @@ def resume(run: str | PathLike[str], *, experiment: Experiment | None = None, wa
     """Continue a run, however it ended: ended trials stay, and the others continue from their checkpoints.
 
     `changes` are fields of Experiment, such as trials=100 or baselines=("mobilenetv2_100",); they are recorded in
-    experiment.json. A new lower or upper bound replaces the old one on the same objective. Pass `experiment` if
-    experiment.json does not suffice to rebuild it, since some of its parts were made in a script.
+    experiment.json. A new lower or upper bound replaces the old one on the same objective. A new `dataset` is the same images
+    at another place; a finished run only records the place. Pass `experiment` if experiment.json does not suffice to rebuild it,
+    since some of its parts were made in a script.
 
     Raises: NasError if another process searches the run, if the run is finished or cannot be rebuilt, or for a change after
     which results would not be comparable.
     """
-    folder = Path(run).resolve()
+    folder = absolute(run).resolve()
     described = read_experiment(folder)
     after = next_experiment(described, folder, experiment, changes)
     with locked(folder):
@@ -82,8 +88,17 @@ def resume(run: str | PathLike[str], *, experiment: Experiment | None = None, wa
         past, history = read_trials(folder), read_history(folder)
         check_history(folder, past, history)
         plan = make_plan(after)
-        check_unfinished(folder, after, plan, past)
-        with _ray(after):
+        check = partial(check_unchanged, after, folder, described)
+        try:
+            check_unfinished(folder, after, plan, past)
+        except FinishedError:
+            if changes.keys() != {"dataset"}:
+                raise
+            check()
+            record_session(folder, described, after)
+            logger.info("%s is finished; its images are read from their new place", folder)
+            return folder
+        with _ray(after, check):
             record_session(folder, described, after)
             session = Session(
                 experiment=with_own_table(after, folder),
@@ -98,15 +113,16 @@ def resume(run: str | PathLike[str], *, experiment: Experiment | None = None, wa
 
 
 @contextmanager
-def _ray(experiment: Experiment) -> Iterator[None]:
-    """A Ray session, started while this process reads the images.
+def _ray(experiment: Experiment, read_images: Callable[[], T]) -> Iterator[T]:
+    """A Ray session, started while this process reads the images; gives what `read_images` returns.
 
     Raises: NasError if a trial needs more GPUs than a machine has, or images cannot be read.
     """
-    images = partial(check_images, experiment)
-    with ray_session(experiment.workers, address=experiment.address, verbose=experiment.verbose, while_starting=images):
+    read: list[T] = []
+    start = partial(ray_session, experiment.workers, address=experiment.address, verbose=experiment.verbose)
+    with start(while_starting=lambda: read.append(read_images())):
         resources(experiment)
-        yield
+        yield read[0]
 
 
 def run_session(session: Session, watch: Watch) -> None:

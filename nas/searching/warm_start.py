@@ -12,6 +12,7 @@ from nas.models.architecture import Architecture
 from nas.models.network import Network, OwnNetwork, find_network
 from nas.models.zoo import reference, references
 from nas.runs.experiment import Experiment
+from nas.runs.images import dataset_difference
 from nas.runs.results import front, results
 from nas.runs.run_folder import EXPERIMENT_FILE, read_experiment, weights_file
 from nas.runs.serialization import as_json, describe
@@ -112,12 +113,13 @@ def reusable_results(experiment: Experiment) -> dict[str, ReusedResult]:
 def _check_same_training(experiment: Experiment, name: str, described: Mapping[str, Any]) -> None:
     """Raises: NasError if a run's settings, dataset or objectives are not the experiment's."""
     here = as_json(describe(experiment, ""))
-    for part in ("train", "dataset"):
-        for field, now in here[part].items():
-            before = described[part].get(field)
-            if before != now:
-                what = f"its {part}.{field} is {before!r}, and here it is {now!r}"
-                raise NasError(f"reuse {name}: {what}; its results are not comparable")
+    difference = dataset_difference(described["dataset"], here["dataset"])
+    for field, now in here["train"].items():
+        before = described["train"].get(field)
+        if before != now and not difference:
+            difference = f"its train.{field} is {before!r}, and here it is {now!r}"
+    if difference:
+        raise NasError(f"reuse {name}: {difference}; its results are not comparable")
     there = {objective["name"]: objective for objective in described["objectives"]}
     for now in here["objectives"]:
         measured, before = now["name"], there.get(now["name"])

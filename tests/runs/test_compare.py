@@ -9,8 +9,8 @@ import nas
 from nas.cli.app import run as command
 from nas.models.network import CARD_FILE
 from nas.runs.compare import check_ranking, compare
-from nas.runs.run_folder import FULL
-from tests.made_up_runs import end, run_of_points, start, train_in_full, write
+from nas.runs.run_folder import FULL, read_experiment
+from tests.made_up_runs import describe_run, end, run_of_points, start, train_in_full, write
 
 POINTS = [(80.0, 10.0), (85.0, 20.0), (85.0, 30.0), (90.0, 40.0)]
 
@@ -87,3 +87,17 @@ def test_full_trainings_are_columns_and_tell_how_far_to_trust(run):
     (run / FULL / "trial1-seed0-epochs100" / CARD_FILE).write_text("{")
     with pytest.raises(nas.NasError, match="is damaged; remove its folder"):
         nas.results(run)
+
+
+def test_runs_on_other_images_are_not_compared(run, tmp_path):
+    """Those that rank on the same images but train on others are, and the verdict says so."""
+    again = run_of_points(tmp_path / "runs", POINTS, "again")
+    dataset = read_experiment(run)["dataset"]
+    known = {"counts": {"train": {"0": 40}, "val": {"0": 9}}, "keys": {"train": {}, "val": {}}}
+    describe_run(run, dataset=dataset | {"fingerprint": known})
+    assert "images" not in compare(run, again).verdict  # nothing is known of those of the second
+    describe_run(again, dataset=dataset | {"fingerprint": known | {"counts": {"train": {"0": 41}, "val": {"0": 9}}}})
+    assert compare(run, again).verdict.endswith(f"; {again.name} trains on other images than {run.name}: train/0 has 41, had 40")
+    describe_run(again, dataset=dataset | {"fingerprint": known | {"keys": {"train": {}, "val": {"0": "other"}}}})
+    with pytest.raises(nas.NasError, match=f"{again.name} ranks on other images than {run.name}: other contents in val/0; give"):
+        compare(run, again)
