@@ -2,10 +2,13 @@
 
 `architecture.json` is the architecture's canonical text, `model.safetensors` has the weights; `config.json`, `model.py`,
 `model.pt2` and `model.onnx` run in timm, torch and ONNX Runtime without this project; `card.json` and `README.md` describe it.
+`SHA256SUMS` has the digest of every other file, as `sha256sum --check` reads it.
 """
 
 import hashlib
 import json
+import logging
+import re
 from collections.abc import Callable, Mapping
 from os import PathLike
 from pathlib import Path
@@ -26,13 +29,15 @@ MODEL_FILE: Final = "model.py"
 TORCH_FILE: Final = "model.pt2"
 ONNX_FILE: Final = "model.onnx"
 README_FILE: Final = "README.md"
-BINARY_FILES: Final = (WEIGHTS_FILE, TORCH_FILE, ONNX_FILE, INT8_FILE)
-FILES: Final = frozenset((*BINARY_FILES, ARCHITECTURE_FILE, CONFIG_FILE, MODEL_FILE, CARD_FILE, README_FILE))
-MAX_BYTES: Final = 2**22  # largest card.json or architecture.json that is read
+SUMS_FILE: Final = "SHA256SUMS"
+REQUIRED: Final = (SUMS_FILE, ARCHITECTURE_FILE, CARD_FILE, WEIGHTS_FILE)
+FILES: Final = frozenset((*REQUIRED, CONFIG_FILE, MODEL_FILE, TORCH_FILE, ONNX_FILE, INT8_FILE, README_FILE))
+MAX_BYTES: Final = 2**22  # largest text file that is read
 MAX_CLASSES: Final = 2**20
 DTYPES: Final = {torch.float32: "F32", torch.int64: "I64"}  # types in timm's networks, by safetensors' names
 
 T = TypeVar("T")
+logger = logging.getLogger(__name__)
 
 
 def check_replaceable(target: Path) -> None:
@@ -66,22 +71,51 @@ def load(folder: str | PathLike[str], *, features_only: bool = False) -> nn.Modu
 def read_export(source: Path) -> tuple[Network, list[str], dict[str, Any]]:
     """(the network of an exported folder, its classes, its card).
 
-    Raises: NasError if network and card do not match each other, or a file does not match its SHA-256 in the card.
+    Raises: NasError if network and card do not match each other, or a file does not match its digest.
     """
-    for file in (ARCHITECTURE_FILE, WEIGHTS_FILE, CARD_FILE):
+    for file in REQUIRED:
         if not (source / file).exists():
             raise NasError(f"{source} is not an exported network: it has no {file}; `nas export` writes one")
-    network = parse_network(_read_text(source / ARCHITECTURE_FILE))
+    digests = _read_digests(source / SUMS_FILE)
+    for name in (ARCHITECTURE_FILE, CARD_FILE):
+        _check_digest(source / name, digests.get(name), MAX_BYTES)
+    try:
+        network = parse_network(_read_text(source / ARCHITECTURE_FILE))
+    except NasError as error:
+        raise NasError(f"{source / ARCHITECTURE_FILE}: {error}") from None
     card, classes = _read_card(source / CARD_FILE)
     if card["id"] != network.id:
         raise NasError(f"{source}: the card is of architecture {str(card['id'])[:100]!r} and {ARCHITECTURE_FILE} is {network.id}")
     most = 32 * sum(parameter.numel() for parameter in built_empty(network, len(classes)).parameters()) + 2**26
-    for name in BINARY_FILES:
-        path = source / name
-        there = name == WEIGHTS_FILE or path.is_symlink() or path.exists()
-        if there and read_plain(path, most, sha256) != card["sha256"].get(name):
-            raise NasError(f"{path} is not what {CARD_FILE} was written for: its SHA-256 is another; export the network again")
+    for name in sorted(FILES - {SUMS_FILE, ARCHITECTURE_FILE, CARD_FILE}):
+        if (source / name).is_symlink() or (source / name).exists():
+            _check_digest(source / name, digests.get(name), most)
     return network, classes, card
+
+
+def write_digests(folder: Path) -> None:
+    """Write SHA256SUMS, with a line for every other file of the export."""
+    lines = [f"{sha256(folder / name)}  {name}\n" for name in sorted(FILES - {SUMS_FILE}) if (folder / name).is_file()]
+    (folder / SUMS_FILE).write_text("".join(lines), encoding="utf-8")
+
+
+def _read_digests(file: Path) -> dict[str, str]:
+    """File name → SHA-256."""
+    lines = [re.fullmatch(r"([0-9a-f]{64})  (\S+)", line) for line in _read_text(file).split("\n")[:-1]]
+    digests = {line[2]: line[1] for line in lines if line is not None}
+    if len(digests) < len(lines) or not digests.keys() <= FILES:
+        raise NasError(f"{file} is damaged: not each of its lines has the SHA-256 of a file; export the network again")
+    return digests
+
+
+def _check_digest(file: Path, digest: str | None, most: int) -> None:
+    """Check that a file of at most `most` bytes is as it was exported; a change in README.md, which people edit, is logged."""
+    if read_plain(file, most, sha256) == digest:
+        return
+    sentence = f"{file} is not what was exported: its SHA-256 is another than in {SUMS_FILE}"
+    if file.name != README_FILE:
+        raise NasError(f"{sentence}; export the network again")
+    logger.warning("%s", sentence)
 
 
 def _read_text(file: Path) -> str:
@@ -95,15 +129,15 @@ def _read_card(file: Path) -> tuple[dict[str, Any], list[str]]:
     """(the card, its classes), with every field checked, as the file may come from anybody."""
     try:
         card = dict(json.loads(_read_text(file)))
-        classes, how, digests, _ = card["classes"], card["preprocess"], dict(card["sha256"]), card["id"]
+        classes, how, _ = card["classes"], card["preprocess"], card["id"]
         numbers = [*how["mean"], *how["std"]]
         whole = isinstance(classes, list) and all(isinstance(name, str) for name in classes)
         whole = whole and len(numbers) == 6 and all(isinstance(number, int | float) for number in numbers)
     except (ValueError, KeyError, TypeError, RecursionError):
         whole = False
     if not whole:
-        raise NasError(f"{file} is damaged: it has no id, classes, digests, or mean and std of images; export the network again")
-    return card | {"sha256": digests}, classes
+        raise NasError(f"{file} is damaged: it has no id, classes, or mean and std of images; export the network again")
+    return card, classes
 
 
 def with_weights(network: Network, num_classes: int, weights: Path) -> nn.Module:

@@ -23,15 +23,14 @@ from nas.datasets import Dataset, ImageData
 from nas.errors import MachineBusyError, NasError, describe_error
 from nas.exporting import fresh_process
 from nas.exporting.export_folder import (
-    BINARY_FILES,
     CONFIG_FILE,
     MODEL_FILE,
     ONNX_FILE,
     README_FILE,
     TORCH_FILE,
     check_replaceable,
-    sha256,
     with_weights,
+    write_digests,
 )
 from nas.exporting.fresh_process import BATCH, FORMATS, INT8_FILE, onnx_run
 from nas.files import atomic_folder
@@ -76,9 +75,9 @@ def write_export(
             card["accuracy"] |= {"int8": quantise(folder / ONNX_FILE, folder / INT8_FILE, preprocess, parts)}
         card["proof"] = prove(folder, model, *_proof_images(preprocess, parts.get("val")))
         card["exported_with"] = package_versions()
-        card["sha256"] = {name: sha256(folder / name) for name in BINARY_FILES if (folder / name).exists()}
         (folder / README_FILE).write_text(readme(card), encoding="utf-8")
         (folder / CARD_FILE).write_text(json.dumps(card, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        write_digests(folder)
 
 
 def _proof_images(preprocess: Preprocess, data: ImageData | None) -> tuple[Tensor, str]:

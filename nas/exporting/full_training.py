@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from nas.datasets import Dataset, load_part
 from nas.errors import NasError, describe_error
-from nas.exporting.export_folder import read_export, with_weights
+from nas.exporting.export_folder import read_export, sha256, with_weights
 from nas.exporting.formats import make_card, measure_accuracy, write_export
 from nas.files import is_locked, locked
 from nas.machine import usable_cores
@@ -136,7 +136,7 @@ def initial_weights(training: FullTraining, network: Network) -> FirstWeights:
         return FirstWeights()
     kept, classes, card = read_export(source)
     model = with_weights(kept, len(classes), source / WEIGHTS_FILE)
-    digest = card["sha256"][WEIGHTS_FILE][:16]
+    digest = sha256(source / WEIGHTS_FILE)[:16]
     return FirstWeights(f"{card['id']}, {digest}", model.state_dict(), classes == list(training.dataset.classes))
 
 

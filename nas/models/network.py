@@ -204,9 +204,11 @@ def _named_network(name: str) -> Network:
     path = Path(name) / ARCHITECTURE_FILE if Path(name).is_dir() else Path(name)
     if path.is_file():
         with path.open("rb") as file:
-            return parse_network(
-                file.read(4 * MAX_TEXT).decode(errors="replace")
-            )  # from_json refuses longer files and binary ones
+            text = file.read(4 * MAX_TEXT).decode(errors="replace")  # from_json refuses longer files and binary ones
+        try:
+            return parse_network(text)
+        except NasError as error:
+            raise NasError(f"{path}: {error}") from None
     if "/" in name or name.endswith(".json") or Path(name).is_dir():
         problem = f"has no {ARCHITECTURE_FILE}" if Path(name).is_dir() else "does not exist"
         raise NasError(f"network {name[:200]!r} {problem}; give an export's folder or an architecture's file")

@@ -7,6 +7,7 @@ import random
 import resource
 import shutil
 import struct
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +17,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import nas
-from nas.exporting.export_folder import sha256
+from nas.exporting.export_folder import FILES, read_export, write_digests
 from nas.exporting.full_training import FullTraining, initial_weights, load_first, pretrained, run_training
 from nas.models.architecture import Architecture, Head, Stem, make_stages
 from nas.models.network import OwnNetwork, find_network
@@ -53,15 +54,18 @@ def write_folder(folder):
 
 
 def sign(folder):
-    """The card of the weights that are there, as a stranger would write it."""
-    card = {"id": tiny().id, "classes": ["a", "b", "c"], "sha256": {name: sha256(folder / name) for name in BINARY}}
+    """The card and the digests of the files that are there, as a stranger would write them."""
+    card = {"id": tiny().id, "classes": ["a", "b", "c"]}
     card |= {"preprocess": {"resolution": 32, "mean": [0.5, 0.5, 0.5], "std": [0.25, 0.25, 0.25]}}
     (folder / "card.json").write_text(json.dumps(card))
+    write_digests(folder)
 
 
 def mutate(folder, rng):
     """Break a folder in one of the ways that files break, or are broken."""
-    file = folder / rng.choice(("architecture.json", "card.json", "model.safetensors", "model.safetensors", *BINARY[1:]))
+    file = folder / rng.choice(
+        ("SHA256SUMS", "architecture.json", "card.json", "model.safetensors", "model.safetensors", *BINARY[1:])
+    )
     data = bytearray(file.read_bytes())
     header = int.from_bytes(data[:8], "little") if file.name == "model.safetensors" else 0
     match rng.randrange(9):
@@ -109,8 +113,8 @@ def mutate(folder, rng):
         case _:  # a text that is deep, or not one
             data = bytearray(rng.choice((b"[" * 100_000, b'{"a":' * 100_000, b"\xff\xfe\x00", b"", b"null", b"1" * 10_000)))
     file.write_bytes(data)
-    if rng.random() < 0.7 and file.name == "model.safetensors":
-        sign(folder)
+    if rng.random() < 0.7 and file.name in ("model.safetensors", "architecture.json", "card.json"):
+        write_digests(folder)
 
 
 def refusal(folder):
@@ -141,6 +145,39 @@ def test_two_hundred_broken_folders_are_a_sentence_each_or_the_network(tmp_path)
         resource.setrlimit(resource.RLIMIT_AS, before)
     assert sum(outcomes.values()) == NUM_MUTATIONS
     assert outcomes["refused"] > 0.8 * NUM_MUTATIONS
+
+
+def test_a_change_in_any_file_is_noticed_and_the_file_named(tmp_path, caplog):
+    """One bit flips at either end of each file, and in its middle; the README alone is there to be edited."""
+    folder = write_folder(tmp_path / "net")
+    for name in FILES - {path.name for path in folder.iterdir()}:
+        (folder / name).write_text(f"the content of {name}\n")
+    write_digests(folder)
+    (folder / "photo.jpg").write_bytes(b"of the user")
+    assert shutil.which("sha256sum") is None or subprocess.run(
+        ["sha256sum", "--check", "--quiet", "SHA256SUMS"], cwd=folder, check=True
+    )
+    assert read_export(folder)[1] == ["a", "b", "c"]
+    assert not caplog.messages
+    for file in sorted(folder / name for name in FILES - {"README.md"}):
+        whole = file.read_bytes()
+        for place in (0, len(whole) // 2, len(whole) - 1):
+            file.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+            assert file.name in refusal(folder) + caplog.text, (file.name, place)
+            caplog.clear()
+        file.write_bytes(whole)
+    (folder / "README.md").write_text("edited")
+    assert refusal(folder) == ""
+    assert "README.md is not what was exported" in caplog.text
+
+
+def test_an_error_in_the_architecture_names_its_file(tmp_path):
+    folder = write_folder(tmp_path / "net")
+    (folder / "architecture.json").write_text('{"resolution": 3}')
+    write_digests(folder)
+    for read in (read_export, lambda path: find_network(str(path))):
+        with pytest.raises(nas.NasError, match=r"net/architecture\.json: architecture"):
+            read(folder)
 
 
 def test_a_published_name_goes_before_a_folder_of_that_name(tmp_path, monkeypatch):
