@@ -26,6 +26,8 @@ class ImageFolder(Dataset):
     """Side of the stored images, pixels: each image is resized once, to this shorter side, and cropped to its centre square."""
     share: float = 1.0
     """Share of the training images to use; each training uses the same images."""
+    allow_missing: float = 0.1
+    """Largest share of the files of a class that may be left out as unreadable or of an unknown type."""
     mirrors: bool = True
     """True if a mirrored image still shows its class, so that training may flip images horizontally."""
     name = "image_folder"
@@ -37,10 +39,12 @@ class ImageFolder(Dataset):
             raise NasError(f"dataset.side: {self.side} is not from 8 to 2048 pixels")
         if not 0 < self.share <= 1:
             raise NasError(f"dataset.share: {self.share} is not more than 0 and at most 1")
+        if not 0 <= self.allow_missing <= 1:
+            raise NasError(f"dataset.allow-missing: {self.allow_missing} is not from 0 to 1")
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """The names of the class folders, sorted."""
+        """The names of the class folders, sorted as timm sorts: by numbers and without regard to case."""
         return class_names(Path(self.root))
 
     def load(self, part: str) -> ImageData:

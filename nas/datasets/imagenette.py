@@ -11,6 +11,7 @@ from typing import Final
 
 from nas.datasets import Dataset, ImageData, download_errors
 from nas.datasets.image_folder import IMAGENET_MEAN, IMAGENET_STD, ImageFolder
+from nas.datasets.images.listing import class_names
 from nas.errors import NasError
 from nas.files import locked
 
@@ -45,6 +46,8 @@ class Imagenette(Dataset):
     """Side of the stored images, pixels: each image is resized once, to this shorter side, and cropped to its centre square."""
     share: float = 1.0
     """Share of the training images to use; each training uses the same images."""
+    allow_missing: float = 0.1
+    """Largest share of the files of a class that may be left out as unreadable or of an unknown type."""
     name = "imagenette"
     classes = tuple(CLASSES.values())
     mean = IMAGENET_MEAN
@@ -62,12 +65,12 @@ class Imagenette(Dataset):
         Raises: NasError if the download fails, or `train/` does not have exactly the ten class folders.
         """
         folder = self._folder()
-        if {path.name for path in folder.glob("train/*/")} != set(CLASSES):
+        if set(class_names(folder)) != set(CLASSES):
             raise NasError(f"{folder / 'train'} must have the ten folders {', '.join(CLASSES)}; for others use image_folder")
         return self._images(folder).load(part)
 
     def _images(self, root: Path) -> ImageFolder:
-        return ImageFolder(root=root, side=self.side, share=self.share)
+        return ImageFolder(root=root, side=self.side, share=self.share, allow_missing=self.allow_missing)
 
     def _folder(self) -> Path:
         """The folder with train/ and val/, downloaded if it is missing."""

@@ -157,13 +157,12 @@ def broken(path: Path) -> None:
 def test_a_few_unreadable_files_are_named_counted_and_left_out(tmp_path, caplog):
     root = fill(tmp_path / "images", num=60)
     broken(root / "train" / "cat" / "7.png")
-    (root / "val" / "dog" / "3.png").unlink()
-    (root / "val" / "dog" / "3.png").symlink_to("nowhere.png")
+    broken(root / "val" / "dog" / "3.png")
     cached = opened(root)
     assert "2 of 240 image files under" in caplog.text
     assert "cannot be read and are left out" in caplog.text
     assert "train/cat/7.png (Pillow raised" in caplog.text
-    assert "val/dog/3.png (Pillow raised FileNotFoundError" in caplog.text
+    assert "val/dog/3.png (Pillow raised" in caplog.text
     assert sum(num_images(cached).values()) == 238
     listing = list_images(root)
     for part, (images, labels) in cached.items():

@@ -68,7 +68,7 @@ def test_names_in_other_scripts_nested_folders_and_strays(tmp_path):
     fill(tmp_path, ("",), classes=("собака", "猫 ねこ"))
     save(tmp_path / "猫 ねこ" / "ελληνικά" / "φωτο.JPEG")
     for stray in ("Thumbs.db", "notes.txt", "clip.mp4"):
-        (tmp_path / "собака" / stray).write_bytes(b"x")
+        (tmp_path / "собака" / stray).write_bytes(b"x" if stray == "notes.txt" else b"\0x")
     for hidden in (".DS_Store", "._0.png"):
         (tmp_path / "собака" / hidden).write_bytes(b"x")
     (tmp_path / "README.md").write_text("x")
@@ -77,7 +77,12 @@ def test_names_in_other_scripts_nested_folders_and_strays(tmp_path):
     listing = list_images(tmp_path)
     assert listing.classes == ("собака", "猫 ねこ")
     assert len(listing.paths) == 41
-    assert listing.num_strays == 3
+    reasons = {Path(one.path).name: str(one.why) for one in listing.left_out if one.label == 0}
+    assert reasons == {
+        "notes.txt": "text, or of an image's name",
+        "clip.mp4": "of an unknown type",
+        **dict.fromkeys((".DS_Store", "._0.png", "Thumbs.db", ".ipynb_checkpoints"), "system or hidden"),
+    }
     assert "猫 ねこ/ελληνικά/φωτο.JPEG" in listing.paths
 
 
@@ -103,14 +108,17 @@ def remove(*names):
         (remove("."), "is not a folder; it must have train/ and val/"),
         (remove("val"), "has train/ but neither val/ nor test/"),
         (remove("train/dog", "val/dog"), "has the one class cat; a classifier needs"),
-        (remove("train/dog", "train/cat"), "has the folder val; the names of the parts are train/, val/ and test/"),
-        (lambda root: (root / "train").rename(root / "Train"), "has the folder Train; the names of the parts are"),
+        (
+            remove("train/dog", "train/cat"),
+            "has no folder of images in train/; put the images of each class into a folder of its own",
+        ),
+        (lambda root: (root / "val").rename(root / "valid"), "arrange them as {root}/train/CLASS, {root}/val/CLASS"),
         (remove("train/dog", "train/cat", "train", "val"), "has no folder of images"),
         (remove("val/dog"), "val has no folder dog, a class of the training part"),
         (remove("train/dog"), "has the one class cat"),
         (lambda root: save(root / "val" / "fox" / "0.png"), "fox is a class that the training part does not have"),
-        (lambda root: (root / "train" / "fox").mkdir(), "fox has no images (.jpg"),
-        (lambda root: [(root / "val" / "fox").mkdir(), save(root / "train" / "fox" / "0.png")], "fox has no images (.jpg"),
+        (lambda root: (root / "train" / "fox").mkdir(), "fox has no images; put some in"),
+        (lambda root: [(root / "val" / "fox").mkdir(), save(root / "train" / "fox" / "0.png")], "fox has no images; put some in"),
     ],
 )
 def test_a_layout_that_is_not_one_is_one_sentence(tmp_path, damage, sentence):
@@ -118,8 +126,9 @@ def test_a_layout_that_is_not_one_is_one_sentence(tmp_path, damage, sentence):
     damage(root)
     with pytest.raises(NasError) as caught:
         list_images(root)
-    assert sentence in str(caught.value)
-    assert "\n" not in str(caught.value)
+    problem, *tree = str(caught.value).splitlines()
+    assert sentence.format(root=root) in problem
+    assert all(line.startswith("  ") for line in tree)
 
 
 def test_a_class_too_small_for_three_parts_is_named(tmp_path):

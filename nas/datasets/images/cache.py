@@ -111,7 +111,7 @@ def _make(folder: Path, listing: Listing, side: int) -> None:
     logger.info("decoding %d images of %s to %d px, once", len(listing.paths), shown(listing.root), side)
     logger.info("%d classes: %s", len(listing.classes), shown(", ".join(listing.classes[:20])))
     counts = [len(listing.parts[part]) for part in PARTS]
-    logger.info("%d images to train on, %d to rank on, %d to test on; %d other files are ignored", *counts, listing.num_strays)
+    logger.info("%d images to train on, %d to rank on, %d to test on; %d other files are ignored", *counts, len(listing.left_out))
     started = time.perf_counter()
     with atomic_file(folder / PIXELS_FILE) as file:
         damaged = _write_pixels(file, listing, side)

@@ -1,17 +1,31 @@
-"""Lists the images of a folder by part and class."""
+"""Lists the images of a folder by part and class, with all that is left out and why."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections import Counter, deque
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from glob import glob
 from pathlib import Path
-from typing import Final
 
+from nas.datasets.images.folders import LOST, Folder, Why
+from nas.datasets.images.layout import find_parts
+from nas.datasets.images.names import class_name, natural_key, shown
 from nas.datasets.images.splits import PARTS, hold_out, in_hash_order
 from nas.errors import NasError
 
-OTHER_PARTS: Final = ("train", "training", "val", "valid", "validation", "test", "testing")  # parts' names, not classes
-SUFFIXES: Final = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
+__all__ = ["LOST", "LeftOut", "Listing", "Why", "class_names", "list_images", "shown"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeftOut:
+    """A file or folder that is not listed."""
+
+    path: str
+    """Under the root."""
+    part: str | None
+    """The part whose folder it is in, if any; a file in the folder of a part that another is held out of counts for that part."""
+    label: int | None
+    """The class whose folder it is in, if any."""
+    why: Why
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,10 +34,10 @@ class Listing:
 
     root: Path
     classes: tuple[str, ...]
+    """In the order of the labels: sorted as timm sorts, by numbers and without regard to case."""
     parts: Mapping[str, Mapping[str, int]]
     """Part → path under the root → label."""
-    num_strays: int
-    """Number of ignored files, whose names are not those of images."""
+    left_out: tuple[LeftOut, ...]
 
     @property
     def paths(self) -> list[str]:
@@ -32,16 +46,11 @@ class Listing:
 
 
 def class_names(root: Path) -> tuple[str, ...]:
-    """The names of the class folders, sorted.
+    """The names of the classes, in the order of the labels.
 
-    Raises: NasError if `root` is not a folder, or has fewer than two class folders.
+    Raises: NasError for a layout that is none, or a class name that is no text.
     """
-    folder = _layout(root)["train"]
-    classes = _class_folders(folder)
-    if len(classes) < 2:
-        content = f"the one class {shown(classes[0])}" if classes else "no folder of images"
-        raise NasError(f"{shown(folder)} has {content}; a classifier needs a folder of images for each of two classes or more")
-    return classes
+    return tuple(_class_folders(find_parts(root)["train"]))
 
 
 def list_images(root: Path, *, share: float = 1.0) -> Listing:
@@ -53,79 +62,167 @@ def list_images(root: Path, *, share: float = 1.0) -> Listing:
 
     Raises: NasError for another layout, or a class that is empty or missing in a part.
     """
-    layout, classes = _layout(root), class_names(root)
-    present, num_strays = {}, 0
-    for part, folder in layout.items():
-        present[part], strays = _files_by_class(root, folder, classes)
-        num_strays += strays
-    parts = _three_parts(present)
+    folders = find_parts(root)
+    by_class = {part: _class_folders(folder) for part, folder in folders.items()}
+    classes = tuple(by_class["train"])
+    others = [part for part in folders if part != "train"]
+    walks: dict[str, _Walk] = {}
+    for part, folder in folders.items():
+        _check_same(folder, by_class[part], classes)
+        name = "test" if [part] == others else part  # a single one is the test part, val/ too
+        in_order = [by_class[part][one] for one in classes]
+        walks[name] = _Walk(root, name, in_order)
+        _check_filled(walks[name], in_order)
+    parts = _three_parts({part: walk.by_class for part, walk in walks.items()})
     if share < 1:
         parts["train"] = [files[: max(1, round(share * len(files)))] for files in map(in_hash_order, parts["train"])]
     return Listing(
         root=root,
         classes=classes,
-        parts={part: {path: i for i, paths in enumerate(by_class) for path in sorted(paths)} for part, by_class in parts.items()},
-        num_strays=num_strays,
+        parts={part: {path: i for i, paths in enumerate(files) for path in sorted(paths)} for part, files in parts.items()},
+        left_out=(*_beside(root, folders), *(one for walk in walks.values() for one in walk.left_out)),
     )
 
 
-def _layout(root: Path) -> dict[str, Path]:
-    """Part → its folder; a root without `train/` is the folder of the training part."""
-    if not root.is_dir():
-        raise NasError(
-            f"{shown(root)} is not a folder; it must have train/ and val/ (test/ too), each with a folder of images per class, "
-            "or be one folder with a folder of images per class"
+def _class_folders(level: Folder) -> dict[str, list[Folder]]:
+    """Class → its folders, in the order of the labels; a name may be there both composed and decomposed."""
+    by_class: dict[str, list[Folder]] = {}
+    for name, folder in level.folders.items():
+        by_class.setdefault(class_name(name), []).append(folder)
+    return dict(sorted(by_class.items(), key=lambda item: natural_key(item[0])))
+
+
+def _check_same(level: Folder, names: Collection[str], classes: Collection[str]) -> None:
+    if extra := sorted(set(names) - set(classes)):
+        raise NasError(f"{shown(level.path)}/{extra[0]} is a class that the training part does not have")
+    if missing := [name for name in classes if name not in names]:
+        raise NasError(f"{shown(level.path)} has no folder {missing[0]}, a class of the training part")
+
+
+def _beside(root: Path, folders: Mapping[str, Folder]) -> Iterator[LeftOut]:
+    """What lies in the root and in the parts' folders, beside the folders that are read."""
+    read = {folder.path for folder in folders.values()}
+    levels = {str(root): Folder(str(root))} | {folder.path: folder for folder in folders.values()}
+    for level in levels.values():
+        under = "" if level.path == str(root) else f"{level.name}/"
+        for name, why in level.content.left_out:
+            yield LeftOut(path=under + name, part=None, label=None, why=why)
+        names = (
+            level.images
+            if level.path in read
+            else [*level.images, *(n for n, one in level.folders.items() if one.path not in read)]
         )
-    train = root / "train"
-    if not train.is_dir() or not _class_folders(train):  # `train` may be a class of vehicles
-        others = [name for name in _class_folders(root) if name.lower() in OTHER_PARTS and _class_folders(root / name)]
-        if others:
-            raise NasError(f"{shown(root)} has the folder {shown(others[0])}; the names of the parts are train/, val/ and test/")
-        return {"train": root}
-    layout = {part: root / part for part in PARTS if (root / part).is_dir()}
-    if len(layout) == 1:
-        raise NasError(f"{shown(root)} has train/ but neither val/ nor test/; add one, or give {shown(train)} as root")
-    return layout
+        for name in [*level.images, *names]:
+            yield LeftOut(path=under + name, part=None, label=None, why=Why.BESIDE)
 
 
-def _class_folders(folder: Path) -> tuple[str, ...]:
-    folders = (entry.name for entry in os.scandir(folder) if entry.is_dir())
-    return tuple(sorted(name for name in folders if not name.startswith((".", "__MACOSX"))))
+class _Walk:
+    """The images of a part by class; each folder and file is read once, by its own name before a link's."""
+
+    def __init__(self, root: Path, part: str, classes: Sequence[Sequence[Folder]]) -> None:
+        self.by_class: list[list[str]] = [[] for _ in classes]
+        """Paths under the root."""
+        self.left_out: list[LeftOut] = []
+        self._part = part
+        self._root = f"{root}/"
+        self._folders: set[tuple[int, int]] = set()
+        self._files: set[tuple[int, int, int]] = set()
+        self._folder_links: deque[tuple[Folder, int]] = deque()
+        self._file_links: list[tuple[str, int]] = []
+        for label, folders in enumerate(classes):
+            for folder in folders:
+                self._queue(folder, label)
+        while self._folder_links:
+            self._read(*self._folder_links.popleft())
+        for path, label in self._file_links:
+            self._add_link(path, label)
+
+    def _queue(self, folder: Folder, label: int) -> None:
+        if folder.linked:
+            self._folder_links.append((folder, label))
+        else:
+            self._read(folder, label)
+
+    def _read(self, folder: Folder, label: int) -> None:
+        """Add what a folder and those in it hold; links to folders wait until all others are read."""
+        waiting = [folder]
+        while waiting:
+            one = waiting.pop()
+            if self._enter(one, label):
+                self._folder_links.extend((sub, label) for sub in one.folders.values() if sub.linked)
+                waiting.extend(sub for sub in one.folders.values() if not sub.linked)
+
+    def _enter(self, folder: Folder, label: int) -> bool:
+        prefix = folder.path.removeprefix(self._root)
+        try:
+            device, inode = folder.key
+        except OSError:
+            self._leave_out(prefix, label, Why.UNREADABLE_FOLDER)
+            return False
+        if (device, inode) in self._folders:
+            self._leave_out(prefix, label, Why.LINKED_TWICE)
+            return False
+        self._folders.add((device, inode))
+        content = folder.content
+        for name, file in content.images.items():
+            self._add(f"{prefix}/{name}", label, (device, file))
+        self._file_links.extend((f"{prefix}/{name}", label) for name in sorted(content.linked_images))
+        for name, why in content.left_out:
+            self._leave_out(f"{prefix}/{name}", label, why)
+        if content.error:
+            self._leave_out(prefix, label, Why.UNREADABLE_FOLDER)
+        return True
+
+    def _add(self, path: str, label: int, key: tuple[int, int]) -> None:
+        again = (*key, label) in self._files
+        if again and os.stat(self._root + path).st_nlink > 1:  # noqa: PTH116 - some file systems number two files alike
+            self._leave_out(path, label, Why.LINKED_TWICE)
+            return
+        self._files.add((*key, label))
+        self.by_class[label].append(path)
+
+    def _add_link(self, path: str, label: int) -> None:
+        try:
+            status = os.stat(self._root + path)  # noqa: PTH116
+        except OSError:
+            self._leave_out(path, label, Why.DEAD_LINK)
+            return
+        if (status.st_dev, status.st_ino, label) in self._files:
+            self._leave_out(path, label, Why.LINKED_TWICE)
+            return
+        self._files.add((status.st_dev, status.st_ino, label))
+        self.by_class[label].append(path)
+
+    def _leave_out(self, path: str, label: int, why: Why) -> None:
+        self.left_out.append(LeftOut(path=path, part=self._part, label=label, why=why))
 
 
-def _files_by_class(root: Path, folder: Path, classes: Sequence[str]) -> tuple[list[list[str]], int]:
-    """(paths under `root` of each class, number of other files)."""
-    folders = _class_folders(folder)
-    if extra := sorted(set(folders) - set(classes)):
-        raise NasError(f"{shown(folder / extra[0])} is a class that the training part does not have")
-    by_class, strays = [], 0
-    for name in classes:
-        if name not in folders:
-            raise NasError(f"{shown(folder)} has no folder {shown(name)}, a class of the training part")
-        under = (folder / name).relative_to(root).as_posix()
-        inside = glob("**", root_dir=folder / name, recursive=True)  # noqa: PTH207 - rglob is slower and includes hidden files
-        paths = [f"{under}/{path}" for path in inside]
-        images = [path for path in paths if path.lower().endswith(SUFFIXES)]
-        if not images:
-            raise NasError(f"{shown(folder / name)} has no images ({', '.join(SUFFIXES)}); put some in, or remove the folder")
-        by_class.append(images)
-        strays += sum((root / path).is_file() for path in set(paths) - set(images))
-    return by_class, strays
+def _check_filled(walk: _Walk, folders: Sequence[Sequence[Folder]]) -> None:
+    """Raises: NasError if a class has no image."""
+    for label, images in enumerate(walk.by_class):
+        if images:
+            continue
+        path = shown(folders[label][0].path)
+        lost = [one for one in walk.left_out if one.label == label and one.why is not Why.SYSTEM]
+        if errors := [folder.content.error for folder in folders[label] if folder.content.error]:
+            raise NasError(f"{path} cannot be read: {errors[0].strerror}; allow this user to read it, or move it away")
+        counts = Counter(one.why if one.why is not Why.UNKNOWN_TYPE else _typed(one.path) for one in lost)
+        held = f"; left out: {', '.join(f'{number:,} {why}' for why, number in counts.most_common(4))}" if lost else ""
+        raise NasError(f"{path} has no images; put some in, or remove the folder{held}")
+
+
+def _typed(path: str) -> str:
+    return f"{Why.UNKNOWN_TYPE} ({os.path.splitext(path)[1] or 'no suffix'})"  # noqa: PTH122
 
 
 def _three_parts(present: dict[str, list[list[str]]]) -> dict[str, list[list[str]]]:
     """All three parts, from those that are present; each is a list of paths per class."""
-    missing = len(PARTS) - len(present)
+    missing = [part for part in PARTS if part not in present]
     for files in present["train"]:
-        if missing and len(files) <= missing:
+        if missing and len(files) <= len(missing):
             problem = f"the class of {shown(files[0])} has too few images, {len(files)}"
-            raise NasError(f"{problem}; it needs {missing + 1} or more, since a tenth of it is held out for each missing part")
-    *held_out, train = hold_out(present["train"], missing)
-    others = [files for part, files in present.items() if part != "train"]  # a single one is the test part, val/ too
-    val, test = [*held_out, *others]
-    return {"train": train, "val": val, "test": test}
-
-
-def shown(path: Path | str) -> str:
-    """A path as printable text on one line, whatever its bytes."""
-    return repr(str(path))[1:-1]
+            raise NasError(
+                f"{problem}; it needs {len(missing) + 1} or more, since a tenth of it is held out for each missing part"
+            )
+    *held_out, train = hold_out(present["train"], len(missing))
+    return present | dict(zip(missing, held_out, strict=True)) | {"train": train}

@@ -1,0 +1,245 @@
+"""Finds the parts and classes of a folder of images by the shape of its tree; a tree that may mean something else is refused."""
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from nas.datasets.images.folders import Folder, Why
+from nas.datasets.images.names import IMAGE_WORDS, LABEL_WORDS, MAY_BE_CLASSES, grouping, part_of, parts_among, shown, words
+from nas.datasets.images.splits import PARTS
+from nas.errors import NasError
+
+MAX_LOOSE: Final = 3  # images beside class folders that are left out, such as a logo; more may be a class
+MAX_DEPTH: Final = 4  # folders within folders that the search for repeated names looks through
+NAMED: Final = 5  # folders that a line of the tree names
+ARRANGEMENTS: Final = (
+    "train/ and val/ (test/ too), each with a folder of images per class, or be one folder with a folder of images per class"
+)
+
+
+def find_parts(root: Path) -> dict[str, Folder]:
+    """Part → its folder, which has a folder per class; a folder of classes is the training part.
+
+    Parts are train/ with val/, test/ or both, in any letter case.
+    Raises: NasError with the tree and what to give or arrange, for any other layout.
+    """
+    return _parts_of(_opened(root))
+
+
+def _opened(root: Path) -> Folder:
+    folder = Folder(str(root))
+    if not folder.content.error:
+        return folder
+    if isinstance(folder.content.error, FileNotFoundError | NotADirectoryError):
+        kind = "is a file, not a folder" if root.is_file() else "is not a folder"
+        raise NasError(f"{shown(root)} {kind}; it must have {ARRANGEMENTS}")
+    raise NasError(
+        f"{shown(root)} cannot be read: {folder.content.error.strerror}; allow this user to read it, or give another folder"
+    )
+
+
+def _parts_of(top: Folder) -> dict[str, Folder]:
+    named = [(name.casefold(), folder) for name, folder in top.folders.items() if name.casefold() in PARTS]
+    parts = dict(named)
+    if len(parts) < len(named):
+        raise _refusal(top, "has two folders of the same part; put their images into one")
+    if "train" not in parts or len(parts) == 1:
+        _check_classes(top)
+        _check_loose(top)
+        return {"train": top}
+    parts = {part: parts[part] for part in PARTS if part in parts}
+    for folder in parts.values():
+        if not folder.image_folders:
+            raise _unlabelled(top, folder)
+    others = {name: part_of(name) for name, folder in top.image_folders.items() if folder not in parts.values()}
+    for name, part in others.items():
+        if part in PARTS and part not in parts:
+            remedy = f"rename it to {part}, or move it away"
+            raise _refusal(top, f"has the folder {shown(name)}; the names of the parts are train/, val/ and test/: {remedy}")
+    for folder in parts.values():
+        if folder is parts["train"] or not set(folder.image_folders) & set(parts["train"].image_folders):
+            _check_classes(folder, within=top)
+        _check_loose(folder)
+    return parts
+
+
+def _unlabelled(top: Folder, folder: Folder) -> NasError:
+    path, number = shown(folder.path), len(folder.images)
+    if folder.content.error:
+        return NasError(f"{path} cannot be read: {folder.content.error.strerror}; allow this user to read it")
+    if number and folder.name.casefold() != "train" and _labelled_train(top):
+        remedy = f"move it out of {shown(top.path)} if it has no labels; of train/ alone, give --dataset.root {_train_path(top)}"
+        return _refusal(top, f"has images without classes in {shown(folder.name)}/ ({number:,}); {remedy}")
+    content = f"{number:,} images and no folder of images" if number else "no folder of images"
+    return _refusal(
+        top, f"has {content} in {shown(folder.name)}/; put the images of each class into a folder of its own, {path}/CLASS"
+    )
+
+
+def _labelled_train(top: Folder) -> bool:
+    return any(folder.image_folders for name, folder in top.folders.items() if name.casefold() == "train")
+
+
+def _train_path(top: Folder) -> str:
+    return next(shown(folder.path) for name, folder in top.folders.items() if name.casefold() == "train")
+
+
+def _check_classes(level: Folder, *, within: Folder | None = None) -> None:
+    """Check that the sub-folders of a folder are classes; `within` is the root if the folder is a part.
+
+    Raises: NasError if they are, or may be, something else.
+    """
+    folders = level.image_folders
+    if not folders:
+        raise _no_folders(level)
+    if len(folders) == 1:
+        raise _lone(level, *folders.values(), within=within)
+    if parts := _parts_beside(folders):
+        raise _misnamed(level, parts)
+    if labels := [name for name in folders if set(words(name)) & LABEL_WORDS and set(words(name)) <= LABEL_WORDS | IMAGE_WORDS]:
+        pictures = [name for name in folders if words(name) and set(words(name)) <= IMAGE_WORDS]
+        if pictures and len(folders) == len(labels) + len(pictures):
+            raise _refusal(level, f"has {shown(pictures[0])} and their {shown(labels[0])}, not classes; {_per_class(level)}")
+    _check_containers(level)
+    _check_groups(level)
+
+
+def _check_loose(level: Folder) -> None:
+    if len(level.images) > MAX_LOOSE:
+        remedy = "move each into the folder of its class, or all of them away"
+        raise _refusal(level, f"has {len(level.images):,} images beside its class folders; {remedy}")
+
+
+def _no_folders(level: Folder) -> NasError:
+    if level.images:
+        return _refusal(level, f"has {len(level.images):,} images and no folder of images; {_per_class(level)}")
+    files = Counter(Path(name).suffix.lower() or "no suffix" for name, why in level.content.left_out if why is not Why.SYSTEM)
+    held = f", only files ({', '.join(f'{number:,} {suffix}' for suffix, number in files.most_common(3))})" if files else ""
+    return _refusal(level, f"has no folder of images{held}; it must have {ARRANGEMENTS}")
+
+
+def _per_class(level: Folder) -> str:
+    return f"put the images of each class into a folder of its own, {shown(level.path)}/CLASS"
+
+
+def _lone(level: Folder, folder: Folder, *, within: Folder | None) -> NasError:
+    """The refusal of a folder in which one folder alone has images."""
+    path, name = shown(level.path), shown(folder.name)
+    if not folder.image_folders:
+        if part_of(folder.name) or set(words(folder.name)) <= IMAGE_WORDS:
+            return _refusal(level, f"has images without classes, in {name}/; {_per_class(level)}")
+        return _refusal(level, f"has the one class {name}; a classifier needs a folder of images for each of two classes or more")
+    if within is not None:
+        return _refusal(
+            within, f"has {path}/{name}, a folder around the classes; move the folders of {path}/{name} up into {path}"
+        )
+    if folder.name.casefold() == "train" and len(folder.image_folders) > 1:
+        return _refusal(level, f"has train/ but neither val/ nor test/; add one, or give --dataset.root {path}/{name}")
+    _parts_of(folder)  # its own refusal says more, if it is none to give
+    return _refusal(level, f"has one folder around the images; give --dataset.root {path}/{name}")
+
+
+def _parts_beside(folders: dict[str, Folder]) -> dict[str, str]:
+    """Name → part, of folders that are parts and no classes; train may be a class of vehicles, valid the opposite of invalid."""
+    parts = parts_among(folders)
+    if len(parts) != 1 or words(next(iter(parts))) not in MAY_BE_CLASSES:
+        return parts
+    (name,) = parts
+    below, others = set(folders[name].image_folders), {other: folder for other, folder in folders.items() if other != name}
+    deep = any(folder.image_folders for folder in others.values())
+    is_part = bool(below) and (below <= set(others) or (len(others) == 1 and not deep))
+    return parts if is_part else {}
+
+
+def _misnamed(level: Folder, parts: dict[str, str]) -> NasError:
+    root, names = shown(level.path), list(map(shown, parts))
+    if len(parts) == 1 and len(level.folders[next(iter(parts))].image_folders) > 1:
+        remedy = f"give --dataset.root {root}/{names[0]}, or arrange {root}/train/CLASS and {root}/val/CLASS"
+    elif len(parts) == 1:
+        remedy = f"move it away if it has no labels, or arrange {root}/train/CLASS and {root}/{next(iter(parts.values()))}/CLASS"
+    else:
+        wanted = [part for part in PARTS if part in {"train", *parts.values()}]
+        remedy = (
+            f"arrange them as {', '.join(f'{root}/{part}/CLASS' for part in wanted)}, with the images of each class in its folder"
+        )
+    verb = "looks like a part and no class" if len(names) == 1 else "look like parts and no classes"
+    return _refusal(level, f"has {_listed(names)}, which {verb}; {remedy}")
+
+
+def _check_containers(level: Folder) -> None:
+    """Check that no sub-folder is a second folder of the same classes.
+
+    Raises: NasError if one is.
+    """
+    for name, folder in level.folders.items():
+        inside = set(folder.image_folders) - {name}
+        if inside and inside <= set(level.folders) and not folder.images:
+            listed = _listed(list(map(shown, sorted(inside))))
+            raise _refusal(
+                level, f"has the classes {listed} and again in {shown(name)}/; move the images in it to the folder of their class"
+            )
+
+
+def _check_groups(level: Folder) -> None:
+    """Check that the classes are not one level deeper, repeated in each sub-folder.
+
+    Whichever level's names look more like numbers, dates, places or cameras has the groups. If neither does, nobody can say.
+    Raises: NasError if the sub-folders are groups or parts of the classes, or may be.
+    """
+    outer, inner = _repeated(level)
+    if not inner:
+        return
+    root, groups = shown(level.path), list(map(shown, outer))
+    first, second = shown(next(iter(outer))), shown(inner[0])
+    if len(set(parts_among(inner).values())) > 1:
+        wanted = ", ".join(f"{root}/{part}/CLASS" for part in PARTS if part in {"train", *parts_among(inner).values()})
+        raise _refusal(level, f"has the parts {_listed(list(map(shown, inner)))} in each class; arrange them as {wanted}")
+    above, below = grouping(outer), grouping(inner)
+    if below > above:
+        return
+    repeated = f"has folders named {_listed(list(map(shown, inner)))} in each of {_listed(groups)}"
+    if above > below:
+        remedy = f"so these are no classes; move the images of {root}/{first}/{second} to {root}/{second}/{first}, and so on"
+    else:
+        remedy = (
+            f"and either may be the classes; put the images of a class into one folder: {root}/{second}/{first} if {second} is a "
+            f"class, {root}/{first} without folders in it if {first} is one"
+        )
+    raise _refusal(level, f"{repeated}, {remedy}")
+
+
+def _repeated(level: Folder) -> tuple[list[str], list[str]]:
+    """(names of sub-folders, names that recur in them), if most of what lies in most sub-folders recurs in others; else empty."""
+    outer = dict(level.image_folders)
+    below = {name: folder.image_folders for name, folder in outer.items()}
+    for _ in range(MAX_DEPTH):
+        holding = {name: folders for name, folders in below.items() if folders}
+        counts = Counter(inner for folders in holding.values() for inner in folders)
+        recurring = [inner for inner, number in counts.items() if number > 1]
+        pairs = sum(counts[inner] for inner in recurring)
+        if 2 * len(holding) < len(outer) or 2 * pairs <= sum(counts.values()):
+            return [], []
+        if len(counts) > 1:
+            return list(holding), sorted(recurring)
+        below = {name: folder.image_folders for name, folders in holding.items() for folder in folders.values()}  # cat/images
+    return [], []
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:NAMED]) + (f" … ({len(names):,})" if len(names) > NAMED else "")
+
+
+def _refusal(top: Folder, problem: str) -> NasError:
+    """An error whose first line says what is wrong and what to do; the others show the tree, a level each."""
+    lines, level = [f"{shown(top.path)} {problem}"], top
+    for depth in range(3):
+        folders = level.image_folders or level.folders
+        names = f": {_listed(list(map(shown, folders)))}" if folders else ""
+        files = len(level.images)
+        counted = f"{files:,} image{'' if files == 1 else 's'}, {len(folders):,} folder{'' if len(folders) == 1 else 's'}{names}"
+        lines.append(f"  {'  ' * depth}{shown(level.name or level.path)}/  {counted}")
+        if not folders:
+            break
+        level = next(iter(folders.values()))
+    return NasError("\n".join(lines))
