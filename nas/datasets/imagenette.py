@@ -11,7 +11,7 @@ from typing import Final
 
 from nas.datasets import Dataset, ImageData, download_errors
 from nas.datasets.image_folder import IMAGENET_MEAN, IMAGENET_STD, ImageFolder
-from nas.datasets.images.listing import class_names
+from nas.datasets.images.folders import Folder
 from nas.errors import NasError
 from nas.files import locked
 
@@ -65,7 +65,7 @@ class Imagenette(Dataset):
         Raises: NasError if the download fails, or `train/` does not have exactly the ten class folders.
         """
         folder = self._folder()
-        if set(class_names(folder)) != set(CLASSES):
+        if set(Folder(str(folder / "train")).folders) != set(CLASSES):
             raise NasError(f"{folder / 'train'} must have the ten folders {', '.join(CLASSES)}; for others use image_folder")
         return self._images(folder).load(part)
 
