@@ -5,15 +5,15 @@ Each file here exports DATASET; the file's name is the dataset's name.
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from nas.datasets.images.fingerprint import Fingerprint, digests_by_class
+from nas.datasets.images.fingerprint import Fingerprint
 from nas.datasets.images.splits import HELD_OUT, hold_out
 from nas.errors import NasError, describe_error, user_code
 from nas.plugins import check_type, load_plugin
@@ -30,8 +30,6 @@ class ImageData:
     """(N, height, width, 3), RGB."""
     labels: NDArray[np.int64]
     """(N,), from 0 to the number of classes - 1."""
-    digests: tuple[bytes, ...] | None = None
-    """What each image's file is known by, for the fingerprint; None to hash the pixels."""
 
     def __post_init__(self) -> None:
         if not (self.images.dtype == np.uint8 and self.images.ndim == 4 and self.images.shape[3] == 3):
@@ -80,6 +78,15 @@ class Dataset(ABC):
     def load(self, part: str) -> ImageData:
         """The images of a part: train, val or test. Every call gives the same images."""
 
+    def fingerprint(self) -> Fingerprint:
+        """The fingerprint of the images, by default of the pixels that a search reads, which loads the train and the val part.
+
+        Raises: NasError if they cannot be read.
+        """
+        parts = {part: load_part(self, part) for part in ("train", "val")}
+        digests = {part: (map(_digest, data.images), data.labels) for part, data in parts.items()}
+        return Fingerprint.of(digests, tuple(self.classes))
+
 
 def dataset(name: str) -> Dataset:
     """The dataset with this name, or the one that a user's Python file exports as DATASET.
@@ -91,6 +98,10 @@ def dataset(name: str) -> Dataset:
     return loaded
 
 
+def _digest(image: NDArray[np.uint8]) -> bytes:
+    return hashlib.sha256(image.data).digest()
+
+
 def load_part(dataset: Dataset, part: str) -> ImageData:
     """One part of a dataset, checked.
 
@@ -100,25 +111,13 @@ def load_part(dataset: Dataset, part: str) -> ImageData:
     with user_code(name):
         data = dataset.load(part)
         check_type("load", data, ImageData)
-        data = replace(data, images=np.ascontiguousarray(data.images), labels=np.ascontiguousarray(data.labels))
+        data = ImageData(images=np.ascontiguousarray(data.images), labels=np.ascontiguousarray(data.labels))
     if not len(data):
         raise NasError(f"{name} has no images")
     low, high, classes = int(data.labels.min()), int(data.labels.max()), len(dataset.classes)
     if low < 0 or high >= classes:
         raise NasError(f"{name} has labels from {low} to {high}; with {classes} classes they must be from 0 to {classes - 1}")
     return data
-
-
-def fingerprint(dataset: Dataset, parts: Mapping[str, ImageData]) -> Fingerprint:
-    """The fingerprint of loaded parts of a dataset: of their files, so that it survives a move, or else of their pixels."""
-    classes = tuple(dataset.classes)
-    hashed = {
-        part: digests_by_class(data.digests or (hashlib.sha256(image).digest() for image in data.images), data.labels, classes)
-        for part, data in parts.items()
-    }
-    return Fingerprint(
-        counts={part: counts for part, (counts, _) in hashed.items()}, keys={part: keys for part, (_, keys) in hashed.items()}
-    )
 
 
 def from_torchvision(name: str, root: Path, part: str) -> ImageData:

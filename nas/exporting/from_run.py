@@ -10,7 +10,7 @@ import pandas as pd
 import torch
 from torch import nn
 
-from nas.datasets import Dataset, ImageData, fingerprint, load_part
+from nas.datasets import Dataset, ImageData, load_part
 from nas.datasets.images.splits import PARTS
 from nas.errors import NasError
 from nas.exporting.export_folder import check_replaceable, with_weights
@@ -123,13 +123,11 @@ def _export(
     try:
         with explaining_gone(run, described):
             dataset = dataset or dataset_of(described)
-            parts = _load_unchanged(described, dataset)
+            parts = load_unchanged(described, dataset, int8=int8)
     except NasError as error:
         if int8:
             raise
         unreadable = str(error)
-    if not int8:  # which alone reads training images
-        parts.pop("train", None)
     for target, row in rows.items():
         network, weights = parse_network(row["architecture"]), weights_file(run, int(row["trial"]))
         if dataset is None or unreadable:
@@ -149,14 +147,14 @@ def _export(
     return list(rows)
 
 
-def _load_unchanged(described: Mapping[str, Any], dataset: Dataset) -> dict[str, ImageData]:
-    """The three parts of a run's dataset.
+def load_unchanged(described: Mapping[str, Any], dataset: Dataset, *, int8: bool) -> dict[str, ImageData]:
+    """The parts that an export is measured on; with `int8` also the training part.
 
-    Raises: NasError if they cannot be read, or if the run ranked its networks on other validation images.
+    Raises: NasError if they cannot be read, or if the run began with other images in them.
     """
-    parts = {part: load_part(dataset, part) for part in PARTS}
-    now = fingerprint(dataset, {part: parts[part] for part in ("train", "val")})
-    if changed := changed_images(described, now, ["val"]):
+    parts = {part: load_part(dataset, part) for part in PARTS if part != "train" or int8}
+    now = dataset.fingerprint()
+    if changed := changed_images(described, now, ["val", "test"]):
         raise NasError(f"the images have changed since the run began: {changed}; an accuracy on these would be another one")
     if changed := changed_images(described, now, ["train"]):
         logger.warning("the images have changed since the run began: %s; none of these is measured on", changed)

@@ -22,12 +22,14 @@ def changed_images(described: Mapping[str, Any], now: Fingerprint | None, parts:
     return "" if before is None or now is None else before.difference(now, parts)
 
 
-def check_same_images(what: str, described: Mapping[str, Any], now: Fingerprint | None, *, advice: str) -> None:
-    """Check that these images are those of a run.
+def check_same_images(
+    what: str, described: Mapping[str, Any], now: Fingerprint | None, parts: Iterable[str] | None = None, *, advice: str
+) -> None:
+    """Check that these images are those of a run, in all parts or in some.
 
     Raises: NasError if they are not.
     """
-    if changed := changed_images(described, now):
+    if changed := changed_images(described, now, parts):
         raise NasError(f"{what}: the images have changed since it began: {changed}; {advice}")
 
 

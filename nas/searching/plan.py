@@ -9,7 +9,6 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Final
 
-from nas.datasets import fingerprint, load_part
 from nas.datasets.images.fingerprint import Fingerprint
 from nas.errors import NasError, unknown_name, user_code
 from nas.objectives import Limit
@@ -92,9 +91,11 @@ def check_images(experiment: Experiment) -> Fingerprint | None:
     """
     if not any(objective.needs_training for objective in experiment.objectives):
         return None
-    now = fingerprint(experiment.dataset, {part: load_part(experiment.dataset, part) for part in ("train", "val")})
+    now = experiment.dataset.fingerprint()
     for run in experiment.reuse:
-        check_same_images(f"reuse {run}", read_experiment(Path(run)), now, advice="its results are not comparable")
+        check_same_images(
+            f"reuse {run}", read_experiment(Path(run)), now, ("train", "val"), advice="its results are not comparable"
+        )
     return now
 
 

@@ -3,6 +3,7 @@
 import json
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -172,20 +173,41 @@ def test_a_folder_of_photographs_is_searched_exported_and_trained_to_the_end(run
         for label, name in enumerate(("dunkel", "明るい")):
             for i in range(number):
                 save(tmp_path / "photos" / part / name / f"{i}.png", (150 * label + 2 * i, 40, 60), (30, 20))
-    options = ["--dataset", "image_folder", "--dataset.root", "./photos", "--dataset.side", 32]
-    recipe = ["--train.epochs", 2, "--train.batch-size", 16]
-    printed = typed("search", "digits_mobilenetv3", *options, *recipe, "--space.resolutions", 32, "--trials", 1, cwd=tmp_path)
+    options = ["--dataset", "image_folder", "--dataset.side", 32, "--train.epochs", 2, "--train.batch-size", 16]
+    place = ["--dataset.root", "./photos"]
+    printed = typed("search", "digits_mobilenetv3", *options, *place, "--space.resolutions", 32, "--trials", 1, cwd=tmp_path)
     assert "1 done, 0 failed" in printed
     assert f"decoding 100 images of {tmp_path}/photos to 32 px, once" in printed
     (run,) = (tmp_path / "runs").iterdir()
+    _check_that_a_run_means_the_same_images(run, tmp_path)
     printed = typed("export", run, "--trial", 0, "--output", "net", cwd=tmp_path)
     assert "over 8 images of image_folder" in printed
     assert "over 20 images of image_folder" in printed
     card = json.loads((tmp_path / "net" / CARD_FILE).read_text(encoding="utf-8"))
     assert card["classes"] == ["dunkel", "明るい"]
-    typed("train", "./net", *options, *recipe, cwd=tmp_path)
+    typed("train", "./net", *options, "--dataset.root", "./moved", cwd=tmp_path)
     final = json.loads((tmp_path / "exports" / "net-image_folder" / CARD_FILE).read_text(encoding="utf-8"))
     assert (final["id"], final["classes"]) == (card["id"], card["classes"])
+
+
+def _check_that_a_run_means_the_same_images(run, folder):
+    """Commands after a move to `moved`, beside others of the same names, and after a change; images and run end there."""
+    photos, moved, elsewhere = folder / "photos", folder / "moved", folder / "elsewhere"
+    elsewhere.mkdir()
+    photos.rename(moved)
+    gone = f"images are gone from {photos}; put them back, or name their new place with `nas resume {run} --dataset.root PATH`"
+    table = type_command("table", run, cwd=elsewhere)
+    assert (table.code, "1 done" in table.printed, table.errors) == (0, True, f"nas: {run}: its {gone}\n")
+    refused = type_command("resume", run, "--trials", 2, cwd=folder)
+    assert (refused.code, refused.errors) == (2, f"nas: {run}: its {gone}\n")
+
+    shutil.copytree(moved, photos)
+    save(photos / "train" / "dunkel" / "0.png", (1, 2, 3), (30, 20))
+    refused = type_command("resume", run, "--trials", 2, cwd=folder)
+    assert (refused.code, "began: other contents in train/dunkel; begin a new" in refused.errors) == (2, True), refused.errors
+    shutil.rmtree(photos)
+    resumed = type_command("resume", run, "--dataset.root", "../moved", cwd=elsewhere)
+    assert (resumed.code, "its images are read from their new place" in resumed.printed) == (0, True), resumed.errors
 
 
 def test_an_output_that_is_closed_ends_a_command_without_a_word(digits_run, tmp_path):

@@ -23,12 +23,15 @@ import nas
 from nas.exporting import fresh_process
 from nas.exporting.export_folder import FILES, read_export
 from nas.exporting.formats import prove
+from nas.exporting.from_run import load_unchanged
 from nas.exporting.full_training import FullTraining, initial_weights, load_first, run_training
 from nas.models.network import find_network
+from nas.runs.run_folder import read_experiment
 from nas.training.checkpoint import best_file
 from nas.training.predict import Preprocess
 from nas.training.settings import TrainSettings
 from tests.conftest import DATA, type_command
+from tests.made_up_runs import describe_run
 
 pytestmark = pytest.mark.slow
 ARTEFACTS = ("config.json", "model.py", "model.pt2", "model.onnx")
@@ -200,6 +203,23 @@ def test_where_the_images_are_gone_generated_ones_prove_it(copied, exported, tmp
     assert card["accuracy"]["val_top1_pct"] == before["val_top1_pct"]
     assert "test_top1_pct" not in card["accuracy"]
     assert "not measured again" in (folder / "README.md").read_text()
+
+
+def test_an_accuracy_on_other_images_never_passes_as_the_runs(copied, caplog):
+    """The card then has the trial's, as where the images are gone."""
+    dataset = nas.dataset("digits")
+
+    def changed(part):
+        described = read_experiment(copied)["dataset"]
+        described["fingerprint"]["counts"][part]["0"] += 1
+        describe_run(copied, dataset=described)
+
+    changed("train")
+    assert list(load_unchanged(read_experiment(copied), dataset, int8=False)) == ["val", "test"]
+    assert "the images have changed since the run began: train/0 has 106, had 107; none of these is measured on" in caplog.text
+    changed("val")
+    with pytest.raises(nas.NasError, match="since the run began: val/0 has 36, had 37; an accuracy on these would be another"):
+        nas.export(copied, best="val_top1_pct", int8=True)
 
 
 def test_a_failed_proof_leaves_no_folder_that_looks_good(copied, monkeypatch):

@@ -8,7 +8,9 @@ import pytest
 import nas
 from nas.models.network import find_network
 from nas.runs.compare import check_ranking
-from tests.made_up_runs import train_in_full
+from nas.runs.run_folder import read_experiment
+from tests.conftest import type_command
+from tests.made_up_runs import describe_run, train_in_full
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("running_ray")]
 
@@ -41,6 +43,17 @@ def test_the_front_is_trained_in_full_once_and_tells_how_far_to_trust_the_search
     assert (card["id"], card["accuracy"]["seed"]) == (best["id"], 1)
     assert full.iloc[0]["full_test_top1_pct"] == pytest.approx((71.0 + card["accuracy"]["test_top1_pct"]) / 2)
     assert nas.load(new.pop().parent).training is False
+
+
+def test_a_front_is_not_trained_in_full_on_other_images(digits_run, tmp_path):
+    copy = shutil.copytree(digits_run, tmp_path / digits_run.name)
+    dataset = read_experiment(copy)["dataset"]
+    dataset["fingerprint"]["keys"]["train"]["3"] = "other"
+    describe_run(copy, dataset=dataset)
+    answer = type_command("verify", copy, "--top", 1, "--seeds", 1, "--epochs", 1, cwd=tmp_path)
+    assert (answer.code, answer.errors.count("\n")) == (2, 1)
+    assert f"{copy}: the images have changed since it began: other contents in train/3; begin a new run" in answer.errors
+    assert not list(copy.glob("full/*/card.json"))
 
 
 def test_baselines_are_rows_under_the_same_recipe_and_never_on_the_front(run, typed, tmp_path):

@@ -18,6 +18,14 @@ class Fingerprint:
     keys: Mapping[str, Mapping[str, str]]
     """Part → class → hash of the images' contents."""
 
+    @staticmethod
+    def of(parts: Mapping[str, tuple[Iterable[bytes], Iterable[int]]], classes: Sequence[str]) -> "Fingerprint":
+        """The fingerprint of parts, each the digests of its images and their labels."""
+        hashed = {part: _by_class(digests, labels, classes) for part, (digests, labels) in parts.items()}
+        return Fingerprint(
+            counts={part: counts for part, (counts, _) in hashed.items()}, keys={part: keys for part, (_, keys) in hashed.items()}
+        )
+
     def difference(self, now: "Fingerprint", parts: Iterable[str] | None = None) -> str:
         """What differs now, in words, in the parts that both have; empty if nothing does."""
         counts, contents = [], []
@@ -36,9 +44,7 @@ def _listed(names: Sequence[str]) -> str:
     return ", ".join(names[:MAX_NAMED]) + more
 
 
-def digests_by_class(
-    digests: Iterable[bytes], labels: Iterable[int], classes: Sequence[str]
-) -> tuple[dict[str, int], dict[str, str]]:
+def _by_class(digests: Iterable[bytes], labels: Iterable[int], classes: Sequence[str]) -> tuple[dict[str, int], dict[str, str]]:
     """(class → number of images, class → hash of their digests in any order)."""
     by_class: dict[str, list[bytes]] = {name: [] for name in classes}
     for digest, label in zip(digests, labels, strict=True):
