@@ -4,7 +4,7 @@
 """
 
 import ast
-import os
+import signal
 import sys
 from collections.abc import Sequence
 from functools import cache
@@ -12,6 +12,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Final
 
+from nas.cli.streams import replace_streams
 from nas.errors import NasError, unknown_name
 from nas.paths import expanded
 
@@ -30,34 +31,36 @@ GROUPS: Final[dict[str, tuple[str, dict[str, str]]]] = {
 """Group → (an example, command → the module with its function)."""
 COMMANDS: Final = {name: module for _, commands in GROUPS.values() for name, module in commands.items()}
 READS_OWN_OPTIONS: Final = frozenset(("search", "resume", "train"))  # options depend on the experiment, run or dataset
+ONLY_PRINT: Final = frozenset(("runs", "table", "compare", "space", "measure"))  # a failure if their output cannot be written
 HELP: Final = frozenset(("-h", "--help"))
 USER_ERROR: Final = 2
-INTERRUPTED: Final = 130  # as a shell reports a process that SIGINT ended: 128 + 2
 
 
 def main() -> None:
-    """Run the command that the process was started with."""
-    sys.exit(run(sys.argv[1:]))
+    """Run the command that the process was started with; it is done although its output is lost, unless it only prints."""
+    output = replace_streams()
+    code = run(sys.argv[1:])
+    sys.stdout.flush()
+    reader_left = isinstance(output.lost, BrokenPipeError)  # such as `head`, which has seen enough
+    if code == 0 and output.lost and not reader_left and ONLY_PRINT.intersection(sys.argv[1:2]):
+        print(f"nas: the output cannot be written: {output.lost.strerror}", file=sys.stderr)
+        code = USER_ERROR
+    sys.exit(code)
 
 
 def run(arguments: Sequence[str]) -> int:
     """Run one command and return its exit code: 2 after a user's mistake, which is printed by us or by tyro."""
     try:
-        code = _run(list(arguments))
-        sys.stdout.flush()  # here a closed pipe is caught; at Python's exit it is not
+        return _run(list(arguments))
     except NasError as error:
         print(f"nas: {error}", file=sys.stderr)
         return USER_ERROR
-    except BrokenPipeError:  # the reader of our output, such as `head`, has closed the pipe
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # Python flushes the rest to there
-        return 0
     except OSError as error:
         print(f"nas: {error.filename or 'a file'} cannot be used: {error.strerror or error}", file=sys.stderr)
         return USER_ERROR
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         print("nas: interrupted; finished work is kept", file=sys.stderr)
-        return INTERRUPTED
-    return code
+        return 128 + (stop.args[0] if stop.args else signal.SIGINT)  # as a shell reports a process that a signal ended
 
 
 def _run(words: list[str]) -> int:
@@ -65,9 +68,7 @@ def _run(words: list[str]) -> int:
         _print_help()
         return 0
     if words[0] == "--version":
-        from importlib.metadata import version
-
-        print(version("frontier-nas"))
+        print(import_module("nas").__version__)
         return 0
     number = 2 if words[0] == "latency" else 1
     name, options = " ".join(words[:number]), [expanded(word) for word in words[number:]]

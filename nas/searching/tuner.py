@@ -214,20 +214,21 @@ class _ReportCallback(tune.Callback):
 
 @contextmanager
 def _interruptible(searcher: ArchitectureSearcher) -> Iterator[None]:
-    """Handles Ctrl-C: the first lets running epochs end; the second, or SIGTERM, ends the search at once."""
+    """Handles Ctrl-C: the first lets running epochs end; the second, SIGTERM or a closed terminal ends the search at once."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     interrupted = searcher.state.interrupted
 
     def stop(signum: int, frame: FrameType | None) -> None:  # noqa: ARG001 - Python's
-        at_once = interrupted.is_set() or signum == signal.SIGTERM  # Ray's own processes may have received SIGTERM too
+        at_once = interrupted.is_set() or signum != signal.SIGINT  # Ray's own processes may have received the signal too
         interrupted.set()
         if at_once:
-            raise KeyboardInterrupt
+            raise KeyboardInterrupt(signum)
         logger.warning("stopping when the running epochs have ended; press Ctrl-C again to stop at once")
 
-    before = {signum: signal.signal(signum, stop) for signum in (signal.SIGINT, signal.SIGTERM)}
+    hang_up = () if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else (signal.SIGHUP,)  # `nohup` ignores it
+    before = {signum: signal.signal(signum, stop) for signum in (signal.SIGINT, signal.SIGTERM, *hang_up)}
     try:
         yield
     finally:
