@@ -1,15 +1,22 @@
 """Atomic writes of files and folders, and file locks."""
 
+import errno
 import fcntl
+import logging
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-
-from filelock import FileLock, Timeout
+from typing import Final
 
 from nas.errors import NasError
+
+logger = logging.getLogger(__name__)
+
+POLL_SECONDS: Final = 0.05  # between two tries to take a lock
+UNSUPPORTED: Final = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK, errno.EINVAL)  # by the file system
 
 
 def write_atomically(path: Path, data: bytes | str) -> None:
@@ -20,7 +27,16 @@ def write_atomically(path: Path, data: bytes | str) -> None:
     with atomic_file(path) as partial, partial.open("wb") as file:
         file.write(data.encode() if isinstance(data, str) else data)
         file.flush()
-        os.fsync(file.fileno())
+        sync(file.fileno())
+
+
+def sync(descriptor: int) -> None:
+    """Wait until a file is on the disk, where the file system can tell."""
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in UNSUPPORTED:
+            raise
 
 
 @contextmanager
@@ -69,7 +85,12 @@ def atomic_folder(target: Path, check: Callable[[Path], None]) -> Iterator[Path]
 
 def _replace(target: Path, old: Path, partial: Path) -> None:
     if target.exists():
-        target.rename(old)
+        try:
+            target.rename(old)
+        except OSError as error:
+            if error.errno != errno.EXDEV:  # a folder of a container's image cannot be renamed
+                raise
+            shutil.move(target, old)
     partial.rename(target)
 
 
@@ -82,25 +103,56 @@ def _restore(target: Path, old: Path, partial: Path) -> None:
 
 
 @contextmanager
-def locked(file: Path, *, busy: str, wait_seconds: float = 0.0) -> Iterator[None]:
+def locked(file: Path, *, busy: str, wait_seconds: float = 0.0, courtesy: bool = False) -> Iterator[None]:
     """Hold a lock on a file; the system releases it when this process dies.
+
+    Where the file system has no locks, a warning says so and the block runs without one. So it does with a lock of mere
+    `courtesy`, which makes no work wrong, whatever is wrong with its file.
 
     Raises: NasError, with the text `busy` if another process still holds the lock after `wait_seconds`, or if the file cannot be
     created.
     """
-    lock = FileLock(file, timeout=wait_seconds)
+    deadline, descriptor = time.monotonic() + wait_seconds, None
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.touch()  # else FileLock waits for a file that it cannot create
-        lock.acquire()
-    except Timeout:
-        raise NasError(busy) from None
+        while (descriptor := _try_lock(file, read_only=courtesy)) is None:
+            if time.monotonic() >= deadline:
+                raise NasError(busy)
+            time.sleep(POLL_SECONDS)
     except OSError as error:
-        raise NasError(f"{file.parent} cannot be written: {error.strerror or error}") from None
+        if not courtesy and error.errno not in UNSUPPORTED:
+            raise NasError(f"{file.parent} cannot be written: {error.strerror or error}") from None
+        logger.warning("%s cannot be locked (%s); the work goes on without", file, error.strerror or error)
     try:
         yield
     finally:
-        lock.release()
+        if descriptor is not None:
+            os.close(descriptor)
+
+
+def _try_lock(file: Path, *, read_only: bool) -> int | None:
+    """The descriptor of a file that is now locked; None if another process holds the lock, or removes the file.
+
+    `read_only` accepts a file that cannot be written, such as another user's: only network file systems cannot lock it.
+    """
+    try:
+        descriptor = os.open(file, os.O_RDWR)
+    except FileNotFoundError:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
+    except OSError:
+        if not read_only:
+            raise
+        descriptor = os.open(file, os.O_RDONLY | os.O_NONBLOCK)
+    taken = False
+    try:
+        with suppress(BlockingIOError, FileNotFoundError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            status = os.fstat(descriptor)
+            taken = status.st_nlink > 0 or os.path.samestat(status, file.stat())
+    finally:
+        if not taken:
+            os.close(descriptor)
+    return descriptor if taken else None
 
 
 def is_locked(file: Path) -> bool:

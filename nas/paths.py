@@ -1,13 +1,18 @@
 """Paths that users give: made absolute, so that they mean the same in every folder and process."""
 
+import logging
 import os
+import tempfile
 from dataclasses import fields, is_dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from nas.errors import NasError
 
+logger = logging.getLogger(__name__)
 T = TypeVar("T")
+NAME: Final = "frontier-nas"  # of folders for this project's files
 BEGINNINGS: Final = ("~", "./", "../")  # of a text that can only be a path
 PARTS: Final = ("train", "val", "test")  # in a user's field more often the part of a dataset than a folder beside
 
@@ -22,6 +27,25 @@ def absolute(path: str | os.PathLike[str]) -> Path:
     except RuntimeError:
         raise NasError(f"{path}: no home folder is known for ~; give the whole path") from None
     return whole.resolve() if ".." in whole.parts else whole  # what `..` means depends on links
+
+
+def user_folder(variable: str, below_home: str) -> Path:
+    """The folder of this user's files: below the folder of an environment variable, or below the home folder.
+
+    Where the variable is not set and the home folder cannot be written, a warning says that a temporary folder takes its place.
+    """
+    if os.environ.get(variable):
+        return absolute(os.environ[variable]) / NAME
+    folder = absolute("~") / below_home / NAME
+    there = next(path for path in (folder, *folder.parents) if path.exists())
+    return folder if there == folder or os.access(there, os.W_OK) else _temporary_folder(there, variable)
+
+
+@cache
+def _temporary_folder(instead_of: Path, variable: str) -> Path:
+    folder = Path(tempfile.gettempdir(), f"{NAME}-{os.getuid()}")
+    logger.warning("%s cannot be written: %s takes its place; %s sets another folder", instead_of, folder, variable)
+    return folder / variable.lower()
 
 
 def expanded(word: str) -> str:

@@ -3,6 +3,7 @@
 import contextlib
 import io
 import logging
+import math
 import os
 import shutil
 import sys
@@ -16,7 +17,6 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # as tests run side by side, and 
 
 import pytest
 import torch
-from filelock import FileLock
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from timm.layers import SelectAdaptivePool2d
@@ -24,6 +24,7 @@ from timm.models._efficientnet_blocks import SqueezeExcite
 from torch import nn
 
 from nas.cli.app import run
+from nas.files import locked
 from nas.models.architecture import (
     ACTIVATIONS,
     CONVENTIONS,
@@ -187,7 +188,7 @@ def finished(tmp_path_factory, request):
     base = tmp_path_factory.getbasetemp()
     shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base  # by every process of these tests
     folder = shared / "finished"
-    with FileLock(f"{folder}.lock"):
+    with locked(Path(f"{folder}.lock"), busy="", wait_seconds=math.inf):
         if not (folder / "printed").is_file():
             request.getfixturevalue("running_ray")
             shutil.rmtree(folder, ignore_errors=True)  # of a process whose attempt failed

@@ -1,11 +1,14 @@
 """A folder is written whole or not at all, by one process at a time, and never over what must not be replaced."""
 
+import errno
+import fcntl
 import multiprocessing
 import os
 import resource
 import signal
 import time
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -124,3 +127,52 @@ def test_a_lock_is_seen_and_refused_with_the_sentence_given(tmp_path):
         with pytest.raises(NasError, match=r"^mine$"), locked(file, busy="mine"):
             pass
     assert not is_locked(file)
+
+
+def test_one_of_another_user_or_what_else_has_its_name_can_be_locked_too(tmp_path):
+    """A folder stands for a file that can only be read."""
+    mine = partial(locked, tmp_path, busy="mine", courtesy=True)
+    with mine(), pytest.raises(NasError, match=r"^mine$"), mine():
+        pass
+
+
+def test_a_lock_of_courtesy_fails_nothing(tmp_path, caplog):
+    (tmp_path / "file").touch()
+    (tmp_path / "loop").symlink_to("loop")
+    for place in (tmp_path / "file" / "lock", tmp_path / "loop"):
+        with locked(place, busy="", courtesy=True):
+            assert f"{place} cannot be locked" in caplog.text
+        with pytest.raises(NasError, match="cannot be written"), locked(place, busy=""):
+            pass
+
+
+@pytest.mark.parametrize("lacks", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks_and_fsync_takes_everything(tmp_path, monkeypatch, caplog, lacks):
+    def refuse(*arguments):
+        raise OSError(lacks, os.strerror(lacks))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    monkeypatch.setattr(os, "fsync", refuse)
+    write(tmp_path / "net", "old")
+    write(tmp_path / "net")
+    assert (tmp_path / "net" / "mine").read_text() == "new"
+    write_atomically(tmp_path / "file", "text")
+    assert (tmp_path / "file").read_text() == "text"
+    assert not is_locked(tmp_path / "file")
+    assert "net.lock cannot be locked" in caplog.text
+
+
+def test_a_folder_of_a_containers_image_is_replaced(tmp_path, monkeypatch):
+    """Such a folder cannot be renamed."""
+    rename = os.rename
+
+    def refuse(source, target, **options):
+        if Path(source).name == "net":
+            raise OSError(errno.EXDEV, "Invalid cross-device link")
+        rename(source, target, **options)
+
+    write(tmp_path / "net", "old")
+    monkeypatch.setattr(os, "rename", refuse)
+    write(tmp_path / "net")
+    assert [path.name for path in tmp_path.iterdir()] == ["net"]
+    assert (tmp_path / "net" / "mine").read_text() == "new"

@@ -1,5 +1,7 @@
 """A path that a user gives means one file, in whatever folder and process it is read."""
 
+import os
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +10,7 @@ from typing import Literal
 import pytest
 
 import nas
-from nas.paths import absolute, expanded, with_absolute_paths
+from nas.paths import absolute, expanded, user_folder, with_absolute_paths
 from tests.conftest import type_command
 from tests.simulated_search import EXPERIMENT
 
@@ -96,3 +98,16 @@ def test_an_experiment_means_the_same_from_every_folder(home):
     assert (after.reuse, after.runs, after.storage) == ((str(here / "old"),), str(home / "home/runs"), str(here / "kept"))
     assert (after.latency, after.dataset.root) == (str(here / "t.json"), here / "data")
     assert after.resolved() == after
+
+
+def test_a_home_that_cannot_be_written_is_told_and_a_temporary_folder_takes_its_place(tmp_path, monkeypatch, caplog):
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert user_folder("XDG_CACHE_HOME", ".cache") == tmp_path / ".cache" / "frontier-nas"
+    monkeypatch.setenv("HOME", "/proc/nobody")
+    monkeypatch.setattr(os, "access", lambda path, mode: not str(path).startswith("/proc"))  # root may write anywhere
+    folder = user_folder("XDG_CACHE_HOME", ".cache")
+    assert folder.is_relative_to(tempfile.gettempdir())
+    assert f"/proc cannot be written: {folder.parent} takes its place; XDG_CACHE_HOME sets another folder" in caplog.text
+    monkeypatch.setenv("XDG_CACHE_HOME", "/my/cache")
+    assert user_folder("XDG_CACHE_HOME", ".cache") == Path("/my/cache/frontier-nas")

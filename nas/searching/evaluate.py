@@ -44,7 +44,7 @@ def evaluate(text: str, task: Task, *, folder: Path, on_epoch: Callable[[Epoch],
         candidate = Candidate(network=network, num_classes=len(task.dataset.classes), latency=task.latency)
         if task.latency is None and any(objective.needs_latency for objective in objectives):
             lock = Path(tempfile.gettempdir(), MEASURING_LOCK)  # before training: a machine that stays busy fails the trial
-            with locked(lock, busy="another trial measures", wait_seconds=math.inf):
+            with locked(lock, busy="another trial measures", wait_seconds=math.inf, courtesy=True):
                 candidate = replace(candidate, latency_ms=latency_ms.measure(candidate))
         model, report = _trained(network, task, folder=folder, on_epoch=on_epoch)
         candidate = replace(candidate, model=model, report=report)

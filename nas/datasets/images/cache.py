@@ -27,8 +27,8 @@ from nas.datasets.images.decode import decode
 from nas.datasets.images.listing import Listing, shown
 from nas.datasets.images.splits import PARTS
 from nas.errors import NasError, user_code
-from nas.files import atomic_file, locked, write_atomically
-from nas.paths import absolute
+from nas.files import atomic_file, locked, sync, write_atomically
+from nas.paths import user_folder
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +44,7 @@ Part = tuple[NDArray[np.uint8], NDArray[np.int64]]
 
 def cache_folder() -> Path:
     """The folder of this user's caches: $XDG_CACHE_HOME/frontier-nas, or ~/.cache/frontier-nas."""
-    return absolute(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "frontier-nas"
+    return user_folder("XDG_CACHE_HOME", ".cache")
 
 
 def cached_images(listing: Listing, *, side: int) -> dict[str, Part]:
@@ -132,7 +132,7 @@ def _write_pixels(file: Path, listing: Listing, side: int) -> dict[str, str]:
         with file.open("wb") as pixels:
             errors = [_append(pixels, result) for result in decoded]
             pixels.flush()
-            os.fsync(pixels.fileno())  # so that after a power cut a file of the right size is complete
+            sync(pixels.fileno())  # so that after a power cut a file of the right size is complete
     except OSError as error:
         needed = len(listing.paths) * side * side * 3 / 1e6
         raise NasError(

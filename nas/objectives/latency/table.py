@@ -5,7 +5,6 @@ Needs neither torch nor a runtime. Read `measure.py` next.
 
 import json
 import logging
-import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -19,7 +18,7 @@ from nas.errors import NasError, unknown_name
 from nas.files import write_atomically
 from nas.models.architecture import Architecture
 from nas.models.layers import layer_keys, parts
-from nas.paths import absolute
+from nas.paths import user_folder
 from nas.records import parse
 
 FORMAT: Final = 2  # version of the file's format
@@ -158,7 +157,7 @@ def _keys(architecture: Architecture, num_classes: int) -> Iterator[str]:
 
 def table_folder() -> Path:
     """The folder of this user's tables, where searches look for them: under $XDG_DATA_HOME, or under ~/.local/share."""
-    return absolute(os.environ.get("XDG_DATA_HOME") or "~/.local/share") / "frontier-nas" / "latency"
+    return user_folder("XDG_DATA_HOME", ".local/share") / "latency"
 
 
 def table_file(words: Sequence[str], setup: Setup) -> Path:
