@@ -6,8 +6,16 @@ the list of them.
 
 import ast
 import importlib
+import os
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
+
+__version__: Final = "0.1.0"
+
+try:
+    Path.home()
+except RuntimeError:  # a user without HOME and without an entry in /etc/passwd; Ray and timm need a home
+    os.environ["HOME"] = f"{os.environ.get('TMPDIR') or '/tmp'}/frontier-nas-{os.getuid()}"  # noqa: S108 - as tempfile has it
 
 _STUB = ast.parse(Path(__file__).with_suffix(".pyi").read_text(encoding="utf-8"))
 

@@ -1,5 +1,7 @@
 """The public names, each once: type checkers read this file, and `__init__.py` takes from it where a name lives."""
 
+__version__: str
+
 from nas.datasets import Dataset as Dataset
 from nas.datasets import ImageData as ImageData
 from nas.datasets import dataset as dataset

@@ -121,7 +121,7 @@ def locked(file: Path, *, busy: str, wait_seconds: float = 0.0, courtesy: bool =
     except OSError as error:
         if not courtesy and error.errno not in UNSUPPORTED:
             raise NasError(f"{file.parent} cannot be written: {error.strerror or error}") from None
-        logger.warning("%s cannot be locked (%s); the work goes on without", file, error.strerror or error)
+        logger.warning("%s cannot be locked (%s), so another process may use it at the same time", file, error.strerror or error)
     try:
         yield
     finally:

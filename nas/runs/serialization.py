@@ -9,9 +9,10 @@ import platform
 import re
 import subprocess
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, fields, is_dataclass
 from datetime import UTC, datetime
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from operator import attrgetter
 from pathlib import Path
 from typing import Any, Final, cast
@@ -30,6 +31,7 @@ from nas.training.settings import TrainSettings
 
 SCHEMA: Final = 7
 PACKAGES: Final = ("frontier-nas", "torch", "torchvision", "timm", "onnxruntime", "optuna", "ray", "numpy")
+MODULES: Final = {"frontier-nas": "nas"}  # package → its module, where the names differ
 OTHERS: Final = {"space", "dataset", "objectives", "limits", "train", "sampler", "verbose", "runs"}
 PLAIN: Final = tuple(
     field.name for field in fields(Experiment) if field.name not in OTHERS
@@ -78,7 +80,17 @@ def describe_session(changed: Mapping[str, Any]) -> dict[str, Any]:
 
 def package_versions() -> dict[str, str]:
     """The installed versions of Python and the packages that results depend on."""
-    return {"python": platform.python_version()} | {package: version(package) for package in PACKAGES}
+    return {"python": platform.python_version()} | {package: _version(package) for package in PACKAGES}
+
+
+def _version(package: str) -> str:
+    """A package's version; from its module if it was installed under another name, such as onnxruntime-gpu, or not at all."""
+    with suppress(PackageNotFoundError):
+        return version(package)
+    try:
+        return str(importlib.import_module(MODULES.get(package, package)).__version__)
+    except (ImportError, AttributeError):
+        return "unknown"
 
 
 def _describe_value(value: Any) -> dict[str, Any]:
@@ -123,8 +135,10 @@ def from_plain(value: Any) -> Any:
 
 def _processor() -> str:
     """The CPU's model: from /proc/cpuinfo on Linux, elsewhere from `platform`."""
-    file = Path("/proc/cpuinfo")
-    model = re.search(r"^model name\s*: (.*)", file.read_text(encoding="utf-8") if file.exists() else "", re.MULTILINE)
+    text = ""
+    with suppress(OSError):
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    model = re.search(r"^model name\s*: (.*)", text, re.MULTILINE)
     return model[1] if model else platform.processor() or platform.machine()
 
 
@@ -134,7 +148,7 @@ def _git_commit() -> str | None:
         answer = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return None
-    return answer.stdout.strip() or None
+    return None if answer.returncode else answer.stdout.strip()
 
 
 def experiment_of(described: Mapping[str, Any], runs: Path) -> Experiment:

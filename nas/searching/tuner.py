@@ -219,12 +219,14 @@ def _interruptible(searcher: ArchitectureSearcher) -> Iterator[None]:
         yield
         return
     interrupted = searcher.state.interrupted
+    ended_by: list[int] = []
 
     def stop(signum: int, frame: FrameType | None) -> None:  # noqa: ARG001 - Python's
         at_once = interrupted.is_set() or signum != signal.SIGINT  # Ray's own processes may have received the signal too
         interrupted.set()
         if at_once:
-            raise KeyboardInterrupt(signum)
+            ended_by.append(signum)
+            raise KeyboardInterrupt
         logger.warning("stopping when the running epochs have ended; press Ctrl-C again to stop at once")
 
     hang_up = () if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else (signal.SIGHUP,)  # `nohup` ignores it
@@ -234,6 +236,8 @@ def _interruptible(searcher: ArchitectureSearcher) -> Iterator[None]:
     finally:
         for signum, handler in before.items():
             signal.signal(signum, handler)
+        if ended_by:  # Tune has caught the error
+            raise KeyboardInterrupt(ended_by[0])
 
 
 @contextmanager
