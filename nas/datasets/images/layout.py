@@ -34,9 +34,11 @@ def _opened(root: Path) -> Folder:
     if isinstance(folder.content.error, FileNotFoundError | NotADirectoryError):
         kind = "is a file, not a folder" if root.is_file() else "is not a folder"
         raise NasError(f"{shown(root)} {kind}; it must have {ARRANGEMENTS}")
-    raise NasError(
-        f"{shown(root)} cannot be read: {folder.content.error.strerror}; allow this user to read it, or give another folder"
-    )
+    raise _unreadable(folder, folder.content.error)
+
+
+def _unreadable(folder: Folder, error: OSError) -> NasError:
+    return NasError(f"{shown(folder.path)} cannot be read: {error.strerror}; allow this user to read it, or move it away")
 
 
 def _parts_of(top: Folder) -> dict[str, Folder]:
@@ -65,24 +67,17 @@ def _parts_of(top: Folder) -> dict[str, Folder]:
 
 
 def _unlabelled(top: Folder, folder: Folder) -> NasError:
-    path, number = shown(folder.path), len(folder.images)
     if folder.content.error:
-        return NasError(f"{path} cannot be read: {folder.content.error.strerror}; allow this user to read it")
-    if number and folder.name.casefold() != "train" and _labelled_train(top):
-        remedy = f"move it out of {shown(top.path)} if it has no labels; of train/ alone, give --dataset.root {_train_path(top)}"
-        return _refusal(top, f"has images without classes in {shown(folder.name)}/ ({number:,}); {remedy}")
+        return _unreadable(folder, folder.content.error)
+    number, name = len(folder.images), shown(folder.name)
+    labelled = [one for part, one in top.folders.items() if part.casefold() == "train" and one.image_folders]
+    if number and labelled:
+        remedy = (
+            f"move it out of {shown(top.path)} if it has no labels; without it, give --dataset.root {shown(labelled[0].path)}"
+        )
+        return _refusal(top, f"has images without classes in {name}/ ({number:,}); {remedy}")
     content = f"{number:,} images and no folder of images" if number else "no folder of images"
-    return _refusal(
-        top, f"has {content} in {shown(folder.name)}/; put the images of each class into a folder of its own, {path}/CLASS"
-    )
-
-
-def _labelled_train(top: Folder) -> bool:
-    return any(folder.image_folders for name, folder in top.folders.items() if name.casefold() == "train")
-
-
-def _train_path(top: Folder) -> str:
-    return next(shown(folder.path) for name, folder in top.folders.items() if name.casefold() == "train")
+    return _refusal(top, f"has {content} in {name}/; {_per_class(folder)}")
 
 
 def _check_classes(level: Folder, *, within: Folder | None = None) -> None:
@@ -90,6 +85,9 @@ def _check_classes(level: Folder, *, within: Folder | None = None) -> None:
 
     Raises: NasError if they are, or may be, something else.
     """
+    for folder in level.folders.values():
+        if folder.content.error:
+            raise _unreadable(folder, folder.content.error)
     folders = level.image_folders
     if not folders:
         raise _no_folders(level)
@@ -97,12 +95,18 @@ def _check_classes(level: Folder, *, within: Folder | None = None) -> None:
         raise _lone(level, *folders.values(), within=within)
     if parts := _parts_beside(folders):
         raise _misnamed(level, parts)
-    if labels := [name for name in folders if set(words(name)) & LABEL_WORDS and set(words(name)) <= LABEL_WORDS | IMAGE_WORDS]:
-        pictures = [name for name in folders if words(name) and set(words(name)) <= IMAGE_WORDS]
-        if pictures and len(folders) == len(labels) + len(pictures):
-            raise _refusal(level, f"has {shown(pictures[0])} and their {shown(labels[0])}, not classes; {_per_class(level)}")
+    _check_targets(level)
     _check_containers(level)
     _check_groups(level)
+
+
+def _check_targets(level: Folder) -> None:
+    """Raises: NasError for a folder of images and one of their masks or other labels."""
+    said = {name: set(words(name)) for name in level.image_folders}
+    pictures = [name for name, its in said.items() if its and its <= IMAGE_WORDS]
+    targets = [name for name, its in said.items() if its & LABEL_WORDS and its <= LABEL_WORDS | IMAGE_WORDS]
+    if pictures and targets and len(said) == len(pictures) + len(targets):
+        raise _refusal(level, f"has {shown(pictures[0])} and their {shown(targets[0])}, not classes; {_per_class(level)}")
 
 
 def _check_loose(level: Folder) -> None:
@@ -131,9 +135,8 @@ def _lone(level: Folder, folder: Folder, *, within: Folder | None) -> NasError:
             return _refusal(level, f"has images without classes, in {name}/; {_per_class(level)}")
         return _refusal(level, f"has the one class {name}; a classifier needs a folder of images for each of two classes or more")
     if within is not None:
-        return _refusal(
-            within, f"has {path}/{name}, a folder around the classes; move the folders of {path}/{name} up into {path}"
-        )
+        wrapper = f"{path}/{name}"
+        return _refusal(within, f"has a folder around the classes, {wrapper}; move the folders in {wrapper} up into {path}")
     if folder.name.casefold() == "train" and len(folder.image_folders) > 1:
         return _refusal(level, f"has train/ but neither val/ nor test/; add one, or give --dataset.root {path}/{name}")
     _parts_of(folder)  # its own refusal says more, if it is none to give
@@ -157,7 +160,8 @@ def _misnamed(level: Folder, parts: dict[str, str]) -> NasError:
     if len(parts) == 1 and len(level.folders[next(iter(parts))].image_folders) > 1:
         remedy = f"give --dataset.root {root}/{names[0]}, or arrange {root}/train/CLASS and {root}/val/CLASS"
     elif len(parts) == 1:
-        remedy = f"move it away if it has no labels, or arrange {root}/train/CLASS and {root}/{next(iter(parts.values()))}/CLASS"
+        arranged = f"{root}/train/CLASS and {root}/{next(iter(parts.values()))}/CLASS"
+        remedy = f"arrange {arranged}, move it away if it has no labels, or rename it if it is a class"
     else:
         wanted = [part for part in PARTS if part in {"train", *parts.values()}]
         remedy = (
@@ -175,10 +179,8 @@ def _check_containers(level: Folder) -> None:
     for name, folder in level.folders.items():
         inside = set(folder.image_folders) - {name}
         if inside and inside <= set(level.folders) and not folder.images:
-            listed = _listed(list(map(shown, sorted(inside))))
-            raise _refusal(
-                level, f"has the classes {listed} and again in {shown(name)}/; move the images in it to the folder of their class"
-            )
+            twice, remedy = _listed(list(map(shown, sorted(inside)))), "move its images into the folders of their classes"
+            raise _refusal(level, f"has {twice} twice: as classes, and in {shown(name)}/; {remedy}")
 
 
 def _check_groups(level: Folder) -> None:

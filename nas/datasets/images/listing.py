@@ -107,12 +107,8 @@ def _beside(root: Path, folders: Mapping[str, Folder]) -> Iterator[LeftOut]:
         under = "" if level.path == str(root) else f"{level.name}/"
         for name, why in level.content.left_out:
             yield LeftOut(path=under + name, part=None, label=None, why=why)
-        names = (
-            level.images
-            if level.path in read
-            else [*level.images, *(n for n, one in level.folders.items() if one.path not in read)]
-        )
-        for name in [*level.images, *names]:
+        folders_beside = [] if level.path in read else [name for name, folder in level.folders.items() if folder.path not in read]
+        for name in [*level.images, *folders_beside]:
             yield LeftOut(path=under + name, part=None, label=None, why=Why.BESIDE)
 
 
@@ -204,8 +200,6 @@ def _check_filled(walk: _Walk, folders: Sequence[Sequence[Folder]]) -> None:
             continue
         path = shown(folders[label][0].path)
         lost = [one for one in walk.left_out if one.label == label and one.why is not Why.SYSTEM]
-        if errors := [folder.content.error for folder in folders[label] if folder.content.error]:
-            raise NasError(f"{path} cannot be read: {errors[0].strerror}; allow this user to read it, or move it away")
         counts = Counter(one.why if one.why is not Why.UNKNOWN_TYPE else _typed(one.path) for one in lost)
         held = f"; left out: {', '.join(f'{number:,} {why}' for why, number in counts.most_common(4))}" if lost else ""
         raise NasError(f"{path} has no images; put some in, or remove the folder{held}")
@@ -221,8 +215,7 @@ def _three_parts(present: dict[str, list[list[str]]]) -> dict[str, list[list[str
     for files in present["train"]:
         if missing and len(files) <= len(missing):
             problem = f"the class of {shown(files[0])} has too few images, {len(files)}"
-            raise NasError(
-                f"{problem}; it needs {len(missing) + 1} or more, since a tenth of it is held out for each missing part"
-            )
+            reason = "since a tenth of it is held out for each missing part"
+            raise NasError(f"{problem}; it needs {len(missing) + 1} or more, {reason}")
     *held_out, train = hold_out(present["train"], len(missing))
     return present | dict(zip(missing, held_out, strict=True)) | {"train": train}

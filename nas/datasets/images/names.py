@@ -15,7 +15,7 @@ PART_OF: Final = {
     **dict.fromkeys(("test", "testing", "tst", "holdout", "heldout"), "test"),
 }
 """Word in a folder's name → the part that it stands for."""
-MAY_BE_CLASSES: Final = (["train"], ["valid"])  # a vehicle; the opposite of invalid
+MAY_BE_CLASSES: Final = (["train"], ["training"], ["valid"])  # a vehicle; an exercise; the opposite of invalid
 
 
 def _words_of(text: str) -> frozenset[str]:
