@@ -1,5 +1,6 @@
 """`nas search`, `resume` and `space`. The fields of an experiment are the options of a search."""
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
@@ -9,11 +10,13 @@ import tyro
 
 from nas.cli.app import HELP
 from nas.cli.output import log_to_stdout, print_front, print_plugins, shown_path
-from nas.errors import NasError
+from nas.errors import NasError, user_code
 from nas.plugins import check_type, load_plugin, plugin_names
 
 if TYPE_CHECKING:
     from nas.runs.experiment import Experiment
+
+logger = logging.getLogger(__name__)
 
 
 def search(arguments: list[str]) -> None:
@@ -35,6 +38,7 @@ def search(arguments: list[str]) -> None:
         f"replace the space and the dataset. Spaces: {spaces}; datasets: {datasets}; objectives: {objectives}."
     )
     experiment = _with_options(replace(experiment, **plugins), options, prog=prog, description=description)
+    _read_classes(experiment)
     from nas.searching.tuner import search as search_experiment  # imports Ray, so only after the options are checked
 
     _run_and_print(experiment, search_experiment, experiment, name=Path(name).stem)
@@ -115,6 +119,18 @@ def _with_options(experiment: "Experiment", options: list[str], *, prog: str, de
         description=description,
         registry=_constructors(experiment.objectives),
     )
+
+
+def _read_classes(experiment: "Experiment") -> None:
+    """Say which folder is read, as a large one takes a while, and check its layout.
+
+    Raises: NasError if the dataset has no classes, or its own code raises.
+    """
+    log_to_stdout()
+    if root := getattr(experiment.dataset, "root", None):
+        logger.info("reading %s", shown_path(Path(root)))
+    with user_code(f"dataset {experiment.dataset.name}: classes"):
+        len(experiment.dataset.classes)
 
 
 def _constructors(objectives: Sequence[Any]) -> tyro.constructors.ConstructorRegistry:

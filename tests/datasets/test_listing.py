@@ -1,15 +1,21 @@
 """A folder of images is what it says it is: its layout, its parts, and every kind of file that people have."""
 
 import io
+import os
 import shutil
+import subprocess
+import sys
+import unicodedata
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from timm.data.readers.reader_image_folder import find_images_and_targets
 
 from nas.datasets.images.decode import decode
-from nas.datasets.images.listing import class_names, list_images
+from nas.datasets.images.listing import Why, class_names, list_images
 from nas.datasets.images.splits import PARTS
 from nas.errors import NasError
 from tests.data.pictures import fill, save
@@ -137,6 +143,152 @@ def test_a_class_too_small_for_three_parts_is_named(tmp_path):
     (tmp_path / "dog" / "2.png").unlink()
     with pytest.raises(NasError, match=r"the class of dog/0\.png has too few images, 2; it needs 3 or more"):
         list_images(tmp_path)
+
+
+def left_out(listing):
+    """Path → reason."""
+    return {one.path: one.why for one in listing.left_out}
+
+
+def test_plain_and_numbered_classes_have_timms_order_in_every_part(tmp_path):
+    names = ("1", "2", "10", "11", "Zebra", "ant", "Bee 2", "bee 10", "Éclair", "éclair9", "strasse", "straße")
+    listing = list_images(fill(tmp_path, ("train", "val", "test"), classes=names, num=1))
+    _, class_to_idx = find_images_and_targets(str(tmp_path / "train"))
+    assert listing.classes == tuple(class_to_idx)
+    for part in PARTS:
+        assert {path.split("/")[1]: label for path, label in listing.parts[part].items()} == class_to_idx
+
+
+def test_twins_are_one_class_whose_name_is_composed(tmp_path):
+    composed, decomposed = (unicodedata.normalize(form, "café") for form in ("NFC", "NFD"))
+    fill(tmp_path, ("train",), classes=(composed, decomposed, "thé"), num=5)
+    fill(tmp_path, ("val",), classes=(decomposed, unicodedata.normalize("NFD", "thé")), num=5)
+    listing = list_images(tmp_path)
+    assert listing.classes == (composed, "thé")
+    assert list(listing.parts["test"].values()) == [0] * 5 + [1] * 5
+    assert list({**listing.parts["train"], **listing.parts["val"]}.values()).count(0) == 10
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        (os.fsdecode("狗".encode("gbk")), r"folder \xb9\xb7 is not text in UTF-8; rename the folder"),
+        ("cat\n", r"folder 'cat\n' has a control character, or a space at an end; rename the folder"),
+    ],
+)
+def test_undecodable_class_names_are_refused_by_name(tmp_path, name, says):
+    fill(tmp_path, ("",), classes=("cat", name), num=3)
+    with pytest.raises(NasError) as caught:
+        class_names(tmp_path)
+    assert says in str(caught.value)
+
+
+def test_system_folders_and_thumbnails_are_passed_over_at_every_depth(tmp_path):
+    fill(tmp_path, ("",))
+    system = (
+        "@eaDir",
+        "#recycle",
+        "$RECYCLE.BIN",
+        "System Volume Information",
+        "lost+found",
+        "__MACOSX",
+        ".Trash-1000",
+        "@Recycle",
+    )
+    for folder in ("", "cat/", "cat/2024/"):
+        for name in system:
+            save(tmp_path / f"{folder}{name}" / "cat" / "0.png")
+        for name in ("Thumbs.db", "desktop.ini", ".DS_Store", "._0.png", "~$notes.docx", "0.png:Zone.Identifier"):
+            (tmp_path / f"{folder}{name}").write_bytes(b"\0")
+    listing = list_images(tmp_path)
+    assert (listing.classes, len(listing.paths)) == (("cat", "dog"), 40)
+    assert set(left_out(listing).values()) == {Why.SYSTEM}
+    assert len(listing.left_out) == 3 * (len(system) + 6)
+
+
+def test_links_are_read_once_loops_end_and_dead_links_are_counted(tmp_path):
+    root, elsewhere = (
+        fill(tmp_path / "images", ("",), num=5),
+        fill(tmp_path / "elsewhere", ("",), classes=("bird", "more"), num=5),
+    )
+    for link, target in {
+        "cat/more": elsewhere / "more",
+        "cat/again": elsewhere / "more",
+        "bird": elsewhere / "bird",
+        "dog/up": "..",
+        "dog/up_and_down": "../dog",
+        "dog/cats": "../cat",
+        "dog/gone.jpg": "/nowhere/x.jpg",
+        "dog/self.png": "self.png",
+        "dog/linked": root / "dog" / "0.png",
+        "dog/outside.png": elsewhere / "bird" / "0.png",
+    }.items():
+        (root / link).symlink_to(target)
+    os.link(root / "dog" / "1.png", root / "dog" / "1 again.png")
+    listing = list_images(root)
+    by_class = Counter(path.split("/")[0] for path in listing.paths)
+    assert by_class == {"cat": 10, "bird": 5, "dog": 6}
+    again = next(path for path in left_out(listing) if path in ("dog/1.png", "dog/1 again.png"))
+    assert left_out(listing) == {
+        "cat/more": Why.LINKED_TWICE,
+        "dog/up": Why.LOOP,
+        "dog/up_and_down": Why.LOOP,
+        "dog/cats": Why.LINKED_TWICE,
+        "dog/gone.jpg": Why.DEAD_LINK,
+        "dog/self.png": Why.LOOP,
+        "dog/linked": Why.LINKED_TWICE,
+        again: Why.LINKED_TWICE,
+    }
+
+
+def test_suffixes_do_not_matter_to_what_pillow_opens(tmp_path):
+    fill(tmp_path, ("",))
+    for name in ("a.jfif", "b", "c.JPG_large", "d.jpg~", "e.txt"):
+        save(tmp_path / "cat" / name, format="JPEG")
+    save(tmp_path / "cat" / "f.bin", format="WEBP")
+    save(tmp_path / "cat" / "g", format="PPM")
+    heic = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic"
+    for name, content in {
+        "h.heic": heic,
+        "0.nef": b"II\x1a\0\0\0HEAPCCDR",  # beside 0.png
+        "0.png.xmp": b"\0",
+        "labels.csv": b"id,label\n",
+        "notes.py": "Python für alle".encode("latin-1"),
+        "utf16.txt": "x".encode("utf-16"),
+    }.items():
+        (tmp_path / "cat" / name).write_bytes(content)
+    os.mkfifo(tmp_path / "cat" / "pipe.jpg")
+    listing = list_images(tmp_path)
+    assert len(listing.paths) == 47
+    reasons = left_out(listing)
+    assert reasons.pop("cat/h.heic") == Why.UNKNOWN_TYPE
+    assert set(reasons.values()) == {Why.COMPANION}
+    assert len(reasons) == 6
+    for i in range(20):
+        (tmp_path / "dog" / f"{i}.png").unlink()
+        (tmp_path / "dog" / f"{i}.heic").write_bytes(heic)
+    with pytest.raises(NasError, match=r"has the one class cat, but other files: 21 \.heic"):
+        list_images(tmp_path)
+
+
+def test_what_cannot_be_read_is_named_as_root_class_or_folder(tmp_path):
+    closed = [tmp_path / "root", tmp_path / "class" / "cat", tmp_path / "folder" / "cat" / "2024"]
+    roots = [fill(tmp_path / name, ("",), num=5) for name in ("root", "class", "folder")]
+    closed[2].mkdir()
+    for folder in closed:
+        folder.chmod(0)
+    without_roots_powers = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"] if os.getuid() == 0 else []
+    command = [*without_roots_powers, sys.executable, Path(__file__).parents[1] / "data" / "list_folders.py", *roots]
+    try:
+        answers = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    finally:
+        for folder in closed:
+            folder.chmod(0o755)
+    assert answers == [
+        f"{closed[0]} cannot be read: Permission denied; allow this user to read it, or move it away",
+        f"{closed[1]} cannot be read: Permission denied; allow this user to read it, or move it away",
+        "cat/2024 in an unreadable folder",
+    ]
 
 
 def test_every_kind_of_image_becomes_rgb(tmp_path):

@@ -118,9 +118,15 @@ def _check_loose(level: Folder) -> None:
 def _no_folders(level: Folder) -> NasError:
     if level.images:
         return _refusal(level, f"has {len(level.images):,} images and no folder of images; {_per_class(level)}")
-    files = Counter(Path(name).suffix.lower() or "no suffix" for name, why in level.content.left_out if why is not Why.SYSTEM)
-    held = f", only files ({', '.join(f'{number:,} {suffix}' for suffix, number in files.most_common(3))})" if files else ""
-    return _refusal(level, f"has no folder of images{held}; it must have {ARRANGEMENTS}")
+    return _refusal(level, f"has no folder of images{_other_files(level)}; it must have {ARRANGEMENTS}")
+
+
+def _other_files(level: Folder) -> str:
+    """What there is in place of images, such as `, but other files: 20 .heic`, in the folder and its sub-folders."""
+    contents = [level.content, *(folder.content for folder in level.folders.values())]
+    names = [name for content in contents for name, why in content.left_out if why is not Why.SYSTEM]
+    counts = Counter(Path(name).suffix.lower() or "without a suffix" for name in names).most_common(3)
+    return f", but other files: {', '.join(f'{number:,} {suffix}' for suffix, number in counts)}" if counts else ""
 
 
 def _per_class(level: Folder) -> str:
@@ -133,7 +139,8 @@ def _lone(level: Folder, folder: Folder, *, within: Folder | None) -> NasError:
     if not folder.image_folders:
         if part_of(folder.name) or set(words(folder.name)) <= IMAGE_WORDS:
             return _refusal(level, f"has images without classes, in {name}/; {_per_class(level)}")
-        return _refusal(level, f"has the one class {name}; a classifier needs a folder of images for each of two classes or more")
+        needed = "a classifier needs a folder of images for each of two classes or more"
+        return _refusal(level, f"has the one class {name}{_other_files(level)}; {needed}")
     if within is not None:
         wrapper = f"{path}/{name}"
         return _refusal(within, f"has a folder around the classes, {wrapper}; move the folders in {wrapper} up into {path}")
