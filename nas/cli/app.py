@@ -7,6 +7,7 @@ import ast
 import signal
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import cache
 from importlib import import_module
 from pathlib import Path
@@ -56,7 +57,7 @@ def run(arguments: Sequence[str]) -> int:
         print(f"nas: {error}", file=sys.stderr)
         return USER_ERROR
     except OSError as error:
-        print(f"nas: {error.filename or 'a file'} cannot be used: {error.strerror or error}", file=sys.stderr)
+        print(f"nas: {_file_of(error)} cannot be used: {error.strerror or error}", file=sys.stderr)
         return USER_ERROR
     except KeyboardInterrupt as stop:
         print("nas: interrupted; finished work is kept", file=sys.stderr)
@@ -90,6 +91,14 @@ def _run(words: list[str]) -> int:
     except SystemExit as stop:  # tyro has printed the help or a mistake
         return int(stop.code or 0)
     return 0
+
+
+def _file_of(error: OSError) -> str:
+    """The file that an error is about, or the working folder if that is gone."""
+    with suppress(FileNotFoundError):
+        Path.cwd()
+        return str(error.filename or "a file")
+    return "the working folder"
 
 
 def _print_help() -> None:

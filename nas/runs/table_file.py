@@ -18,7 +18,7 @@ def write_table(df: pd.DataFrame, path: Path) -> None:
 
     Parquet alone keeps the dtypes and `attrs`.
 
-    Raises: NasError for another suffix, or if the package that writes the format is missing.
+    Raises: NasError for another suffix, a file that cannot be written, or if the package that writes the format is missing.
     """
     suffix = path.suffix.lower() or ".csv"
     if suffix not in WRITERS:
@@ -28,7 +28,12 @@ def write_table(df: pd.DataFrame, path: Path) -> None:
     except ImportError as error:
         package = {".xlsx": "openpyxl", ".parquet": "pyarrow"}[suffix]
         raise NasError(f"output: {suffix} needs the package {package}, which cannot be imported ({error.name})") from None
-    path.write_bytes(content)  # not atomically: it may be a pipe or /dev/stdout
+    try:
+        path.write_bytes(content)  # not atomically: it may be a pipe or /dev/stdout
+    except BrokenPipeError:  # its reader, such as `head`, has seen enough
+        pass
+    except OSError as error:
+        raise NasError(f"{path} cannot be written: {error.strerror}; give another file with --output") from None
 
 
 def _csv(df: pd.DataFrame) -> bytes:

@@ -75,3 +75,8 @@ def test_a_full_pipe_that_does_not_block_gets_everything():
 
 def test_a_help_ends_in_a_terminal_of_one_column(tmp_path):
     assert shell(f"COLUMNS=1 timeout 60 {sys.executable} -m nas table --help", tmp_path).returncode == 0
+
+
+def test_a_working_folder_that_is_gone_is_one_sentence(tmp_path):
+    answer = shell(f"mkdir gone; cd gone; rmdir ../gone; {sys.executable} -m nas search ./mine.py", tmp_path)
+    assert (answer.returncode, answer.stderr) == (2, "nas: the working folder cannot be used: No such file or directory\n")

@@ -360,3 +360,8 @@ def test_the_best_of_several_runs_is_within_the_limits_of_its_own(tmp_path):
         describe_run(run, limits=[nas.Limit(objective=nas.objective("macs_m"), high=15.0)])
     assert best(nas.results(one), "val_top1_pct")["macs_m"] == 10.0
     assert best(nas.results(one, other), "val_top1_pct")["macs_m"] == 10.0
+
+
+def test_a_table_that_a_full_disk_has_no_room_for_is_one_sentence(full_table):
+    with pytest.raises(nas.NasError, match="/dev/full cannot be written: No space left on device; give another file"):
+        write_table(full_table, Path("/dev/full"))
