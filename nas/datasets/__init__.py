@@ -30,6 +30,8 @@ class ImageData:
     """(N, height, width, 3), RGB."""
     labels: NDArray[np.int64]
     """(N,), from 0 to the number of classes - 1."""
+    files: Sequence[Path] | None = None
+    """The file of each image; None if there are none."""
 
     def __post_init__(self) -> None:
         if not (self.images.dtype == np.uint8 and self.images.ndim == 4 and self.images.shape[3] == 3):
@@ -58,6 +60,11 @@ class Dataset(ABC):
     @abstractmethod
     def classes(self) -> tuple[str, ...]:
         """The name of every class, in the order of the labels."""
+
+    @property
+    def class_folders(self) -> tuple[str, ...]:
+        """The name of the folder of each class's image files, in the order of the labels: the class's own, unless overridden."""
+        return self.classes
 
     @property
     @abstractmethod

@@ -52,8 +52,10 @@ class ImageFolder(Dataset):
 
         Raises: NasError for another layout, or too many unreadable files.
         """
-        images, labels = cached_images(list_images(Path(self.root), share=self.share), side=self.side)[part]
-        return ImageData(images=images, labels=labels)
+        listing = list_images(Path(self.root), share=self.share)
+        images, labels = cached_images(listing, side=self.side)[part]
+        files = [listing.root / path for path in listing.parts[part]]
+        return ImageData(images=images, labels=labels, files=files if len(files) == len(labels) else None)
 
 
 DATASET: Final = ImageFolder()

@@ -50,6 +50,7 @@ class Imagenette(Dataset):
     """Largest share of the files of a class that may be left out as unreadable or of an unknown type."""
     name = "imagenette"
     classes = tuple(CLASSES.values())
+    class_folders = tuple(CLASSES)
     mean = IMAGENET_MEAN
     std = IMAGENET_STD
     mirrors = True

@@ -1,7 +1,8 @@
 """The export folder of a network: its files, and how to load it again.
 
 `architecture.json` is the architecture's canonical text, `model.safetensors` has the weights; `config.json`, `model.py`,
-`model.pt2` and `model.onnx` run in timm, torch and ONNX Runtime without this project; `card.json` and `README.md` describe it.
+`model.pt2` and `model.onnx` run in timm, torch and ONNX Runtime without this project, `images.py` opens image files as the
+training did, and timm's reader takes the classes of `class_map.txt`; `card.json` and `README.md` describe it.
 `SHA256SUMS` has the digest of every other file, as `sha256sum --check` reads it.
 """
 
@@ -26,12 +27,15 @@ from nas.models.standalone import feature_maps
 
 CONFIG_FILE: Final = "config.json"
 MODEL_FILE: Final = "model.py"
+IMAGES_FILE: Final = "images.py"
+CLASS_MAP_FILE: Final = "class_map.txt"
 TORCH_FILE: Final = "model.pt2"
 ONNX_FILE: Final = "model.onnx"
 README_FILE: Final = "README.md"
 SUMS_FILE: Final = "SHA256SUMS"
 REQUIRED: Final = (SUMS_FILE, ARCHITECTURE_FILE, CARD_FILE, WEIGHTS_FILE)
-FILES: Final = frozenset((*REQUIRED, CONFIG_FILE, MODEL_FILE, TORCH_FILE, ONNX_FILE, INT8_FILE, README_FILE))
+USABLE: Final = (CONFIG_FILE, MODEL_FILE, IMAGES_FILE, CLASS_MAP_FILE, TORCH_FILE, ONNX_FILE, INT8_FILE, README_FILE)
+FILES: Final = frozenset((*REQUIRED, *USABLE))
 MAX_BYTES: Final = 2**22  # largest text file that is read
 MAX_CLASSES: Final = 2**20
 DTYPES: Final = {torch.float32: "F32", torch.int64: "I64"}  # types in timm's networks, by safetensors' names

@@ -3,27 +3,24 @@
 import io
 import json
 import logging
-import os
 import shutil
-import subprocess
-import sys
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from string import Template
 from typing import Any, Final
 
 import numpy as np
 import torch
 from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantFormat, QuantType, quantize_static
-from torch import Tensor, nn
+from torch import nn
 
 from nas.datasets import Dataset, ImageData
 from nas.errors import MachineBusyError, NasError, describe_error
-from nas.exporting import fresh_process
+from nas.exporting import images
 from nas.exporting.export_folder import (
+    CLASS_MAP_FILE,
     CONFIG_FILE,
+    IMAGES_FILE,
     MODEL_FILE,
     ONNX_FILE,
     README_FILE,
@@ -32,7 +29,9 @@ from nas.exporting.export_folder import (
     with_weights,
     write_digests,
 )
-from nas.exporting.fresh_process import BATCH, FORMATS, INT8_FILE, onnx_run
+from nas.exporting.fresh_process import BATCH, INT8_FILE, onnx_run
+from nas.exporting.proof import kept_side, proof_images, prove, sample_of, unmappable, warn_of_timms_reader
+from nas.exporting.readme import readme
 from nas.files import atomic_folder
 from nas.models import standalone
 from nas.models.network import ARCHITECTURE_FILE, CARD_FILE, WEIGHTS_FILE, Network, OwnNetwork, TimmNetwork
@@ -42,10 +41,6 @@ from nas.runs.serialization import package_versions
 from nas.training.predict import Preprocess, evenly_spaced, fingerprint, num_correct, predict
 
 TORCHS_OPSET: Final = 18  # the lowest that torch's exporter writes
-TOLERANCE: Final = 1e-3  # largest difference, relative to the largest logit: each format adds in its own order
-SAME_CLASS: Final = 0.99  # smallest share of the images that a format must put into the network's class
-SECONDS: Final = 1800.0  # longest time of the proof
-PROOF_IMAGES: Final = 128
 CALIBRATION_IMAGES: Final = 512  # of the training part
 
 
@@ -73,23 +68,16 @@ def write_export(
         preprocess = Preprocess(resolution=how["resolution"], mean=tuple(how["mean"]), std=tuple(how["std"]))
         if int8:
             card["accuracy"] |= {"int8": quantise(folder / ONNX_FILE, folder / INT8_FILE, preprocess, parts)}
-        card["proof"] = prove(folder, model, *_proof_images(preprocess, parts.get("val")))
+        sample = sample_of(parts["val"], how["bits"]) if "val" in parts else None
+        names = write_class_map(folder, card)
+        card["proof"], read = prove(folder, model, *proof_images(preprocess, sample), sample=sample, class_folders=names)
+        if read is not None:
+            card["image_files"] = read
+            warn_of_timms_reader(read, how["bits"])
         card["exported_with"] = package_versions()
         (folder / README_FILE).write_text(readme(card), encoding="utf-8")
         (folder / CARD_FILE).write_text(json.dumps(card, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         write_digests(folder)
-
-
-def _proof_images(preprocess: Preprocess, data: ImageData | None) -> tuple[Tensor, str]:
-    """(PROOF_IMAGES preprocessed images, generated ones if validation images are too few; how many of each, in words)."""
-    side = preprocess.resolution
-    images = [] if data is None else [preprocess(torch.from_numpy(evenly_spaced(data, PROOF_IMAGES)))]
-    number = sum(map(len, images))
-    if missing := PROOF_IMAGES - number:
-        pixels = np.random.default_rng(0).integers(0, 256, (missing, side, side, 3), dtype=np.uint8)
-        images.append(preprocess(torch.from_numpy(pixels)))
-    names = [f"{count} {what}" for count, what in ((number, "of the validation part"), (missing, "generated")) if count]
-    return torch.cat(images), ", ".join(names)
 
 
 def measure_accuracy(
@@ -108,12 +96,22 @@ def measure_accuracy(
     return accuracy, prints["val"]
 
 
+def write_class_map(folder: Path, card: Mapping[str, Any]) -> list[str]:
+    """Write class_map.txt, for timm's --class-map; returns the folders' names, none if timm could not read them from it."""
+    names: list[str] = card["class_folders"]
+    if unmappable(names):
+        return []
+    (folder / CLASS_MAP_FILE).write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
+    return names
+
+
 def write_formats(folder: Path, network: Network, model: nn.Module, card: Mapping[str, Any]) -> int:
     """Write config.json, model.py, model.pt2 and model.onnx into a folder that has the weights; returns the ONNX opset."""
     model = model.cpu().eval().to(memory_format=torch.contiguous_format)
     config = json.dumps(timm_config(network, card), indent=2, ensure_ascii=False)
     (folder / CONFIG_FILE).write_text(config + "\n", encoding="utf-8")
     shutil.copyfile(standalone.__file__, folder / MODEL_FILE)
+    shutil.copyfile(images.__file__, folder / IMAGES_FILE)
     example = torch.zeros(2, 3, network.resolution, network.resolution)
     any_batch = ({0: torch.export.Dim("batch", min=1)},)
     with quiet():
@@ -132,51 +130,6 @@ def write_formats(folder: Path, network: Network, model: nn.Module, card: Mappin
             graph, opset = made.model_proto, TORCHS_OPSET
     (folder / ONNX_FILE).write_bytes(graph.SerializeToString())
     return opset
-
-
-def prove(folder: Path, model: nn.Module, images: Tensor, source: str) -> dict[str, Any]:
-    """Compare each format, in a fresh process that cannot import this project, with the model.
-
-    `images` are preprocessed; `source` says where they are from. Returns for each file the largest difference of a logit, and the
-    share of images that get the same class.
-    Shapes: images float32 (N, 3, resolution, resolution).
-    Raises: NasError if a file gives other logits or does not run; the int8 file may give other logits.
-    """
-    model = model.cpu().eval()
-    images = images.contiguous()
-    with torch.inference_mode():
-        wanted = torch.cat([model(part) for part in images.split(BATCH)]).numpy()
-    proof = {}
-    for name, logits in _logits_without_us(folder, images).items():
-        difference, same = float(np.abs(logits - wanted).max()), float((logits.argmax(1) == wanted.argmax(1)).mean())
-        proof[name] = {"logit_difference": difference, "same_class": same, "images": len(wanted), "source": source}
-        exact = difference <= TOLERANCE * float(np.abs(wanted).max()) and same >= SAME_CLASS
-        if not exact and name != INT8_FILE:  # int8 logits differ, and the card says by how much
-            raise NasError(
-                f"{folder / name} gives other logits than the network: they differ by up to {difference:.2g}, and "
-                f"{100 * same:.1f} % of {len(wanted)} images get the same class"
-            )
-    return proof
-
-
-def _logits_without_us(folder: Path, images: Tensor) -> dict[str, Any]:
-    """The logits of each format in a folder, from a process that cannot import this project.
-
-    Raises: NasError if a format does not run, or takes too long.
-    """
-    with tempfile.TemporaryDirectory(dir=folder) as place:
-        file = Path(place, "images.npy")
-        np.save(file, images.numpy())
-        line = [sys.executable, "-P", str(fresh_process.__file__), str(folder.resolve()), str(file), place]
-        threads = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}
-        try:
-            answer = subprocess.run(line, capture_output=True, text=True, check=False, timeout=SECONDS, cwd=place, env=threads)
-        except subprocess.TimeoutExpired:
-            raise NasError(f"the files of {folder} did not give {len(images)} logits in {SECONDS:.0f} s") from None
-        if answer.returncode:
-            last = (answer.stderr.strip().splitlines() or [f"exit code {answer.returncode}"])[-1]
-            raise NasError(f"a file of {folder} does not run without this project: {last}")
-        return {name: np.load(Path(place, f"{name}.npy")) for name in FORMATS if (folder / name).exists()}
 
 
 class _Calibration(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime has no types
@@ -198,7 +151,7 @@ def quantise(source: Path, target: Path, preprocess: Preprocess, parts: Mapping[
         quantize_static(
             source,
             target,
-            _Calibration(_batches(preprocess, evenly_spaced(parts["train"], CALIBRATION_IMAGES))),
+            _Calibration(_batches(preprocess, parts["train"].images[evenly_spaced(parts["train"], CALIBRATION_IMAGES)])),
             quant_format=QuantFormat.QDQ,
             per_channel=True,
             reduce_range=True,  # 7-bit weights: on CPUs without VNNI, the sum of two 8-bit products overflows 16 bits
@@ -230,13 +183,28 @@ def quiet() -> Iterator[None]:
         logging.disable(before)
 
 
-def make_card(network: Network, dataset: Mapping[str, Any], **sections: Mapping[str, Any]) -> dict[str, Any]:
-    """The card of a network; `dataset` has classes, mean and std, and `sections` are accuracy, train and versions."""
+def about_images(dataset: Dataset, parts: Mapping[str, ImageData]) -> dict[str, Any]:
+    """What a card says of the images of a dataset with these parts."""
+    values = {name: list(getattr(dataset, name)) for name in ("classes", "class_folders", "mean", "std")}
+    return values | {"bits": getattr(dataset, "bits", 8), "side": kept_side(parts["val"].images)}
+
+
+def unread_images(described: Mapping[str, Any], dataset: Dataset | None) -> dict[str, Any]:
+    """What a card says of images that cannot be read, from experiment.json."""
+    named = dataset is not None and type(dataset).class_folders is not Dataset.class_folders  # by other names than the classes'
+    folders = list(dataset.class_folders) if dataset is not None and named else described["classes"]
+    fields = {name: described[name] for name in ("classes", "mean", "std")}
+    return fields | {"class_folders": folders, "bits": None, "side": None}
+
+
+def make_card(network: Network, images: Mapping[str, Any], **sections: Mapping[str, Any]) -> dict[str, Any]:
+    """The card of a network; `images` is from `about_images`, and `sections` are accuracy, train and versions."""
     return {
         "id": network.id,
-        "classes": list(dataset["classes"]),
-        "preprocess": {"resolution": network.resolution, "mean": list(dataset["mean"]), "std": list(dataset["std"])},
-        "cost": network.costs(len(dataset["classes"])),
+        "classes": images["classes"],
+        "class_folders": images["class_folders"],
+        "preprocess": {"resolution": network.resolution} | {name: images[name] for name in ("side", "bits", "mean", "std")},
+        "cost": network.costs(len(images["classes"])),
         **sections,
     }
 
@@ -272,54 +240,3 @@ def timm_config(network: Network, card: Mapping[str, Any]) -> dict[str, Any]:
         "label_names": list(classes),
     }
     return config | {"num_classes": len(classes), "pretrained_cfg": how | config["pretrained_cfg"]}
-
-
-def readme(card: Mapping[str, Any]) -> str:
-    """The export's README.md: the card in Markdown, with front matter for the Hugging Face hub."""
-    cost, proof = card["cost"], card["proof"].items()
-    return Template(Path(__file__).with_name("card.md").read_text(encoding="utf-8")).substitute(
-        id=card["id"],
-        num_classes=f"{len(card['classes']):,}",
-        side=card["preprocess"]["resolution"],
-        params=f"{cost['params']:,}",
-        macs=f"{cost['macs']:,}",
-        source=f"; trial {card['trial']} of the search {card['run']}" if "trial" in card else "",
-        accuracy="\n".join(_accuracy(card["accuracy"])),
-        latency=_latency(card["latency"]),
-        opset=card["onnx_opset"],
-        proof="\n".join(
-            f"| `{name}` | {one['logit_difference']:.2g} | {100 * one['same_class']:.2f} | {one['source']} |"
-            for name, one in proof
-        ),
-        **{of: _pairs(card[of]) for of in ("train", "versions", "exported_with")},
-        classes=", ".join(map(_plain, card["classes"][:1000])),
-    )
-
-
-def _plain(text: object) -> str:
-    return " ".join(str(text).split()).replace("|", "\\|").replace("<", "&lt;")
-
-
-def _pairs(values: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name} {_plain(value)}" for name, value in values.items())
-
-
-def _accuracy(accuracy: Mapping[str, Any]) -> Iterator[str]:
-    yield f"On {_plain(accuracy['dataset'])}, trained with seed {accuracy['seed']}; a search ranks by val and never reads test.\n"
-    yield "| part | images | top-1, % |\n|---|---|---|"
-    for part in ("val", "test"):
-        if f"{part}_top1_pct" in accuracy:
-            yield f"| {part} | {accuracy[f'{part}_images']:,} | {accuracy[f'{part}_top1_pct']:.2f} |"
-    for part, top1 in accuracy.get("int8", {}).items():
-        yield f"| {part}, in int8 | {accuracy[f'{part}_images']:,} | {top1:.2f} |"
-    if "int8" in accuracy:
-        yield "\n`model_int8.onnx` takes and gives the same arrays as `model.onnx`."
-    if "not_measured" in accuracy:
-        yield f"\nAs its training ended; not measured again: {_plain(accuracy['not_measured'])}."
-
-
-def _latency(latency: Mapping[str, Any]) -> str:
-    if "not_measured" in latency:
-        return f"Not measured: {latency['not_measured']}."
-    spread = f"the middle half of {latency['runs']} runs from {latency['q25_ms']:.3g} to {latency['q75_ms']:.3g}"
-    return f"{latency['median_ms']:.3g} ms ({spread}) on {latency['device']}, one thread, one image, {latency['runtime']}."

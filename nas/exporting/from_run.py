@@ -14,7 +14,7 @@ from nas.datasets import Dataset, ImageData, load_part
 from nas.datasets.images.splits import PARTS
 from nas.errors import NasError
 from nas.exporting.export_folder import check_replaceable, with_weights
-from nas.exporting.formats import make_card, measure_accuracy, write_export
+from nas.exporting.formats import about_images, make_card, measure_accuracy, unread_images, write_export
 from nas.models.network import Network, parse_network
 from nas.paths import absolute
 from nas.runs.images import changed_images, explaining_gone
@@ -132,12 +132,14 @@ def _export(
         network, weights = parse_network(row["architecture"]), weights_file(run, int(row["trial"]))
         if dataset is None or unreadable:
             accuracy = _accuracy_of_trial(run, row) | {"dataset": described["dataset"]["name"], "not_measured": unreadable}
+            about = unread_images(described["dataset"], dataset)
         else:
             model = with_weights(network, len(described["dataset"]["classes"]), weights)
             accuracy = _accuracy(model, network, dataset, parts, row) | {"dataset": dataset.name}
+            about = about_images(dataset, parts)
         card = make_card(
             network,
-            described["dataset"],
+            about,
             accuracy=accuracy | {"seed": int(row["seed"])},
             train=described["train"] | {"device": row["device"], "precision": row["precision"], "seconds": float(row["seconds"])},
             versions=described["sessions"][-1]["versions"],

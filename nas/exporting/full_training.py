@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from nas.datasets import Dataset, load_part
 from nas.errors import NasError, describe_error
 from nas.exporting.export_folder import read_export, sha256, with_weights
-from nas.exporting.formats import make_card, measure_accuracy, write_export
+from nas.exporting.formats import about_images, make_card, measure_accuracy, write_export
 from nas.files import is_locked, locked
 from nas.machine import usable_cores
 from nas.models.architecture import Architecture
@@ -176,7 +176,7 @@ def _export(training: FullTraining, network: Network, first: FirstWeights, repor
     accuracy, _ = measure_accuracy(model, network.resolution, dataset, parts, pick_device())
     card = make_card(
         network,
-        {"classes": dataset.classes, "mean": dataset.mean, "std": dataset.std},
+        about_images(dataset, parts),
         accuracy={
             "dataset": dataset.name,
             "seed": training.seed,

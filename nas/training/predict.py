@@ -86,13 +86,12 @@ def _predict(model: nn.Module, data: ImageData, preprocess: Preprocess, batch: i
     return None
 
 
-def evenly_spaced(data: ImageData, num: int) -> NDArray[np.uint8]:
-    """Up to `num` images, evenly spaced over the part, so that they span all classes even if the part is sorted by class.
+def evenly_spaced(data: ImageData, num: int) -> NDArray[np.intp]:
+    """The indices of up to `num` images, evenly spaced over the part, which span all classes even if it is sorted by class.
 
-    Shapes: uint8 (N, height, width, 3).
+    Shapes: (N,).
     """
-    images: NDArray[np.uint8] = data.images[np.unique(np.linspace(0, len(data) - 1, num).astype(int))]
-    return images
+    return np.unique(np.linspace(0, len(data) - 1, num).astype(np.intp))
 
 
 def num_correct(logits: Tensor, data: ImageData) -> int:

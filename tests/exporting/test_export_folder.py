@@ -22,9 +22,9 @@ from timm.utils import accuracy as timm_accuracy
 import nas
 from nas.exporting import fresh_process
 from nas.exporting.export_folder import FILES, read_export
-from nas.exporting.formats import prove
 from nas.exporting.from_run import load_unchanged
 from nas.exporting.full_training import FullTraining, initial_weights, load_first, run_training
+from nas.exporting.proof import prove
 from nas.models.network import find_network
 from nas.runs.run_folder import read_experiment
 from nas.training.checkpoint import best_file
@@ -99,6 +99,16 @@ def test_reloaded_accuracy_is_the_trials_to_the_last_image(digits_run, exported,
         logits = fresh_process.in_batches(fresh_process.FORMATS[name](exported), images.numpy())
     monkeypatch.delitem(sys.modules, "model", raising=False)
     assert 100 * (logits.argmax(1) == labels).sum() / len(labels) == row["val_top1_pct"]
+
+
+def test_images_of_arrays_are_classified_alike_from_files(exported, card):
+    read = card["image_files"]
+    assert read["images"] == 128
+    assert read["order_of_timm"]
+    for way in ("images.py", "timm"):
+        assert read["ways"][way]["same_class"] > 0.95
+        assert abs(read["ways"][way]["top1_pct"] - read["top1_pct"]) < 3
+    assert (exported / "class_map.txt").read_text().split() == card["classes"] == card["class_folders"]
 
 
 def test_int8_is_smaller_and_its_accuracy_is_what_the_card_says(exported, card):
@@ -223,7 +233,7 @@ def test_an_accuracy_on_other_images_never_passes_as_the_runs(copied, caplog):
 
 
 def test_a_failed_proof_leaves_no_folder_that_looks_good(copied, monkeypatch):
-    monkeypatch.setattr("nas.exporting.formats.SECONDS", 0.01)  # in which nothing runs
+    monkeypatch.setattr("nas.exporting.proof.SECONDS", 0.01)  # in which nothing runs
     with pytest.raises(nas.NasError, match=r"did not give 128 logits in 0 s"):
         nas.export(copied, best="val_top1_pct")
     assert list((copied / "exports").iterdir()) == []
