@@ -62,7 +62,15 @@ class Sample:
             if file is None:
                 Image.fromarray(self.images[i]).save(place / f"{i}.png")
             else:  # timm's reader goes by the suffix, and Pillow by the content
-                shutil.copyfile(file, place / f"{i}{file.suffix if file.suffix.lower() in READ_BY_TIMM else '.jpg'}")
+                _link(file, place / f"{i}{file.suffix if file.suffix.lower() in READ_BY_TIMM else '.jpg'}")
+
+
+def _link(file: Path, target: Path) -> None:
+    """Link to a file, which may be large; copy it where there are no links."""
+    try:
+        target.symlink_to(file.resolve())
+    except OSError:
+        shutil.copyfile(file, target)
 
 
 def kept_side(images: NDArray[np.uint8]) -> int | None:

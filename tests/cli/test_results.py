@@ -60,6 +60,8 @@ def test_the_whole_table_is_written_and_piped(runs, tmp_path, capfd):
     assert command(["table", str(runs[1]), "--output", str(tmp_path / "table.csv")]) == 0
     df = nas.results(runs[1])
     assert list(pd.read_csv(tmp_path / "table.csv").columns) == list(df.columns)
+    assert command(["table", str(runs[1]), "--front", "--output", str(tmp_path / "table.parquet")]) == 0
+    assert nas.front(pd.read_parquet(tmp_path / "table.parquet"))["trial"].tolist() == [3, 1, 0]
     capfd.readouterr()
     assert command(["table", str(runs[1]), "--front", "--output", "/dev/stdout"]) == 0
     assert pd.read_csv(io.StringIO(capfd.readouterr().out))["trial"].tolist() == [3, 1, 0]
@@ -76,7 +78,8 @@ def test_brackets_in_a_cell_are_no_markup(runs, monkeypatch, capsys):
     ("arguments", "sentence"),
     [
         (["table", "RUN", "--where", "mac_m < 1"], "column 'mac_m' does not exist; did you mean 'macs_m'"),
-        (["table", "RUN", "--output", "/nowhere/at/all"], "/nowhere/at/all cannot be used: No such file or directory"),
+        (["table", "RUN", "--output", "/nowhere/at/all"], "/nowhere/at/all cannot be written: No such file or directory"),
+        (["table", "RUN", "--output", "table.tsv"], "table.tsv ends in .tsv, and tables are written as .csv, .xlsx, .parquet"),
         (["table", "RUN", "--best", "macs"], "objective 'macs' does not exist"),
         (["table", "RUN", "--best", "macs_m", "--where", "macs_m < 1"], "no trial here is done, so none is best on macs_m"),
         (["table"], "no run can be read"),
