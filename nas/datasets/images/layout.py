@@ -1,7 +1,7 @@
 """Finds the parts and classes of a folder of images by the shape of its tree; a tree that may mean something else is refused."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -140,6 +140,10 @@ def _lone(level: Folder, folder: Folder, *, within: Folder | None) -> NasError:
         if part_of(folder.name) or set(words(folder.name)) <= IMAGE_WORDS:
             return _refusal(level, f"has images without classes, in {name}/; {_per_class(level)}")
         needed = "a classifier needs a folder of images for each of two classes or more"
+        if within is not None and level.name.casefold() != "train":
+            part = shown(level.name)
+            remedy = f"move {part}/ away if it has no labels, or put the images of each class into its folder, {path}/CLASS"
+            return _refusal(within, f"has images of no class of train/ in {part}/{name}; {remedy}")
         return _refusal(level, f"has the one class {name}{_other_files(level)}; {needed}")
     if within is not None:
         wrapper = f"{path}/{name}"
@@ -163,19 +167,19 @@ def _parts_beside(folders: dict[str, Folder]) -> dict[str, str]:
 
 
 def _misnamed(level: Folder, parts: dict[str, str]) -> NasError:
-    root, names = shown(level.path), list(map(shown, parts))
-    if len(parts) == 1 and len(level.folders[next(iter(parts))].image_folders) > 1:
-        remedy = f"give --dataset.root {root}/{names[0]}, or arrange {root}/train/CLASS and {root}/val/CLASS"
-    elif len(parts) == 1:
-        arranged = f"{root}/train/CLASS and {root}/{next(iter(parts.values()))}/CLASS"
-        remedy = f"arrange {arranged}, move it away if it has no labels, or rename it if it is a class"
+    names = list(map(shown, parts))
+    if len(parts) > 1:
+        remedy = f"arrange them as {_arrangement(level, parts)}, with the images of each class in its folder"
+        return _refusal(level, f"has {_listed(names)}, which look like parts and no classes; {remedy}")
+    if set(parts.values()) == {"train"} and len(level.folders[next(iter(parts))].image_folders) > 1:
+        remedy = f"give --dataset.root {shown(level.path)}/{names[0]}, or arrange {_arrangement(level, {'': 'val'})}"
     else:
-        wanted = [part for part in PARTS if part in {"train", *parts.values()}]
-        remedy = (
-            f"arrange them as {', '.join(f'{root}/{part}/CLASS' for part in wanted)}, with the images of each class in its folder"
-        )
-    verb = "looks like a part and no class" if len(names) == 1 else "look like parts and no classes"
-    return _refusal(level, f"has {_listed(names)}, which {verb}; {remedy}")
+        remedy = f"arrange {_arrangement(level, parts)}, move it away if it has no labels, or rename it if it is a class"
+    return _refusal(level, f"has {names[0]}, which looks like a part and no class; {remedy}")
+
+
+def _arrangement(level: Folder, parts: Mapping[str, str]) -> str:
+    return ", ".join(f"{shown(level.path)}/{part}/CLASS" for part in PARTS if part in {"train", *parts.values()})
 
 
 def _check_containers(level: Folder) -> None:
@@ -183,39 +187,52 @@ def _check_containers(level: Folder) -> None:
 
     Raises: NasError if one is.
     """
+    classes = set(level.folders)
     for name, folder in level.folders.items():
         inside = set(folder.image_folders) - {name}
-        if inside and inside <= set(level.folders) and not folder.images:
+        if inside and inside <= classes and not folder.images:
             twice, remedy = _listed(list(map(shown, sorted(inside)))), "move its images into the folders of their classes"
             raise _refusal(level, f"has {twice} twice: as classes, and in {shown(name)}/; {remedy}")
 
 
 def _check_groups(level: Folder) -> None:
-    """Check that the classes are not one level deeper, repeated in each sub-folder.
+    """Check that the classes are not one level deeper.
 
-    Whichever level's names look more like numbers, dates, places or cameras has the groups. If neither does, nobody can say.
+    If the same names recur in each sub-folder, the level whose names look more like numbers, dates, places or cameras has the
+    groups; if neither does, nobody can say. Different names in each sub-folder are those of classes only if the sub-folders' own
+    look like groups.
     Raises: NasError if the sub-folders are groups or parts of the classes, or may be.
     """
     outer, inner = _repeated(level)
-    if not inner:
-        return
-    root, groups = shown(level.path), list(map(shown, outer))
-    first, second = shown(next(iter(outer))), shown(inner[0])
-    if len(set(parts_among(inner).values())) > 1:
-        wanted = ", ".join(f"{root}/{part}/CLASS" for part in PARTS if part in {"train", *parts_among(inner).values()})
-        raise _refusal(level, f"has the parts {_listed(list(map(shown, inner)))} in each class; arrange them as {wanted}")
+    stands_for = parts_among(inner)
+    if len(set(stands_for.values())) > 1:
+        names = _listed(list(map(shown, stands_for)))
+        raise _refusal(level, f"has the parts {names} in each class; arrange them as {_arrangement(level, stands_for)}")
+    recur = bool(inner)
+    if not recur:
+        outer, inner = list(level.image_folders), _only_below(level)
     above, below = grouping(outer), grouping(inner)
-    if below > above:
+    if below > above or not inner or (below == above and not recur):
         return
-    repeated = f"has folders named {_listed(list(map(shown, inner)))} in each of {_listed(groups)}"
-    if above > below:
+    root, first, second = shown(level.path), shown(outer[0]), shown(inner[0])
+    problem = f"has folders named {_listed(list(map(shown, inner)))} in {'each of ' * recur}{_listed(list(map(shown, outer)))}"
+    if above == 2:
         remedy = f"so these are no classes; move the images of {root}/{first}/{second} to {root}/{second}/{first}, and so on"
     else:
         remedy = (
             f"and either may be the classes; put the images of a class into one folder: {root}/{second}/{first} if {second} is a "
             f"class, {root}/{first} without folders in it if {first} is one"
         )
-    raise _refusal(level, f"{repeated}, {remedy}")
+    raise _refusal(level, f"{problem}, {remedy}")
+
+
+def _only_below(level: Folder) -> list[str]:
+    """The names of the folders in the sub-folders, if no image lies above them and some sub-folder has several; else none."""
+    outer = level.image_folders
+    if any(folder.images for folder in outer.values()):
+        return []
+    inner = [name for folder in outer.values() for name in folder.image_folders]
+    return inner if len(inner) > len(outer) else []
 
 
 def _repeated(level: Folder) -> tuple[list[str], list[str]]:
