@@ -3,6 +3,7 @@
 import logging
 import os
 import tempfile
+from collections.abc import Mapping
 from dataclasses import fields, is_dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -83,7 +84,16 @@ def _absolute_field(value: Any, kind: Any) -> Any:
     return str(absolute(value)) if is_path and str(absolute(value)) != value else value
 
 
-def path_fields(described: Any) -> dict[str, str]:
-    """Name → path, of the fields in a description that hold one absolute path."""
-    texts = {name: value["path"] if isinstance(value, dict) else value for name, value in (described or {}).items()}
-    return {name: text for name, text in texts.items() if isinstance(text, str) and Path(text).is_absolute()}
+def is_place(value: Any) -> bool:
+    """Whether a value, or its description in JSON, is one or several absolute paths."""
+    if isinstance(value, list | tuple):
+        return bool(value) and all(map(is_place, value))
+    text = value["path"] if isinstance(value, dict) and set(value) == {"path"} else value
+    return isinstance(text, str | Path) and Path(text).is_absolute()
+
+
+def places(described: Mapping[str, Any] | None) -> dict[str, tuple[str, ...]]:
+    """Field → its absolute paths, of the described fields that have some."""
+    fields_of = {name: value for name, value in (described or {}).items() if is_place(value)}
+    each = {name: value if isinstance(value, list | tuple) else [value] for name, value in fields_of.items()}
+    return {name: tuple(one["path"] if isinstance(one, dict) else str(one) for one in value) for name, value in each.items()}

@@ -7,7 +7,7 @@ import math
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 from nas.datasets import Dataset, ImageData, download_errors
 from nas.datasets.image_folder import IMAGENET_MEAN, IMAGENET_STD, ImageFolder
@@ -40,7 +40,7 @@ class Imagenette(Dataset):
 
     root: Path = Path("data")
     """A folder with train/ and val/, or the parent of the archive's folder; a missing archive is downloaded into it."""
-    size: str = "160px"
+    size: Literal["160px", "320px", "full"] = "160px"
     """Which archive: 160px, 320px or full."""
     side: int = 160
     """Side of the stored images, pixels: each image is resized once, to this shorter side, and cropped to its centre square."""

@@ -99,16 +99,16 @@ def train_network(
     resolutions = {resolution_at(epoch, network.resolution, training.train) for epoch in range(1, training.train.epochs + 1)}
     network.check(len(dataset.classes), sorted(resolutions))
     first = initial_weights(training, network)  # may download timm's weights
-    load_part(dataset, "train")  # decoded once, here, where its progress shows, and not in every process
+    images = dataset.fingerprint().key  # decoded once, here, where its progress shows, and not in every process
     with _checkpoint_folder(training):
         _check_absent(target)  # again, now that the lock is held
         if training.workers > 1:
             from nas.exporting.distributed import train_on_workers  # imports Ray
 
-            work = partial(run_training, training, network, first)
+            work = partial(run_training, training, network, first, images=images)
             report = train_on_workers(work, dataset, workers=training.workers, storage=training.checkpoints, on_epoch=on_epoch)
         else:
-            report = run_training(training, network, first, on_epoch=on_epoch, on_step=on_step)
+            report = run_training(training, network, first, images=images, on_epoch=on_epoch, on_step=on_step)
         _export(training, network, first, report)
         shutil.rmtree(training.checkpoints)
     return target
@@ -197,10 +197,11 @@ def run_training(
     network: Network,
     first: FirstWeights,
     *,
+    images: str = "",
     on_epoch: Callable[[Epoch], None] | None = None,
     on_step: Callable[[int, int], None] | None = None,
 ) -> TrainReport:
-    """Train in this process, from the initial weights or the last checkpoint."""
+    """Train in this process, from the initial weights or the last checkpoint; `images` is the key of their fingerprint."""
     settings = training.train
     torch.set_num_threads(min(torch.get_num_threads(), usable_cores()))  # torch itself knows no CPU quota
     torch.manual_seed(training.seed)  # so that new weights depend on the seed alone
@@ -210,7 +211,7 @@ def run_training(
     return train(
         model.to(pick_device()),
         TrainSetup(dataset=training.dataset, settings=settings, resolution=network.resolution, seed=training.seed),
-        checkpoints=Checkpoints(folder=training.checkpoints, initial_weights=first.what),
+        checkpoints=Checkpoints(folder=training.checkpoints, initial_weights=first.what, images=images),
         on_epoch=on_epoch,
         on_step=on_step,
     )

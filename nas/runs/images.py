@@ -7,7 +7,7 @@ from typing import Any
 
 from nas.datasets.images.fingerprint import Fingerprint
 from nas.errors import NasError
-from nas.paths import path_fields
+from nas.paths import places
 
 
 def fingerprint_of(described: Mapping[str, Any]) -> Fingerprint | None:
@@ -37,10 +37,10 @@ def gone_images(run: Path, described: Mapping[str, Any]) -> str:
     """A sentence if a run's images are gone from their place: how to give another one; else an empty text."""
     if fingerprint_of(described) is None:
         return ""
-    for name, path in path_fields(described["dataset"]["fields"]).items():
-        if not Path(path).exists():
+    for name, paths in places(described["dataset"]["fields"]).items():
+        if gone := [path for path in paths if not Path(path).exists()]:
             return (
-                f"{run}: its images are gone from {path}; put them back, or name their new place with "
+                f"{run}: its images are gone from {gone[0]}; put them back, or name their new place with "
                 f"`nas resume {run} --dataset.{name.replace('_', '-')} PATH`"
             )
     return ""
@@ -59,7 +59,7 @@ def explaining_gone(run: Path, described: Mapping[str, Any]) -> Iterator[None]:
 
 def dataset_difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     """The first difference between two described datasets but their places, in words; empty if there is none."""
-    paths = path_fields(before["fields"]).keys() & path_fields(now["fields"]).keys()
+    paths = places(before["fields"]).keys() & places(now["fields"]).keys()
     there, here = ({**one, **(one["fields"] or {})} for one in (before, now))
     for name in dict.fromkeys((*there, *here)):
         if name in (*paths, "fields", "module", "file", "fingerprint") or there.get(name) == here.get(name):
@@ -74,6 +74,6 @@ def dataset_difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str
 
 
 def moved_images(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
-    """Field → (path before, path now), of the described datasets' fields that are other paths now."""
-    old, new = path_fields(before["fields"]), path_fields(now["fields"])
+    """Field → (paths before, paths now), of the described datasets' fields that are other paths now."""
+    old, new = ({name: ", ".join(paths) for name, paths in places(one["fields"]).items()} for one in (before, now))
     return {f"dataset.{name}": (old[name], new[name]) for name in old.keys() & new.keys() if old[name] != new[name]}

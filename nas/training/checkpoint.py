@@ -34,6 +34,8 @@ class Checkpoints:
     """Largest ratio of a save's time to the training time between saves; 1 saves after every epoch, however long that takes."""
     initial_weights: str = "new"
     """Description of the initial weights; a training resumes only from a checkpoint with the same description."""
+    images: str = ""
+    """Key of the images' fingerprint, for the same reason; empty if the caller knows that they are the same."""
 
     def is_due(self, save_seconds: float, unsaved_seconds: float) -> bool:
         """True if it is time to save, where the last save took `save_seconds` and training since then took `unsaved_seconds`."""

@@ -7,7 +7,7 @@ import hashlib
 import logging
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, is_dataclass
+from dataclasses import asdict, dataclass, fields, is_dataclass
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,7 @@ from torchvision.transforms import v2
 
 from nas.datasets import Dataset, ImageData, load_part
 from nas.errors import NasError, unknown_name, user_code
+from nas.paths import is_place
 from nas.training.augment import Augment
 from nas.training.checkpoint import Checkpoints, TrainState, best_file, restore_last, save_last, save_weights
 from nas.training.device import DTYPES, device_name, keep_freed_memory, pick_precision
@@ -290,12 +291,21 @@ def _identity(run: _Run, checkpoints: Checkpoints) -> dict[str, Any]:
         "first weights": checkpoints.initial_weights,
         "resolution": setup.resolution,
         "precision": run.precision,
-        "dataset": repr(setup.dataset) if is_dataclass(setup.dataset) else setup.dataset.name,
+        "dataset": f"{setup.dataset.name}({', '.join(_settings(setup.dataset))})",
+        "fingerprint of the images": checkpoints.images or None,
         "list of training labels": hashlib.sha256(labels).hexdigest()[:16],
         "stored image size": list(run.images.shape[1:]),
         "network": hashlib.sha256(repr(run.state.model).encode()).hexdigest()[:16],
         "number of processes": run.world,
     }
+
+
+def _settings(dataset: Dataset) -> list[str]:
+    """A dataset's fields but its paths, as the same images may have moved."""
+    if not is_dataclass(dataset):
+        return []
+    values = ((field.name, getattr(dataset, field.name)) for field in fields(dataset))
+    return [f"{name}={value!r}" for name, value in values if not is_place(value)]
 
 
 def _save(checkpoints: Checkpoints, run: _Run, history: list[Epoch]) -> None:

@@ -5,7 +5,7 @@ import io
 import pickle
 import resource
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -240,11 +240,13 @@ def test_a_checkpoint_of_another_training_is_refused(tmp_path):
         r"train\.lr was 0\.03, and now it is 0\.1; give another --output": setup(replace(settings, lr=0.1)),
         "seed was 0, and now it is 1": setup(settings, seed=1),
         "resolution was 16, and now it is 24": setup(settings, resolution=24),
-        r"dataset was Stripes\(shift=0\), and now it is Stripes\(shift=1\)": setup(settings, dataset=Stripes(shift=1)),
+        r"dataset was stripes\(shift=0\), and now it is stripes\(shift=1\)": setup(settings, dataset=Stripes(shift=1)),
     }
     for sentence, other in others.items():
         with pytest.raises(NasError, match=f"another training: its {sentence}"):
             train(TwoLayers(), other, checkpoints=Checkpoints(folder=tmp_path))
+    with pytest.raises(NasError, match="another training: its fingerprint of the images was None, and now it is cats"):
+        train(TwoLayers(), setup(settings), checkpoints=Checkpoints(folder=tmp_path, images="cats"))
     model = TwoLayers()
     model[0].stride = (1, 1)  # with weights of the same shapes
     with pytest.raises(NasError, match="another training: its network was"):
@@ -343,3 +345,18 @@ def test_a_training_writes_after_every_epoch_and_a_trial_when_it_has_the_time():
     assert sparing.is_due(0.0, 0.1)
     assert not sparing.is_due(1.0, 19.0)
     assert sparing.is_due(1.0, 21.0)
+
+
+@dataclass(frozen=True)
+class StripesInAFile(Stripes):
+    """Stripes at a place."""
+
+    root: Path = Path("/here")
+
+
+def test_a_training_resumes_when_its_images_have_moved(tmp_path):
+    settings, checkpoints = replace(SETTINGS, epochs=1), Checkpoints(folder=tmp_path)
+    torch.manual_seed(0)
+    first = train(TwoLayers(), setup(settings, dataset=StripesInAFile()), checkpoints=checkpoints)
+    there = StripesInAFile(root=Path("/there"))
+    assert train(TwoLayers(), setup(settings, dataset=there), checkpoints=checkpoints).history == first.history

@@ -18,6 +18,11 @@ class Fingerprint:
     keys: Mapping[str, Mapping[str, str]]
     """Part → class → hash of the images' contents."""
 
+    @property
+    def key(self) -> str:
+        """A hash of all the images."""
+        return hashlib.sha256(repr(self.keys).encode()).hexdigest()[:KEY_DIGITS]
+
     @staticmethod
     def of(parts: Mapping[str, tuple[Iterable[bytes], Iterable[int]]], classes: Sequence[str]) -> "Fingerprint":
         """The fingerprint of parts, each the digests of its images and their labels."""
