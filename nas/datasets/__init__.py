@@ -81,6 +81,14 @@ class Dataset(ABC):
     def mirrors(self) -> bool:
         """True if a mirrored image still shows its class, so that training may flip images horizontally."""
 
+    @property
+    def bits(self) -> int:
+        """Depth of the images that have more than 8 bits: their values go from 0 to 2**bits - 1; 8 if there are none.
+
+        `load` gives 8 bits, scaled alike. Whoever reads the image files scales by this number: with 12, by 255/4095.
+        """
+        return 8
+
     @abstractmethod
     def load(self, part: str) -> ImageData:
         """The images of a part: train, val or test. Every call gives the same images."""

@@ -5,7 +5,9 @@ from pathlib import Path
 from typing import Final
 
 from nas.datasets import Dataset, ImageData
-from nas.datasets.images.cache import cached_images
+from nas.datasets.images.account import tell
+from nas.datasets.images.cache import CachedImages, cached_images
+from nas.datasets.images.fingerprint import Fingerprint
 from nas.datasets.images.listing import class_names, list_images
 from nas.errors import NasError
 
@@ -27,7 +29,7 @@ class ImageFolder(Dataset):
     share: float = 1.0
     """Share of the training images to use; each training uses the same images."""
     allow_missing: float = 0.1
-    """Largest share of the files of a class that may be left out as unreadable or of an unknown type."""
+    """Largest share of the files of a class that may be lost: unreadable, dead links, of an unknown type."""
     mirrors: bool = True
     """True if a mirrored image still shows its class, so that training may flip images horizontally."""
     name = "image_folder"
@@ -47,15 +49,35 @@ class ImageFolder(Dataset):
         """The names of the class folders, sorted as timm sorts: by numbers and without regard to case."""
         return class_names(Path(self.root))
 
+    @property
+    def bits(self) -> int:
+        """Depth of the images that have more than 8 bits, by their largest value: 8, 10, 12, 14, 16; 1 for floats from 0 to 1."""
+        return self._cached().bits
+
     def load(self, part: str) -> ImageData:
         """The images of a part: uint8 (N, side, side, 3), decoded on first use.
 
+        The training part also logs an account of all files.
+
         Raises: NasError for another layout, or too many unreadable files.
         """
+        cached = self._cached()
+        if part == "train":  # once per training, and when a search starts
+            tell(cached.listing, cached.findings)
+        images, labels = cached.parts[part]
+        unreadable, root = cached.findings.unreadable, cached.listing.root
+        files = [root / path for path in cached.listing.parts[part] if path not in unreadable]
+        return ImageData(images=images, labels=labels, files=files)
+
+    def fingerprint(self) -> Fingerprint:
+        """The fingerprint of the files that can be read, wherever they are; all three parts."""
+        cached = self._cached()
+        digests = {part: (map(bytes, cached.digests[part]), labels) for part, (_, labels) in cached.parts.items()}
+        return Fingerprint.of(digests, cached.listing.classes)
+
+    def _cached(self) -> CachedImages:
         listing = list_images(Path(self.root), share=self.share)
-        images, labels = cached_images(listing, side=self.side)[part]
-        files = [listing.root / path for path in listing.parts[part]]
-        return ImageData(images=images, labels=labels, files=files if len(files) == len(labels) else None)
+        return cached_images(listing, side=self.side, allow_missing=self.allow_missing)
 
 
 DATASET: Final = ImageFolder()

@@ -11,6 +11,7 @@ from typing import Final, Literal
 
 from nas.datasets import Dataset, ImageData, download_errors
 from nas.datasets.image_folder import IMAGENET_MEAN, IMAGENET_STD, ImageFolder
+from nas.datasets.images.fingerprint import Fingerprint
 from nas.datasets.images.folders import Folder
 from nas.errors import NasError
 from nas.files import locked
@@ -47,7 +48,7 @@ class Imagenette(Dataset):
     share: float = 1.0
     """Share of the training images to use; each training uses the same images."""
     allow_missing: float = 0.1
-    """Largest share of the files of a class that may be left out as unreadable or of an unknown type."""
+    """Largest share of the files of a class that may be lost: unreadable, dead links, of an unknown type."""
     name = "imagenette"
     classes = tuple(CLASSES.values())
     class_folders = tuple(CLASSES)
@@ -69,6 +70,10 @@ class Imagenette(Dataset):
         if set(Folder(str(folder / "train")).folders) != set(CLASSES):
             raise NasError(f"{folder / 'train'} must have the ten folders {', '.join(CLASSES)}; for others use image_folder")
         return self._images(folder).load(part)
+
+    def fingerprint(self) -> Fingerprint:
+        """The fingerprint of the files that can be read, wherever they are; all three parts."""
+        return self._images(self._folder()).fingerprint()
 
     def _images(self, root: Path) -> ImageFolder:
         return ImageFolder(root=root, side=self.side, share=self.share, allow_missing=self.allow_missing)

@@ -172,7 +172,8 @@ def test_a_folder_of_photographs_is_searched_exported_and_trained_to_the_end(run
     for part, number in (("train", 40), ("val", 10)):
         for label, name in enumerate(("dunkel", "明るい")):
             for i in range(number):
-                save(tmp_path / "photos" / part / name / f"{i}.png", (150 * label + 2 * i, 40, 60), (30, 20))
+                path = tmp_path / "photos" / part / name / f"{i}.png"
+                save(path, (150 * label + 2 * i, 40, 60), (30, 20), below=(40, 60, 2 * i))
     options = ["--dataset", "image_folder", "--dataset.side", 32, "--train.epochs", 2, "--train.batch-size", 16]
     place = ["--dataset.root", "./photos"]
     printed = typed("search", "digits_mobilenetv3", *options, *place, "--space.resolutions", 32, "--trials", 1, cwd=tmp_path)

@@ -15,7 +15,7 @@ from nas.datasets.images.listing import list_images
 folder, side, *limit = sys.argv[1:]
 if limit:
     resource.setrlimit(getattr(resource, limit[0]), (int(limit[1]), int(limit[1])))
-parts = cached_images(list_images(Path(folder)), side=int(side)).values()
+parts = cached_images(list_images(Path(folder)), side=int(side)).parts.values()
 print(  # noqa: T201 - the test reads it
     sum(int(images.astype("u8").sum()) for images, _ in parts),
     sum(len(images) for images, _ in parts),

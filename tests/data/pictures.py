@@ -1,14 +1,18 @@
-"""Plain images in folders."""
+"""Small images in folders."""
 
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
 
+from nas.datasets.images.decode import open_image, square
 
-def save(path: Path, color=(200, 30, 60), size=(12, 10), mode="RGB", **options) -> Path:
-    """One plain image."""
+
+def save(path: Path, color=(200, 30, 60), size=(12, 10), mode="RGB", *, below=None, **options) -> Path:
+    """One image of one colour; its lower half may have another."""
     path.parent.mkdir(parents=True, exist_ok=True)
     image = Image.new("RGB", size, color)
+    image.paste(below or color, (0, size[1] // 2, *size))
     (image.quantize() if mode == "P" else image.convert(mode)).save(path, **options)
     return path
 
@@ -18,5 +22,17 @@ def fill(root: Path, parts=("train", "val"), classes=("cat", "dog"), num=20) -> 
     for part in parts:
         for label, name in enumerate(classes):
             for i in range(num):
-                save(root / part / name / f"{i}.png", (10 * i, 250 * label, 90))
+                save(root / part / name / f"{i}.png", (10 * i, 250 * label, 90), below=(90, 10 * i, 250 * label))
     return root
+
+
+def save_values(path: Path, values, dtype="uint16", **options) -> Path:
+    """One image of one channel with these values."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.asarray(values, dtype)).save(path, **options)
+    return path
+
+
+def decoded(path: Path, side: int, bits: int = 8):
+    """The pixels of an image file."""
+    return square(open_image(path.read_bytes(), side), side, bits=bits)

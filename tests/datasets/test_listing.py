@@ -1,6 +1,5 @@
 """A folder of images is what it says it is: its layout, its parts, and every kind of file that people have."""
 
-import io
 import os
 import shutil
 import subprocess
@@ -9,12 +8,9 @@ import unicodedata
 from collections import Counter
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
 from timm.data.readers.reader_image_folder import find_images_and_targets
 
-from nas.datasets.images.decode import decode
 from nas.datasets.images.listing import Why, class_names, list_images
 from nas.datasets.images.splits import PARTS
 from nas.errors import NasError
@@ -289,64 +285,3 @@ def test_what_cannot_be_read_is_named_as_root_class_or_folder(tmp_path):
         f"{closed[1]} cannot be read: Permission denied; allow this user to read it, or move it away",
         "cat/2024 in an unreadable folder",
     ]
-
-
-def test_every_kind_of_image_becomes_rgb(tmp_path):
-    red = (200, 30, 60)
-    kinds = {
-        "jpeg": save(tmp_path / "a.jpg", red, quality=95),
-        "palette": save(tmp_path / "p.png", red, mode="P"),
-        "gif": save(tmp_path / "g.gif", red, mode="P"),
-        "alpha": save(tmp_path / "alpha.png", red, mode="RGBA"),
-        "cmyk": save(tmp_path / "cmyk.jpg", red, mode="CMYK", quality=95),
-        "webp": save(tmp_path / "w.webp", red, lossless=True),
-        "bmp": save(tmp_path / "b.bmp", red),
-        "tiff": save(tmp_path / "t.tif", red),
-    }
-    for kind, path in kinds.items():
-        pixels = decode(path, 16)
-        assert (pixels.dtype, pixels.shape) == (np.uint8, (16, 16, 3))
-        assert np.abs(pixels.astype(int) - red).max() <= 12, kind
-
-
-def test_grey_images_have_three_equal_channels_and_16_bits_keep_their_brightness(tmp_path):
-    ramp = np.tile(np.linspace(0, 255, 32).astype(np.uint8), (32, 1))
-    Image.fromarray(ramp).save(tmp_path / "8.png")
-    Image.fromarray(ramp.astype(np.uint16) * 257).save(tmp_path / "16.png")
-    eight, sixteen = decode(tmp_path / "8.png", 32), decode(tmp_path / "16.png", 32)
-    assert (eight[..., 0] == eight[..., 2]).all()
-    assert np.abs(eight[..., 0].astype(int) - ramp).max() <= 1
-    assert np.abs(sixteen.astype(int) - eight).max() <= 1
-
-
-def test_a_turned_photograph_stands_upright(tmp_path):
-    pixels = np.zeros((40, 40, 3), np.uint8)
-    pixels[:20] = 255  # the upper half is bright
-    exif = Image.Exif()
-    exif[0x0112] = 6  # the camera was turned: rotate by 90 degrees to the right
-    Image.fromarray(pixels).save(tmp_path / "turned.png", exif=exif)
-    upright = decode(tmp_path / "turned.png", 8)
-    assert upright[:, 6:].mean() > 250
-    assert upright[:, :2].mean() < 5
-
-
-@pytest.mark.parametrize(("size", "suffix"), [((1, 1), "png"), ((1, 900), "png"), ((4000, 3000), "jpg"), ((3000, 4000), "png")])
-def test_any_size_becomes_the_middle_square(tmp_path, size, suffix):
-    path = save(tmp_path / f"x.{suffix}", (10, 200, 30), size)
-    assert np.abs(decode(path, 24).astype(int) - (10, 200, 30)).max() <= 3
-
-
-def test_the_middle_square_is_kept_whole(tmp_path):
-    pixels = np.zeros((30, 90, 3), np.uint8)
-    pixels[:, 30:60] = 255
-    Image.fromarray(pixels).save(tmp_path / "wide.png")
-    assert decode(tmp_path / "wide.png", 30).min() == 255
-
-
-def test_a_truncated_file_raises(tmp_path):
-    path = tmp_path / "x.jpg"
-    data = io.BytesIO()
-    Image.effect_noise((64, 64), 50).save(data, "JPEG")
-    path.write_bytes(data.getvalue()[: len(data.getvalue()) // 2])
-    with pytest.raises(OSError, match="truncated"):
-        decode(path, 16)

@@ -38,6 +38,8 @@ class Listing:
     """In the order of the labels: sorted as timm sorts, by numbers and without regard to case."""
     parts: Mapping[str, Mapping[str, int]]
     """Part → path under the root → label."""
+    sizes: tuple[int, ...]
+    """Number of images of each class, before a share of them is taken."""
     left_out: tuple[LeftOut, ...]
 
     @property
@@ -91,12 +93,14 @@ def list_images(root: Path, *, share: float = 1.0) -> Listing:
         walks[name] = _Walk(root, name, in_order)
         _check_filled(walks[name], in_order)
     parts = _three_parts({part: walk.by_class for part, walk in walks.items()})
+    sizes = tuple(map(sum, zip(*(map(len, files) for files in parts.values()), strict=True)))
     if share < 1:
         parts["train"] = [files[: max(1, round(share * len(files)))] for files in map(in_hash_order, parts["train"])]
     return Listing(
         root=root,
         classes=classes,
         parts={part: {path: i for i, paths in enumerate(files) for path in sorted(paths)} for part, files in parts.items()},
+        sizes=sizes,
         left_out=(*_beside(root, folders), *(one for walk in walks.values() for one in walk.left_out)),
     )
 
