@@ -1,8 +1,14 @@
 """Errors that a user can correct: each is one sentence, which the command line prints before it exits with code 2."""
 
+import errno
+import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
+from typing import Final
+
+# A full disk or quota, a file that is too large for the disk, a disk that has become read-only, and one that fails.
+DISK_FAULTS: Final = tuple(map(os.strerror, (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)))
 
 
 class NasError(Exception):
@@ -35,6 +41,11 @@ def user_code(what: str) -> Iterator[None]:
 def describe_error(error: BaseException) -> str:
     """The type of an exception and the first line of its text, at most 500 characters."""
     return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"[:500]
+
+
+def is_disk_fault(text: str) -> bool:
+    """Whether an error's text is that of a disk that cannot be written or read, in whatever the error was wrapped."""
+    return any(fault in text for fault in DISK_FAULTS)
 
 
 def unknown_name(kind: str, name: str, names: Iterable[str]) -> NasError:

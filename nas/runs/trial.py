@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Any, Final
 
+from nas.errors import is_disk_fault
 from nas.training.settings import Epoch
 
 
@@ -59,6 +60,11 @@ class Outcome:
     precision: str | None = None
     peak_memory_mb: float | None = None
     """Peak of the GPU's memory, 10^6 bytes; None on a CPU."""
+
+    @property
+    def is_disk_fault(self) -> bool:
+        """Whether the trial failed for the machine's disk, which says nothing about its network."""
+        return self.status is Status.FAILED and self.error is not None and is_disk_fault(self.error)
 
     def to_record(self) -> dict[str, Any]:
         """The outcome as plain values, which one process can send to another."""

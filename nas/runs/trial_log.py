@@ -161,6 +161,8 @@ def _updated(trial: Trial, line: _Retry | _Interrupt | _Values | _End) -> Trial:
             return replace(trial, status=Status.RUNNING, retries=line.retries, crashes=line.crashes)
         case _End():
             outcome = Outcome(**{one.name: getattr(line, one.name) for one in fields(Outcome)})
+            if outcome.is_disk_fault:  # `resume` tries its network again
+                return replace(trial, status=Status.INTERRUPTED, outcome=replace(outcome, status=Status.INTERRUPTED))
             return replace(trial, status=outcome.status, outcome=outcome, ended=line.time, reused=line.reused)
         case _Interrupt():
             so_far = Outcome(status=Status.INTERRUPTED, epochs=line.epochs)

@@ -83,7 +83,7 @@ def _trained(
         torch.cuda.reset_peak_memory_stats(device)
     settings = task.settings
     setup = TrainSetup(dataset=task.dataset, settings=settings, resolution=network.resolution, seed=task.seed)
-    checkpoints = Checkpoints(folder=folder, keep_best=False, max_share=CHECKPOINT_SHARE)
+    checkpoints = Checkpoints(folder=folder, keep_best=False, max_share=CHECKPOINT_SHARE, optional=True)
     torch.manual_seed(task.seed)
     model = network.build(len(task.dataset.classes), drop_rate=settings.drop_rate, drop_path_rate=settings.drop_path_rate)
     try:

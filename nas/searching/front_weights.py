@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from nas.errors import NasError
+from nas.errors import NasError, is_disk_fault
 from nas.files import atomic_file
 from nas.runs.pareto import Box, Losses, dominates
 from nas.runs.run_folder import weights_file
@@ -57,12 +57,18 @@ class FrontWeights:
         self.collect(trial, weights=weights)
 
     def collect(self, trial: int, *, weights: Path | None = None) -> None:
-        """Copy an ended trial's weights to the run if they are wanted and missing there; remove the trial's folder."""
+        """Copy an ended trial's weights to the run if they are wanted and missing there; remove the trial's folder.
+
+        Raises: NasError if the disk cannot be written; the trial's folder then stays.
+        """
         wanted = self.keep_all or trial in self.front or trial in self.pinned
         if self.trained and wanted and not self.weights(trial).is_file():
             try:
                 self._copy_weights(trial, weights)
-            except NasError as error:  # a trial's row is worth more than its weights, so the search continues
+            except NasError as error:
+                if is_disk_fault(str(error)):  # the trial's folder keeps them for the next session
+                    raise
+                # a trial's row is worth more than its weights, so the search continues
                 logger.warning("the weights of trial %d are not kept: %s", trial, error)
         self.ended(trial)
 

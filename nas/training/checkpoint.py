@@ -32,6 +32,8 @@ class Checkpoints:
     """True to save the weights of the best epoch so far, too."""
     max_share: float = 1.0
     """Largest ratio of a save's time to the training time between saves; 1 saves after every epoch, however long that takes."""
+    optional: bool = False
+    """Whether training goes on, with a warning, where a checkpoint cannot be written."""
     initial_weights: str = "new"
     """Description of the initial weights; a training resumes only from a checkpoint with the same description."""
     images: str = ""

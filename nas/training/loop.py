@@ -309,6 +309,15 @@ def _settings(dataset: Dataset) -> list[str]:
 
 
 def _save(checkpoints: Checkpoints, run: _Run, history: list[Epoch]) -> None:
+    try:
+        _write(checkpoints, run, history)
+    except NasError as error:
+        if not checkpoints.optional:
+            raise
+        logger.warning("training continues without this checkpoint: %s", error)
+
+
+def _write(checkpoints: Checkpoints, run: _Run, history: list[Epoch]) -> None:
     folder, best = checkpoints.folder, best_epoch(history)
     if checkpoints.keep_best and best == history[-1]:
         save_weights(run.state.evaluated, best_file(folder, best.epoch))

@@ -1,6 +1,7 @@
 """A trial never raises: whatever happens in it is an Outcome with its reason."""
 
 import math
+import re
 from dataclasses import replace
 
 import pytest
@@ -15,6 +16,7 @@ from nas.searching.evaluate import evaluate
 from nas.searching.task import Task
 from nas.training.settings import TrainSettings
 from tests.data.shades import Shades
+from tests.test_files import full_disk
 
 BASE = nas.reference("mobilenetv2_035")
 SMALL = replace(BASE, resolution=16, stages=BASE.stages[:1])  # one block
@@ -71,6 +73,15 @@ def test_a_failure_is_an_outcome_with_its_reason_and_no_weights(tmp_path, measur
     assert failed.values == {}
     assert failed.seconds > 0
     assert not (tmp_path / "trial7" / "weights.safetensors").exists()
+
+
+def test_a_full_disk_costs_a_checkpoint_and_then_the_weights(tmp_path, caplog):
+    with full_disk(1000):
+        failed = outcome(tmp_path, objective("val_top1_pct"))
+    assert "training continues without this checkpoint: " in caplog.text
+    assert failed.is_disk_fault
+    assert re.search(r"weights\.safetensors cannot be written: File too large", failed.error)
+    assert not list((tmp_path / "trial7").iterdir())
 
 
 def test_a_loss_that_diverges_is_a_failure_of_its_own(tmp_path):
