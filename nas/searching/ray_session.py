@@ -11,6 +11,7 @@ from typing import Any, Final
 
 import ray
 from ray import cloudpickle
+from ray._private import worker as ray_worker
 
 from nas.errors import NasError, describe_error
 from nas.machine import usable_cores
@@ -29,6 +30,8 @@ TUNE_ENVIRONMENT: Final = {
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
 }
+
+PRINTS: Final = "_worker_logs_enabled"  # of Ray's worker module
 
 
 @contextmanager
@@ -100,13 +103,19 @@ def _check_answers(address: str | None) -> None:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Hides all but Ray's critical messages and Optuna's warnings and errors; the trial log has the reason of each failure."""
+    """Hides all but Ray's critical messages and Optuna's warnings and errors; the trial log has the reason of each failure.
+
+    Ray prints the deaths of its processes to the standard output, whatever the level; its debugger silences them as we do.
+    """
     levels = {name: logging.getLogger(name).level for name in ("ray", "optuna")}
+    prints = getattr(ray_worker, PRINTS, True)
+    setattr(ray_worker, PRINTS, False)
     logging.getLogger("ray").setLevel(logging.CRITICAL)
     logging.getLogger("optuna").setLevel(logging.WARNING)
     try:
         yield
     finally:
+        setattr(ray_worker, PRINTS, prints)
         for logger_name, level in levels.items():
             logging.getLogger(logger_name).setLevel(level)
 

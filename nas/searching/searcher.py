@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields
-from typing import Any
+from typing import Any, Final
 
 from pydantic import TypeAdapter
 from ray.tune.search import Searcher
@@ -24,7 +24,9 @@ from nas.training.settings import Epoch
 
 logger = logging.getLogger(__name__)
 
-OUTCOME = TypeAdapter(Outcome)
+OUTCOME: Final = TypeAdapter(Outcome)
+SILENT_SECONDS: Final = 600.0  # without a report, after which the log says so
+SILENT_FACTOR: Final = 10.0  # ... or so many times the longest silence before
 EPOCH_FIELDS = tuple(field.name for field in fields(Epoch))
 
 
@@ -38,6 +40,8 @@ class ArchitectureSearcher(Searcher):
         self.workers = workers
         self.failure: Exception | None = None  # the first fatal error; Ray swallows exceptions here, so the driver re-raises it
         self.pending: dict[str, ActiveTrial] = {}  # by Ray's trial id
+        self._warnings: set[str] = set()
+        self._longest_silence = 0.0  # seconds between two reports of a trial
         plan = state.session.plan
         replay(state)
         self._baselines = deque((name, point) for name, point in plan.baselines.items() if point.id not in state.proposer.seen)
@@ -63,20 +67,50 @@ class ArchitectureSearcher(Searcher):
             pending = self.state.waiting.popleft() if self.state.waiting else self._new()
         if pending is None:  # a running trial may have to start again
             return None if self.pending and self.failure is None else Searcher.FINISHED
-        pending.started = time.monotonic()
+        pending.started = pending.begun = None
+        pending.overdue = pending.is_silent = False
         self.pending[trial_id] = pending
         costs = None if pending.optuna_trial is None else self.state.session.plan.problem.cost_losses(pending.point)
         return {"trial": pending.number, "network": pending.point.text, "costs": costs}
 
+    def started(self, trial_id: str) -> None:
+        """Note that a trial has its worker process."""
+        if trial_id in self.pending:
+            self.pending[trial_id].started = self.pending[trial_id].heard = time.monotonic()
+
     def record(self, trial_id: str, result: Mapping[str, Any]) -> None:
-        """Log a trial's report: an epoch or its outcome."""
-        if trial_id not in self.pending or self.failure is not None:
+        """Log a trial's report: its begin, an epoch or its outcome, and the warnings of its worker process, each text once."""
+        pending = self.pending.get(trial_id)
+        if pending is None or self.failure is not None:
             return
+        self._hear(pending)
+        for text in result.get("warnings", "").splitlines():
+            if text not in self._warnings:
+                logger.warning("trial %d: %s", pending.number, text)
+            self._warnings.add(text)
         if "outcome" in result:
             self._end(trial_id, parse(OUTCOME, result["outcome"], "the worker's report"))
         elif "epoch" in result:
             with self._keeping_failure():
-                self.state.epoch(self.pending[trial_id], Epoch(**{name: result[name] for name in EPOCH_FIELDS}))
+                self.state.epoch(pending, Epoch(**{name: result[name] for name in EPOCH_FIELDS}))
+        elif "begun" in result:
+            pending.begun = time.monotonic()
+
+    def overdue(self) -> Iterator[str]:
+        """Ray's ids of the trials whose worker process is to be killed, each once: they have had more than their time.
+
+        Logs a trial that has not reported for long, which without a timeout goes on.
+        """
+        timeout = self.state.session.experiment.trial_timeout
+        for trial_id, pending in self.pending.items():
+            if pending.seconds_over(timeout) > 0 and not pending.overdue:
+                pending.overdue = True
+                yield trial_id
+            silent = 0.0 if pending.started is None else time.monotonic() - pending.heard
+            if silent > max(SILENT_SECONDS, SILENT_FACTOR * self._longest_silence) and not pending.is_silent:
+                pending.is_silent = True
+                hint = "its worker process may hang; --trial-timeout ends such trials"
+                logger.warning("trial %d has not reported for %.0f min: %s", pending.number, silent / 60, hint)
 
     def on_trial_complete(  # the signature is Ray's
         self,
@@ -88,22 +122,23 @@ class ArchitectureSearcher(Searcher):
         if not error and trial_id in self.pending and not self.state.interrupted.is_set():
             self._end(trial_id, Outcome(status=Status.STOPPED))
 
-    def lost(self, trial_id: str, node: str | None, alive: Collection[str], *, reason: Reason) -> None:
+    def lost(self, trial_id: str, node: str | None, alive: Collection[str], *, reason: Reason, cause: str) -> None:
         """Restart a trial whose worker process died on a node, or end it if that has happened too often.
 
-        `alive` are the nodes that Ray still reaches. The reason is oom if the process was killed for its memory use, else crash.
+        `alive` are the nodes that Ray still reaches. The reason is oom if the process was killed for its memory use, else crash;
+        `cause` says why it died.
         """
         pending = self.pending.get(trial_id)
         if pending is None or self.failure is not None or self.state.interrupted.is_set():
             return
         pending.lost_nodes.append(node)
-        failure = pending.failure(alive, reason, timeout=self.state.session.experiment.trial_timeout)
+        failure = pending.failure(alive, reason, cause=cause, timeout=self.state.session.experiment.trial_timeout)
         if failure is not None:
             self._end(trial_id, failure)
             return
         with self._keeping_failure():
             self.state.log.retry(pending.number, retries=len(pending.lost_nodes), crashes=pending.crashes(alive))
-            logger.info("trial %d starts again: its worker process or machine was lost", pending.number)
+            logger.info("trial %d starts again: its worker process or machine was lost (%s)", pending.number, cause)
             self.state.waiting.append(self.pending.pop(trial_id))
 
     def fail(self, trial_id: str, error: str) -> None:
@@ -127,6 +162,17 @@ class ArchitectureSearcher(Searcher):
     def restore(self, checkpoint_path: str) -> None:
         """Nothing: the run folder holds the state."""
 
+    def stop(self, error: NasError) -> None:
+        """End the search for an error, the first of which the driver raises: no trial starts, running ones end their epochs."""
+        self.failure = self.failure or error
+        self.state.interrupted.set()
+
+    def _hear(self, pending: ActiveTrial) -> None:
+        """Note that a trial has just reported."""
+        now = time.monotonic()
+        self._longest_silence = max(self._longest_silence, now - pending.heard)
+        pending.heard, pending.is_silent = now, False
+
     def _new(self) -> ActiveTrial | None:
         """The next new trial, baselines first; None if the search is over."""
         state = self.state
@@ -149,13 +195,18 @@ class ArchitectureSearcher(Searcher):
         return None
 
     def _end(self, trial_id: str, outcome: Outcome) -> None:
+        """Log a trial's outcome; a disk that cannot be written ends the search instead, and the trial is tried again."""
+        if outcome.is_disk_fault:
+            error = (outcome.error or "").removeprefix("NasError: ")
+            self.stop(NasError(f"trial {self.pending[trial_id].number}: {error}"))
+            return
         with self._keeping_failure():
             self.state.end(self.pending.pop(trial_id), outcome)
 
     @contextmanager
     def _keeping_failure(self) -> Iterator[None]:
-        """Stores a NasError from the log or the user's code; the driver raises it at the end."""
+        """Keeps a NasError from the log or the user's code, which ends the search."""
         try:
             yield
         except NasError as error:
-            self.failure = error
+            self.stop(error)

@@ -1,6 +1,7 @@
 """The state of a search session, and what begins and ends a trial in it."""
 
 import logging
+import math
 import time
 from collections import deque
 from collections.abc import Collection, Mapping
@@ -29,6 +30,7 @@ logger = logging.getLogger(__name__)
 
 MAX_CRASHES: Final = 2  # a trial fails when its worker process has died this many times
 MAX_NODE_LOSSES: Final = 4  # a trial fails when it has lost its machine this many times
+START_SECONDS: Final = 600.0  # of a worker process, before it trains; it imports torch, on a busy or remote disk
 
 
 @dataclass(slots=True, kw_only=True)
@@ -46,26 +48,41 @@ class ActiveTrial:
     """Epoch → top-1 after it."""
     lost_nodes: list[str | None] = field(default_factory=list)
     """The node of each worker process that died, None if unknown."""
-    started: float = 0.0
-    """When Ray last started it, by the monotonic clock."""
+    started: float | None = None
+    """When its worker process was last there, by the monotonic clock; None until then."""
+    begun: float | None = None
+    """When it last began to train; before, its process imports what it needs."""
+    heard: float = 0.0
+    """When it last reported."""
+    overdue: bool = False
+    """Whether its process is killed for taking too long."""
+    is_silent: bool = False
+    """Whether the log tells that it has not reported for long."""
 
     def crashes(self, alive: Collection[str]) -> int:
         """The number of worker processes that died on a node that is still alive, or is unknown."""
         return sum(where is None or where in alive for where in self.lost_nodes)
 
-    def failure(self, alive: Collection[str], reason: Reason, *, timeout: float) -> Outcome | None:
-        """Its failure if it has lost too many worker processes or taken too long; None if it starts again.
+    def seconds_over(self, timeout: float) -> float:
+        """The seconds beyond its time: `timeout`, which counts from the begin of its training; at least START_SECONDS before."""
+        if self.begun is not None:
+            return time.monotonic() - self.begun - timeout
+        return -math.inf if self.started is None else time.monotonic() - self.started - max(timeout, START_SECONDS)
 
-        A worker ends itself after `timeout` seconds. `started` is earlier, so at least as much has passed here.
+    def failure(self, alive: Collection[str], reason: Reason, *, cause: str, timeout: float) -> Outcome | None:
+        """Its failure if it took too long or has lost too many worker processes; None if it starts again.
+
+        `cause` says why the last worker process died.
         """
         crashes = self.crashes(alive)
-        if time.monotonic() - self.started >= timeout:
+        if self.overdue and self.begun is not None:
             return Outcome(status=Status.FAILED, reason=Reason.TIMEOUT, error=f"not done after {timeout:g} s")
+        if self.overdue:
+            cause = f"it did not begin within {max(timeout, START_SECONDS):g} s"
         if len(self.lost_nodes) - crashes == MAX_NODE_LOSSES:
             return Outcome(status=Status.FAILED, reason=Reason.NODE, error=f"its machine was lost, {MAX_NODE_LOSSES} times")
         if crashes == MAX_CRASHES:
-            why = " for lack of memory" if reason is Reason.OOM else ""
-            return Outcome(status=Status.FAILED, reason=reason, error=f"the worker process died{why}")
+            return Outcome(status=Status.FAILED, reason=reason, error=f"the worker process died ({cause})")
         return None
 
 

@@ -1,6 +1,5 @@
 """The arguments of a worker process: the task that all trials of a session share, and where they run."""
 
-import math
 from dataclasses import dataclass
 
 from nas.datasets import Dataset
@@ -25,11 +24,9 @@ class Task:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Site:
-    """Where the trials of a session run, and for how long."""
+    """Where the trials of a session run."""
 
     storage: str
     """Folder or URI of the trials' checkpoints."""
     folder: str
     """The driver's working folder, for a dataset's relative paths."""
-    timeout: float = math.inf
-    """Seconds after which a trial is ended."""

@@ -14,16 +14,12 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, TypeVar
 
-import ray
 from ray import tune
-from ray.exceptions import OutOfMemoryError, RayError, RayTaskError
-from ray.tune.experiment import Trial
 
-from nas.errors import NasError, describe_error
+from nas.errors import NasError, is_disk_fault
 from nas.paths import absolute
 from nas.runs.experiment import Experiment
 from nas.runs.run_folder import RAY, create_run, locked, mend_logs, read_experiment, write_experiment
-from nas.runs.trial import Reason
 from nas.runs.trial_log import check_history, read_history, read_trials
 from nas.searching.early_stopping import EarlyStopping
 from nas.searching.plan import (
@@ -38,11 +34,12 @@ from nas.searching.plan import (
     with_latency,
     with_own_table,
 )
+from nas.searching.ray_callback import ReportCallback
 from nas.searching.ray_session import pickled_by_value, ray_session, resources
 from nas.searching.searcher import ArchitectureSearcher
 from nas.searching.state import make_state
 from nas.searching.task import Site, Task
-from nas.searching.worker import RetiredError, run_trial
+from nas.searching.worker import run_trial
 
 logger = logging.getLogger(__name__)
 
@@ -139,13 +136,16 @@ def run_session(session: Session, watch: Watch) -> None:
         try:
             with pickled_by_value(own), _interruptible(searcher), watch(searcher):
                 _tuner(session, searcher, gpus).fit()
+        except KeyboardInterrupt:
+            if searcher.failure is None:
+                raise
         finally:
             shutil.rmtree(run / RAY, ignore_errors=True)  # Ray's own files of this and earlier sessions; nothing reads them
-            early = searcher.failure is None and searcher.close()
-            if early:
+            early = _closed(searcher)
+            if early and searcher.failure is None:
                 logger.info("`nas resume %s` runs the remaining trials", run)
         if searcher.failure is not None:
-            raise searcher.failure
+            raise _with_hint(searcher.failure, run)
     tally = searcher.state.log.tally
     logger.info("%d done, %d failed, %d stopped early", tally.done, tally.failed, tally.stopped)
     logger.info("%d infeasible and %d duplicate proposals skipped", tally.infeasible, tally.duplicate)
@@ -153,6 +153,21 @@ def run_session(session: Session, watch: Watch) -> None:
         write_experiment(run, read_experiment(run) | {"exhausted": True})
     if searcher.state.interrupted.is_set() and early:
         raise KeyboardInterrupt
+
+
+def _closed(searcher: ArchitectureSearcher) -> bool:
+    """Log the unfinished trials; whether `resume` has work left. After a failure the log may be what cannot be written."""
+    try:
+        return searcher.close()
+    except NasError as error:
+        searcher.stop(error)
+        return True
+
+
+def _with_hint(error: Exception, run: Path) -> Exception:
+    """The error that ends a search, with what to do."""
+    room = "make room on the disk, then " if is_disk_fault(str(error)) else ""
+    return NasError(f"{error}; {room}`nas resume {run}` continues the search")
 
 
 def _tuner(session: Session, searcher: ArchitectureSearcher, gpus: float) -> tune.Tuner:
@@ -164,7 +179,7 @@ def _tuner(session: Session, searcher: ArchitectureSearcher, gpus: float) -> tun
         seed=experiment.seed,
         latency=problem.latency_table,
     )
-    site = Site(storage=session.storage, folder=str(Path.cwd()), timeout=experiment.trial_timeout)
+    site = Site(storage=session.storage, folder=str(Path.cwd()))
     trainable = tune.with_parameters(run_trial, task=task, site=site)
     storage = session.run / RAY / f"session{session.number}"
     return tune.Tuner(
@@ -178,38 +193,9 @@ def _tuner(session: Session, searcher: ArchitectureSearcher, gpus: float) -> tun
             trial_dirname_creator=lambda trial: f"trial{trial.config['trial']}-{trial.trial_id}",
         ),
         run_config=tune.RunConfig(
-            name=storage.name, storage_path=str(storage.parent), verbose=0, callbacks=[_ReportCallback(searcher)]
+            name=storage.name, storage_path=str(storage.parent), verbose=0, callbacks=[ReportCallback(searcher)]
         ),
     )
-
-
-class _ReportCallback(tune.Callback):
-    """Passes the trials' reports and errors to the searcher."""
-
-    def __init__(self, searcher: ArchitectureSearcher) -> None:
-        self.searcher = searcher
-
-    def on_trial_result(
-        self,
-        iteration: int,  # noqa: ARG002 - the signature is Ray's
-        trials: list[Trial],  # noqa: ARG002
-        trial: Trial,
-        result: dict[str, Any],
-        **info: Any,  # noqa: ARG002
-    ) -> None:
-        self.searcher.record(trial.trial_id, result)
-
-    def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:  # noqa: ARG002 - Ray's
-        error = trial.get_pickled_error()
-        cause = getattr(error, "cause", None) or error
-        if isinstance(cause, RetiredError):
-            return
-        if isinstance(error, RayTaskError) or (error is not None and not isinstance(error, RayError)):
-            self.searcher.fail(trial.trial_id, describe_error(cause))
-            return
-        alive = {node["NodeID"] for node in ray.nodes() if node["Alive"]}
-        reason = Reason.OOM if isinstance(error, OutOfMemoryError) else Reason.CRASH  # Ray kills the process with the most memory
-        self.searcher.lost(trial.trial_id, (trial.last_result or {}).get("node"), alive, reason=reason)
 
 
 @contextmanager
@@ -247,4 +233,5 @@ def _reporting_full_disk(run: Path) -> Iterator[None]:
         yield
     except (OSError, json.JSONDecodeError) as error:
         reason = getattr(error, "strerror", None) or "is the disk full?"
-        raise NasError(f"run folder {run} cannot be written: {reason}; finished trials are kept") from None
+        unwritten = NasError(f"run folder {run} cannot be written: {reason}; finished trials are kept")
+        raise _with_hint(unwritten, run) from None

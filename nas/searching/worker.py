@@ -3,15 +3,13 @@
 It imports torch in its first trial, so that the driver need not import it.
 """
 
-import faulthandler
 import json
-import math
+import logging
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import ray
 from ray import tune
@@ -21,37 +19,61 @@ from nas.searching.checkpoint_storage import TrialFolder
 from nas.searching.task import Site, Task
 from nas.training.settings import Epoch
 
-MAX_TIMEOUT_SECONDS: Final = 1e8  # three years: faulthandler accepts it on every system
-
 
 class RetiredError(RuntimeError):
     """Ends a worker process after a crash, so that no other trial runs in it. The outcome is reported first."""
 
 
+class Warnings(logging.Handler):
+    """Keeps the warnings of this process for its next report, since only the driver's log is read."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.texts: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keep a warning."""
+        self.texts.append(record.getMessage())
+
+    def report(self, fields: Mapping[str, Any]) -> None:
+        """Report some fields to the driver, and the warnings since the last report."""
+        texts, self.texts = self.texts, []
+        tune.report({**fields, "warnings": "\n".join(texts)} if texts else dict(fields))
+
+
 def run_trial(config: dict[str, Any], *, task: Task, site: Site) -> None:
-    """Run one trial: report every epoch, then the outcome. A timeout ends the process."""
+    """Run one trial: report that it begins, then every epoch, then the outcome."""
     prepare_process(site.folder)
-    outcome = Outcome(status=Status.DONE)
-    if task.objectives:
-        outcome = _trained(config, task, site)
-    tune.report({"outcome": json.dumps(outcome.to_record())})  # as text, since Ray flattens nested values
+    warnings = Warnings()
+    logging.getLogger("nas").addHandler(warnings)
+    try:
+        outcome = _trained(config, task, site, warnings) if task.objectives else Outcome(status=Status.DONE)
+        warnings.report({"outcome": json.dumps(outcome.to_record())})  # as text, since Ray flattens nested values
+    finally:
+        logging.getLogger("nas").removeHandler(warnings)
     if outcome.reason is Reason.CRASH:
         raise RetiredError  # a GPU error can persist in the process
 
 
-def _trained(config: dict[str, Any], task: Task, site: Site) -> Outcome:
+def _trained(config: dict[str, Any], task: Task, site: Site, warnings: Warnings) -> Outcome:
     from nas.searching.evaluate import evaluate  # takes seconds, which do not count as the trial's time
 
-    node = ray.get_runtime_context().get_node_id()
-    with TrialFolder.of(site.storage, config["trial"]).opened() as (folder, push), _time_limit(site.timeout):
+    warnings.report({"begun": True} | _whereabouts())
+    with TrialFolder.of(site.storage, config["trial"]).opened() as (folder, push):
 
         def on_epoch(epoch: Epoch) -> None:
             push()
-            tune.report(asdict(epoch) | {"node": node})
+            warnings.report(asdict(epoch) | _whereabouts())
 
         outcome = evaluate(config["network"], task, folder=folder, on_epoch=on_epoch)
         push()
     return outcome
+
+
+def _whereabouts() -> dict[str, Any]:
+    """Where this process runs, and where it writes its errors, for the driver to look at if it dies."""
+    node = ray.get_runtime_context().get_node_id()
+    return {"node": node, "stderr": str(Path("/proc/self/fd/2").resolve()), "stderr_bytes": os.fstat(2).st_size}
 
 
 def prepare_process(folder: str) -> None:
@@ -60,17 +82,3 @@ def prepare_process(folder: str) -> None:
         os.chdir(folder)
     if not ray.get_runtime_context().get_accelerator_ids()["GPU"]:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
-
-
-@contextmanager
-def _time_limit(seconds: float) -> Iterator[None]:
-    """End the process after `seconds`, from a C thread, as Python itself may hang. The driver handles the lost process."""
-    if seconds == math.inf:
-        yield
-        return
-    with open(os.devnull, "w", encoding="utf-8") as nowhere:  # noqa: PTH123 - a device
-        faulthandler.dump_traceback_later(min(seconds, MAX_TIMEOUT_SECONDS), exit=True, file=nowhere)
-        try:
-            yield
-        finally:
-            faulthandler.cancel_dump_traceback_later()

@@ -1,6 +1,8 @@
-"""An objective whose first and third measurement never end: they sit in one call of C's that holds Python's lock."""
+"""An objective whose first and third measurement never end: a stopped process, and a call of C's that holds Python's lock."""
 
 import ctypes
+import os
+import signal
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -12,11 +14,13 @@ from nas.objectives import Candidate
 
 
 def measure(candidate: Candidate) -> float:
-    """Sleep for an hour, every other time."""
+    """Stop this process the first time, sleep for an hour the third time."""
     with Path("measured").open("a+") as file:
         file.write("x")
         before = file.tell() - 1
-    if before % 2 == 0:
+    if before == 0:
+        os.kill(os.getpid(), signal.SIGSTOP)
+    if before == 2:
         ctypes.PyDLL(None).sleep(3600)  # as PyDLL keeps the lock, no thread of Python's can run
     return 0.0
 

@@ -20,7 +20,7 @@ def test_trials_are_read_as_they_were_written(tmp_path):
     played = new_run(tmp_path, workers=2)
     played.ask("a"), played.ask("b")
     played.epoch("a", 1, 40.0)
-    played.searcher.lost("a", "m", {"m"}, reason=Reason.CRASH)
+    played.searcher.lost("a", "m", {"m"}, reason=Reason.CRASH, cause="SIGKILL")
     played.finish("b", 80.0)
     lost, done = read_trials(played.run)
     assert (lost.number, lost.status, lost.retries, lost.crashes, lost.outcome) == (0, Status.INTERRUPTED, 1, 1, None)

@@ -99,15 +99,15 @@ def test_a_network_that_kills_its_worker_twice_is_given_up_and_never_asked_again
     fields = {"space": Twelve(), "workers": 1, "trials": 50}
     played = new_run(tmp_path, **fields)
     poisoned = played.ask("a")
-    played.searcher.lost("a", "m", {"m"}, reason=Reason.CRASH)
+    played.searcher.lost("a", "m", {"m"}, reason=Reason.CRASH, cause="SIGKILL")
     assert played.ask("b") == poisoned  # once more, before anything new
     with locked(played.run):
         assert list(played.results["status"]) == ["running"]
-    played.searcher.lost("b", "m", {"m"}, reason=Reason.CRASH)
+    played.searcher.lost("b", "m", {"m"}, reason=Reason.CRASH, cause="SIGKILL")
     assert poisoned not in played.play(50)
     row = played.results.iloc[0]
     assert (row["status"], row["reason"], row["retries"]) == ("failed", "crash", 1)
-    assert row["error"] == "the worker process died"
+    assert row["error"] == "the worker process died (SIGKILL)"
     assert poisoned not in next_session(played.run, **fields).play(50)  # nor in another session
 
 
@@ -116,25 +116,79 @@ def test_a_lost_machine_is_no_fault_of_the_network(tmp_path):
     played = new_run(tmp_path, workers=1)
     text = played.ask("t0")
     for i in range(3):
-        played.searcher.lost(f"t{i}", f"m{i}", {f"m{j}" for j in range(i, 9)}, reason=Reason.CRASH)
+        played.searcher.lost(f"t{i}", f"m{i}", {f"m{j}" for j in range(i, 9)}, reason=Reason.CRASH, cause="SIGKILL")
         assert played.ask(f"t{i + 1}") == text
     played.finish("t3", 77.0)
     row = played.results.iloc[0]
     assert (row["status"], row["retries"], row["val_top1_pct"]) == ("done", 3, 77.0)
     played.ask("u0")
     for i in range(4):
-        played.searcher.lost(f"u{i}", f"m{i}", {f"m{j}" for j in range(i + 1, 9)}, reason=Reason.CRASH)
+        played.searcher.lost(f"u{i}", f"m{i}", {f"m{j}" for j in range(i + 1, 9)}, reason=Reason.CRASH, cause="SIGKILL")
         if i < 3:
             played.ask(f"u{i + 1}")
     assert played.results["reason"].iloc[1] == "node"
 
 
-def test_a_worker_that_dies_after_its_time_has_timed_out(tmp_path):
+def test_a_worker_that_is_killed_for_its_time_has_timed_out(tmp_path):
     played = new_run(tmp_path, trial_timeout=0.01)
     played.ask("a")
+    played.searcher.started("a")
     time.sleep(0.02)
-    played.searcher.lost("a", "m", {"m"}, reason=Reason.CRASH)
-    assert played.results.iloc[0][["status", "reason"]].tolist() == ["failed", "timeout"]
+    assert not list(played.searcher.overdue())  # its process imports torch, which is not the trial's time
+    played.searcher.record("a", {"begun": True})
+    time.sleep(0.02)
+    assert list(played.searcher.overdue()) == ["a"]
+    assert not list(played.searcher.overdue())
+    played.searcher.lost("a", "m", {"m"}, reason=Reason.CRASH, cause="SIGKILL")
+    row = played.results.iloc[0]
+    assert row[["status", "reason", "error"]].tolist() == ["failed", "timeout", "not done after 0.01 s"]
+
+
+def test_a_crash_is_no_timeout_however_short_that_is_and_however_long_the_start_took(tmp_path, monkeypatch):
+    monkeypatch.setattr("nas.searching.state.START_SECONDS", 0.01)
+    played = new_run(tmp_path, trial_timeout=0.01, workers=1)
+    for name in "ab":
+        played.ask(name)
+        played.searcher.started(name)
+        time.sleep(0.02)
+        if name == "b":
+            assert list(played.searcher.overdue()) == ["b"]
+        played.searcher.lost(name, "m", {"m"}, reason=Reason.CRASH, cause="SIGSEGV")
+    row = played.results.iloc[0]
+    cause = "the worker process died (it did not begin within 0.01 s)"
+    assert row[["status", "reason", "error"]].tolist() == ["failed", "crash", cause]
+
+
+def test_a_trial_that_does_not_report_is_told_once(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr("nas.searching.searcher.SILENT_SECONDS", 0.01)
+    played = new_run(tmp_path)
+    played.ask("a")
+    assert not list(played.searcher.overdue())
+    played.searcher.started("a")
+    time.sleep(0.02)
+    assert not [*played.searcher.overdue(), *played.searcher.overdue()]
+    assert caplog.text.count("trial 0 has not reported for 0 min: its worker process may hang; --trial-timeout ends") == 1
+
+
+def test_a_full_disk_is_no_fault_of_the_network(tmp_path, caplog):
+    """Whatever wrapped the error; one that an earlier version logged as a crash is tried again, too."""
+    played = new_run(tmp_path, workers=2)
+    text = played.ask("a")
+    played.ask("b")
+    played.epoch("b", 1, 40.0)
+    played.searcher.record("b", {"begun": True, "warnings": "no checkpoint"})
+    played.searcher.record("a", {"begun": True, "warnings": "no checkpoint"})
+    assert caplog.text.count("no checkpoint") == 1
+    full = Outcome(status=Status.FAILED, reason=Reason.CRASH, error="SafetensorError: IoError: No space left on device")
+    played.end("a", full)
+    assert played.ask("c") == "FINISHED"
+    assert not played.epoch("b", 2, 50.0)  # it ends after its epoch
+    assert str(played.searcher.failure) == "trial 0: SafetensorError: IoError: No space left on device"
+    played.state.log.end(0, full)
+    played.searcher.close()
+    assert played.results["status"].tolist() == ["interrupted", "interrupted"]
+    again = next_session(played.run)
+    assert again.ask("d") == text
 
 
 def test_epochs_told_before_a_kill_are_not_logged_twice(tmp_path):
@@ -142,7 +196,7 @@ def test_epochs_told_before_a_kill_are_not_logged_twice(tmp_path):
     played.ask("a")
     for epoch in (1, 2):
         played.epoch("a", epoch, 20.0 * epoch)
-    played.searcher.lost("a", "m", {"m"}, reason=Reason.CRASH)
+    played.searcher.lost("a", "m", {"m"}, reason=Reason.CRASH, cause="SIGKILL")
     played.ask("b")
     for epoch in (2, 3):  # its checkpoint was of the first
         played.epoch("b", epoch, 20.0 * epoch)

@@ -13,6 +13,7 @@ import threading
 import time
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import ray
@@ -81,6 +82,7 @@ def test_a_search_over_files_of_ones_own_ends_with_every_trial_a_row(searched):
     assert df["id"].is_unique
     rows = df.set_index(["params.kernel", "params.width"])
     assert rows.loc[(7, 8), ["status", "reason", "retries"]].tolist() == ["failed", "crash", 1]  # the worker was killed, twice
+    assert rows.loc[(7, 8), "error"].startswith("the worker process died (killed from outside, ")
     assert rows.loc[(7, 16), ["status", "reason", "error"]].tolist() == ["failed", "oom", "MemoryError: no room"]
     assert rows.loc[(7, 24), ["status", "reason"]].tolist() == ["failed", "diverged"]
     done = df[df["status"] == "done"]
@@ -235,7 +237,7 @@ def test_sigterm_stops_a_search_at_once(running_ray, tmp_path):
 
 
 def test_a_trial_that_hangs_is_ended_by_its_timeout_or_ctrl_c_twice_and_the_others_go_on(running_ray, tmp_path):
-    """Even in a call of C's that lets no other thread of Python's run. The first and the third trial hang."""
+    """Whether its process is stopped, as the first trial's, or in a call of C's that lets no other thread of Python's run."""
     options = ["--trials", 3, "--workers", 1, "--trial-timeout", 6, "--seed", 1]
     with signals(tmp_path, signal.SIGINT, signal.SIGINT, epochs=6):
         answer = type_command("search", DATA / "hanging.py", *options, cwd=tmp_path)
@@ -244,6 +246,46 @@ def test_a_trial_that_hangs_is_ended_by_its_timeout_or_ctrl_c_twice_and_the_othe
     rows = trials_of(only_run(tmp_path)).set_index("trial")
     assert rows.loc[0, ["status", "reason", "error"]].tolist() == ["failed", "timeout", "not done after 6 s"]
     assert rows["status"].tolist() == ["failed", "done", "interrupted"]
+
+
+def test_a_disk_that_is_full_ends_the_search_and_its_trials_are_tried_again(running_ray, tmp_path):
+    full = type_command("search", DATA / "full_disk.py", "--trials", 2, "--workers", 1, cwd=tmp_path)
+    assert full.code == 2, full.printed + full.errors
+    run = only_run(tmp_path)
+    assert full.errors.startswith("nas: trial 0: OSError: [Errno 28] No space left on device")
+    assert full.errors.endswith(f"; make room on the disk, then `nas resume {run}` continues the search\n")
+    assert trials_of(run)["status"].tolist() == ["interrupted"]
+    (tmp_path / "room").touch()
+    again = type_command("resume", run, cwd=tmp_path)
+    assert again.code == 0, again.printed + again.errors
+    assert trials_of(run)["status"].tolist() == ["done", "done"]
+
+
+def children(pid):
+    """The processes below a process: id → command line."""
+    listed = subprocess.run(["ps", "-eo", "pid=,ppid=,args="], capture_output=True, text=True, check=True).stdout
+    found = {}
+    for child, parent, command in (line.split(None, 2) for line in listed.splitlines()):
+        if int(parent) == pid:
+            found |= {int(child): command} | children(int(child))
+    return found
+
+
+def test_a_search_whose_ray_is_killed_says_how_to_go_on_and_leaves_nothing_running(tmp_path):
+    process = begun(tmp_path, *LONG, epochs=4)
+    below = children(process.pid)
+    os.kill(next(pid for pid, command in below.items() if "/raylet/raylet " in command), signal.SIGKILL)
+    printed, errors = process.communicate(timeout=600)
+    run = only_run(tmp_path)
+    assert process.returncode == 2
+    assert errors.startswith("nas: Ray's process raylet has ended: ")
+    assert errors.endswith(f"`nas resume {run}` continues the search\n")
+    assert (printed + errors).count("\n") == 2  # the run folder, and that sentence
+    assert trials_of(run)["status"].tolist() == ["interrupted"]
+    deadline = time.monotonic() + 60
+    while any(Path(f"/proc/{pid}").exists() for pid in below):
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
 
 
 def test_memory_is_handed_back_between_many_trials_of_one_process(running_ray, tmp_path):
