@@ -8,9 +8,9 @@ import ast
 import importlib
 import os
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
-__version__: Final = "0.1.0"
+__version__ = "0.1.0"
 
 try:
     Path.home()
