@@ -201,3 +201,8 @@ def test_a_shortage_while_decoding_is_not_taken_for_damaged_files(tmp_path):
     answer, _ = process.communicate()
     assert process.returncode != 0 or answer.split()[1] == "240"
     assert sum(num_images(opened(root, 64)).values()) == 240
+
+
+def test_a_process_without_stderr_decodes_too(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "stderr", None)
+    assert num_images(opened(fill(tmp_path / "images")))["test"] == 40

@@ -3,7 +3,6 @@
 import errno
 import hashlib
 import json
-import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -121,11 +120,11 @@ def _in_order(read: Callable[[str], _Picture], paths: Iterable[str], doing: str)
     from rich.console import Console
     from rich.progress import track
 
-    paths, hidden = list(paths), not sys.stderr.isatty()
+    paths, console = list(paths), Console(stderr=True)  # also where there is no stderr
     with ThreadPoolExecutor(usable_cores()) as pool:  # Pillow releases the GIL while it decodes
         chunks = (paths[start : start + FILES_AT_ONCE] for start in range(0, len(paths), FILES_AT_ONCE))
         pictures = (picture for chunk in chunks for picture in zip(chunk, pool.map(read, chunk), strict=True))
-        yield from track(pictures, doing, len(paths), console=Console(stderr=True), transient=True, disable=hidden)
+        yield from track(pictures, doing, len(paths), console=console, transient=True, disable=not console.is_terminal)
 
 
 def _read(root: Path, side: int, path: str, *, bits: int | None = None) -> _Picture:
