@@ -57,21 +57,21 @@ class ImageFolder(Dataset):
     def load(self, part: str) -> ImageData:
         """The images of a part: uint8 (N, side, side, 3), decoded on first use.
 
-        The training part also logs an account of all files.
-
         Raises: NasError for another layout, or too many unreadable files.
         """
         cached = self._cached()
-        if part == "train":  # once per training, and when a search starts
-            tell(cached.listing, cached.findings)
         images, labels = cached.parts[part]
         unreadable, root = cached.findings.unreadable, cached.listing.root
         files = [root / path for path in cached.listing.parts[part] if path not in unreadable]
         return ImageData(images=images, labels=labels, files=files)
 
     def fingerprint(self) -> Fingerprint:
-        """The fingerprint of the files that can be read, wherever they are; all three parts."""
+        """The fingerprint of the files that can be read, wherever they are; all three parts.
+
+        Every search, export and training takes it once, when it starts: so it also logs an account of all files.
+        """
         cached = self._cached()
+        tell(cached.listing, cached.findings)
         digests = {part: (map(bytes, cached.digests[part]), labels) for part, (_, labels) in cached.parts.items()}
         return Fingerprint.of(digests, cached.listing.classes)
 

@@ -100,8 +100,6 @@ def train_network(
     network.check(len(dataset.classes), sorted(resolutions))
     first = initial_weights(training, network)  # may download timm's weights
     images = dataset.fingerprint().key  # decoded once, here, where its progress shows, and not in every process
-    if training.workers > 1:
-        load_part(dataset, "train")  # logs the account of the images, which the workers' processes do not show
     with _checkpoint_folder(training):
         _check_absent(target)  # again, now that the lock is held
         if training.workers > 1:

@@ -179,6 +179,7 @@ def test_a_folder_of_photographs_is_searched_exported_and_trained_to_the_end(run
     printed = typed("search", "digits_mobilenetv3", *options, *place, "--space.resolutions", 32, "--trials", 1, cwd=tmp_path)
     assert "1 done, 0 failed" in printed
     assert f"decoding 100 images of {tmp_path}/photos to 32 px, once" in printed
+    assert "read 100 images of 2 classes (dunkel 50, 明るい 50): 72 to train on, 8 to rank on, 20 to test on" in printed
     (run,) = (tmp_path / "runs").iterdir()
     _check_that_a_run_means_the_same_images(run, tmp_path)
     printed = typed("export", run, "--trial", 0, "--output", "net", cwd=tmp_path)
@@ -203,9 +204,9 @@ def _check_that_a_run_means_the_same_images(run, folder):
     assert (refused.code, refused.errors) == (2, f"nas: {run}: its {gone}\n")
 
     shutil.copytree(moved, photos)
-    save(photos / "train" / "dunkel" / "0.png", (1, 2, 3), (30, 20))
+    save(photos / "val" / "dunkel" / "0.png", (1, 2, 3), (30, 20))
     refused = type_command("resume", run, "--trials", 2, cwd=folder)
-    assert (refused.code, "began: other contents in train/dunkel; begin a new" in refused.errors) == (2, True), refused.errors
+    assert (refused.code, "began: other contents in test/dunkel; begin a new" in refused.errors) == (2, True), refused.errors
     shutil.rmtree(photos)
     resumed = type_command("resume", run, "--dataset.root", "../moved", cwd=elsewhere)
     assert (resumed.code, "its images are read from their new place" in resumed.printed) == (0, True), resumed.errors

@@ -25,6 +25,7 @@ def account(caplog):
     def load(root, **fields):
         caplog.clear()
         dataset = ImageFolder(root=str(root), side=16, **fields)
+        dataset.fingerprint()  # which a search takes when it starts
         return dataset, dataset.load("train"), caplog.text
 
     return load
