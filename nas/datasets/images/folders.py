@@ -7,7 +7,6 @@ import stat
 from collections.abc import Callable
 from enum import StrEnum
 from functools import cache, cached_property
-from pathlib import PurePath
 from typing import Final
 
 IMAGE_SUFFIXES: Final = frozenset(
@@ -18,6 +17,8 @@ IMAGE_SUFFIXES: Final = frozenset(
     }
 )
 """Suffixes of the formats that Pillow decodes; a file with another suffix, or none, is an image if its first bytes say so."""
+LABEL_SUFFIXES: Final = frozenset((".txt", ".xml", ".json", ".csv", ".yaml", ".yml", ".xmp", ".npy"))
+"""Suffixes of labels; `1.txt` beside `1.jpg` is not opened, as there may be 100,000 of them."""
 SIGNED_FORMATS: Final = ("JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP", "AVIF", "JPEG2000", "PSD", "QOI", "ICO", "ICNS", "DDS")
 PNM_START: Final = re.compile(rb"P[1-6fF]\s+[#\d]")  # Pillow's own test takes text such as "Python" for an image
 HEAD_BYTES: Final = 256
@@ -193,10 +194,15 @@ class Content:
 
     def _look_into_others(self) -> None:
         """Sort in the files whose suffix is not one of an image, by their first bytes."""
-        stems = {PurePath(name).stem for name in self.images} if self._others else set()
+        images = {*self.images, *self.linked_images} if self._others else set()
+        stems = images | {name.rpartition(".")[0] for name in images}
         for name, inode in self._others:
+            stem, dot, suffix = name.rpartition(".")
+            if dot + suffix.lower() in LABEL_SUFFIXES and stem in stems:
+                self.left_out.append((name, Why.COMPANION))
+                continue
             try:
-                with open(f"{self._folder.path}/{name}", "rb") as file:  # noqa: PTH123
+                with open(f"{self._folder.path}/{name}", "rb", buffering=0) as file:  # noqa: PTH123
                     head = file.read(HEAD_BYTES)
             except OSError as error:
                 self.left_out.append((name, _why(error)))
@@ -207,8 +213,7 @@ class Content:
                 else:
                     self.images[name] = inode
             else:
-                stem = PurePath(name).stem
-                companion = _is_text(head) or stem in stems or stem in self.images  # a.jpg with a.nef, a.xml, a.jpg.xmp
+                companion = _is_text(head) or stem in stems  # a.jpg with a.nef, a.jpg.xmp
                 self.left_out.append((name, Why.COMPANION if companion else Why.UNKNOWN_TYPE))
 
 
