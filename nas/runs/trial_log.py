@@ -1,6 +1,7 @@
 """Reads the trial log of a run, `trials.jsonl`, and builds trials from its events. Read `results.py` next."""
 
-from collections.abc import Iterable, Mapping
+import logging
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, fields, replace
 from enum import StrEnum
 from pathlib import Path
@@ -13,6 +14,8 @@ from nas.records import Time, parse, read_records
 from nas.runs.run_folder import HISTORY_FILE, TRIALS_FILE, is_running
 from nas.runs.trial import UNDER_WAY, Outcome, Status, Trial
 from nas.training.settings import Epoch
+
+logger = logging.getLogger(__name__)
 
 
 class Event(StrEnum):
@@ -182,8 +185,8 @@ def read_history(run: Path) -> list[tuple[int, Epoch]]:
     return [(line.trial, Epoch(**{name: getattr(line, name) for name in names})) for line in lines]
 
 
-def check_history(run: Path, trials: Iterable[Trial], history: Iterable[tuple[int, Epoch]]) -> None:
-    """Check that every epoch belongs to a trial.
+def check_history(run: Path, trials: Collection[Trial], history: Collection[tuple[int, Epoch]]) -> None:
+    """Check that every epoch belongs to a trial; warn of done trials whose epochs are missing.
 
     Raises: NasError if one does not, as when one of the files was restored from an older copy.
     """
@@ -191,6 +194,14 @@ def check_history(run: Path, trials: Iterable[Trial], history: Iterable[tuple[in
     unknown = next((number for number, _ in history if number not in numbers), None)
     if unknown is not None:
         raise NasError(_apart(run, unknown))
+    with_epochs = {number for number, _ in history}
+    lacking = [trial.number for trial in trials if trial.number not in with_epochs and _has_epochs(trial)]
+    if lacking:
+        logger.warning("%s lacks the epochs of trials %s, whose learning curves are lost", run / HISTORY_FILE, lacking)
+
+
+def _has_epochs(trial: Trial) -> bool:
+    return trial.status is Status.DONE and not trial.reused and trial.outcome is not None and trial.outcome.epochs > 0
 
 
 def _apart(run: Path, trial: int) -> str:

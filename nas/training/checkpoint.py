@@ -5,6 +5,7 @@ import io
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any, Final
 
 import torch
@@ -13,7 +14,7 @@ from timm.utils import ModelEmaV3
 from torch import nn
 from torch.optim import Optimizer
 
-from nas.errors import NasError
+from nas.errors import NasError, describe_error
 from nas.files import write_atomically
 from nas.training.settings import LAST_FILE, Epoch
 
@@ -94,8 +95,11 @@ def restore_last(folder: Path, state: TrainState, identity: Mapping[str, Any]) -
     digest, data = saved[:DIGEST_BYTES], saved[DIGEST_BYTES:]
     if hashlib.sha256(data).digest() != digest:
         raise CheckpointError(f"checkpoint {file} is damaged; remove {folder} to begin anew")
-    record = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    saved_identity = record["identity"]
+    try:
+        record = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+        saved_identity, history = dict(record["identity"]), [Epoch(**epoch) for epoch in record["history"]]
+    except (UnpicklingError, RuntimeError, KeyError, TypeError, ValueError):
+        raise CheckpointError(f"checkpoint {file} is not of this version; remove {folder} to begin anew") from None
     changed = [name for name in {**saved_identity, **identity} if saved_identity.get(name) != identity.get(name)]
     if changed:
         was, now = saved_identity.get(changed[0]), identity.get(changed[0])
@@ -103,9 +107,12 @@ def restore_last(folder: Path, state: TrainState, identity: Mapping[str, Any]) -
             f"{folder} holds the checkpoint of another training: its {changed[0]} was {was}, and now it is {now}; "
             "give another --output, or remove that folder"
         )
-    for name, part in state.parts.items():
-        part.load_state_dict(record[name])
-    return [Epoch(**epoch) for epoch in record["history"]]
+    try:
+        for name, part in state.parts.items():
+            part.load_state_dict(record[name])
+    except (RuntimeError, KeyError, TypeError, ValueError, AttributeError) as error:
+        raise CheckpointError(f"checkpoint {file} does not fit: {describe_error(error)}; remove {folder} to begin anew") from None
+    return history
 
 
 def save_weights(model: nn.Module, path: Path) -> None:

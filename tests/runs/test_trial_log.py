@@ -111,7 +111,7 @@ def test_events_out_of_order_are_one_sentence(tmp_path, lines, sentence):
         nas.results(run)
 
 
-def test_trials_and_history_that_do_not_belong_together_are_noticed(tmp_path):
+def test_trials_and_history_that_do_not_belong_together_are_noticed(tmp_path, caplog):
     run = run_of_points(tmp_path, [(80.0, 1.0), (81.0, 2.0)])
     whole = (run / TRIALS_FILE).read_text().splitlines(keepends=True)
     for older in ("", "".join(whole[:2])):
@@ -121,3 +121,9 @@ def test_trials_and_history_that_do_not_belong_together_are_noticed(tmp_path):
     (run / TRIALS_FILE).write_text("".join(whole[2:]))
     with pytest.raises(nas.NasError, match="has epochs of trial 0"):
         check_history(run, read_trials(run), read_history(run))
+    (run / TRIALS_FILE).write_text("".join(whole))
+    check_history(run, read_trials(run), read_history(run))
+    assert not caplog.text
+    (run / HISTORY_FILE).write_text("")
+    check_history(run, read_trials(run), read_history(run))
+    assert "history.jsonl lacks the epochs of trials [0, 1]" in caplog.text

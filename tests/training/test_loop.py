@@ -15,7 +15,7 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 import nas
 from nas.errors import NasError
-from nas.training.checkpoint import LAST_FILE, Checkpoints, best_file
+from nas.training.checkpoint import DIGEST_BYTES, LAST_FILE, Checkpoints, best_file
 from nas.training.device import is_out_of_memory, pick_precision
 from nas.training.loop import DivergedError, TrainSetup, best_epoch, check_settings, train
 from nas.training.predict import Preprocess, fingerprint, num_correct, predict
@@ -263,6 +263,19 @@ def test_a_damaged_checkpoint_is_refused(tmp_path):
             trained(settings=settings, checkpoints=Checkpoints(folder=tmp_path))
 
 
+def test_a_checkpoint_with_other_fields_is_refused(tmp_path):
+    settings = replace(SETTINGS, epochs=1)
+    trained(settings=settings, checkpoints=Checkpoints(folder=tmp_path))
+    record = torch.load(io.BytesIO((tmp_path / LAST_FILE).read_bytes()[DIGEST_BYTES:]), weights_only=True)
+    for name in record:
+        for change in ({},) if name == "scaler" else ({}, {name: 3}):  # one that is off loads nothing
+            saved = io.BytesIO()
+            torch.save({field: value for field, value in record.items() if field != name} | change, saved)
+            (tmp_path / LAST_FILE).write_bytes(hashlib.sha256(saved.getvalue()).digest() + saved.getvalue())
+            with pytest.raises(NasError, match=r"last.pt (is not of this version|does not fit)[^\n]*; remove .* to begin anew"):
+                trained(settings=settings, checkpoints=Checkpoints(folder=tmp_path))
+
+
 def test_a_kill_between_the_best_and_the_last_epochs_files_loses_neither(tmp_path):
     """The best weights of an epoch are there before the state that knows of it, and the earlier best ones until after it."""
     _, whole = trained(checkpoints=Checkpoints(folder=tmp_path / "whole"))
@@ -288,7 +301,7 @@ def test_nothing_in_a_checkpoint_is_executed(tmp_path):
     saved = io.BytesIO()
     torch.save({"progress": Evil()}, saved)
     (tmp_path / LAST_FILE).write_bytes(hashlib.sha256(saved.getvalue()).digest() + saved.getvalue())
-    with pytest.raises(pickle.UnpicklingError):
+    with pytest.raises(NasError, match="is not of this version"):
         trained(checkpoints=Checkpoints(folder=tmp_path))
     assert not (tmp_path / "executed").exists()
 
