@@ -186,7 +186,7 @@ def quiet() -> Iterator[None]:
 def about_images(dataset: Dataset, parts: Mapping[str, ImageData]) -> dict[str, Any]:
     """What a card says of the images of a dataset with these parts."""
     values = {name: list(getattr(dataset, name)) for name in ("classes", "class_folders", "mean", "std")}
-    return values | {"bits": getattr(dataset, "bits", 8), "side": kept_side(parts["val"].images)}
+    return values | {"bits": dataset.bits, "side": kept_side(parts["val"].images)}
 
 
 def unread_images(described: Mapping[str, Any], dataset: Dataset | None) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Classes and pixels mean the same in timm's own reader, and in `images.py`, as in the training."""
 
 import colorsys
+import itertools
 import json
 import shutil
 import sys
@@ -148,6 +149,29 @@ def test_classes_pixels_and_transforms_that_differ_are_found(opened, change, sen
 def test_names_that_timm_could_not_read_from_a_class_map_are_said(names, why):
     assert why in unmappable(names)
     assert bool(why) == bool(unmappable(names))
+
+
+@pytest.mark.parametrize(
+    ("dtype", "top", "suffix", "bits"),
+    [(np.uint16, 4000, "png", 12), (np.int32, 255, "tif", 8), (np.float32, 1.0, "tif", 1)],
+    ids=["twelve_bits", "bytes_in_32_bits", "floats"],
+)
+def test_deep_images_are_scaled_as_in_the_training(tmp_path, dtype, top, suffix, bits):
+    """A broken file is left out, so that the images and their files do not part."""
+    ramp = np.linspace(0, top, 40 * 44).reshape(40, 44)
+    for part, name in itertools.product(("train", "val"), "ab"):
+        folder = tmp_path / "deep" / part / name
+        folder.mkdir(parents=True)
+        for i in range(16):
+            Image.fromarray((ramp * (i + 1) / 16).astype(dtype)).save(folder / f"{i}.{suffix}")
+        (folder / f"3.{suffix}").write_bytes((folder / f"3.{suffix}").read_bytes()[:60])
+    dataset = replace(nas.dataset("image_folder"), root=str(tmp_path / "deep"), side=32)
+    data = dataset.load("test")
+    assert dataset.bits == bits
+    assert [file.stem for file in data.files].count("3") == 0
+    assert data.images.max() > 200
+    for pixels, file in zip(data.images, data.files, strict=True):
+        assert np.array_equal(np.asarray(images.open_image(file, bits=bits, side=32)), pixels), file
 
 
 def test_image_files_of_every_kind_open_as_in_the_training(tmp_path):
