@@ -3,9 +3,12 @@
 import ast
 import importlib
 import importlib.util
+import os
 import pkgutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator
+from contextlib import contextmanager
+from hashlib import sha256
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Final
@@ -21,6 +24,7 @@ PACKAGES: Final = {
     "experiment": ("experiments", "EXPERIMENT"),
 }
 STANDARD_LIBRARY: Final = Path(ast.__file__).resolve().parent
+_FOLDERS: Final[list[str]] = []  # of the user's files, at the end of sys.path, the last one loaded first
 
 
 def plugin_names(kind: str) -> tuple[str, ...]:
@@ -63,40 +67,62 @@ def check_type(field: str, value: object, expected: type) -> None:
 
 
 def load_module(path: Path) -> ModuleType:
-    """The module in a file, executed anew. As in a script, it can import the files beside it.
+    """The module in a file, executed anew. It can import the files beside it, which hide no installed package.
+
+    Its name in `sys.modules` is private, so that it hides no module either, whatever the file is called.
 
     Raises: NasError if the file is missing, is not Python, or raises an error.
     """
     if not path.is_file():
         raise NasError(f"{path} is not a file; give a name that `nas` knows or the path of a Python file")
-    folder = str(path.resolve().parent)
-    if folder not in sys.path:
-        sys.path.insert(0, folder)
-    spec = importlib.util.spec_from_file_location(path.stem, path)
+    file = path.resolve()
+    name = f"_nas_user_{sha256(os.fsencode(file)).hexdigest()[:12]}_{file.stem}"
+    spec = importlib.util.spec_from_file_location(name, file)
     if spec is None or spec.loader is None:
         raise NasError(f"{path} is not a Python file; its name must end in .py")
     module = importlib.util.module_from_spec(spec)
-    sys.modules[path.stem] = module
-    with user_code(str(path)):
+    sys.modules[name] = module
+    with user_code(str(path)), _importing_from(file.parent):
         spec.loader.exec_module(module)
     return module
 
 
-def user_modules(values: Sequence[object]) -> list[ModuleType]:
-    """The user's own modules that define these values, and the user's loaded modules from the same folders and their subfolders.
+@contextmanager
+def _importing_from(folder: Path) -> Iterator[None]:
+    """Let imports find the files of a user's folder, from now on, but last.
 
-    A worker process cannot import them by name, so Ray has to send their code.
+    Modules of the same names from the user's other folders are set aside meanwhile.
     """
-    names = {getattr(value, "__module__", type(value).__module__) for value in values}
-    folders = {file.parent for name in names if (file := user_file(name))}
-    loaded = list(sys.modules.items())
-    return [module for name, module in loaded if (file := user_file(name)) and not folders.isdisjoint(file.parents)]
+    beside = {entry.stem for entry in folder.iterdir() if entry.is_dir() or entry.suffix == ".py"}
+    others = {
+        name: module
+        for name, module in list(sys.modules.items())
+        if name.partition(".")[0] in beside and (file := user_file(name)) and not file.is_relative_to(folder)
+    }
+    for name in others:
+        del sys.modules[name]
+    if str(folder) not in sys.path or str(folder) in _FOLDERS:
+        sys.path[:] = [entry for entry in sys.path if entry not in _FOLDERS]
+        _FOLDERS[:] = [str(folder), *(entry for entry in _FOLDERS if entry != str(folder))]
+        sys.path += _FOLDERS
+    try:
+        yield
+    finally:
+        sys.modules.update(others)
+
+
+def user_modules() -> list[ModuleType]:
+    """The loaded modules that the user wrote. A worker process cannot import them, so their code has to be sent."""
+    return [module for name, module in list(sys.modules.items()) if user_file(name)]
 
 
 def user_file(module: str) -> Path | None:
     """The file of a loaded module that a user wrote; None for the main script and for installed packages."""
     file = getattr(sys.modules.get(module), "__file__", None)
-    if not isinstance(file, str) or module.partition(".")[0] in ("nas", "search_spaces", "experiments", "__main__"):
+    if not isinstance(file, str) or not Path(file).is_absolute():  # built in, or torch.ops, which names a file that is not there
+        return None
+    if module.partition(".")[0] in ("nas", "search_spaces", "experiments", "__main__"):
         return None
     path = Path(file).resolve()
-    return None if "site-packages" in path.parts or path.is_relative_to(STANDARD_LIBRARY) else path
+    installed = not {"site-packages", "dist-packages"}.isdisjoint(path.parts) or path.is_relative_to(STANDARD_LIBRARY)
+    return None if installed else path

@@ -49,7 +49,7 @@ def test_a_file_that_cannot_be_used_is_answered_in_one_sentence(tmp_path, source
     assert "\n" not in str(caught.value)
 
 
-def test_a_file_may_import_its_neighbours_and_both_are_sent_to_workers(tmp_path, monkeypatch):
+def test_a_file_may_import_its_neighbours_and_both_are_the_users(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "path", list(sys.path))
     (tmp_path / "inner_of_mine").mkdir()
     (tmp_path / "inner_of_mine" / "deep.py").write_text("VALUE = 3\n")
@@ -57,8 +57,31 @@ def test_a_file_may_import_its_neighbours_and_both_are_sent_to_workers(tmp_path,
     (tmp_path / "own_space.py").write_text("from neighbour_of_mine import Thing\nclass Mine(Thing): pass\nSPACE = Mine()\n")
     thing = load_plugin("space", str(tmp_path / "own_space.py"))
     assert thing.value == 3
-    assert {module.__name__ for module in user_modules([thing])} == {"neighbour_of_mine", "own_space", "inner_of_mine.deep"}
-    assert user_modules([nas.space("mnasnet"), nas.objective("macs_m")]) == []
+    names = {module.__name__ for module in user_modules()}
+    assert {"neighbour_of_mine", type(thing).__module__, "inner_of_mine.deep"} <= names
+    assert not {name for name in names if name.partition(".")[0] in ("nas", "search_spaces", "experiments", "torch", "ray")}
+
+
+@pytest.mark.parametrize("name", ["types", "torch", "nas", "timm"])
+def test_a_file_hides_no_module_whatever_its_name_or_its_neighbours_name(tmp_path, monkeypatch, name):
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    (tmp_path / f"{name}.py").write_text("SPACE = 5\n")
+    (tmp_path / "beside.py").write_text(f"import {name}\nSPACE = {name}.__file__\n")
+    before = sys.modules.get(name)
+    assert load_plugin("space", str(tmp_path / f"{name}.py")) == 5
+    assert sys.modules.get(name) is before
+    assert not load_plugin("space", str(tmp_path / "beside.py")).startswith(str(tmp_path))
+
+
+def test_two_files_of_one_name_each_find_their_own_neighbour(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "helper_of_mine.py").write_text(f"NAME = {name!r}\n")
+        (tmp_path / name / "mine.py").write_text("from helper_of_mine import NAME\nclass Thing: name = NAME\nSPACE = Thing()\n")
+    first, second = (load_plugin("space", str(tmp_path / name / "mine.py")) for name in ("first", "second"))
+    assert (first.name, second.name) == ("first", "second")
+    assert load_plugin("space", str(tmp_path / "first" / "mine.py")).name == "first"
 
 
 @pytest.mark.parametrize(("kind", "find"), [("space", nas.space), ("dataset", nas.dataset)])

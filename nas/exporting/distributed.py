@@ -12,18 +12,17 @@ from ray.train import RunConfig, ScalingConfig, TrainingFailedError
 from ray.train.torch import TorchTrainer
 from ray.util.queue import Queue
 
-from nas.datasets import Dataset
 from nas.errors import NasError
-from nas.searching.ray_session import pickled_by_value, ray_session
+from nas.searching.parcel import in_worker, pack
+from nas.searching.ray_session import ray_session
+from nas.searching.unpack import unpack
 from nas.searching.worker import prepare_process
 from nas.training.settings import Epoch, TrainReport
 
 OnEpoch = Callable[[Epoch], None]
 
 
-def train_on_workers(
-    work: Callable[..., TrainReport], dataset: Dataset, *, workers: int, storage: Path, on_epoch: OnEpoch | None
-) -> TrainReport:
+def train_on_workers(work: Callable[..., TrainReport], *, workers: int, storage: Path, on_epoch: OnEpoch | None) -> TrainReport:
     """Run `work(on_epoch=...)` in one process group of `workers` processes; returns the first process's report.
 
     All processes end with the same weights. N processes with a batch of B images train as one process that accumulates gradients
@@ -32,16 +31,18 @@ def train_on_workers(
 
     Raises: NasError if the machine has fewer GPUs (without GPUs: CPU cores) than `workers`, or a process fails.
     """
-    with ray_session(None), pickled_by_value([dataset]):
+    parcel = pack(work)
+    with ray_session(None, while_starting=parcel.check):
         gpus, cores = (int(ray.cluster_resources().get(kind, 0)) for kind in ("GPU", "CPU"))
         available, kind = (gpus, "GPUs") if gpus else (cores, "CPU cores")
         if workers > available:
             raise NasError(f"workers: {workers} is more than the {available} {kind} of this machine")
         resources = {"GPU": 1} if gpus else {"CPU": 1}
         queue = Queue()
+        threads, folder = max(1, cores // workers), str(Path.cwd())
         trainer = TorchTrainer(
-            _work,
-            train_loop_config={"work": work, "threads": max(1, cores // workers), "queue": queue, "folder": str(Path.cwd())},
+            in_worker(train_together),
+            train_loop_config={"work": parcel.data, "threads": threads, "queue": queue, "folder": folder},
             scaling_config=ScalingConfig(num_workers=workers, use_gpu=gpus > 0, resources_per_worker=resources),
             run_config=RunConfig(name="ray", storage_path=str(storage)),
         )
@@ -73,14 +74,14 @@ def _receive(queue: Queue, on_epoch: OnEpoch | None) -> TrainReport:
     return message
 
 
-def _work(config: dict[str, Any]) -> None:
+def train_together(config: dict[str, Any]) -> None:
     """The training in one process; the first process sends its epochs and its report."""
     prepare_process(config["folder"])
     torch.set_num_threads(config["threads"])
     device = ray.train.torch.get_device()
     if device.type == "cuda":
         torch.cuda.set_device(device)  # the process sees all GPUs, and uses its own
-    work, queue = config["work"], config["queue"]
+    work, queue = unpack(config["work"]), config["queue"]
     if ray.train.get_context().get_world_rank() == 0:
         queue.put(work(on_epoch=queue.put))
     else:

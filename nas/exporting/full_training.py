@@ -106,7 +106,7 @@ def train_network(
             from nas.exporting.distributed import train_on_workers  # imports Ray
 
             work = partial(run_training, training, network, first, images=images)
-            report = train_on_workers(work, dataset, workers=training.workers, storage=training.checkpoints, on_epoch=on_epoch)
+            report = train_on_workers(work, workers=training.workers, storage=training.checkpoints, on_epoch=on_epoch)
         else:
             report = run_training(training, network, first, images=images, on_epoch=on_epoch, on_step=on_step)
         _export(training, network, first, report)

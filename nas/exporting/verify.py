@@ -21,8 +21,10 @@ from nas.runs.experiment import Experiment
 from nas.runs.results import results
 from nas.runs.run_folder import FULL, read_experiment
 from nas.runs.serialization import experiment_of
+from nas.searching.parcel import in_worker, pack
 from nas.searching.plan import check_unchanged
-from nas.searching.ray_session import pickled_by_value, ray_session, resources
+from nas.searching.ray_session import ray_session, resources
+from nas.searching.unpack import unpack
 from nas.searching.worker import prepare_process
 
 logger = logging.getLogger(__name__)
@@ -89,11 +91,16 @@ def _train(
     if not trainings:
         return
     failures = []
-    session = ray_session(experiment.workers, verbose=experiment.verbose, while_starting=check)
-    with session, pickled_by_value([experiment.dataset]):
+    parcels = [pack(training) for training in trainings]
+
+    def check_all() -> None:
+        parcels[0].check()
+        check()
+
+    with ray_session(experiment.workers, verbose=experiment.verbose, while_starting=check_all):
         _, gpus = resources(experiment)
-        task = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=1)(_train_in)
-        running = [task.remote(str(Path.cwd()), training) for training in trainings]
+        task = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=1)(in_worker(train_packed))
+        running = [task.remote(str(Path.cwd()), parcel.data) for parcel in parcels]
         for done, (training, result) in enumerate(zip(trainings, running, strict=True), start=1):
             failures += _failures(training, result)
             on_done(done)
@@ -114,7 +121,7 @@ def _failures(training: FullTraining, result: ray.ObjectRef[Path]) -> list[str]:
     return []
 
 
-def _train_in(folder: str, training: FullTraining) -> Path:
-    """Train in the driver's working folder, because a dataset may have relative paths."""
+def train_packed(folder: str, training: bytes) -> Path:
+    """Train in a worker process, in the driver's working folder, because a dataset may have relative paths."""
     prepare_process(folder)
-    return train_network(training)
+    return train_network(unpack(training))

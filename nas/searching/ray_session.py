@@ -1,21 +1,19 @@
-"""Ray: its start on this machine or its connection to a cluster, its resources, and the pickling for its workers."""
+"""Ray: its start on this machine or its connection to a cluster, and its resources."""
 
 import logging
 import os
 import socket
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Final
 
 import ray
-from ray import cloudpickle
 from ray._private import worker as ray_worker
 
 from nas.errors import NasError, describe_error
 from nas.machine import usable_cores
-from nas.plugins import user_modules
 from nas.runs.experiment import Experiment
 from nas.searching.checkpoint_storage import is_local
 
@@ -149,16 +147,3 @@ def _trials_per_node(node: Mapping[str, float], gpus: float) -> int:
         return cpus
     shared = int(node.get("GPU", 0)) * int(1 / gpus + 1e-9) if gpus < 1 else int(node.get("GPU", 0) / gpus)
     return min(cpus, shared)
-
-
-@contextmanager
-def pickled_by_value(values: Sequence[object]) -> Iterator[None]:
-    """Pickles classes and functions of the user's own files by value, as workers cannot import those files."""
-    modules = user_modules(values)
-    for module in modules:
-        cloudpickle.register_pickle_by_value(module)
-    try:
-        yield
-    finally:
-        for module in modules:
-            cloudpickle.unregister_pickle_by_value(module)

@@ -8,6 +8,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import asdict
 from functools import partial
 from os import PathLike
 from pathlib import Path
@@ -22,8 +23,10 @@ from nas.runs.experiment import Experiment
 from nas.runs.run_folder import RAY, create_run, locked, mend_logs, read_experiment, write_experiment
 from nas.runs.trial_log import check_history, read_history, read_trials
 from nas.searching.early_stopping import EarlyStopping
+from nas.searching.parcel import Parcel, in_worker, pack
 from nas.searching.plan import (
     FinishedError,
+    Plan,
     Session,
     check_images,
     check_unchanged,
@@ -35,7 +38,7 @@ from nas.searching.plan import (
     with_own_table,
 )
 from nas.searching.ray_callback import ReportCallback
-from nas.searching.ray_session import pickled_by_value, ray_session, resources
+from nas.searching.ray_session import ray_session, resources
 from nas.searching.searcher import ArchitectureSearcher
 from nas.searching.state import make_state
 from nas.searching.task import Site, Task
@@ -59,10 +62,11 @@ def search(experiment: Experiment, *, name: str | None = None, watch: Watch = nu
     """
     experiment = with_latency(experiment.resolved())
     plan = make_plan(experiment)
-    with _ray(experiment, partial(check_images, experiment)) as fingerprint:
+    parcel = pack(task_of(experiment, plan))
+    with _ray(experiment, parcel, partial(check_images, experiment)) as fingerprint:
         run = create_run(experiment, name or experiment.space.name, fingerprint)
         with locked(run):
-            run_session(Session(experiment=with_own_table(experiment, run), run=run, plan=plan), watch)
+            run_session(Session(experiment=with_own_table(experiment, run), run=run, plan=plan), parcel, watch)
     return run
 
 
@@ -95,7 +99,8 @@ def resume(run: str | PathLike[str], *, experiment: Experiment | None = None, wa
             record_session(folder, described, after)
             logger.info("%s is finished; its images are read from their new place", folder)
             return folder
-        with _ray(after, check):
+        parcel = pack(task_of(after, plan))
+        with _ray(after, parcel, check):
             record_session(folder, described, after)
             session = Session(
                 experiment=with_own_table(after, folder),
@@ -105,25 +110,41 @@ def resume(run: str | PathLike[str], *, experiment: Experiment | None = None, wa
                 past=past,
                 history=history,
             )
-            run_session(session, watch)
+            run_session(session, parcel, watch)
     return folder
 
 
 @contextmanager
-def _ray(experiment: Experiment, read_images: Callable[[], T]) -> Iterator[T]:
-    """A Ray session, started while this process reads the images; gives what `read_images` returns.
+def _ray(experiment: Experiment, parcel: Parcel, read_images: Callable[[], T]) -> Iterator[T]:
+    """A Ray session; gives what `read_images` returns. While it starts, images are read, and the parcel is checked.
 
-    Raises: NasError if a trial needs more GPUs than a machine has, or images cannot be read.
+    Raises: NasError if a trial needs more GPUs than a machine has, images cannot be read, or workers cannot use the user's code.
     """
     read: list[T] = []
-    start = partial(ray_session, experiment.workers, address=experiment.address, verbose=experiment.verbose)
-    with start(while_starting=lambda: read.append(read_images())):
+
+    def check() -> None:
+        parcel.check()
+        read.append(read_images())
+
+    with ray_session(experiment.workers, address=experiment.address, verbose=experiment.verbose, while_starting=check):
         resources(experiment)
         yield read[0]
 
 
-def run_session(session: Session, watch: Watch) -> None:
-    """Run one session in the running Ray, from the first proposal to the summary in the log.
+def task_of(experiment: Experiment, plan: Plan) -> Task:
+    """What every trial of a session does."""
+    problem = plan.problem
+    return Task(
+        dataset=experiment.dataset,
+        objectives=problem.trained,
+        settings=experiment.train,
+        seed=experiment.seed,
+        latency=problem.latency_table,
+    )
+
+
+def run_session(session: Session, parcel: Parcel, watch: Watch) -> None:
+    """Run one session in the running Ray, from the first proposal to the summary in the log. `parcel` has its task.
 
     Raises: NasError for an error that ends it early. KeyboardInterrupt if it was interrupted.
     """
@@ -132,10 +153,9 @@ def run_session(session: Session, watch: Watch) -> None:
     workers, gpus = resources(experiment)
     with _reporting_full_disk(run):
         searcher = ArchitectureSearcher(make_state(session), workers=workers)
-        own = [experiment.dataset, *(objective.measure for objective in experiment.objectives)]
         try:
-            with pickled_by_value(own), _interruptible(searcher), watch(searcher):
-                _tuner(session, searcher, gpus).fit()
+            with _interruptible(searcher), watch(searcher):
+                _tuner(session, parcel, searcher, gpus).fit()
         except KeyboardInterrupt:
             if searcher.failure is None:
                 raise
@@ -170,17 +190,10 @@ def _with_hint(error: Exception, run: Path) -> Exception:
     return NasError(f"{error}; {room}`nas resume {run}` continues the search")
 
 
-def _tuner(session: Session, searcher: ArchitectureSearcher, gpus: float) -> tune.Tuner:
-    experiment, problem, state = session.experiment, session.plan.problem, searcher.state
-    task = Task(
-        dataset=experiment.dataset,
-        objectives=problem.trained,
-        settings=experiment.train,
-        seed=experiment.seed,
-        latency=problem.latency_table,
-    )
-    site = Site(storage=session.storage, folder=str(Path.cwd()))
-    trainable = tune.with_parameters(run_trial, task=task, site=site)
+def _tuner(session: Session, parcel: Parcel, searcher: ArchitectureSearcher, gpus: float) -> tune.Tuner:
+    experiment, state = session.experiment, searcher.state
+    site = asdict(Site(storage=session.storage, folder=str(Path.cwd())))
+    trainable = tune.with_parameters(in_worker(run_trial), task=parcel.data, site=site)
     storage = session.run / RAY / f"session{session.number}"
     return tune.Tuner(
         tune.with_resources(trainable, {"cpu": 1, "gpu": gpus}),

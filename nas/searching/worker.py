@@ -17,6 +17,7 @@ from ray import tune
 from nas.runs.trial import Outcome, Reason, Status
 from nas.searching.checkpoint_storage import TrialFolder
 from nas.searching.task import Site, Task
+from nas.searching.unpack import unpack
 from nas.training.settings import Epoch
 
 
@@ -41,13 +42,13 @@ class Warnings(logging.Handler):
         tune.report({**fields, "warnings": "\n".join(texts)} if texts else dict(fields))
 
 
-def run_trial(config: dict[str, Any], *, task: Task, site: Site) -> None:
-    """Run one trial: report that it begins, then every epoch, then the outcome."""
-    prepare_process(site.folder)
+def run_trial(config: dict[str, Any], *, task: bytes, site: dict[str, Any]) -> None:
+    """Run one trial of a packed task: report that it begins, then every epoch, then the outcome."""
+    prepare_process(site["folder"])
     warnings = Warnings()
     logging.getLogger("nas").addHandler(warnings)
     try:
-        outcome = _trained(config, task, site, warnings) if task.objectives else Outcome(status=Status.DONE)
+        outcome = _outcome(config, unpack(task), Site(**site), warnings)
         warnings.report({"outcome": json.dumps(outcome.to_record())})  # as text, since Ray flattens nested values
     finally:
         logging.getLogger("nas").removeHandler(warnings)
@@ -55,7 +56,9 @@ def run_trial(config: dict[str, Any], *, task: Task, site: Site) -> None:
         raise RetiredError  # a GPU error can persist in the process
 
 
-def _trained(config: dict[str, Any], task: Task, site: Site, warnings: Warnings) -> Outcome:
+def _outcome(config: dict[str, Any], task: Task, site: Site, warnings: Warnings) -> Outcome:
+    if not task.objectives:
+        return Outcome(status=Status.DONE)
     from nas.searching.evaluate import evaluate  # takes seconds, which do not count as the trial's time
 
     warnings.report({"begun": True} | _whereabouts())
