@@ -98,7 +98,7 @@ def _describe_value(value: Any) -> dict[str, Any]:
     kind = value if hasattr(value, "__qualname__") else type(value)
     file = user_file(kind.__module__)
     return {
-        "module": kind.__module__,
+        "module": kind.__module__ if file is None else file.stem,
         "class": kind.__qualname__,
         "file": None if file is None else str(file),
         "fields": None if kind is value else _fields(value) if is_dataclass(value) else {},
