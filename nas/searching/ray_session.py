@@ -10,23 +10,29 @@ from pathlib import Path
 from typing import Any, Final
 
 import ray
+import ray._private.node
+from ray._private import ray_constants
 from ray._private import worker as ray_worker
+from ray.job_config import JobConfig
 
-from nas.errors import NasError, describe_error
+from nas.errors import NasError
 from nas.machine import usable_cores
 from nas.runs.experiment import Experiment
 from nas.searching.checkpoint_storage import is_local
+from nas.searching.ray_folder import own_folder
 
 logger = logging.getLogger(__name__)
 
 # Ray Tune's settings: no log files of its own, as the run folder has the logs; no handler for Ctrl-C, as we have one; no warning
-# about frequent checkpoints; no table of results; workers stay in the working folder. Tune tells workers what they need.
-TUNE_ENVIRONMENT: Final = {
+# about frequent checkpoints; no table of results; workers stay in the working folder; no usage
+# statistics. Tune tells workers what they need.
+ENVIRONMENT: Final = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    "RAY_USAGE_STATS_ENABLED": "0",
 }
 
 PRINTS: Final = "_worker_logs_enabled"  # of Ray's worker module
@@ -39,16 +45,17 @@ def ray_session(
     """Ray on this machine, or on the cluster at an address; `while_starting` is called while it starts.
 
     If this process has initialized Ray before, that Ray is used and left running; `workers` and `address` are then ignored.
+    No other Ray is joined, whatever RAY_ADDRESS says.
 
-    Raises: NasError if there is no cluster at the address; what `while_starting` raises.
+    Raises: NasError if Ray does not start, or there is no cluster at the address; what `while_starting` raises.
     """
-    with _environment(TUNE_ENVIRONMENT), nullcontext() if verbose else _quiet():
+    with _environment(ENVIRONMENT), nullcontext() if verbose else _quiet():
         if ray.is_initialized():
             while_starting()
             yield
             return
-        with ThreadPoolExecutor(1) as pool:  # kept for the whole session: Ray's processes end with the thread that started them
-            starting = pool.submit(_start, workers, address, verbose=verbose)
+        with own_folder() as folder, ThreadPoolExecutor(1) as pool:  # Ray's processes end with the thread that started them
+            starting = pool.submit(_start, workers, address, folder, verbose=verbose)
             try:
                 while_starting()
                 starting.result()
@@ -58,26 +65,56 @@ def ray_session(
                 ray.shutdown()
 
 
-def _start(workers: int | None, address: str | None, *, verbose: bool) -> None:
+def _start(workers: int | None, address: str | None, folder: Path, *, verbose: bool) -> None:
     where: dict[str, Any] = {
         "address": "local",
         "num_cpus": workers or usable_cores(),
         "include_dashboard": False,
         "_node_ip_address": "127.0.0.1",
+        "_system_config": {"prestart_worker_first_driver": False},  # Tune starts the processes of its trials
+        "_temp_dir": str(folder),
     }
-    where["_system_config"] = {"prestart_worker_first_driver": False}  # Tune starts the processes of its trials
     if address is not None:
         where = {"address": address}
     level = logging.INFO if verbose else logging.CRITICAL
     try:
         _check_answers(address)
-        ray.init(log_to_driver=verbose, logging_level=level, **where)
-    except (OSError, ValueError, RuntimeError) as error:
+        with _plain_start(verbose=verbose):
+            ray.init(log_to_driver=verbose, logging_level=level, job_config=_OwnPaths(), **where)
+    except Exception as error:  # noqa: BLE001 - Ray raises errors of every kind
+        last = (str(error).strip().splitlines() or [""])[-1]
+        reason = f"{type(error).__name__}: {last}"[:500]
         if address is None:
-            raise
-        raise NasError(
-            f"address {address!r}: no Ray cluster answers there ({describe_error(error)}); `ray start --head` starts one"
-        ) from None
+            raise NasError(f"Ray, which runs the trials, does not start on this machine: {reason}") from None
+        raise NasError(f"address {address!r}: no Ray cluster answers there ({reason}); `ray start --head` starts one") from None
+
+
+class _OwnPaths(JobConfig):  # type: ignore[misc]  # Ray has no types for it
+    """Keeps the driver's folders off the path of its workers, where Ray would put them first."""
+
+    def _serialize(self) -> str:
+        self._py_driver_sys_path: list[str] = []
+        return str(super()._serialize())
+
+
+@contextmanager
+def _plain_start(*, verbose: bool) -> Iterator[None]:
+    """Ray as it starts outside `uv run`, whose hook would pack the working folder, and without processes that nothing here uses.
+
+    These are its dashboard's server, which Ray starts without a dashboard too, its autoscaler, and the collector of logs.
+    """
+    hook, node = "RAY_ENABLE_UV_RUN_RUNTIME_ENV", ray._private.node.Node  # noqa: SLF001 - Ray has no options for these
+    unused = () if verbose else ("start_api_server", "start_monitor", "start_log_monitor")
+    before = [(node, name, getattr(node, name)) for name in unused if hasattr(node, name)]
+    before.append((ray_constants, hook, getattr(ray_constants, hook, None)))
+    try:
+        for name in unused:
+            setattr(node, name, lambda self, **_: None)  # noqa: ARG005
+        setattr(ray_constants, hook, False)
+        yield
+    finally:
+        for owner, name, value in before:
+            setattr(owner, name, value)
 
 
 @contextmanager
@@ -121,7 +158,7 @@ def _quiet() -> Iterator[None]:
 def resources(experiment: Experiment) -> tuple[int, float]:
     """(concurrent trials, GPUs per trial); at most as many trials as Ray has resources for.
 
-    Raises: NasError if a trial needs more GPUs than a machine has.
+    Raises: NasError if a trial needs more GPUs than a machine has, or Ray has no CPU core.
     """
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     most = max(node.get("GPU", 0.0) for node in nodes)
@@ -136,7 +173,9 @@ def resources(experiment: Experiment) -> tuple[int, float]:
             len(nodes),
             Path(experiment.storage or experiment.runs).resolve(),
         )
-    most = max(1, sum(_trials_per_node(node, wanted) for node in nodes))
+    most = sum(_trials_per_node(node, wanted) for node in nodes)
+    if most == 0:
+        raise NasError("the Ray that runs here has no CPU core for a trial; give it one with ray.init(num_cpus=1), or end it")
     return min(experiment.workers or most, most), wanted
 
 
