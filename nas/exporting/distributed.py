@@ -1,9 +1,10 @@
 """Trains one network in several processes, each with its own GPU, through Ray Train."""
 
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import ray.train
 import ray.train.torch
@@ -20,6 +21,7 @@ from nas.searching.worker import prepare_process
 from nas.training.settings import Epoch, TrainReport
 
 OnEpoch = Callable[[Epoch], None]
+WAIT_SECONDS: Final = 60.0
 
 
 def train_on_workers(work: Callable[..., TrainReport], *, workers: int, storage: Path, on_epoch: OnEpoch | None) -> TrainReport:
@@ -29,7 +31,7 @@ def train_on_workers(work: Callable[..., TrainReport], *, workers: int, storage:
     over N parts of B / N images. Two things differ: BatchNorm's running statistics are averaged over the processes after every
     epoch, and each process draws its own augmentation.
 
-    Raises: NasError if the machine has fewer GPUs (without GPUs: CPU cores) than `workers`, or a process fails.
+    Raises: NasError if the machine has fewer GPUs (without GPUs: CPU cores) than `workers`, they stay taken, or a process fails.
     """
     parcel = pack(work)
     with ray_session(None, while_starting=parcel.check):
@@ -37,6 +39,7 @@ def train_on_workers(work: Callable[..., TrainReport], *, workers: int, storage:
         available, kind = (gpus, "GPUs") if gpus else (cores, "CPU cores")
         if workers > available:
             raise NasError(f"workers: {workers} is more than the {available} {kind} of this machine")
+        _wait_until_free("GPU" if gpus else "CPU", workers)
         resources = {"GPU": 1} if gpus else {"CPU": 1}
         queue = Queue()
         threads, folder = max(1, cores // workers), str(Path.cwd())
@@ -50,6 +53,21 @@ def train_on_workers(work: Callable[..., TrainReport], *, workers: int, storage:
             report = pool.submit(_receive, queue, on_epoch)
             _fit(trainer, queue, workers)
             return report.result()
+
+
+def _wait_until_free(kind: str, workers: int) -> None:
+    """Wait while other work in this Ray has the cores or GPUs, for which Ray would wait for ever.
+
+    Raises: NasError if they are not free in time.
+    """
+    end = time.monotonic() + WAIT_SECONDS
+    while (free := ray.available_resources().get(kind, 0)) < workers:
+        if time.monotonic() >= end:
+            raise NasError(
+                f"workers: {workers} need as many {kind}s, and {free:g} of this Ray's are free after {WAIT_SECONDS:g} s"
+                "; end its other work, or call ray.shutdown() first"
+            )
+        time.sleep(0.2)
 
 
 def _fit(trainer: TorchTrainer, queue: Queue, workers: int) -> None:
