@@ -7,7 +7,7 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -31,13 +31,15 @@ class ImageData:
     labels: NDArray[np.int64]
     """(N,), from 0 to the number of classes - 1."""
     files: Sequence[Path] | None = None
-    """The file of each image; None if there are none."""
+    """The file of each image, which the `images.py` of an export opens as this very image; None if there are none."""
 
     def __post_init__(self) -> None:
         if not (self.images.dtype == np.uint8 and self.images.ndim == 4 and self.images.shape[3] == 3):
             raise NasError(f"images are {self.images.dtype} {self.images.shape}; they must be uint8 (N, height, width, 3)")
         if not (self.labels.dtype == np.int64 and self.labels.shape == self.images.shape[:1]):
             raise NasError(f"labels are {self.labels.dtype} {self.labels.shape}; they must be int64 ({len(self.images)},)")
+        if self.files is not None and len(self.files) != len(self.images):
+            raise NasError(f"{len(self.files)} files are of {len(self.images)} images; each image must have one, or files be None")
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -126,7 +128,7 @@ def load_part(dataset: Dataset, part: str) -> ImageData:
     with user_code(name):
         data = dataset.load(part)
         check_type("load", data, ImageData)
-        data = ImageData(images=np.ascontiguousarray(data.images), labels=np.ascontiguousarray(data.labels))
+        data = replace(data, images=np.ascontiguousarray(data.images), labels=np.ascontiguousarray(data.labels))
     if not len(data):
         raise NasError(f"{name} has no images")
     low, high, classes = int(data.labels.min()), int(data.labels.max()), len(dataset.classes)

@@ -82,7 +82,7 @@ def kept_side(images: NDArray[np.uint8]) -> int | None:
 def sample_of(data: ImageData, bits: int) -> Sample:
     """Up to PROOF_IMAGES images of a part, evenly spaced."""
     indices = evenly_spaced(data, PROOF_IMAGES)
-    files = None if data.files is None else [data.files[i] for i in indices]
+    files = None if data.files is None else [Path(data.files[i]) for i in indices]
     return Sample(images=data.images[indices], labels=data.labels[indices], files=files, bits=bits)
 
 
@@ -176,7 +176,8 @@ def _files_read(folder: Path, place: Path, sample: Sample, wanted: Any) -> dict[
             f"validation images, and the training's own preprocessing {100 * right:.1f} %; report this with the images"
         )
     order = {"order_of_timm": json.loads((place / "order.json").read_text())} if "timm" in ways else {}
-    return {"images": len(classes), "top1_pct": 100 * right, "ways": shares} | order
+    files = "written as PNG" if sample.files is None else "of the dataset"
+    return {"images": len(classes), "files": files, "top1_pct": 100 * right, "ways": shares} | order
 
 
 def _shares(classes: Any, wanted: Any, labels: Any) -> dict[str, float]:

@@ -227,3 +227,18 @@ def test_a_dataset_of_ones_own_with_wrong_images_is_told_what_is_allowed(images,
 
     with pytest.raises(nas.NasError, match=sentence):
         load_part(Own(), "val")
+
+
+def test_a_checked_part_keeps_a_file_for_each_image():
+    images, files = np.zeros((2, 8, 8, 3), np.uint8), [Path("0.png"), Path("1.png")]
+
+    class Own:
+        name = "own"
+        classes = ("a", "b")
+
+        def load(self, part):
+            return ImageData(images=images, labels=np.arange(2), files=files if part == "val" else files[:1])
+
+    assert load_part(Own(), "val").files == files
+    with pytest.raises(nas.NasError, match="1 files are of 2 images; each image must have one"):
+        load_part(Own(), "train")

@@ -104,6 +104,7 @@ def test_reloaded_accuracy_is_the_trials_to_the_last_image(digits_run, exported,
 def test_images_of_arrays_are_classified_alike_from_files(exported, card):
     read = card["image_files"]
     assert read["images"] == 128
+    assert read["files"] == "written as PNG"
     assert read["order_of_timm"]
     for way in ("images.py", "timm"):
         assert read["ways"][way]["same_class"] > 0.95

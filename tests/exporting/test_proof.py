@@ -74,6 +74,7 @@ def test_numbered_classes_have_the_accuracy_of_the_card_under_timm(exported, car
     for options in ({}, {"class_map": str(exported / "class_map.txt")}):
         assert abs(timms_top1(exported, test, **options) - card["accuracy"]["test_top1_pct"]) < 3
     assert card["image_files"]["order_of_timm"]
+    assert card["image_files"]["files"] == "of the dataset"
     assert "also timm's own" in (exported / "README.md").read_text()
 
 
