@@ -39,7 +39,7 @@ class ImageData:
         if not (self.labels.dtype == np.int64 and self.labels.shape == self.images.shape[:1]):
             raise NasError(f"labels are {self.labels.dtype} {self.labels.shape}; they must be int64 ({len(self.images)},)")
         if self.files is not None and len(self.files) != len(self.images):
-            raise NasError(f"{len(self.files)} files are of {len(self.images)} images; each image must have one, or files be None")
+            raise NasError(f"{len(self.files)} files are of {len(self.images)} images; each must have one, or files be None")
 
     def __len__(self) -> int:
         return len(self.labels)

@@ -77,7 +77,7 @@ def _image_files(card: Mapping[str, Any]) -> Iterator[str]:
     if read is not None:
         yield (
             f"{read['images']} validation images were opened from files ({read['files']}) in that process. As the training "
-            f"preprocesses them, {read['top1_pct']:.2f} % are right; Pillow's bilinear resizing, in place of torch's, changes a few."
+            f"preprocesses them, {read['top1_pct']:.2f} % are right; Pillow's bilinear resizing, not torch's, changes a few."
         )
         yield "\n".join(_ways(read))
 
@@ -90,7 +90,8 @@ def _ways(read: Mapping[str, Any]) -> Iterator[str]:
     }
     yield f"- `images.py` and timm's transforms: {shares['images.py']}. The pixels that it opens equal the training's."
     if "timm" in shares:
-        order = "also timm's own, without it, if no class folder has folders" if read["order_of_timm"] else "not timm's own, so it is needed"
+        own = "also timm's own, without it, if no class folder has folders"
+        order = own if read["order_of_timm"] else "not timm's own, so it is needed"
         yield f"- timm's own reader with `class_map.txt`: {shares['timm']}. The order of the classes is {order}."
 
 

@@ -240,5 +240,5 @@ def test_a_checked_part_keeps_a_file_for_each_image():
             return ImageData(images=images, labels=np.arange(2), files=files if part == "val" else files[:1])
 
     assert load_part(Own(), "val").files == files
-    with pytest.raises(nas.NasError, match="1 files are of 2 images; each image must have one"):
+    with pytest.raises(nas.NasError, match="1 files are of 2 images; each must have one"):
         load_part(Own(), "train")
