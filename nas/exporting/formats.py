@@ -15,8 +15,8 @@ from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, Q
 from torch import nn
 
 from nas.datasets import Dataset, ImageData
+from nas.datasets.images import open_image
 from nas.errors import MachineBusyError, NasError, describe_error
-from nas.exporting import images
 from nas.exporting.export_folder import (
     CLASS_MAP_FILE,
     CONFIG_FILE,
@@ -111,7 +111,7 @@ def write_formats(folder: Path, network: Network, model: nn.Module, card: Mappin
     config = json.dumps(timm_config(network, card), indent=2, ensure_ascii=False)
     (folder / CONFIG_FILE).write_text(config + "\n", encoding="utf-8")
     shutil.copyfile(standalone.__file__, folder / MODEL_FILE)
-    shutil.copyfile(images.__file__, folder / IMAGES_FILE)
+    shutil.copyfile(open_image.__file__, folder / IMAGES_FILE)
     example = torch.zeros(2, 3, network.resolution, network.resolution)
     any_batch = ({0: torch.export.Dim("batch", min=1)},)
     with quiet():

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from nas.datasets.images.decode import open_image, square
+from nas.datasets.images.open_image import open_image
 
 
 def save(path: Path, color=(200, 30, 60), size=(12, 10), mode="RGB", *, below=None, **options) -> Path:
@@ -35,4 +35,4 @@ def save_values(path: Path, values, dtype="uint16", **options) -> Path:
 
 def decoded(path: Path, side: int, bits: int = 8):
     """The pixels of an image file."""
-    return square(open_image(path.read_bytes(), side), side, bits=bits)
+    return np.asarray(open_image(path, bits=bits, side=side))

@@ -2,6 +2,7 @@
 
 import errno
 import hashlib
+import io
 import json
 import warnings
 from collections.abc import Callable, Iterable, Iterator
@@ -17,8 +18,9 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from nas.datasets.images.account import Copies, Findings
-from nas.datasets.images.decode import Top, depth, open_image, square, top_of
+from nas.datasets.images.depth import Top, depth, top_of
 from nas.datasets.images.listing import Listing, shown
+from nas.datasets.images.open_image import decoded, rgb, square
 from nas.datasets.images.splits import PARTS
 from nas.errors import NasError, describe_error
 from nas.machine import usable_cores
@@ -138,9 +140,10 @@ def _read(root: Path, side: int, path: str, *, bits: int | None = None) -> _Pict
         return _Picture(error=reason)
     digest = hashlib.blake2b(data, digest_size=DIGEST_BYTES).digest()
     try:
-        image = open_image(data, side)
+        image = decoded(io.BytesIO(data), side)
         top = top_of(image) if bits is None else None
-        return _Picture(digest=digest, top=top, pixels=None if top else square(image, side, bits=bits or 8))
+        pixels = None if top else np.asarray(square(rgb(image, bits or 8), side))
+        return _Picture(digest=digest, top=top, pixels=pixels)
     except MemoryError:
         raise NasError(f"{shown(root / path)} cannot be decoded: there is too little memory") from None
     except UnidentifiedImageError:

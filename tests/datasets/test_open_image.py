@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from nas.datasets.images.decode import Top, depth, top_of
+from nas.datasets.images.depth import Top, depth, top_of
 from nas.errors import NasError
 from tests.data.pictures import decoded, save
 
