@@ -107,7 +107,11 @@ def test_what_is_a_class_is_taken_for_one(tmp_path, tree, classes):
         ("training_set/{cats,dogs}", "give --dataset.root {root}/training_set"),
         # no_classes
         ("{train,test}", "has 6 images and no folder of images in train/"),
-        ("train/{cat,dog} test", "has images without classes in test/ (6)"),
+        (
+            "train/{cat,dog} test",
+            "in test/ (6); move it out of {root} if it has no labels; without it, give --dataset.root {root}/train",
+        ),
+        ("{train,test}/{cat,dog} val", "has images without classes in val/ (6); move it out of {root} if it has no labels\n"),
         ("cat dog test", "has test, which looks like a part and no class"),
         ("images", "has images without classes, in images/; put the images of each class into a folder of its own"),
         ("{images,masks}", "has images and their masks, not classes"),
@@ -133,6 +137,10 @@ def test_what_is_a_class_is_taken_for_one(tmp_path, tree, classes):
         ("{train,holdout}/{cat,dog}", "which look like parts"),
         ("{train,unseen}/{cat,dog}", "either may be the classes"),
         ("{cat,dog}/{train,test}", "arrange them as {root}/train/CLASS, {root}/test/CLASS"),
+        (
+            "{fold1,fold2}/{train,val}/{cat,dog}",
+            "train, val in each of fold1, fold2; give one, such as --dataset.root {root}/fold1",
+        ),
         ("{train,test}/{site_a,site_b}/{cat,dog}", "train/site_a/cat to {root}/train/cat/site_a"),
         ("cat dog more/{cat,dog}", "has cat, dog twice: as classes, and in more/"),
         ("cat dog train/{cat,dog}", "has train, which looks like a part"),
@@ -143,6 +151,6 @@ def test_what_may_be_no_class_is_refused_with_its_tree_and_a_remedy(tmp_path, tr
     with pytest.raises(NasError) as caught:
         find_parts(plant(tmp_path, tree))
     problem, *lines = str(caught.value).splitlines()
-    assert says.format(root=tmp_path) in problem
+    assert says.format(root=tmp_path) in f"{problem}\n"
     assert 1 <= len(lines) <= 3
     assert all("image" in line and "folder" in line for line in lines)

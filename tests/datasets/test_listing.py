@@ -133,6 +133,20 @@ def test_a_layout_that_is_not_one_is_one_sentence(tmp_path, damage, sentence):
     assert all(line.startswith("  ") for line in tree)
 
 
+def test_two_folders_of_the_same_name_in_two_spellings_are_one_class(tmp_path):
+    fill(tmp_path, ("",), classes=("caf\u00e9", "cafe\u0301"), num=5)
+    with pytest.raises(NasError, match=r"has the one class café, in the folders .*u0301', .*; a classifier needs"):
+        list_images(tmp_path)
+
+
+def test_a_link_that_leads_to_no_folder_is_said(tmp_path):
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "gone").symlink_to("nowhere")
+    for name in ("loop", "gone"):
+        with pytest.raises(NasError, match=rf"{name} is a link that leads to no folder; it must have"):
+            list_images(tmp_path / name)
+
+
 def test_a_class_too_small_for_three_parts_is_named(tmp_path):
     fill(tmp_path, ("",), num=3)
     assert [len(list_images(tmp_path).parts[part]) for part in PARTS] == [2, 2, 2]
@@ -251,15 +265,17 @@ def test_suffixes_do_not_matter_to_what_pillow_opens(tmp_path):
         "labels.csv": b"id,label\n",
         "notes.py": "Python für alle".encode("latin-1"),
         "utf16.txt": "x".encode("utf-16"),
+        "0.svg": b"<svg/>",
+        "logo.svg": b"<svg/>",
     }.items():
         (tmp_path / "cat" / name).write_bytes(content)
     os.mkfifo(tmp_path / "cat" / "pipe.jpg")
     listing = list_images(tmp_path)
     assert len(listing.paths) == 47
     reasons = left_out(listing)
-    assert reasons.pop("cat/h.heic") == Why.UNKNOWN_TYPE
+    assert reasons.pop("cat/h.heic") == reasons.pop("cat/logo.svg") == Why.UNKNOWN_TYPE
     assert set(reasons.values()) == {Why.COMPANION}
-    assert len(reasons) == 6
+    assert len(reasons) == 7
     for i in range(20):
         (tmp_path / "dog" / f"{i}.png").unlink()
         (tmp_path / "dog" / f"{i}.heic").write_bytes(heic)

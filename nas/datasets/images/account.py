@@ -82,8 +82,8 @@ def check(listing: Listing, findings: Findings, allow_missing: float) -> None:
             example = next(file for one, file in plain if one == label)
             scaled = f", with values from 0 to {_top(findings)}," if findings.deep else ""
             raise NasError(
-                f"every image of class {shown(name)}{scaled} is one plain colour, such as {example}; check how they were saved, "
-                "or accept them with --dataset.allow-missing 1"
+                f"every image of class {shown(name)}{scaled} is one plain colour, such as {shown(example)}; check how they were "
+                "saved, or accept them with --dataset.allow-missing 1"
             )
 
 
@@ -116,7 +116,7 @@ def _warnings(listing: Listing, findings: Findings) -> Iterator[str]:
             f"high; keep one of each: {shown(copy)} is {shown(path)}"
         )
     if findings.plain:
-        examples = _examples([file for _, file in _labelled(listing, findings.plain)])
+        examples = _examples([shown(file) for _, file in _labelled(listing, findings.plain)])
         yield f"{_images(len(findings.plain))} one plain colour: {examples}"
     if findings.levels < FEW_LEVELS:
         yield (
@@ -131,7 +131,7 @@ def _left_out(listing: Listing, findings: Findings) -> Left:
     for one in listing.left_out:
         left[one.why].append((one.label, shown(one.path)))
     for label, path in _labelled(listing, findings.unreadable):
-        left[Why.UNREADABLE].append((label, f"{path} ({findings.unreadable[path]})"))
+        left[Why.UNREADABLE].append((label, f"{shown(path)} ({findings.unreadable[path]})"))
     return left
 
 

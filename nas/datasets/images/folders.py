@@ -19,6 +19,8 @@ IMAGE_SUFFIXES: Final = frozenset(
 """Suffixes of the formats that Pillow decodes; a file with another suffix, or none, is an image if its first bytes say so."""
 LABEL_SUFFIXES: Final = frozenset((".txt", ".xml", ".json", ".csv", ".yaml", ".yml", ".xmp", ".npy"))
 """Suffixes of labels; `1.txt` beside `1.jpg` is not opened, as there may be 100,000 of them."""
+DRAWN_SUFFIXES: Final = frozenset((".svg", ".svgz", ".eps", ".ps", ".pdf", ".ai", ".hdr", ".xpm", ".xbm"))
+"""Pictures that begin like text, and that are not read: a class may consist of them."""
 SIGNED_FORMATS: Final = ("JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP", "AVIF", "JPEG2000", "PSD", "QOI", "ICO", "ICNS", "DDS")
 PNM_START: Final = re.compile(rb"P[1-6fF]\s+[#\d]")  # Pillow's own test takes text such as "Python" for an image
 HEAD_BYTES: Final = 256
@@ -207,13 +209,14 @@ class Content:
             except OSError as error:
                 self.left_out.append((name, _why(error)))
                 continue
+            drawn = dot + suffix.lower() in DRAWN_SUFFIXES
             if _is_image(head):
                 if inode is None:
                     self.linked_images.append(name)
                 else:
                     self.images[name] = inode
             else:
-                companion = _is_text(head) or stem in stems  # a.jpg with a.nef, a.jpg.xmp
+                companion = (_is_text(head) and not drawn) or stem in stems  # a.jpg with a.nef, a.jpg.xmp
                 self.left_out.append((name, Why.COMPANION if companion else Why.UNKNOWN_TYPE))
 
 

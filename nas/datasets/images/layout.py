@@ -1,5 +1,6 @@
 """Finds the parts and classes of a folder of images by the shape of its tree; a tree that may mean something else is refused."""
 
+import errno
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,6 +17,7 @@ NAMED: Final = 5  # folders that a line of the tree names
 ARRANGEMENTS: Final = (
     "train/ and val/ (test/ too), each with a folder of images per class, or be one folder with a folder of images per class"
 )
+TWO_CLASSES: Final = "a classifier needs a folder of images for each of two classes or more"
 
 
 def find_parts(root: Path) -> dict[str, Folder]:
@@ -31,8 +33,9 @@ def _opened(root: Path) -> Folder:
     folder = Folder(str(root))
     if not folder.content.error:
         return folder
-    if isinstance(folder.content.error, FileNotFoundError | NotADirectoryError):
-        kind = "is a file, not a folder" if root.is_file() else "is not a folder"
+    if folder.content.error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+        kind = "is a link that leads to no folder" if root.is_symlink() else "is not a folder"
+        kind = "is a file, not a folder" if root.is_file() else kind
         raise NasError(f"{shown(root)} {kind}; it must have {ARRANGEMENTS}")
     raise _unreadable(folder, folder.content.error)
 
@@ -72,9 +75,10 @@ def _unlabelled(top: Folder, folder: Folder) -> NasError:
     number, name = len(folder.images), shown(folder.name)
     labelled = [one for part, one in top.folders.items() if part.casefold() == "train" and one.image_folders]
     if number and labelled:
-        remedy = (
-            f"move it out of {shown(top.path)} if it has no labels; without it, give --dataset.root {shown(labelled[0].path)}"
-        )
+        remedy = f"move it out of {shown(top.path)} if it has no labels"
+        rest = [one for part, one in top.image_folders.items() if part.casefold() in PARTS and one is not folder]
+        if not any(one.image_folders for one in rest if one not in labelled):
+            remedy += f"; without it, give --dataset.root {shown(labelled[0].path)}"
         return _refusal(top, f"has images without classes in {name}/ ({number:,}); {remedy}")
     content = f"{number:,} images and no folder of images" if number else "no folder of images"
     return _refusal(top, f"has {content} in {name}/; {_per_class(folder)}")
@@ -139,12 +143,11 @@ def _lone(level: Folder, folder: Folder, *, within: Folder | None) -> NasError:
     if not folder.image_folders:
         if part_of(folder.name) or set(words(folder.name)) <= IMAGE_WORDS:
             return _refusal(level, f"has images without classes, in {name}/; {_per_class(level)}")
-        needed = "a classifier needs a folder of images for each of two classes or more"
         if within is not None and level.name.casefold() != "train":
             part = shown(level.name)
             remedy = f"move {part}/ away if it has no labels, or put the images of each class into its folder, {path}/CLASS"
             return _refusal(within, f"has images of no class of train/ in {part}/{name}; {remedy}")
-        return _refusal(level, f"has the one class {name}{_other_files(level)}; {needed}")
+        return _refusal(level, f"has the one class {name}{_other_files(level)}; {TWO_CLASSES}")
     if within is not None:
         wrapper = f"{path}/{name}"
         return _refusal(within, f"has a folder around the classes, {wrapper}; move the folders in {wrapper} up into {path}")
@@ -207,6 +210,10 @@ def _check_groups(level: Folder) -> None:
     stands_for = parts_among(inner)
     if len(set(stands_for.values())) > 1:
         names = _listed(list(map(shown, stands_for)))
+        within = [folder.image_folders for folder in level.image_folders.values()]
+        if any(below[part].image_folders for below in within for part in stands_for if part in below):  # fold1/train/CLASS
+            whole = f"each of {_listed(list(map(shown, outer)))}; give one, such as --dataset.root"
+            raise _refusal(level, f"has the parts {names} in {whole} {shown(level.path)}/{shown(outer[0])}")
         raise _refusal(level, f"has the parts {names} in each class; arrange them as {_arrangement(level, stands_for)}")
     recur = bool(inner)
     if not recur:

@@ -8,7 +8,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from nas.datasets.images.folders import LOST, Folder, Why
-from nas.datasets.images.layout import find_parts
+from nas.datasets.images.layout import TWO_CLASSES, find_parts
 from nas.datasets.images.names import class_name, natural_key, shown
 from nas.datasets.images.splits import PARTS, hold_out, in_hash_order
 from nas.errors import NasError
@@ -84,6 +84,9 @@ def list_images(root: Path, *, share: float = 1.0) -> Listing:
     folders = find_parts(root)
     by_class = {part: _class_folders(folder) for part, folder in folders.items()}
     classes = tuple(by_class["train"])
+    if len(classes) == 1:  # of two folders whose names are the same text
+        names = ", ".join(ascii(folder.name) for folder in by_class["train"][classes[0]])
+        raise NasError(f"{shown(root)} has the one class {classes[0]}, in the folders {names}; {TWO_CLASSES}")
     others = [part for part in folders if part != "train"]
     walks: dict[str, _Walk] = {}
     for part, folder in folders.items():
