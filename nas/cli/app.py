@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from functools import cache
 from importlib import import_module
+from itertools import pairwise
 from pathlib import Path
 from typing import Final
 
@@ -76,6 +77,11 @@ def _run(words: list[str]) -> int:
     if name not in COMMANDS:
         raise unknown_name("command", name, COMMANDS)
     command = getattr(import_module(f"nas.cli.{COMMANDS[name]}"), name.replace(" ", "_"))
+    for before, word in pairwise([name, *options]):
+        if not word or (word.startswith("--") and word.endswith("=")):
+            raise NasError(
+                f"the value of {word.rstrip('=') or before} is empty, as a shell's unset variable is; give one, or leave it out"
+            )
     flags = [word.partition("=")[0].replace("_", "-") for word in options if word.startswith("--")]
     if repeated := [flag for flag in flags if flags.count(flag) > 1]:
         raise NasError(f"{repeated[0]} is given twice; give it once, with all its values after it")

@@ -129,7 +129,7 @@ def _read_classes(experiment: "Experiment") -> None:
     log_to_stdout()
     if root := getattr(experiment.dataset, "root", None):
         logger.info("reading %s", shown_path(Path(root)))
-    with user_code(f"dataset {experiment.dataset.name}: classes"):
+    with user_code(f"dataset {experiment.dataset.name}"):
         len(experiment.dataset.classes)
 
 

@@ -66,7 +66,7 @@ def load(folder: str | PathLike[str], *, features_only: bool = False) -> nn.Modu
     Shapes: (N, 3, resolution, resolution) → (N, classes).
     Raises: NasError, and no other error, if a file is missing, damaged, not a plain file, or does not match the others.
     """
-    source = Path(folder)
+    source = Path(folder).expanduser()
     network, classes, _ = read_export(source)
     model = with_weights(network, len(classes), source / WEIGHTS_FILE)
     return feature_maps(model).eval() if features_only else model

@@ -65,9 +65,9 @@ def write_report(run: str | PathLike[str], output: str | PathLike[str] | None = 
 
     Raises: NasError if `run` is no run folder or is damaged, or the page cannot be written.
     """
-    folder = Path(run)
+    folder = Path(run).expanduser()
     page = _page(gather(folder))
-    target = folder / REPORT_FILE if output is None else Path(output)
+    target = folder / REPORT_FILE if output is None else Path(output).expanduser()
     try:
         target.write_text(page, encoding="utf-8")
     except OSError as error:

@@ -36,7 +36,7 @@ def results(*runs: str | PathLike[str]) -> pd.DataFrame:
 
     Raises: NasError if one is no run folder or is damaged, if none can be read, or if an objective's direction differs.
     """
-    named = set(map(Path, runs))
+    named = {Path(run).expanduser() for run in runs}
     read = (_results(run) if run in named else _readable(run) for run in run_folders(*runs))
     tables = [table for table in read if table is not None]
     if not tables:
@@ -79,7 +79,7 @@ def run_folders(*runs: str | PathLike[str]) -> list[Path]:
     Raises: NasError for a folder that neither is a run folder nor has one.
     """
     folders: list[Path] = []
-    for folder in map(Path, runs):
+    for folder in (Path(run).expanduser() for run in runs):
         is_run = (folder / EXPERIMENT_FILE).exists()
         inside = [] if is_run else sorted(file.parent for file in folder.glob(f"*/{EXPERIMENT_FILE}"))
         if not inside:

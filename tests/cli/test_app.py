@@ -41,6 +41,8 @@ MISTAKES = [
     (["search", NINE, "--limit", "kernel_px<1"], "kernel_px goes from 3 to 7"),
     (["search", NINE, "--limit", "macs_m<0.0001"], "no network of space nine meets macs_m<=0.0001"),
     (["search", NINE, "--sampler", "tpee"], "sampler 'tpee' does not exist; did you mean 'tpe'?"),
+    (["search", NINE, "--dataset.root="], "the value of --dataset.root is empty"),
+    (["search", NINE, "--runs", ""], "the value of --runs is empty"),
     (["search", NINE, "--trials", "0"], "trials: 0 is not 1 or more"),
     (["search", NINE, "--train.optimizer", "adamx"], "optimizer 'adamx' does not exist"),
     (["search", NINE, "--train.precision", "half"], "train.precision: 'half' is not one of"),

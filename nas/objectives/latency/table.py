@@ -189,7 +189,7 @@ def read_table(file: str | Path) -> LatencyTable:
 
     Raises: NasError if the file is missing or damaged, or has another format.
     """
-    path = Path(file)
+    path = Path(file).expanduser()
     if not path.is_file():
         raise NasError(f"latency table {path} does not exist; `nas latency build` makes one")
     try:
