@@ -63,6 +63,16 @@ def test_losing_more_than_a_tenth_of_a_class_stops_it_until_it_is_allowed(tmp_pa
     account(root, share=0.2)  # without the damaged files, 2 of 22 files are lost: not 2 of the 15 that are looked at
 
 
+def test_a_part_in_which_no_image_of_a_class_can_be_read_is_said(tmp_path, account):
+    root = fill(tmp_path / "images", ("train",), num=40)
+    fill(root, ("val", "test"), num=2)
+    for path in (root / "val" / "dog").iterdir():
+        path.write_bytes(b"\x89PNG")
+    _, _, text = account(root)
+    assert text.count("can be read in") == 1
+    assert "no image of class dog can be read in the val part, which lacks the class" in text
+
+
 def test_an_image_in_two_parts_is_said_with_both_paths(tmp_path, account):
     root = fill(tmp_path / "images", ("",))
     shutil.copyfile(root / "cat" / "3.png", root / "cat" / "again.png")

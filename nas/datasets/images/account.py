@@ -115,6 +115,10 @@ def _warnings(listing: Listing, findings: Findings) -> Iterator[str]:
             f"{_images(copies.number)} in the {other} part and, byte for byte, in the {one} part, which makes accuracies too "
             f"high; keep one of each: {shown(copy)} is {shown(path)}"
         )
+    for part in PARTS:
+        files = listing.parts[part]
+        for label in sorted(set(files.values()) - set(findings.labels_read(files))):
+            yield f"no image of class {shown(listing.classes[label])} can be read in the {part} part, which lacks the class"
     if findings.plain:
         examples = _examples([shown(file) for _, file in _labelled(listing, findings.plain)])
         yield f"{_images(len(findings.plain))} one plain colour: {examples}"
