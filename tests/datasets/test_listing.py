@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from timm.data.readers.reader_image_folder import find_images_and_targets
 
+from nas.datasets.images.folders import Folder
 from nas.datasets.images.listing import Why, class_names, list_images
 from nas.datasets.images.splits import PARTS
 from nas.errors import NasError
@@ -249,6 +250,18 @@ def test_links_are_read_once_loops_end_and_dead_links_are_counted(tmp_path):
         "dog/linked": Why.LINKED_TWICE,
         again: Why.LINKED_TWICE,
     }
+
+
+def test_a_linked_folder_that_goes_while_its_like_are_looked_through_is_passed_over(tmp_path):
+    fill(tmp_path / "photos", ("",))
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (tmp_path / "photos" / "notes").mkdir()
+    (tmp_path / "photos" / "notes" / "linked").symlink_to(elsewhere)
+    folder = Folder(str(tmp_path / "photos"))
+    assert "linked" in folder.folders["notes"].folders  # from when it was there
+    elsewhere.rmdir()
+    assert list(folder.image_folders) == ["cat", "dog"]
 
 
 def test_suffixes_do_not_matter_to_what_pillow_opens(tmp_path):

@@ -5,6 +5,7 @@ import os
 import re
 import stat
 from collections.abc import Callable
+from contextlib import suppress
 from enum import StrEnum
 from functools import cache, cached_property
 from typing import Final
@@ -115,9 +116,11 @@ class Folder:
             folder = waiting.pop()
             if folder.images:
                 return True
-            below = [sub for sub in folder.folders.values() if not (sub.linked and sub.key in seen)]
-            seen.update(sub.key for sub in below if sub.linked)
-            waiting.extend(below)
+            for sub in folder.folders.values():
+                with suppress(OSError):  # a link whose target is gone by now
+                    if not (sub.linked and sub.key in seen):
+                        seen.update([sub.key] * sub.linked)
+                        waiting.append(sub)
         return False
 
     @cached_property

@@ -226,7 +226,7 @@ def _check_filled(walk: _Walk, folders: Sequence[Sequence[Folder]]) -> None:
         lost = [one for one in walk.left_out if one.label == label and one.why is not Why.SYSTEM]
         counts = Counter(one.why if one.why is not Why.UNKNOWN_TYPE else _typed(one.path) for one in lost)
         held = f"; left out: {', '.join(f'{number:,} {why}' for why, number in counts.most_common(4))}" if lost else ""
-        raise NasError(f"{path} has no images; put some in, or remove the folder{held}")
+        raise NasError(f"{path} has no images; put some in, or move the folder away{held}")
 
 
 def _typed(path: str) -> str:
