@@ -23,6 +23,7 @@ PACKAGES: Final = {
     "objective": ("nas.objectives", "OBJECTIVE"),
     "experiment": ("experiments", "EXPERIMENT"),
 }
+OWN_PACKAGES: Final = frozenset(("nas", "search_spaces", "experiments"))
 STANDARD_LIBRARY: Final = Path(ast.__file__).resolve().parent
 _FOLDERS: Final[list[str]] = []  # of the user's files, at the end of sys.path, the last one loaded first
 
@@ -121,7 +122,7 @@ def user_file(module: str) -> Path | None:
     file = getattr(sys.modules.get(module), "__file__", None)
     if not isinstance(file, str) or not Path(file).is_absolute():  # built in, or torch.ops, which names a file that is not there
         return None
-    if module.partition(".")[0] in ("nas", "search_spaces", "experiments", "__main__"):
+    if module.partition(".")[0] in OWN_PACKAGES | {"__main__"}:
         return None
     path = Path(file).resolve()
     installed = not {"site-packages", "dist-packages"}.isdisjoint(path.parts) or path.is_relative_to(STANDARD_LIBRARY)

@@ -17,7 +17,7 @@ from typing import Any, Final
 from ray import cloudpickle
 
 from nas.errors import NasError, describe_error
-from nas.plugins import user_file, user_modules
+from nas.plugins import OWN_PACKAGES, user_file, user_modules
 from nas.searching.unpack import HOME, Sources
 
 CHECK_SECONDS: Final = 300
@@ -75,7 +75,7 @@ def pack(value: object) -> Parcel:
                 f"({describe_error(error)}); make it inside the function that uses it"
             ) from None
     files = {str(user_file(name)) if user_file(name) else SCRIPT for name in pickler.own}
-    sources = {name: source for module in (*modules, sys.modules["__main__"]) for name, source in _sources(module).items()}
+    sources = _sources([*modules, sys.modules["__main__"]])
     return Parcel(data=cloudpickle.dumps((sources, buffer.getvalue())), files=tuple(sorted(files)))
 
 
@@ -147,23 +147,30 @@ def _parts(owner: object) -> list[tuple[str, object]]:
     return parts + [(f".{name}", held) for name, held in fields.items()]
 
 
-def _sources(module: ModuleType) -> Sources:
-    """Name → (file, source) of the files beside a module that its functions may import when they run."""
-    file = user_file(module.__name__)
-    texts = [cell for cell in vars(module).get("In", ()) if isinstance(cell, str)]  # a notebook's cells
-    root = Path.cwd()
-    if file is not None:
-        depth = 0 if module.__name__.startswith("_nas_user_") else module.__name__.count(".") + (file.stem == "__init__")
-        root, texts = file.parents[depth], [_text(file)]
-    elif isinstance(script := getattr(module, "__file__", None), str):
-        root, texts = Path(script).resolve().parent, [_text(Path(script))]
+def _sources(modules: list[ModuleType]) -> Sources:
+    """Name → (file, source) of the files beside these modules that their functions may import when they run."""
     sources: Sources = {}
-    while texts:
-        for top in _imported(texts.pop()):
-            new = {name: (str(file), _text(file)) for name, file in _files(root, top) if name not in sources}
+    looked: set[tuple[Path, str]] = set()
+    for module in modules:
+        root, texts = _root_and_texts(module)
+        while texts:
+            tops = {(root, top) for top in _imported(texts.pop())} - looked
+            looked |= tops
+            new = {name: (str(file), _text(file)) for _, top in tops for name, file in _files(root, top) if name not in sources}
             sources |= new
             texts += [text for _, text in new.values()]
     return sources
+
+
+def _root_and_texts(module: ModuleType) -> tuple[Path, list[str]]:
+    """(the folder that a user's module imports the files beside it from, its source); a notebook has a text for each cell."""
+    file = user_file(module.__name__)
+    if file is not None:
+        depth = 0 if module.__name__.startswith("_nas_user_") else module.__name__.count(".") + (file.stem == "__init__")
+        return file.parents[depth], [_text(file)]
+    if isinstance(script := getattr(module, "__file__", None), str):
+        return Path(script).resolve().parent, [_text(Path(script))]
+    return Path.cwd(), [cell for cell in vars(module).get("In", ()) if isinstance(cell, str)]
 
 
 def _imported(text: str) -> set[str]:
@@ -174,7 +181,7 @@ def _imported(text: str) -> set[str]:
         return set()
     names = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
     names |= {node.module for node in nodes if isinstance(node, ast.ImportFrom) and node.module and not node.level}
-    return {name.partition(".")[0] for name in names} - sys.stdlib_module_names
+    return {name.partition(".")[0] for name in names} - sys.stdlib_module_names - OWN_PACKAGES
 
 
 def _files(root: Path, name: str) -> Iterator[tuple[str, Path]]:
