@@ -8,7 +8,7 @@ from nas.datasets import Dataset, ImageData
 from nas.datasets.images.account import tell
 from nas.datasets.images.cache import CachedImages, cached_images
 from nas.datasets.images.fingerprint import Fingerprint
-from nas.datasets.images.listing import class_names, list_images
+from nas.datasets.images.listing import class_names, folder_names, list_images
 from nas.errors import NasError
 
 IMAGENET_MEAN: Final = (0.485, 0.456, 0.406)  # as timm.data.IMAGENET_DEFAULT_MEAN and _STD
@@ -48,6 +48,11 @@ class ImageFolder(Dataset):
     def classes(self) -> tuple[str, ...]:
         """The names of the class folders, sorted as timm sorts: by numbers and without regard to case."""
         return class_names(Path(self.root))
+
+    @property
+    def class_folders(self) -> tuple[str, ...]:
+        """The names of the folders as they are stored, which other programs compare: macOS stores é as two characters."""
+        return folder_names(Path(self.root))
 
     @property
     def bits(self) -> int:

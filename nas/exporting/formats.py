@@ -5,7 +5,7 @@ import json
 import logging
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -191,8 +191,10 @@ def about_images(dataset: Dataset, parts: Mapping[str, ImageData]) -> dict[str, 
 
 def unread_images(described: Mapping[str, Any], dataset: Dataset | None) -> dict[str, Any]:
     """What a card says of images that cannot be read, from experiment.json."""
-    named = dataset is not None and type(dataset).class_folders is not Dataset.class_folders  # by other names than the classes'
-    folders = list(dataset.class_folders) if dataset is not None and named else described["classes"]
+    folders = described["classes"]
+    if dataset is not None and type(dataset).class_folders is not Dataset.class_folders:  # by other names than the classes'
+        with suppress(NasError):  # a folder of images may be gone, or have other classes by now
+            folders = list(dataset.class_folders) if list(dataset.classes) == folders else folders
     fields = {name: described[name] for name in ("classes", "mean", "std")}
     return fields | {"class_folders": folders, "bits": None, "side": None}
 

@@ -11,10 +11,12 @@ from pathlib import Path
 import pytest
 from timm.data.readers.reader_image_folder import find_images_and_targets
 
+from nas.datasets.image_folder import ImageFolder
 from nas.datasets.images.folders import Folder
 from nas.datasets.images.listing import Why, class_names, list_images
 from nas.datasets.images.splits import PARTS
 from nas.errors import NasError
+from nas.exporting.formats import unread_images
 from tests.data.pictures import fill, save
 
 
@@ -138,6 +140,21 @@ def test_two_folders_of_the_same_name_in_two_spellings_are_one_class(tmp_path):
     fill(tmp_path, ("",), classes=("caf\u00e9", "cafe\u0301"), num=5)
     with pytest.raises(NasError, match=r"has the one class café, in the folders .*u0301', .*; a classifier needs"):
         list_images(tmp_path)
+
+
+def test_class_folders_have_the_names_that_are_stored(tmp_path):
+    names = ("cafe\u0301", "dog")
+    fill(tmp_path / "photos", classes=names, num=5)
+    dataset = ImageFolder(root=tmp_path / "photos", side=16)
+    assert dataset.classes == ("caf\u00e9", "dog")
+    assert dataset.class_folders == names
+    described = {"classes": list(dataset.classes), "mean": [], "std": []}
+    assert unread_images(described, dataset)["class_folders"] == list(names)
+    for part in ("train", "val"):
+        (tmp_path / "photos" / part / "dog").rename(tmp_path / "photos" / part / "fox")
+    assert unread_images(described, dataset)["class_folders"] == described["classes"]
+    shutil.rmtree(tmp_path / "photos")
+    assert unread_images(described, dataset)["class_folders"] == described["classes"]
 
 
 def test_a_link_that_leads_to_no_folder_is_said(tmp_path):

@@ -13,7 +13,7 @@ from nas.datasets.images.names import class_name, natural_key, shown
 from nas.datasets.images.splits import PARTS, hold_out, in_hash_order
 from nas.errors import NasError
 
-__all__ = ["LOST", "LeftOut", "Listing", "Why", "class_names", "list_images", "shown"]
+__all__ = ["LOST", "LeftOut", "Listing", "Why", "class_names", "folder_names", "list_images", "shown"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,13 +53,21 @@ def class_names(root: Path) -> tuple[str, ...]:
 
     Raises: NasError for a layout that is none, or a class name that is no text.
     """
-    return _class_names(root, _stamp(root))
+    return tuple(_folder_names(root, _stamp(root)))
+
+
+def folder_names(root: Path) -> tuple[str, ...]:
+    """The names of the training part's class folders as they are stored, perhaps decomposed, in the order of the labels.
+
+    Raises: NasError as `class_names` does.
+    """
+    return tuple(_folder_names(root, _stamp(root)).values())
 
 
 @lru_cache(maxsize=8)
-def _class_names(root: Path, _: object) -> tuple[str, ...]:
-    """The class names of a folder as it is; a folder of 200,000 images takes a second to look through."""
-    return tuple(_class_folders(find_parts(root)["train"]))
+def _folder_names(root: Path, _: object) -> Mapping[str, str]:
+    """Class → its first folder, of a root as it is; a folder of 200,000 images takes a second to look through."""
+    return {name: folders[0].name for name, folders in _class_folders(find_parts(root)["train"]).items()}
 
 
 def _stamp(root: Path) -> tuple[tuple[str, int], ...]:
