@@ -15,7 +15,8 @@ from PIL import Image
 from timm.data import create_dataset, create_transform, resolve_data_config
 
 import nas
-from nas.exporting import fresh_process, images
+from nas.datasets.images import open_image as images
+from nas.exporting import fresh_process
 from nas.exporting.full_training import FullTraining, train_network
 from nas.exporting.proof import _files_read, sample_of, unmappable
 from nas.training.predict import Preprocess
