@@ -52,7 +52,7 @@ def test_losing_more_than_a_tenth_of_a_class_stops_it_until_it_is_allowed(tmp_pa
     (root / "val" / "cat" / "gone.png").symlink_to("nowhere.png")
     (root / "val" / "cat" / "drawing.xcf").write_bytes(b"gimp xcf v011\0\0")
     sentence = "5 of the 22 files of class cat are lost, and at most 10% may be; .* --dataset.allow-missing: "
-    reasons = ("1 dead links (cat 1: val/cat/gone.png)", "1 of an unknown type, .xcf (cat 1: val/cat/drawing.xcf)")
+    reasons = ("1 behind a dead link (cat 1: val/cat/gone.png)", "1 of an unknown type, .xcf (cat 1: val/cat/drawing.xcf)")
     for _ in range(2):
         with pytest.raises(NasError, match=sentence) as caught:
             account(root)

@@ -84,7 +84,7 @@ def test_names_in_other_scripts_nested_folders_and_strays(tmp_path):
     assert len(listing.paths) == 41
     reasons = {Path(one.path).name: str(one.why) for one in listing.left_out if one.label == 0}
     assert reasons == {
-        "notes.txt": "text, or of an image's name",
+        "notes.txt": "text, or named after an image",
         "clip.mp4": "of an unknown type",
         **dict.fromkeys((".DS_Store", "._0.png", "Thumbs.db", ".ipynb_checkpoints"), "system or hidden"),
     }

@@ -57,12 +57,12 @@ class Why(StrEnum):
 
     SYSTEM = "system or hidden"
     BESIDE = "beside the class folders"
-    COMPANION = "text, or of an image's name"
+    COMPANION = "text, or named after an image"
     UNKNOWN_TYPE = "of an unknown type"
     UNREADABLE = "unreadable"
     UNREADABLE_FOLDER = "in an unreadable folder"
-    DEAD_LINK = "dead links"
-    LOOP = "links that lead back"
+    DEAD_LINK = "behind a dead link"
+    LOOP = "behind a link that leads back"
     LINKED_TWICE = "linked twice"
 
 

@@ -96,11 +96,11 @@ def class_name(folder: str) -> str:
 
     Raises: NasError for a name that is no text on one line.
     """
+    raw = os.fsencode(folder)
     try:
-        folder.encode()
-    except UnicodeEncodeError:
-        raw = str(os.fsencode(folder))[2:-1]
-        raise NasError(f"the name of the class folder {raw} is not text in UTF-8; rename the folder") from None
+        folder = raw.decode()  # Python's own decoding depends on the locale
+    except UnicodeDecodeError:
+        raise NasError(f"the name of the class folder {str(raw)[2:-1]} is not text in UTF-8; rename the folder") from None
     if folder != folder.strip() or any(unicodedata.category(letter) in ("Cc", "Zl", "Zp") for letter in folder):
         raise NasError(
             f"the name of the class folder {folder!r} has a control character, or a space at an end; rename the folder"
