@@ -2,6 +2,7 @@
 
 import logging
 import os
+import secrets
 import socket
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, wait
@@ -11,6 +12,7 @@ from typing import Any, Final
 
 import ray
 import ray._private.node
+from ray import _raylet
 from ray._private import ray_constants
 from ray._private import worker as ray_worker
 from ray.job_config import JobConfig
@@ -35,6 +37,7 @@ ENVIRONMENT: Final = {
     "RAY_USAGE_STATS_ENABLED": "0",
 }
 
+LOADER: Final = "AuthenticationTokenLoader"  # which not every Ray has
 PRINTS: Final = "_worker_logs_enabled"  # of Ray's worker module
 
 
@@ -54,7 +57,8 @@ def ray_session(
             while_starting()
             yield
             return
-        with own_folder() as folder, ThreadPoolExecutor(1) as pool:  # Ray's processes end with the thread that started them
+        # Ray's processes end with the thread that started them.
+        with _own_token(address), own_folder() as folder, ThreadPoolExecutor(1) as pool:
             starting = pool.submit(_start, workers, address, folder, verbose=verbose)
             try:
                 while_starting()
@@ -126,6 +130,26 @@ def _environment(variables: Mapping[str, str]) -> Iterator[None]:
     finally:
         for name, value in before.items():
             os.environ.pop(name) if value is None else os.environ.update({name: value})
+
+
+@contextmanager
+def _own_token(address: str | None) -> Iterator[None]:
+    """A token for the Ray of this machine, if the user has none: Ray would write one into the home folder, or fail."""
+    if address is not None or not hasattr(_raylet, LOADER):
+        yield
+        return
+    loader = getattr(_raylet, LOADER).instance()
+    loader.reset_cache()  # it keeps what it found, even that there is none
+    try:
+        known = loader.has_token(ignore_auth_mode=True)
+    except Exception:  # noqa: BLE001 - whatever it is, the start of Ray says the same
+        known = True
+    loader.reset_cache()
+    try:
+        with nullcontext() if known else _environment({"RAY_AUTH_TOKEN": secrets.token_hex(32)}):
+            yield
+    finally:
+        loader.reset_cache()
 
 
 def _check_answers(address: str | None) -> None:

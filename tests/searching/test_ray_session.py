@@ -26,11 +26,11 @@ print(len(where) <= 40, os.path.exists(where))
 """
 
 
-def test_a_long_tmpdir_one_core_and_uv_run_change_nothing_and_nothing_is_left(tmp_path):
+def test_a_long_tmpdir_no_home_one_core_and_uv_run_change_nothing_and_nothing_is_left(tmp_path):
     place = tmp_path / ("long" * 25)
     place.mkdir()
     (tmp_path / "json.py").write_text("raise SystemError('the working folder is on the path')")
-    environment = os.environ | {"TMPDIR": str(place), "RAY_ADDRESS": "127.0.0.1:1"}
+    environment = os.environ | {"TMPDIR": str(place), "RAY_ADDRESS": "127.0.0.1:1", "HOME": "/dev/null"}
     (tmp_path / "uv").symlink_to("/bin/sh")  # `uv run` as Ray knows it: by an ancestor of this name and its first argument
     (tmp_path / "run").write_text('"$@"; exit $?')
     line = [tmp_path / "uv", "run", "taskset", "-c", str(min(os.sched_getaffinity(0))), sys.executable, "-P", "-c", PROGRAM]
