@@ -30,11 +30,13 @@ class _Code:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Space(_Code):
     name: str
+    fields: dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Dataset(_Code):
     name: str
+    fields: dict[str, Any]
     classes: Annotated[list[str], Field(min_length=1)]
     mean: list[float]
     std: list[float]
@@ -81,7 +83,7 @@ class _Session:
 
 def _whole(train: Any) -> Any:
     """The settings as they are; a search wrote all of them, so a missing one is no default."""
-    missing = [field.name for field in fields(TrainSettings) if field.name not in train]
+    missing = [field.name for field in fields(TrainSettings) if isinstance(train, dict) and field.name not in train]
     if missing:
         raise ValueError(f"{missing[0]} is missing")
     return train

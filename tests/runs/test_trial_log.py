@@ -88,6 +88,10 @@ def test_an_experiment_without_a_field_or_with_a_wrong_one_is_one_sentence(tmp_p
             with pytest.raises(nas.NasError, match=rf"{EXPERIMENT_FILE} is damaged: [^\n]*; restore") as caught:
                 read(run)
             assert field[-1] in str(caught.value) or "train" in field
+    for part, wrong in (("train", None), ("train", 7), ("space", described["space"] | {"fields": None})):
+        (run / EXPERIMENT_FILE).write_text(json.dumps(described | {part: wrong}))
+        with pytest.raises(nas.NasError, match=rf"{EXPERIMENT_FILE} is damaged: {part}[^\n]*: Input should be an object"):
+            read_experiment(run)
     (run / EXPERIMENT_FILE).write_text(json.dumps(described | {"train": described["train"] | {"epochs": 0}}))
     with pytest.raises(nas.NasError, match=rf"{EXPERIMENT_FILE} is damaged: train.epochs: 0 is not in"):
         read_experiment(run)
