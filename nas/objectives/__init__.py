@@ -6,6 +6,7 @@ Each file here exports one OBJECTIVE, and is named after it. Read `macs_m.py` ne
 import math
 import re
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -82,6 +83,16 @@ class Objective:
     def loss(self, value: float) -> float:
         """The value as a loss, where lower is better."""
         return loss(value, self.direction)
+
+    def as_number(self, value: Any) -> float:
+        """What `measure` gave, as a float; a number of NumPy's and a tensor of one number are numbers too.
+
+        Raises: NasError if it is no number.
+        """
+        with suppress(TypeError, ValueError, RuntimeError):
+            if not isinstance(value, str | bytes):
+                return float(value)
+        raise NasError(f"objective {self.name} gave {repr(value)[:100]} for a network; it must give a finite number")
 
 
 def objective(name: str, own: Iterable[Objective] = ()) -> Objective:

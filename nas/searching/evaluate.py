@@ -94,7 +94,7 @@ def _trained(
 
 
 def _measured(objective: Objective, candidate: Candidate) -> float:
-    value = float(objective.measure(candidate))
+    value = objective.as_number(objective.measure(candidate))
     if not math.isfinite(value):
         raise DivergedError(f"objective {objective.name} is {value}")
     return value

@@ -122,6 +122,7 @@ class Problem:
 def _measured(objective: Objective, candidate: Candidate) -> float:
     with user_code(f"objective {objective.name}"):
         value = objective.measure(candidate)
-    if not isinstance(value, int | float) or not math.isfinite(value):
-        raise NasError(f"objective {objective.name} gave {value!r} for a network; it must give a finite number")
-    return float(value)
+    number = objective.as_number(value)
+    if not math.isfinite(number):
+        raise NasError(f"objective {objective.name} gave {number} for a network; it must give a finite number")
+    return number

@@ -64,6 +64,11 @@ def test_a_finished_trial_has_its_values_and_its_weights(tmp_path):
         ),
         (raises(MemoryError("no room")), Reason.OOM, "MemoryError: no room"),
         (raises(ValueError("first line\nsecond line")), Reason.CRASH, "ValueError: first line"),
+        (
+            own(lambda candidate: None),
+            Reason.CRASH,
+            "NasError: objective own_ms gave None for a network; it must give a finite number",
+        ),
         (own(lambda candidate: math.nan), Reason.DIVERGED, "DivergedError: objective own_ms is nan"),
     ],
 )

@@ -2,7 +2,9 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
+import torch
 
 import nas
 from nas.models.network import OwnNetwork, find_network
@@ -54,6 +56,13 @@ def test_an_objective_of_ones_own_that_fails_before_training_is_one_sentence(tmp
     with pytest.raises(nas.NasError, match=sentence):
         new_run(tmp_path, objectives=(objective("val_top1_pct"), own))
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("value", [3, np.float32(3), np.int64(3), torch.tensor(3)])
+def test_an_objective_may_give_any_kind_of_number(value):
+    own = Objective(name="own_ms", direction="minimize", needs_training=False, measure=lambda candidate: value)
+    problem = replace(PROBLEM, objectives=(own,))
+    assert problem.examine(first_choices(EXPERIMENT.space.parameters)).values == {"own_ms": 3.0}
 
 
 def test_a_space_of_ones_own_that_fails_ends_the_search_with_what_it_raised(tmp_path):
