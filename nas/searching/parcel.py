@@ -116,6 +116,9 @@ def _place(culprit: object, value: object, modules: list[ModuleType]) -> str:
             if held is culprit:
                 return f"{user_file(module.__name__) or SCRIPT}: {name}"
     owners: deque[tuple[object, str, object]] = deque([(value, "", SCRIPT)])
+    for module in (*modules, sys.modules["__main__"]):
+        place = str(user_file(module.__name__) or SCRIPT)
+        owners += [(held, name, place) for name, held in list(vars(module).items()) if not name.startswith("__")]
     seen: dict[int, object] = {}  # kept alive, as ids are reused
     while owners and len(seen) < 10_000:
         owner, way, file = owners.popleft()
@@ -126,7 +129,7 @@ def _place(culprit: object, value: object, modules: list[ModuleType]) -> str:
             if id(held) not in seen:
                 seen[id(held)] = held
                 owners.append((held, way + name, file))
-    return ", ".join(str(user_file(module.__name__)) for module in modules) or SCRIPT
+    return ", ".join(str(file) for module in modules if (file := user_file(module.__name__))) or SCRIPT
 
 
 def _parts(owner: object) -> list[tuple[str, object]]:

@@ -76,6 +76,7 @@ def test_an_object_without_code_of_the_users_needs_no_check():
         ("class Mine:\n    def __init__(self): self.file = open(__file__)\nDATASET = Mine()", "file", "TextIOWrapper"),
         ("class Mine:\n    def __init__(self): self.file = open(__file__, 'rb')\nDATASET = Mine()", "file", "BufferedReader"),
         ("import sqlite3\nDB = sqlite3.connect(':memory:')\nDATASET = lambda: DB", "DB", "Connection"),
+        ("import threading\nDONE = threading.Event()\nDATASET = lambda: DONE", "DONE._cond._lock", "lock"),
         ("class Mine:\n    def __init__(self): self.rows = (i for i in ())\nDATASET = Mine()", "rows", "generator"),
         ("def make(handle): return lambda: handle\nDATASET = make(iter(open(__file__)))", "handle", "TextIOWrapper"),
     ],
