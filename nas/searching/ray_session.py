@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from threading import Lock
 from typing import Any, Final
 
 import ray
@@ -37,6 +38,7 @@ ENVIRONMENT: Final = {
     "RAY_USAGE_STATS_ENABLED": "0",
 }
 
+OWN_RAY: Final = Lock()  # held while a Ray of ours runs, which ends with the thread that started it
 LOADER: Final = "AuthenticationTokenLoader"  # which not every Ray has
 PRINTS: Final = "_worker_logs_enabled"  # of Ray's worker module
 
@@ -50,15 +52,16 @@ def ray_session(
     If this process has initialized Ray before, that Ray is used and left running; `workers` and `address` are then ignored.
     No other Ray is joined, whatever RAY_ADDRESS says.
 
-    Raises: NasError if Ray does not start, or there is no cluster at the address; what `while_starting` raises.
+    Raises: NasError if Ray does not start, there is no cluster at the address, or another thread runs a Ray of ours; what
+    `while_starting` raises.
     """
     with _environment(ENVIRONMENT), nullcontext() if verbose else _quiet():
-        if ray.is_initialized():
+        if ray.is_initialized() and not OWN_RAY.locked():
             while_starting()
             yield
             return
         # Ray's processes end with the thread that started them.
-        with _own_token(address), own_folder() as folder, ThreadPoolExecutor(1) as pool:
+        with _alone(), _own_token(address), own_folder() as folder, ThreadPoolExecutor(1) as pool:
             starting = pool.submit(_start, workers, address, folder, verbose=verbose)
             try:
                 while_starting()
@@ -133,6 +136,17 @@ def _environment(variables: Mapping[str, str]) -> Iterator[None]:
 
 
 @contextmanager
+def _alone() -> Iterator[None]:
+    """One Ray of ours at a time, as a process can have no second one."""
+    if not OWN_RAY.acquire(blocking=False):
+        raise NasError("another thread of this process runs a search or a training; wait for its end, or use two processes")
+    try:
+        yield
+    finally:
+        OWN_RAY.release()
+
+
+@contextmanager
 def _own_token(address: str | None) -> Iterator[None]:
     """A token for the Ray of this machine, if the user has none: Ray would write one into the home folder, or fail."""
     if address is not None or not hasattr(_raylet, LOADER):
@@ -141,12 +155,12 @@ def _own_token(address: str | None) -> Iterator[None]:
     loader = getattr(_raylet, LOADER).instance()
     loader.reset_cache()  # it keeps what it found, even that there is none
     try:
-        known = loader.has_token(ignore_auth_mode=True)
+        has_one = loader.has_token(ignore_auth_mode=True)
     except Exception:  # noqa: BLE001 - whatever it is, the start of Ray says the same
-        known = True
+        has_one = True
     loader.reset_cache()
     try:
-        with nullcontext() if known else _environment({"RAY_AUTH_TOKEN": secrets.token_hex(32)}):
+        with nullcontext() if has_one else _environment({"RAY_AUTH_TOKEN": secrets.token_hex(32)}):
             yield
     finally:
         loader.reset_cache()

@@ -10,6 +10,7 @@ import pytest
 
 from nas.errors import NasError
 from nas.searching.ray_folder import MAX_BYTES, PREFIX, own_folder
+from nas.searching.ray_session import OWN_RAY, ray_session
 
 PROGRAM = """
 import os, subprocess, sys
@@ -37,6 +38,16 @@ def test_a_long_tmpdir_no_home_one_core_and_uv_run_change_nothing_and_nothing_is
     answer = subprocess.run(line, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert answer.stdout.splitlines() == ["['gcs_server']", "1", "False", "True False"], answer.stdout + answer.stderr
     assert list(place.iterdir()) == []
+
+
+def test_a_second_search_of_a_process_at_the_same_time_is_refused():
+    with OWN_RAY, pytest.raises(NasError, match="another thread of this process runs a search"), ray_session(None):
+        pass
+
+
+def test_python_without_docstrings_is_refused_before_ray_fails_without_them():
+    answer = subprocess.run([sys.executable, "-OO", "-c", "import nas.searching"], capture_output=True, text=True, check=False)
+    assert "nas.errors.NasError: Python runs with -OO" in answer.stderr
 
 
 def test_the_folder_of_a_killed_process_is_removed_by_the_next_and_that_of_a_living_one_stays(tmp_path, monkeypatch):
