@@ -16,6 +16,7 @@ from experiments.heads.backbone import open_backbone
 from experiments.heads.command import command
 from experiments.heads.shapes import CLASSES, draw
 from nas import NasError
+from nas.exporting.export_folder import write_digests
 from nas.plugins import plugin_names
 from nas.spaces import sample
 
@@ -160,6 +161,7 @@ def test_a_card_that_does_not_say_how_images_are_read_is_refused(digits_export, 
     card = json.loads((exported / "card.json").read_text())
     del card["preprocess"]["mean"]
     (exported / "card.json").write_text(json.dumps(card))
+    write_digests(exported)
     with pytest.raises(NasError, match=r"card.json is damaged"):
         open_backbone(str(exported))
 

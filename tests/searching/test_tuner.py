@@ -263,7 +263,7 @@ def test_a_disk_that_is_full_ends_the_search_and_its_trials_are_tried_again(runn
 
 def children(pid):
     """The processes below a process: id → command line."""
-    listed = subprocess.run(["ps", "-eo", "pid=,ppid=,args="], capture_output=True, text=True, check=True).stdout
+    listed = subprocess.run(["ps", "-eww", "-o", "pid=,ppid=,args="], capture_output=True, text=True, check=True).stdout
     found = {}
     for child, parent, command in (line.split(None, 2) for line in listed.splitlines()):
         if int(parent) == pid:
