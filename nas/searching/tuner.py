@@ -171,7 +171,7 @@ def run_session(session: Session, parcel: Parcel, watch: Watch) -> None:
     logger.info("%d infeasible and %d duplicate proposals skipped", tally.infeasible, tally.duplicate)
     if searcher.state.proposer.exhausted:
         write_experiment(run, read_experiment(run) | {"exhausted": True})
-    if searcher.state.interrupted.is_set() and early:
+    if early:  # by Ctrl-C, or by SIGUSR1, with which a cluster's queue asks Tune to end
         raise KeyboardInterrupt
 
 
