@@ -21,12 +21,14 @@ PARTS: Final = ("train", "val", "test")  # in a user's field more often the part
 def absolute(path: str | os.PathLike[str]) -> Path:
     """The absolute path, with the home folder for `~`. Links stay as they are, but those that a `..` may follow.
 
-    Raises: NasError if the home folder is not known.
+    Raises: NasError if the home folder is not known, or the working folder is gone.
     """
     try:
         whole = Path(path).expanduser().absolute()
     except RuntimeError:
         raise NasError(f"{path}: no home folder is known for ~; give the whole path") from None
+    except FileNotFoundError:
+        raise NasError(f"{path}: the working folder is gone; give the whole path, or change to another folder") from None
     return whole.resolve() if ".." in whole.parts else whole  # what `..` means depends on links
 
 

@@ -84,7 +84,12 @@ def load_module(path: Path) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     with user_code(str(path)), _importing_from(file.parent):
-        spec.loader.exec_module(module)
+        try:
+            spec.loader.exec_module(module)
+        except ImportError as error:
+            if "relative import" not in str(error):
+                raise
+            raise NasError(f"{error}; import the files beside it by their names, without a dot") from None
     return module
 
 

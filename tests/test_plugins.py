@@ -35,6 +35,7 @@ def test_an_unknown_name_is_answered_with_the_known_ones(kind):
         ("1 / 0\n", "raised ZeroDivisionError: division by zero"),
         ("def f(:\n", "raised SyntaxError"),
         ("import nowhere\n", "raised ModuleNotFoundError: No module named 'nowhere'"),
+        ("from .beside import x\n", "import the files beside it by their names, without a dot"),
         ("import nas\nnas.reference('x')\n", "reference 'x' does not exist"),
         ("raise SystemExit(5)\n", "raised SystemExit: 5"),
     ],

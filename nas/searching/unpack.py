@@ -1,5 +1,6 @@
 """The worker's side of a parcel. Imports nothing that the parcel itself does not need."""
 
+import gc
 import pickle
 import sys
 from collections.abc import Sequence
@@ -7,10 +8,11 @@ from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from importlib.util import spec_from_file_location
 from pathlib import Path
-from types import ModuleType
+from types import FunctionType, ModuleType
 from typing import Any, Final
 
 Sources = dict[str, tuple[str, str]]
+PREFIX: Final = "_nas_user_"  # of the names of modules that `plugins.py` loads by path
 HOME: Final = str(Path(__file__).resolve().parents[2])  # the folder that holds this project
 
 
@@ -39,7 +41,22 @@ def unpack(data: bytes) -> Any:
     sources, pickled = pickle.loads(data)  # noqa: S301 - the driver's own
     sys.meta_path[:] = [finder for finder in sys.meta_path if type(finder).__name__ != _SentFiles.__name__]
     sys.meta_path.append(_SentFiles(sources))
-    return pickle.loads(pickled)  # noqa: S301
+    gc.freeze()  # what was there before
+    try:
+        value = pickle.loads(pickled)  # noqa: S301
+        _name_modules(gc.get_objects())
+    finally:
+        gc.unfreeze()
+    return value
+
+
+def _name_modules(objects: list[Any]) -> None:
+    """Let the user's new functions and classes be found by name, as their process pools do: no module came with them."""
+    for one in objects:
+        if type(one) is not FunctionType and not issubclass(type(one), type):
+            continue
+        if str(one.__module__).startswith(PREFIX) and one.__qualname__ == one.__name__:
+            setattr(sys.modules.setdefault(one.__module__, ModuleType(one.__module__)), one.__name__, one)
 
 
 def check() -> None:

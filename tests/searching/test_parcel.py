@@ -54,6 +54,14 @@ def test_a_dataset_in_another_folder_reaches_a_worker_with_the_files_beside_it(l
     assert unpacked(parcel, tmp_path / "empty") == ["1", "2"]
 
 
+def test_a_process_pool_of_the_users_finds_their_functions_in_a_worker(load, tmp_path):
+    mine = load(
+        pool_of_mine="import multiprocessing\ndef double(x): return 2 * x\nclass Mine:\n    def load(self):\n"
+        "        with multiprocessing.get_context('fork').Pool(1) as pool: return pool.map(double, [1, 2])\nDATASET = Mine()\n"
+    )
+    assert unpacked(pack(mine.DATASET), tmp_path) == ["2", "4"]
+
+
 def test_a_module_of_the_users_is_sent_even_where_another_object_holds_its_function(load):
     mine = load(held_of_mine="from functools import partial\ndef f(x): return x\nHELD = partial(f, 1)\n")
     assert pack([mine.HELD]).files == (mine.__file__,)
