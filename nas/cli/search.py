@@ -178,7 +178,7 @@ def _run_and_print(experiment: "Experiment", run: Callable[..., Path], *argument
     if not (df["status"] == "done").any() and not failed.empty:
         first = failed.iloc[0]
         error = f"trial {first['trial']} failed ({first['reason']}): {first['error']}"
-        raise NasError(f"none of {len(failed)} trials is done; {error}")
+        raise NasError(f"no trial is done, and {len(failed)} failed: {error}")
     print()
     print_front(df)
     print(f"\nnas table {shown_path(folder)} --front\nnas report {shown_path(folder)}")

@@ -7,6 +7,7 @@ import json
 import logging
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -75,8 +76,10 @@ def _outcome(config: dict[str, Any], task: Task, site: Site, warnings: Warnings)
 
 def _whereabouts() -> dict[str, Any]:
     """Where this process runs, and where it writes its errors, for the driver to look at if it dies."""
-    node = ray.get_runtime_context().get_node_id()
-    return {"node": node, "stderr": str(Path("/proc/self/fd/2").resolve()), "stderr_bytes": os.fstat(2).st_size}
+    place: dict[str, Any] = {"node": ray.get_runtime_context().get_node_id()}
+    with suppress(OSError):  # the user's code may have closed it
+        place |= {"stderr_bytes": os.fstat(2).st_size, "stderr": str(Path("/proc/self/fd/2").resolve())}
+    return place
 
 
 def prepare_process(folder: str) -> None:
