@@ -69,14 +69,13 @@ def pack(value: object) -> Parcel:
         try:
             pickler.dump(value)
         except Exception as error:  # noqa: BLE001 - whatever the user's objects raise
-            where = _place(pickler.last, value, modules)
+            where = _place(pickler.last, value, pickler.sent)
             raise NasError(
                 f"{where} is a {type(pickler.last).__name__}, which cannot be sent to worker processes "
                 f"({describe_error(error)}); make it inside the function that uses it"
             ) from None
     files = {str(user_file(name)) if user_file(name) else SCRIPT for name in pickler.own}
-    sources = _sources([*modules, sys.modules["__main__"]])
-    return Parcel(data=cloudpickle.dumps((sources, buffer.getvalue())), files=tuple(sorted(files)))
+    return Parcel(data=cloudpickle.dumps((_sources(pickler.sent), buffer.getvalue())), files=tuple(sorted(files)))
 
 
 class _Pickler(cloudpickle.CloudPickler):  # type: ignore[misc]  # Ray has no types for it
@@ -87,6 +86,11 @@ class _Pickler(cloudpickle.CloudPickler):  # type: ignore[misc]  # Ray has no ty
         self.last: Any = None
         self.own: set[str] = set()
         self._users = {module.__name__ for module in modules} | {"__main__"}
+
+    @property
+    def sent(self) -> list[ModuleType]:
+        """The modules whose code is sent."""
+        return [sys.modules[name] for name in sorted(self.own)]
 
     def reducer_override(self, obj: Any) -> Any:
         """How to pickle an object. Raises: TypeError for an open file, which cloudpickle would copy."""
@@ -111,12 +115,12 @@ def _by_value(modules: list[ModuleType]) -> Iterator[None]:
 
 def _place(culprit: object, value: object, modules: list[ModuleType]) -> str:
     """The file and the name of an object: a global of a user's file, or the way to it from the value that is sent."""
-    for module in (*modules, sys.modules["__main__"]):
+    for module in modules:
         for name, held in list(vars(module).items()):
             if held is culprit:
                 return f"{user_file(module.__name__) or SCRIPT}: {name}"
     owners: deque[tuple[object, str, object]] = deque([(value, "", SCRIPT)])
-    for module in (*modules, sys.modules["__main__"]):
+    for module in modules:
         place = str(user_file(module.__name__) or SCRIPT)
         owners += [(held, name, place) for name, held in list(vars(module).items()) if not name.startswith("__")]
     seen: dict[int, object] = {}  # kept alive, as ids are reused
