@@ -79,4 +79,5 @@ def test_a_help_ends_in_a_terminal_of_one_column(tmp_path):
 
 def test_a_working_folder_that_is_gone_is_one_sentence(tmp_path):
     answer = shell(f"mkdir gone; cd gone; rmdir ../gone; {sys.executable} -m nas search ./mine.py", tmp_path)
-    assert (answer.returncode, answer.stderr) == (2, "nas: the working folder cannot be used: No such file or directory\n")
+    says = "nas: ./mine.py: the working folder is gone; give the whole path, or change to another folder\n"
+    assert (answer.returncode, answer.stderr) == (2, says)
