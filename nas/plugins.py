@@ -23,6 +23,7 @@ PACKAGES: Final = {
     "objective": ("nas.objectives", "OBJECTIVE"),
     "experiment": ("experiments", "EXPERIMENT"),
 }
+USER_PREFIX: Final = "_nas_user_"  # of the private names of modules that are loaded by path
 OWN_PACKAGES: Final = frozenset(("nas", "search_spaces", "experiments"))
 STANDARD_LIBRARY: Final = Path(ast.__file__).resolve().parent
 _FOLDERS: Final[list[str]] = []  # of the user's files, at the end of sys.path, the last one loaded first
@@ -77,7 +78,7 @@ def load_module(path: Path) -> ModuleType:
     if not path.is_file():
         raise NasError(f"{path} is not a file; give a name that `nas` knows or the path of a Python file")
     file = path.resolve()
-    name = f"_nas_user_{sha256(os.fsencode(file)).hexdigest()[:12]}_{file.stem}"
+    name = f"{USER_PREFIX}{sha256(os.fsencode(file)).hexdigest()[:12]}_{file.stem}"
     spec = importlib.util.spec_from_file_location(name, file)
     if spec is None or spec.loader is None:
         raise NasError(f"{path} is not a Python file; its name must end in .py")

@@ -17,7 +17,7 @@ from typing import Any, Final
 from ray import cloudpickle
 
 from nas.errors import NasError, describe_error
-from nas.plugins import OWN_PACKAGES, user_file, user_modules
+from nas.plugins import OWN_PACKAGES, USER_PREFIX, user_file, user_modules
 from nas.searching.unpack import HOME, Sources
 
 CHECK_SECONDS: Final = 300
@@ -173,7 +173,7 @@ def _root_and_texts(module: ModuleType) -> tuple[Path, list[str]]:
     """(the folder that a user's module imports the files beside it from, its source); a notebook has a text for each cell."""
     file = user_file(module.__name__)
     if file is not None:
-        depth = 0 if module.__name__.startswith("_nas_user_") else module.__name__.count(".") + (file.stem == "__init__")
+        depth = 0 if module.__name__.startswith(USER_PREFIX) else module.__name__.count(".") + (file.stem == "__init__")
         return file.parents[depth], [_text(file)]
     if isinstance(script := getattr(module, "__file__", None), str):
         return Path(script).resolve().parent, [_text(Path(script))]

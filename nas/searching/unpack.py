@@ -11,8 +11,9 @@ from pathlib import Path
 from types import FunctionType, ModuleType
 from typing import Any, Final
 
+from nas.plugins import USER_PREFIX
+
 Sources = dict[str, tuple[str, str]]
-PREFIX: Final = "_nas_user_"  # of the names of modules that `plugins.py` loads by path
 HOME: Final = str(Path(__file__).resolve().parents[2])  # the folder that holds this project
 
 
@@ -55,7 +56,7 @@ def _name_modules(objects: list[Any]) -> None:
     for one in objects:
         if type(one) is not FunctionType and not issubclass(type(one), type):
             continue
-        if str(one.__module__).startswith(PREFIX) and one.__qualname__ == one.__name__:
+        if str(one.__module__).startswith(USER_PREFIX) and one.__qualname__ == one.__name__:
             setattr(sys.modules.setdefault(one.__module__, ModuleType(one.__module__)), one.__name__, one)
 
 
