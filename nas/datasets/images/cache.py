@@ -80,9 +80,10 @@ def _made(folder: Path, listing: Listing, side: int) -> CachedImages:
         reason = error.strerror or error
         raise NasError(f"the image cache {folder} cannot be used: {reason}; set XDG_CACHE_HOME to another folder") from None
     with locked(folder / LOCK_FILE, busy=f"{folder} is being made by another process", wait_seconds=math.inf):
-        if _opened(folder, listing, side) is None:
-            _make(folder, listing, side)
         cached = _opened(folder, listing, side)
+        if cached is None:
+            _make(folder, listing, side)
+            cached = _opened(folder, listing, side)
     assert cached is not None, folder
     return cached
 
