@@ -218,5 +218,5 @@ def _latest_epoch(run: Path) -> int | None:
         *whole, _ = log.read().split(b"\n")
     try:
         return parse(EPOCH_LINE, whole[-1], str(file)).trial if whole else None
-    except NasError:  # which what reads the history tells; the trials can be read without it
+    except NasError:  # `read_history` says it; the trials can be read without it
         return None

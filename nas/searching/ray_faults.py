@@ -13,9 +13,8 @@ from ray import cloudpickle
 from ray.exceptions import RayError, RaySystemError, RayTaskError
 from ray.tune.experiment import Trial
 
-HEALTH_SECONDS: Final = (
-    1.0  # between looks at Ray's processes; Ray ends this process 15 s after its raylet, and 60 s after its GCS
-)
+# Between looks at Ray's processes; Ray ends this process 15 s after its raylet, and 60 s after its GCS.
+HEALTH_SECONDS: Final = 1.0
 MARKS: Final = (":job_id:", ":actor_name:", ":task_name:")  # lines that Ray adds to what a worker prints
 UNSEEN: Final = "killed from outside, as for lack of memory, or by its own code"  # Ray knows only that the connection ended
 

@@ -27,8 +27,8 @@ from nas.searching.ray_folder import own_folder
 logger = logging.getLogger(__name__)
 
 # Ray Tune's settings: no log files of its own, as the run folder has the logs; no handler for Ctrl-C, as we have one; no warning
-# about frequent checkpoints; no table of results; workers stay in the working folder; no usage
-# statistics. Tune tells workers what they need.
+# about frequent checkpoints; no table of results; workers stay in the working folder; no usage statistics. Tune tells workers
+# what they need.
 ENVIRONMENT: Final = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",

@@ -99,7 +99,7 @@ class ArchitectureSearcher(Searcher):
     def overdue(self) -> Iterator[str]:
         """Ray's ids of the trials whose worker process is to be killed, each once: they have had more than their time.
 
-        Logs a trial that has not reported for long, which without a timeout goes on.
+        Logs a trial whose worker process has been silent for long; without a timeout it continues.
         """
         timeout = self.state.session.experiment.trial_timeout
         for trial_id, pending in self.pending.items():

@@ -57,7 +57,7 @@ class ActiveTrial:
     overdue: bool = False
     """Whether its process is killed for taking too long."""
     is_silent: bool = False
-    """Whether the log tells that it has not reported for long."""
+    """Whether the log says that its worker process has been silent."""
 
     def crashes(self, alive: Collection[str]) -> int:
         """The number of worker processes that died on a node that is still alive, or is unknown."""

@@ -30,16 +30,8 @@ SYSTEM_FOLDERS: Final = frozenset(
     (
         *("$recycle.bin", "recycler", "recycled", "system volume information", "config.msi", "found.000"),  # Windows
         *("__macosx", "network trash folder", "temporary items"),  # macOS
-        *(
-            "@eadir",
-            "#recycle",
-            "#snapshot",
-            "@tmp",
-            "@sharebin",
-            "@recycle",
-            "@recently-snapshot",
-            "@transcode",
-        ),  # Synology, QNAP
+        *("@eadir", "#recycle", "#snapshot", "@tmp", "@sharebin"),  # Synology
+        *("@recycle", "@recently-snapshot", "@transcode"),  # QNAP
         *("lost+found", "~snapshot", "__pycache__"),  # Linux, NetApp, Python
     )
 )
