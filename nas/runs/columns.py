@@ -34,10 +34,21 @@ TRIALS: Final = (
         "if a limit set later stopped it.",
     ),
     Column(
+        "weights",
+        "str",
+        "trained (from new weights, with the whole settings); shared (its slice of the shared weights); fine-tuned (that slice, "
+        "trained further); missing for a skipped proposal, and where no objective needs training.",
+    ),
+    Column(
+        "from_trial",
+        "Int64",
+        "The trial by shared weights whose network this one fine-tunes or trains alone; missing for any other row.",
+    ),
+    Column(
         "source",
         "str",
         "search; reference (a published network, tried first or given with --baselines); start (given with --start); reuse "
-        "(the outcome of another run).",
+        "(the outcome of another run); front (a network of the front by shared weights).",
     ),
     Column(
         "name",
@@ -52,7 +63,9 @@ TRIALS: Final = (
     ),
     Column("within_limits", "bool", "In the space, and no value measured so far misses a limit of the run's last session."),
     Column("is_baseline", "bool", "Given with --baselines, so no result of the search."),
-    Column("epochs", "Int64", "Epochs trained."),
+    Column("val_loss", "float64", "Mean cross-entropy on the images of the search validation part.", "nat"),
+    Column("gain_pct", "float64", "Top-1 on these images minus that of `from_trial`, percentage points.", "%"),
+    Column("epochs", "Int64", "Epochs trained: 0 with shared weights."),
     Column("seconds", "float64", "Time of building, training and validating.", "s"),
     Column("started", "datetime64[us]", "When it was proposed, UTC."),
     Column("ended", "datetime64[us]", "When its end was logged, UTC."),

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, fields
 from typing import Annotated, Any, Final, Literal, TypeAlias
 
-from pydantic import BeforeValidator, Field, PositiveInt, TypeAdapter
+from pydantic import BeforeValidator, Field, NonNegativeInt, PositiveInt, TypeAdapter
 
 from nas.datasets.images.fingerprint import Fingerprint
 from nas.records import Time
@@ -103,6 +103,11 @@ class _Description:
     sampler: str
     latency: str | None
     trials: PositiveInt
+    shared_weights: str
+    shared_epochs: PositiveInt | None
+    shared_trials: PositiveInt
+    fine_tune: NonNegativeInt
+    alone: NonNegativeInt
     start: list[str]
     reuse: list[str]
     baselines: list[str]

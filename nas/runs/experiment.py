@@ -37,7 +37,17 @@ class Experiment:
     sampler: str | BaseSampler = "frontier"
     """What proposes networks: frontier, random, tpe, nsga2, nsga3, gp or qmc; from Python any Optuna sampler too."""
     trials: int = 50
-    """Networks to train."""
+    """Networks to train; those of a search by shared weights do not count."""
+    shared_weights: str = "none"
+    """Weights of which every network is a slice, to score networks without a training: train, none, or a run that has them."""
+    shared_epochs: int | None = None
+    """Epochs of the training of the shared weights; by default 12 times those of --train.epochs."""
+    shared_trials: int = 300
+    """Networks to score by shared weights."""
+    fine_tune: int = 5
+    """Epochs for which each network of the front by shared weights is trained further; 0 for none."""
+    alone: int = 0
+    """Networks of that front, the best by top-1, to train also from new weights, with the whole settings."""
     start: tuple[str, ...] = ()
     """Networks to try first, after the space's references: files, exports, run folders (their fronts), published names."""
     reuse: tuple[str, ...] = ()
@@ -79,6 +89,7 @@ class Experiment:
             raise NasError(f"objectives: {', '.join(names)} names one objective twice")
         if self.trials < 1:
             raise NasError(f"trials: {self.trials} is not 1 or more")
+        self._check_shared_weights()
         if self.workers is not None and self.workers < 1:
             raise NasError(f"workers: {self.workers} is not 1 or more")
         if not 0 <= self.seed < 2**32:
@@ -95,6 +106,29 @@ class Experiment:
         gpus = self.gpus_per_trial
         if gpus is not None and not (0 <= gpus <= 1 or (gpus < math.inf and gpus == int(gpus))):
             raise NasError(f"gpus-per-trial: {gpus} is not a share from 0 to 1 or a whole number")
+
+    def _check_shared_weights(self) -> None:
+        for name, least in (("shared_epochs", 1), ("shared_trials", 1), ("fine_tune", 0), ("alone", 0)):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise NasError(f"{name.replace('_', '-')}: {value} is not {least} or more")
+        if not self.shared_weights:
+            raise NasError("shared-weights: an empty name; give none, train or a run folder")
+        if not self.uses_shared_weights:
+            return
+        if not self.has_learning_curve:
+            trained = ", ".join(objective.name for objective in self.objectives if objective.needs_training)
+            raise NasError(
+                "shared-weights: networks are scored by their top-1 alone, so no other objective may need training (latency_ms "
+                f"needs none with a table that `nas latency build` makes); given: {trained or 'none that needs training'}"
+            )
+        if self.reuse:
+            raise NasError("shared-weights and reuse: results of trainings do not rank with scores; give one of the two")
+
+    @property
+    def uses_shared_weights(self) -> bool:
+        """Whether networks are scored by shared weights."""
+        return self.shared_weights != "none"
 
     @property
     def latency_table(self) -> LatencyTable | None:
@@ -129,12 +163,18 @@ class Experiment:
             dataset=with_absolute_paths(self.dataset),
             objectives=tuple(replace(one, measure=with_absolute_paths(one.measure)) for one in self.objectives),
             storage=storage,
+            shared_weights=_absolute_run(self.shared_weights),
             latency=None if self.latency is None else str(absolute(self.latency)),
             start=tuple(map(_absolute, self.start)),
             reuse=tuple(str(absolute(run)) for run in self.reuse),
             baselines=tuple(map(_absolute, self.baselines)),
             runs=str(absolute(self.runs)),
         )
+
+
+def _absolute_run(name: str) -> str:
+    """The absolute path of the run whose shared weights are used; none and train are no paths."""
+    return name if name in ("none", "train") else str(absolute(name))
 
 
 def _absolute(name: str) -> str:

@@ -104,6 +104,7 @@ def _results(folder: Path) -> pd.DataFrame:
         "learning_curve": next((one["name"] for one in objectives if one["learning_curve"]), None),
         "table_error_pct": {one["name"]: error_pct for one in objectives if one["has_table_error"] and error_pct is not None},
     }
+    df["gain_pct"] = _gain_pct(df)
     df["within_limits"] = _within_limits(df)
     df["is_front"] = _on_front(df[df["within_limits"]], directions).reindex(df.index, fill_value=False)
     return df
@@ -179,6 +180,16 @@ def _full_columns(run: Path) -> pd.DataFrame:
         full_seeds=("epochs", "size"),
         full_epochs=("epochs", "max"),
     )
+
+
+def _gain_pct(df: pd.DataFrame) -> "pd.Series[Any]":
+    """For each row, its top-1 minus that of the trial that its network comes from; missing for a row without such a trial."""
+    if df.attrs["learning_curve"] is None:
+        return pd.Series(math.nan, index=df.index)
+    top1 = df.dropna(subset="trial").set_index("trial")[df.attrs["learning_curve"]]
+    before = top1.reindex(df["from_trial"]).set_axis(df.index)
+    gain: pd.Series[Any] = df[df.attrs["learning_curve"]] - before
+    return gain
 
 
 def _within_limits(df: pd.DataFrame) -> "pd.Series[bool]":

@@ -33,6 +33,17 @@ class Reason(StrEnum):
     LIMIT = "limit"
 
 
+class Weights(StrEnum):
+    """How a network came by the weights that it was measured with."""
+
+    TRAINED = "trained"
+    """Trained from new weights with the whole settings."""
+    SHARED = "shared"
+    """Its slice of the shared weights."""
+    FINE_TUNED = "fine-tuned"
+    """Its slice, trained further for a few epochs."""
+
+
 UNDER_WAY: Final = frozenset({Status.RUNNING, Status.INTERRUPTED})
 ENDED: Final = frozenset({Status.DONE, Status.STOPPED, Status.FAILED})
 
@@ -58,6 +69,8 @@ class Outcome:
     """Digest of the classes predicted for the images of the search validation part."""
     device: str | None = None
     precision: str | None = None
+    val_loss: float | None = None
+    """Mean cross-entropy on the search validation part, nat."""
     peak_memory_mb: float | None = None
     """Peak of the GPU's memory, 10^6 bytes; None on a CPU."""
 
@@ -87,9 +100,13 @@ class Trial:
     architecture: str | None = None
     """The network's text; None for a skipped proposal."""
     source: str = "search"
-    """search, reference, start or reuse."""
+    """search, reference, start, reuse or front."""
     name: str | None = None
     """Name of a reference or start; run and trial that a reused result comes from; trial with the network of a duplicate."""
+    weights: Weights | None = None
+    """None for a skipped proposal, and where nothing needs training."""
+    from_trial: int | None = None
+    """The trial by shared weights whose network this one, of source front, fine-tunes or trains alone; else None."""
     is_baseline: bool = False
     outcome: Outcome | None = None
     """None until the trial ends; an interrupted trial has what it reached."""
@@ -105,6 +122,16 @@ class Trial:
 
     @property
     def counts(self) -> bool:
-        """Whether it has ended and counts towards the experiment's number of trials."""
+        """Whether it has ended and counts towards the experiment's `trials`: a network that the search chose and trained."""
+        return self._is_choice and self.weights in (None, Weights.TRAINED)
+
+    @property
+    def counts_as_score(self) -> bool:
+        """Whether it has ended and counts towards the experiment's `shared_trials`."""
+        return self._is_choice and self.weights is Weights.SHARED
+
+    @property
+    def _is_choice(self) -> bool:
+        """Whether it has ended and the sampler chose its network."""
         by_limit = self.outcome is not None and self.outcome.reason is Reason.LIMIT
-        return self.status in ENDED and not (self.is_baseline or self.reused or by_limit)
+        return self.status in ENDED and not (self.is_baseline or self.reused or by_limit or self.from_trial is not None)

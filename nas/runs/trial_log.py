@@ -12,7 +12,7 @@ from pydantic import Field, NonNegativeInt, TypeAdapter
 from nas.errors import NasError
 from nas.records import Time, parse, read_records
 from nas.runs.run_folder import HISTORY_FILE, TRIALS_FILE, is_running
-from nas.runs.trial import UNDER_WAY, Outcome, Status, Trial
+from nas.runs.trial import UNDER_WAY, Outcome, Status, Trial, Weights
 from nas.training.settings import Epoch
 
 logger = logging.getLogger(__name__)
@@ -49,6 +49,8 @@ class _Start(_Proposal):
     event: Literal[Event.START]
     trial: NonNegativeInt
     architecture: str
+    weights: Weights | None = None
+    from_trial: NonNegativeInt | None = None
     baseline: bool = False
 
 
@@ -152,6 +154,8 @@ def _proposed(line: _Start | _Skip) -> Trial:
         number=line.trial,
         status=Status.RUNNING,
         architecture=line.architecture,
+        weights=line.weights,
+        from_trial=line.from_trial,
         is_baseline=line.baseline,
         started=line.time,
         **what,

@@ -59,6 +59,7 @@ def evaluate(text: str, task: Task, *, folder: Path, on_epoch: Callable[[Epoch],
             fingerprint=report.fingerprint,
             device=report.device,
             precision=report.precision,
+            val_loss=_finite("the loss on the validation part", report.val_loss),
             peak_memory_mb=torch.cuda.max_memory_allocated() / 1e6 if torch.cuda.is_available() else None,
         )
     except Exception as error:  # noqa: BLE001 - the worker's border: any error becomes the trial's row
@@ -94,9 +95,12 @@ def _trained(
 
 
 def _measured(objective: Objective, candidate: Candidate) -> float:
-    value = objective.as_number(objective.measure(candidate))
+    return _finite(f"objective {objective.name}", objective.as_number(objective.measure(candidate)))
+
+
+def _finite(what: str, value: float) -> float:
     if not math.isfinite(value):
-        raise DivergedError(f"objective {objective.name} is {value}")
+        raise DivergedError(f"{what} is {value}")
     return value
 
 

@@ -14,7 +14,7 @@ from typing import Final
 import optuna
 
 from nas.runs.optuna_study import create_study
-from nas.runs.trial import Outcome, Reason, Status, Trial
+from nas.runs.trial import Outcome, Reason, Status, Trial, Weights
 from nas.sampler.settings import LEARNING_CURVE
 from nas.searching.checkpoint_storage import TrialFolder
 from nas.searching.early_stopping import SuccessiveHalving
@@ -116,6 +116,7 @@ class SearchState:
                 architecture=point.text,
                 source=source,
                 name=name,
+                weights=Weights.TRAINED if self.session.plan.problem.trained else None,
                 is_baseline=optuna_trial is None,
             )
         )

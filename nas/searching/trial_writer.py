@@ -53,8 +53,8 @@ class TrialLog:
     def start(self, trial: Trial) -> None:
         """Log a trial that starts."""
         what = {"id": trial.id, "values": dict(trial.values), "params": dict(trial.params), "architecture": trial.architecture}
-        baseline = trial.is_baseline or None
-        self._write(Event.START, trial.number, **what, source=trial.source, name=trial.name, baseline=baseline)
+        what |= {name: getattr(trial, name) for name in ("source", "name", "weights", "from_trial")}
+        self._write(Event.START, trial.number, **what, baseline=trial.is_baseline or None)
 
     def skip(self, status: Status, point: Point, *, source: str = "search", name: str | None = None) -> None:
         """Log and count a skipped proposal: infeasible or a duplicate."""

@@ -26,7 +26,7 @@ from nas.paths import is_place
 from nas.training.augment import Augment
 from nas.training.checkpoint import Checkpoints, TrainState, best_file, restore_last, save_last, save_weights
 from nas.training.device import DTYPES, device_name, keep_freed_memory, pick_precision
-from nas.training.predict import Preprocess, fingerprint, num_correct, predict
+from nas.training.predict import Preprocess, fingerprint, mean_loss, num_correct, predict
 from nas.training.settings import Epoch, TrainReport, TrainSettings
 
 logger = logging.getLogger(__name__)
@@ -124,7 +124,7 @@ def train(
         epoch_started = time.perf_counter()
         loss = _train_epoch(run, epoch, on_step)
         logits = _validate(run)
-        top1 = 100.0 * num_correct(logits, run.held_out) / len(run.held_out)
+        top1 = _top1_pct(logits, run)
         seconds = round(time.perf_counter() - epoch_started, 3)
         history.append(Epoch(epoch=epoch, train_loss=loss, val_top1_pct=top1, val_images=len(run.held_out), seconds=seconds))
         unsaved += seconds
@@ -141,6 +141,8 @@ def train(
     model.eval()
     return TrainReport(
         history=tuple(history),
+        val_top1_pct=_top1_pct(logits, run),
+        val_loss=mean_loss(logits, run.held_out),
         fingerprint=fingerprint(logits),
         device=device_name(run.device),
         precision=run.precision,
@@ -263,6 +265,10 @@ def _check_finite(losses: Tensor, epoch: int, run: _Run) -> None:
 
 def _validate(run: _Run) -> Tensor:
     return predict(run.state.evaluated, run.held_out, run.setup.preprocess(run.setup.resolution))
+
+
+def _top1_pct(logits: Tensor, run: _Run) -> float:
+    return 100.0 * num_correct(logits, run.held_out) / len(run.held_out)
 
 
 def resolution_at(epoch: int, resolution: int, settings: TrainSettings) -> int:

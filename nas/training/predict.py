@@ -94,6 +94,11 @@ def evenly_spaced(data: ImageData, num: int) -> NDArray[np.intp]:
     return np.unique(np.linspace(0, len(data) - 1, num).astype(np.intp))
 
 
+def mean_loss(logits: Tensor, data: ImageData) -> float:
+    """Mean cross-entropy of the images, nat."""
+    return float(functional.cross_entropy(logits, torch.from_numpy(data.labels)))
+
+
 def num_correct(logits: Tensor, data: ImageData) -> int:
     """The number of images whose largest logit is the one of their class."""
     return int((logits.argmax(1) == torch.from_numpy(data.labels)).sum())

@@ -110,8 +110,13 @@ class TrainReport:
     """The report of one network's training."""
 
     history: tuple[Epoch, ...]
+    """Empty for a network that was scored by shared weights."""
+    val_top1_pct: float
+    """Top-1 of the last epoch's network on the val part, percent."""
+    val_loss: float
+    """Mean cross-entropy of that network on the val part, nat."""
     fingerprint: str
-    """Fingerprint of the classes that the last epoch's network predicts on the val part."""
+    """Fingerprint of the classes that it predicts there."""
     device: str
     """Model name of the device."""
     precision: str
@@ -121,8 +126,3 @@ class TrainReport:
     def seconds(self) -> float:
         """Time of training and validation, seconds; epochs before a resume count too."""
         return sum(epoch.seconds for epoch in self.history)
-
-    @property
-    def val_top1_pct(self) -> float:
-        """Top-1 of the last epoch's network on the val part, percent."""
-        return self.history[-1].val_top1_pct

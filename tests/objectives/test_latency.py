@@ -275,7 +275,7 @@ def test_the_objectives_say_what_the_paper_says():
     networks = reachable(nas.space("mobilenetv3"), resolution=96, quiet_draws=4)
     table = made_up("mobilenetv3", networks, 10)
     history = (Epoch(epoch=1, train_loss=1.0, val_top1_pct=80.0, val_images=100, seconds=1.0),)
-    report = TrainReport(history=history, fingerprint="", device="cpu", precision="float32")
+    report = TrainReport(history=history, val_top1_pct=80.0, val_loss=0.5, fingerprint="", device="cpu", precision="float32")
     candidate = Candidate(network=OwnNetwork(architecture=networks[0]), num_classes=10, report=report, latency=table)
     ms = objective("latency_ms").measure(candidate)
     assert ms == table.predict(networks[0], 10)

@@ -13,6 +13,8 @@ from nas.training.settings import Epoch, TrainReport
 NETWORK = OwnNetwork(architecture=nas.reference("mobilenetv3_small_100"))
 REPORT = TrainReport(
     history=(Epoch(epoch=1, train_loss=1.0, val_top1_pct=75.0, val_images=4, seconds=1.0),),
+    val_top1_pct=75.0,
+    val_loss=0.5,
     fingerprint="0",
     device="cpu",
     precision="float32",
