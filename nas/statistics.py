@@ -54,8 +54,8 @@ class RankAgreement:
     def __str__(self) -> str:
         """Tau and its interval, such as `0.80, 95 % from 0.40 to 1.00`."""
         if self.interval is None:
-            return f"{self.kendall:.2f}, too few for an interval"
-        return f"{self.kendall:.2f}, 95 % from {self.interval[0]:.2f} to {self.interval[1]:.2f}"
+            return f"{self.kendall:z.2f}, too few for an interval"
+        return f"{self.kendall:z.2f}, 95 % from {self.interval[0]:z.2f} to {self.interval[1]:z.2f}"
 
 
 def rank_agreement(one: Sequence[float], other: Sequence[Sequence[float]]) -> RankAgreement:
@@ -63,22 +63,28 @@ def rank_agreement(one: Sequence[float], other: Sequence[Sequence[float]]) -> Ra
 
     Shapes: `one` (networks,); `other` (networks, measurements of each).
     """
-    from scipy.stats import kendalltau
-
-    def tau(indices: Any, means: Any) -> float:
-        return float(kendalltau(np.take(one, indices), means).statistic)
-
-    networks = np.arange(len(one))
-    kendall = tau(networks, [np.mean(values) for values in other])
+    networks, measured = np.arange(len(one)), [np.mean(values) for values in other]
+    kendall = kendall_tau(one, measured)
     if len(one) < MIN_RANKED_NETWORKS:
         return RankAgreement(kendall=kendall, interval=None)
-    generator = np.random.default_rng(1)
+    generator, repeated = np.random.default_rng(1), max(map(len, other)) > 1
 
     def resampled_tau(indices: Any) -> float:
-        means = [generator.choice(values, len(values)).mean() for values in other]
-        return tau(indices, np.take(means, indices))  # a network drawn twice ties with itself in both rankings
+        means = [generator.choice(values, len(values)).mean() for values in other] if repeated else measured
+        # A network drawn twice ties with itself in both rankings.
+        return kendall_tau(np.take(one, indices), np.take(means, indices))
 
     return RankAgreement(kendall=kendall, interval=bootstrap_interval(resampled_tau, networks))
+
+
+def kendall_tau(one: Any, other: Any) -> float:
+    """Kendall's tau-b of two rankings; NaN where one is all ties. For the thousands of a bootstrap, as SciPy's also tests it.
+
+    Shapes: both (networks,).
+    """
+    signs, other_signs = (np.sign(np.subtract.outer(values, values)) for values in (np.asarray(one), np.asarray(other)))
+    pairs = math.sqrt((signs**2).sum() * (other_signs**2).sum())
+    return float((signs * other_signs).sum() / pairs) if pairs else math.nan
 
 
 def bootstrap_interval(statistic: Callable[..., float], *samples: Any, paired: bool = True) -> Interval:

@@ -4,8 +4,9 @@ import math
 
 import numpy as np
 import pytest
+from scipy.stats import kendalltau
 
-from nas.statistics import difference_interval, proportion_interval, rank_agreement, standard_error_pct
+from nas.statistics import difference_interval, kendall_tau, proportion_interval, rank_agreement, standard_error_pct
 
 
 @pytest.mark.parametrize("runs", [2, 5, 20])
@@ -34,6 +35,12 @@ def test_rankings_without_an_order_or_of_few_networks_have_no_interval():
     assert math.isnan(ties.kendall)
     assert all(map(math.isnan, ties.interval))
     assert rank_agreement(range(4), [[1.0], [2.0], [3.0], [4.0]]).interval is None
+
+
+def test_tau_is_scipys_with_ties():
+    generator = np.random.default_rng(0)
+    one, other = generator.integers(0, 6, (2, 30))
+    assert kendall_tau(one, other) == pytest.approx(kendalltau(one, other).statistic)
 
 
 def test_a_share_has_wilsons_interval():
