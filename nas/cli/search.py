@@ -183,4 +183,4 @@ def _run_and_print(experiment: "Experiment", run: Callable[..., Path], *argument
     print_front(df)
     print(f"\nnas table {shown_path(folder)} --front\nnas report {shown_path(folder)}")
     if any(objective.needs_training for objective in experiment.objectives):
-        print(f"nas export {shown_path(folder)} --best {experiment.objectives[0].name}")
+        print(f"nas export {shown_path(folder)} --best {experiment.steering[0].name}")

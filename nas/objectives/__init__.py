@@ -32,7 +32,12 @@ class Candidate:
     network: Network
     num_classes: int
     model: Any = None
-    """The trained torch module in eval mode; None before training."""
+    """The trained torch module in eval mode. Before training: None, or for an objective with `needs_images` the newly initialised
+    module in training mode, its own copy, which it may change."""
+    images: Any = None
+    """Training images as the network reads them, a tensor (N, 3, resolution, resolution); for objectives with `needs_images`."""
+    labels: Any = None
+    """Their classes, a tensor (N,)."""
     report: TrainReport | None = None
     """Learning curve and device of its training; None before training."""
     latency: LatencyTable | None = None
@@ -62,6 +67,12 @@ class Objective:
     needs_training: bool
     """Whether `measure` needs the trained model or its report. If so, the objective cannot be a limit."""
     measure: Callable[[Candidate], float]
+    steers: bool = True
+    """Whether it takes part in the search. If not, it is only to look at: measured for each network that is trained, a column of
+    the table and an axis of the page, but it has no influence on proposals, early stopping or the front, and cannot be a limit.
+    Where it gives no finite number, the network has no value of it."""
+    needs_images: bool = False
+    """Whether `measure` reads training images and the newly initialised module; only for one that does not steer."""
     learning_curve: bool = False
     """Whether each epoch gives a value: true for the top-1 on the search validation part."""
     needs_architecture: bool = True
@@ -78,6 +89,8 @@ class Objective:
             raise NasError(f"objective {self.name}: direction {self.direction!r} is not one of {', '.join(DIRECTIONS)}")
         if not re.fullmatch(r"[a-z][a-z0-9_]*", self.name):
             raise NasError(f"objective {self.name!r}: a name is lower-case letters, digits and _, as it names a column")
+        if self.needs_images and (self.steers or self.needs_training):
+            raise NasError(f"objective {self.name}: needs_images is only for one with steers=False and needs_training=False")
         object.__setattr__(self, "title", self.title or self.name)
 
     def loss(self, value: float) -> float:
@@ -113,7 +126,7 @@ def objective(name: str, own: Iterable[Objective] = ()) -> Objective:
 class Limit:
     """A bound that a network must meet before it is trained; a value equal to the bound meets it.
 
-    Raises: NasError for an objective that needs training.
+    Raises: NasError for an objective that needs training or is only to look at.
     """
 
     objective: Objective
@@ -124,6 +137,8 @@ class Limit:
     def __post_init__(self) -> None:
         if self.objective.needs_training:
             raise NasError(f"limit on {self.objective.name}: its value needs training, and limits come before it; limit a cost")
+        if not self.objective.steers:
+            raise NasError(f"limit on {self.objective.name}: it is only to look at, and a trial measures it; limit a cost")
         if math.isnan(self.low) or math.isnan(self.high) or self.low > self.high:
             raise NasError(f"limit on {self.objective.name}: no value lies from {self.low} to {self.high}")
 

@@ -112,16 +112,16 @@ def documentation() -> str:
         "Made by `python -m nas.runs.columns > RESULTS.md`. Missing values are NA, never 0.\n",
         "## `nas.results(run)`: a row for every trial and every skipped proposal\n",
         _listed(TRIALS),
-        "\nEvery objective, optimised or limited, is a float64 column under its name, which ends in its unit. The "
-        "package has these:\n",
+        "\nEvery objective, optimised, limited or only to look at, is a float64 column under its name, which ends in its unit. "
+        "The package has these:\n",
         _listed(objectives),
         "\nEvery parameter of the space is a column `params.NAME` with the space's own values, of a nullable pandas dtype; "
         "`nas space NAME` lists them.\n",
         "`attrs` of the DataFrame: `directions` (objective → minimize or maximize), `limits` (objective → low and high, None for "
         "no bound), `titles` (objective → words for axes), `learning_curve` (the objective that is the top-1 after each epoch, "
-        "or None) and `table_error_pct` (objective → mean error of the latency table that predicts it, if that was checked). "
-        "Parquet keeps them; where `merge`, `concat` or a CSV file has lost them, give `directions` to `nas.front` and "
-        "`nas.best`.\n",
+        "or None), `proxies` (the objectives that are only to look at) and `table_error_pct` (objective → mean error of the "
+        "latency table that predicts it, if that was checked). Parquet keeps them; where `merge`, `concat` or a CSV file has "
+        "lost them, give `directions` to `nas.front` and `nas.best`.\n",
         "## `nas.history(run)`: a row for every trial and epoch\n",
         _listed(HISTORY),
     )

@@ -51,6 +51,8 @@ class _Objective:
     direction: Literal["minimize", "maximize"]
     needs_training: bool
     measure: _Code
+    steers: bool
+    needs_images: bool
     learning_curve: bool
     needs_architecture: bool
     needs_latency: bool

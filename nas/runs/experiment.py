@@ -27,7 +27,7 @@ class Experiment:
     dataset: Dataset
     """The images to train and rank on."""
     objectives: tuple[Objective, ...]
-    """What to find the Pareto front of: names of objectives, or paths of files that export one."""
+    """What to find the Pareto front of, and what is only to look at: names of objectives, or paths of files that export one."""
     limits: Annotated[tuple[Limit, ...], tyro.conf.arg(name="limit"), tyro.conf.UseAppendAction] = ()
     """A limit that every network must meet before it is trained, such as "macs_m<60"; give it once for each limit."""
     latency: str | None = None
@@ -87,6 +87,11 @@ class Experiment:
         names = [objective.name for objective in self.objectives]
         if len(set(names)) < len(names):
             raise NasError(f"objectives: {', '.join(names)} names one objective twice")
+        if len(self.steering) < len(names) and not any(objective.needs_training for objective in self.steering):
+            raise NasError(
+                f"objectives: {', '.join(one.name for one in self.objectives if not one.steers)} can only be looked at beside an "
+                f"objective to search by that needs training, such as val_top1_pct; given: {', '.join(names)}"
+            )
         if self.trials < 1:
             raise NasError(f"trials: {self.trials} is not 1 or more")
         self._check_shared_weights()
@@ -131,6 +136,11 @@ class Experiment:
         return self.shared_weights != "none"
 
     @property
+    def steering(self) -> tuple[Objective, ...]:
+        """The objectives to search by; the others are only to look at."""
+        return tuple(objective for objective in self.objectives if objective.steers)
+
+    @property
     def latency_table(self) -> LatencyTable | None:
         """The latency table that predicts latencies, if there is one.
 
@@ -145,8 +155,8 @@ class Experiment:
 
     @property
     def has_learning_curve(self) -> bool:
-        """Whether exactly one objective needs training, and each epoch gives a value of it."""
-        return [objective.learning_curve for objective in self.objectives if objective.needs_training] == [True]
+        """Whether exactly one objective to search by needs training, and each epoch gives a value of it."""
+        return [objective.learning_curve for objective in self.steering if objective.needs_training] == [True]
 
     @property
     def needs_latency(self) -> bool:

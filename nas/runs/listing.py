@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from nas.errors import NasError
 from nas.runs.results import best, results
-from nas.runs.run_folder import EXPERIMENT_FILE, WEIGHTS, is_running, locked, read_experiment, weights_file
+from nas.runs.run_folder import EXPERIMENT_FILE, WEIGHTS, directions_of, is_running, locked, read_experiment, weights_file
 from nas.runs.trial import UNDER_WAY
 from nas.runs.trial_log import read_trials
 
@@ -46,7 +46,7 @@ def summarize(run: Path) -> RunSummary:
     except NasError as error:
         return RunSummary(run=run, state=f"unreadable: {error}", size_mb=size)
     ended = sum(trial.counts for trial in read_trials(run))
-    first = described["objectives"][0]["name"]
+    first = next(iter(directions_of(described)))
     finished = ended >= described["trials"] or described.get("exhausted", False)
     return RunSummary(
         run=run,

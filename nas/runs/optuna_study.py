@@ -13,7 +13,7 @@ from optuna.storages import InMemoryStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from nas.runs.run_folder import read_experiment
+from nas.runs.run_folder import directions_of, read_experiment
 from nas.runs.serialization import space_of
 from nas.runs.trial import ENDED, Status, Trial
 from nas.runs.trial_log import read_trials
@@ -44,7 +44,7 @@ class RunStudy:
         optuna.logging.set_verbosity(optuna.logging.WARNING)  # silences the message on a new study
         described = read_experiment(run)
         self._run = run
-        objectives = {one["name"]: one["direction"] for one in described["objectives"]}
+        objectives = directions_of(described)
         self._objectives = list(objectives)
         self.parameters = space_of(described).parameters
         self._added: set[int | None] = {None}  # skipped proposals have no number

@@ -21,7 +21,7 @@ from nas.models.network import CARD_FILE
 from nas.objectives import loss
 from nas.runs.columns import HISTORY_TYPES, TYPES
 from nas.runs.pareto import Losses, non_dominated
-from nas.runs.run_folder import EXPERIMENT_FILE, FULL, read_experiment
+from nas.runs.run_folder import EXPERIMENT_FILE, FULL, directions_of, read_experiment
 from nas.runs.trial import Status, Trial
 from nas.runs.trial_log import read_history, read_trials
 
@@ -70,6 +70,7 @@ def _joined(tables: list[pd.DataFrame]) -> pd.DataFrame:
     titles = dict(chain.from_iterable(table.attrs["titles"].items() for table in tables))
     df.attrs = {"directions": directions, "limits": {}, "titles": titles}
     df.attrs |= {"learning_curve": next(iter(curves), None), "table_error_pct": errors}
+    df.attrs["proxies"] = list(dict.fromkeys(chain.from_iterable(table.attrs["proxies"] for table in tables)))
     return df
 
 
@@ -91,17 +92,19 @@ def run_folders(*runs: str | PathLike[str]) -> list[Path]:
 def _results(folder: Path) -> pd.DataFrame:
     described = read_experiment(folder)
     objectives, limits = described["objectives"], described["limits"]
+    directions = directions_of(described)
+    proxies = [one["name"] for one in objectives if not one["steers"]]
     full = _full_columns(folder).to_dict("index")
     df = pd.DataFrame([_row(trial) | full.get(trial.number, {}) for trial in read_trials(folder)])
     df = df.assign(seed=described["seed"], run=folder.resolve().name, is_front=False, within_limits=False)
-    directions = {objective["name"]: objective["direction"] for objective in objectives}
-    df = _ordered(df, directions)
+    df = _ordered(df, [*directions, *proxies])
     error_pct = described["latency_error_pct"]
     df.attrs = {
         "directions": directions,
         "limits": {one["objective"]["name"]: [_bound(one["low"]), _bound(one["high"])] for one in limits},
         "titles": {one["name"]: one["title"] for one in (*objectives, *(limit["objective"] for limit in limits))},
-        "learning_curve": next((one["name"] for one in objectives if one["learning_curve"]), None),
+        "learning_curve": next((one["name"] for one in objectives if one["learning_curve"] and one["steers"]), None),
+        "proxies": proxies,
         "table_error_pct": {one["name"]: error_pct for one in objectives if one["has_table_error"] and error_pct is not None},
     }
     df["gain_pct"] = _gain_pct(df)
@@ -121,7 +124,7 @@ def _ordered(df: pd.DataFrame, objectives: Iterable[str]) -> pd.DataFrame:
     A parameter whose type differs between runs becomes a text.
     """
     params = [column for column in df.columns if column.startswith("params.")]
-    measured = list(dict.fromkeys([*objectives, *(column for column in df.columns if column not in (*TYPES, *params))]))
+    measured = list(dict.fromkeys([*objectives, *measured_columns(df)]))
     names = list(TYPES)
     front = names.index("is_front")
     df = df.reindex(columns=[*names[:front], *measured, *names[front:], *params])
@@ -130,6 +133,11 @@ def _ordered(df: pd.DataFrame, objectives: Iterable[str]) -> pd.DataFrame:
     typed = df[params].convert_dtypes()  # nullable dtypes, as some values are missing
     df[params] = typed.astype({name: "str" for name in params if typed[name].dtype == object})
     return df.astype(TYPES | dict.fromkeys(measured, "float64"))
+
+
+def measured_columns(df: pd.DataFrame) -> list[str]:
+    """The names of the columns of objectives, optimised, limited or only to look at."""
+    return [name for name in df.columns if name not in TYPES and not name.startswith("params.")]
 
 
 def history(*runs: str | PathLike[str]) -> pd.DataFrame:

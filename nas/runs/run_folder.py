@@ -126,3 +126,8 @@ def read_experiment(run: Path) -> dict[str, Any]:
         raise NasError(f"{run} has schema {schema!r}, and this version of nas reads {SCHEMA}; use the version that wrote it")
     parse(DESCRIPTION, text, str(file))
     return dict(json.loads(text))
+
+
+def directions_of(described: Mapping[str, Any]) -> dict[str, str]:
+    """Objective → minimize or maximize, of the objectives that a run searches by; those only to look at are left out."""
+    return {one["name"]: one["direction"] for one in described["objectives"] if one["steers"]}

@@ -20,6 +20,7 @@ from nas.models.network import Network, TimmNetwork, parse_network
 from nas.objectives import Candidate, Objective, latency_ms
 from nas.runs.trial import Outcome, Reason, Status
 from nas.searching.checkpoint_storage import WEIGHTS_FILE
+from nas.searching.proxies import measure_proxies
 from nas.searching.task import Task
 from nas.training.checkpoint import CheckpointError, Checkpoints, save_weights
 from nas.training.device import is_out_of_memory, pick_device, release_freed_memory
@@ -46,9 +47,10 @@ def evaluate(text: str, task: Task, *, folder: Path, on_epoch: Callable[[Epoch],
             lock = Path(tempfile.gettempdir(), MEASURING_LOCK)  # before training: a machine that stays busy fails the trial
             with locked(lock, busy="another trial measures", wait_seconds=math.inf, courtesy=True):
                 candidate = replace(candidate, latency_ms=latency_ms.measure(candidate))
+        proxies = measure_proxies(candidate, objectives, task)
         model, report = _trained(network, task, folder=folder, on_epoch=on_epoch)
         candidate = replace(candidate, model=model, report=report)
-        values = {objective.name: _measured(objective, candidate) for objective in objectives}
+        values = proxies | {one.name: _measured(one, candidate) for one in objectives if one.steers or one.needs_training}
         save_weights(model, folder / WEIGHTS_FILE)
         return Outcome(
             status=Status.DONE,

@@ -116,7 +116,7 @@ def problem_of(experiment: Experiment) -> Problem:
         num_classes = len(experiment.dataset.classes)
     return Problem(
         space=experiment.space,
-        objectives=experiment.objectives,
+        objectives=experiment.steering,
         limits=experiment.limits,
         num_classes=num_classes,
         latency_table=experiment.latency_table,

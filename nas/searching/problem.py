@@ -51,6 +51,7 @@ class Problem:
 
     space: SearchSpace
     objectives: tuple[Objective, ...]
+    """Those to search by."""
     limits: tuple[Limit, ...] = ()
     num_classes: int
     latency_table: LatencyTable | None = None

@@ -14,7 +14,7 @@ class Task:
 
     dataset: Dataset
     objectives: tuple[Objective, ...]
-    """The objectives that need training; without any, trials train nothing."""
+    """The objectives that need training, and those only to look at; without any, trials train nothing."""
     settings: TrainSettings
     seed: int
     """The seed of weights and batches."""

@@ -136,7 +136,7 @@ def task_of(experiment: Experiment, plan: Plan) -> Task:
     problem = plan.problem
     return Task(
         dataset=experiment.dataset,
-        objectives=problem.trained,
+        objectives=(*problem.trained, *(one for one in experiment.objectives if not one.steers)),
         settings=experiment.train,
         seed=experiment.seed,
         latency=problem.latency_table,

@@ -92,7 +92,7 @@ def reusable_results(experiment: Experiment) -> dict[str, ReusedResult]:
 
     Raises: NasError for a run with another dataset, other settings or other objectives.
     """
-    trained = [objective.name for objective in experiment.objectives if objective.needs_training]
+    trained = [objective.name for objective in experiment.steering if objective.needs_training]
     reusable: dict[str, ReusedResult] = {}
     for name in experiment.reuse:
         run = Path(name).resolve()
@@ -123,7 +123,7 @@ def _check_same_training(experiment: Experiment, name: str, described: Mapping[s
     there = {objective["name"]: objective for objective in described["objectives"]}
     for now in here["objectives"]:
         measured, before = now["name"], there.get(now["name"])
-        if not now["needs_training"]:
+        if not (now["needs_training"] and now["steers"]):
             continue
         if before is None:
             raise NasError(f"reuse {name}: objective {measured} was not measured there; it has {', '.join(sorted(there))}")

@@ -1,8 +1,10 @@
 """Every objective keeps its contract; limits say what they mean and are read as they are written."""
 
 import math
+from dataclasses import replace
 
 import pytest
+import torch
 
 import nas
 from nas.models.network import OwnNetwork
@@ -29,8 +31,12 @@ def test_every_objective_is_one_finite_number_under_its_files_name(name, monkeyp
     monkeypatch.setattr("nas.objectives.latency.measure.MIN_CPU_SHARE", 0.0)
     found = objective(name)
     assert found.name == name
-    assert name.rsplit("_", 1)[1] in ("m", "mb", "pct", "ms", "reward")  # its unit
-    candidate = Candidate(network=NETWORK.at(32), num_classes=10, report=REPORT if found.needs_training else None)
+    assert not found.steers or name.rsplit("_", 1)[1] in ("m", "mb", "pct", "ms", "reward")  # its unit
+    network = NETWORK.at(32)
+    candidate = Candidate(network=network, num_classes=10, report=REPORT if found.needs_training else None)
+    if found.needs_images:
+        torch.manual_seed(0)
+        candidate = replace(candidate, model=network.build(10), images=torch.randn(8, 3, 32, 32), labels=torch.arange(8))
     assert math.isfinite(found.measure(candidate))
 
 
@@ -79,9 +85,10 @@ def test_a_limit_is_met_at_its_ends_and_tells_by_how_much_it_is_not():
     assert limit.excess(75) == 15
 
 
-def test_a_limit_on_what_only_training_tells_is_refused():
-    with pytest.raises(nas.NasError, match="its value needs training"):
-        parse_limit("val_top1_pct>90")
+@pytest.mark.parametrize(("text", "why"), [("val_top1_pct>90", "its value needs training"), ("naswot>900", "only to look at")])
+def test_a_limit_on_what_no_formula_gives_is_refused(text, why):
+    with pytest.raises(nas.NasError, match=why):
+        parse_limit(text)
 
 
 def test_an_unknown_objective_is_answered_with_the_nearest():
@@ -94,7 +101,7 @@ def test_an_own_objective_goes_before_the_known_ones():
     assert objective("macs_m", own=(own,)) is own
 
 
-@pytest.mark.parametrize("fields", [{"direction": "up"}, {"name": "Two Words"}])
+@pytest.mark.parametrize("fields", [{"direction": "up"}, {"name": "Two Words"}, {"needs_images": True}])
 def test_a_wrong_objective_is_refused(fields):
     with pytest.raises(nas.NasError):
         Objective(**{"name": "a_ms", "direction": "minimize", "needs_training": False, "measure": len} | fields)

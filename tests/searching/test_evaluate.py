@@ -21,6 +21,7 @@ from tests.test_files import full_disk
 BASE = nas.reference("mobilenetv2_035")
 SMALL = replace(BASE, resolution=16, stages=BASE.stages[:1])  # one block
 TEXT = SMALL.to_json()
+PROXIES = ("naswot", "synflow", "zico")
 SETTINGS = TrainSettings(epochs=1, batch_size=16)
 
 
@@ -51,6 +52,18 @@ def test_a_finished_trial_has_its_values_and_its_weights(tmp_path):
     assert state["conv_stem.weight"].shape[0] == SMALL.stem.width
     assert {path.name for path in (tmp_path / "trial7").iterdir()} == {"last.pt", "weights.safetensors"}
     assert done.to_record()["history"][0]["epoch"] == 1
+
+
+def test_what_is_only_to_look_at_changes_no_training_and_is_missing_where_it_is_not_finite(tmp_path, caplog):
+    infinite = Objective(name="own", direction="minimize", needs_training=False, steers=False, measure=lambda _: math.inf)
+    plain = outcome(tmp_path / "plain", objective("val_top1_pct"))
+    looked_at = outcome(tmp_path / "looked_at", objective("val_top1_pct"), *map(objective, PROXIES), infinite)
+    assert looked_at.fingerprint == plain.fingerprint
+    assert [epoch.train_loss for epoch in looked_at.history] == [epoch.train_loss for epoch in plain.history]
+    assert set(looked_at.values) == {"val_top1_pct", *PROXIES}
+    assert "objective own is inf for this network" in caplog.text
+    again = outcome(tmp_path / "again", objective("val_top1_pct"), objective("zico"))
+    assert again.values["zico"] == looked_at.values["zico"]  # whatever was measured before it
 
 
 @pytest.mark.parametrize(
