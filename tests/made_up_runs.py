@@ -32,6 +32,7 @@ def time_of(trial: int, hour: int) -> str:
 def start(trial: int, values: Mapping[str, float], /, **more: Any) -> dict[str, Any]:
     """The line that tells of a trial's begin."""
     proposal = {"id": f"id{trial}", "params": {"depth": trial}, "source": "search", "architecture": TEXT, "values": dict(values)}
+    proposal["weights"] = "trained"
     return {"event": "start", "time": time_of(trial, 0), "trial": trial} | proposal | more
 
 

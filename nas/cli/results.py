@@ -3,9 +3,13 @@
 import sys
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from nas.cli.options import Best, Run, Runs, Where, WithinError
 from nas.cli.output import log_to_stdout, print_front, print_rows, print_table, shown_path
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 def runs(folder: Path = Path("runs"), /) -> None:
@@ -74,11 +78,22 @@ def table(
     shown = rows if where else rows[rows["trial"].notna()]  # skipped proposals are only in the counts below
     names = ["run"] if df["run"].nunique() > 1 else []
     failures = ["reason", "error"] if shown["reason"].notna().any() else []
-    print_rows(shown, [*names, "trial", "id", "status", *df.attrs["directions"], "seconds", "source", "name", *failures])
+    measured = [*df.attrs["directions"], *df.attrs["proxies"]]
+    print_rows(shown, [*names, "trial", "id", "status", *measured, "seconds", "source", "name", *failures])
     if rows is df:
         counts = df["status"].value_counts()
         statuses = dict.fromkeys((Status.DONE, Status.STOPPED, Status.FAILED, Status.RUNNING, *counts.index))
         print(", ".join(f"{counts.get(status, 0)} {status}" for status in statuses))
+        _print_predictors(df)
+
+
+def _print_predictors(df: "pd.DataFrame") -> None:
+    """Print how well the objectives only to look at predict the top-1, if there are any."""
+    from nas.runs.compare import predictors
+
+    if rows := predictors(df):
+        print(f"\nKendall's tau with {df.attrs['learning_curve']} over trained networks")
+        print_table(["column", "networks", "tau"], [[one.name, one.networks, one] for one in rows], right=["networks"])
 
 
 def _print_gone(runs: Iterable[Path]) -> None:

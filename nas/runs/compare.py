@@ -12,12 +12,13 @@ from nas.errors import NasError
 from nas.objectives import loss
 from nas.runs.images import changed_images, fingerprint_of
 from nas.runs.pareto import Box
-from nas.runs.results import full_trainings, losses, results, run_folders
+from nas.runs.results import full_trainings, losses, measured_columns, results, run_folders
 from nas.runs.run_folder import read_experiment
-from nas.runs.trial import Status
+from nas.runs.trial import Status, Weights
 from nas.statistics import RankAgreement, difference_interval, rank_agreement
 
 MIN_RUNS: Final = 2  # of each side, to estimate the noise between seeds
+MIN_PREDICTED: Final = 8  # networks, below which a rank correlation is not shown
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -157,3 +158,38 @@ def check_ranking(run: Path) -> RankingCheck | None:
         epochs=int(epochs),
         agreement=rank_agreement(searched[tests.index].tolist(), tests.tolist()),
     )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Predictor:
+    """How well one column of the table predicts the ranking of networks by their top-1."""
+
+    name: str
+    networks: int
+    """Trained networks that have both values."""
+    agreement: RankAgreement | None
+    """None for too few networks."""
+
+    def __str__(self) -> str:
+        """Kendall's tau with its interval, or why there is none."""
+        return "too few networks" if self.agreement is None else str(self.agreement)
+
+
+def predictors(df: pd.DataFrame) -> list[Predictor]:
+    """How well each objective only to look at predicts the ranking by top-1, and for comparison every other measured column.
+
+    Each network that was trained alone, to the end, counts once. Empty for a table without such objectives or without a top-1.
+    """
+    proxies, curve = df.attrs["proxies"], df.attrs["learning_curve"]
+    if not proxies or curve is None:
+        return []
+    done = df[(df["status"] == Status.DONE) & (df["weights"] == Weights.TRAINED)].drop_duplicates("id")
+    others = [name for name in measured_columns(df) if name not in (*proxies, curve)]
+    return [_predictor(name, done[[name, curve]].dropna()) for name in (*proxies, *others)]
+
+
+def _predictor(name: str, values: pd.DataFrame) -> Predictor:
+    ranked, top1 = (values[column].tolist() for column in values)
+    enough = len(values) >= MIN_PREDICTED
+    agreement = rank_agreement(ranked, [[one] for one in top1]) if enough else None
+    return Predictor(name=name, networks=len(values), agreement=agreement)

@@ -29,13 +29,13 @@ from optuna.trial import TrialState
 from nas.errors import ArchitectureError, NasError
 from nas.models.architecture import Architecture
 from nas.models.draw import draw
-from nas.runs.compare import check_ranking
+from nas.runs.compare import check_ranking, predictors
 from nas.runs.images import gone_images
 from nas.runs.listing import summarize
 from nas.runs.optuna_study import RunStudy
 from nas.runs.pareto import Box
-from nas.runs.results import close_pairs, history, losses, results
-from nas.runs.run_folder import read_experiment
+from nas.runs.results import close_pairs, history, losses, measured_columns, results
+from nas.runs.run_folder import directions_of, read_experiment
 from nas.runs.trial import Status
 from nas.spaces import num_choices
 
@@ -106,7 +106,7 @@ def gather(run: Path) -> dict[str, Any]:
         "started": _shown_time(described["sessions"][0]["started"]),
         "facts": [*_facts(described), *(["Images", gone] for gone in [gone_images(run, described)] if gone)],
         "details": json.dumps(described, indent=1, ensure_ascii=False),
-        "objectives": [[one["name"], one["direction"]] for one in described["objectives"]],
+        "objectives": [[name, direction] for name, direction in df.attrs["directions"].items()],
         "titles": TITLES | df.attrs["titles"],
         "limits": df.attrs["limits"],
         "learning_curve": df.attrs["learning_curve"],
@@ -120,6 +120,7 @@ def gather(run: Path) -> dict[str, Any]:
         "importance": _importance(run, described),
         "time": _time(described, trials),
         "trust": str(check_ranking(run) or ""),
+        "predictors": [[one.name, str(one.networks), str(one)] for one in predictors(df)],
     }
 
 
@@ -133,7 +134,8 @@ def _facts(described: Mapping[str, Any]) -> list[list[str]]:
     facts = {
         "Space": described["space"]["name"],
         "Dataset": f"{dataset['name']}, {len(dataset['classes'])} classes",
-        "Objectives": ", ".join(f"{one['name']} ({one['direction']})" for one in described["objectives"]),
+        "Objectives": ", ".join(f"{name} ({direction})" for name, direction in directions_of(described).items()),
+        "Only to look at": ", ".join(one["name"] for one in described["objectives"] if not one["steers"]),
         "Limits": ", ".join(limits) or "none",
         "Settings": ", ".join(f"{name} {train[name]}" for name in ("epochs", "batch_size", "optimizer", "lr")),
         "Sampler": f"{described['sampler']}, seed {described['seed']}",
@@ -149,13 +151,13 @@ def _shown_time(text: str) -> str:
 
 def _columns(trials: pd.DataFrame) -> tuple[dict[str, list[Any]], dict[str, list[str]]]:
     """The columns of the table, and the names of those that can be an axis, in groups."""
-    objectives = list(trials.attrs["directions"])
+    objectives, proxies = list(trials.attrs["directions"]), trials.attrs["proxies"]
     names = list(trials.columns)
-    measured = names[names.index("name") + 1 : names.index("is_front")]
     params = [name for name in names if name.startswith("params.") and pd.api.types.is_numeric_dtype(trials[name])]
     groups = {
         "objectives": objectives,
-        "limits": [name for name in measured if name not in objectives],
+        "limits": [name for name in measured_columns(trials) if name not in (*objectives, *proxies)],
+        "only to look at": proxies,
         "training": ["trial", *(name for name in TITLES if trials[name].notna().any())],
         "parameters": [name for name in params if not pd.api.types.is_bool_dtype(trials[name]) and trials[name].nunique() > 1],
     }
@@ -218,7 +220,8 @@ def _curves(run: Path) -> dict[str, Any]:
 
 def _importance(run: Path, described: Mapping[str, Any]) -> dict[str, Any]:
     """The most important parameters for each objective that needs training, or why there are none."""
-    trained = {index: one["name"] for index, one in enumerate(described["objectives"]) if one["needs_training"]}
+    steering = [one for one in described["objectives"] if one["steers"]]
+    trained = {index: one["name"] for index, one in enumerate(steering) if one["needs_training"]}
     if not trained:
         return {"why": "No objective of this run needs training: a formula gives each of them from the parameters."}
     try:

@@ -172,7 +172,7 @@ function showNetwork(row) {
 /** The columns of a trial that have a value, as pairs of name and value: those of text, and those of numbers. */
 function valuesOf(row) {
   const texts = ["id", "status", "reason", "error", "source", "device", "precision"];
-  const numbers = [...DATA.groups.objectives, ...(DATA.groups["limits"] ?? []), ...DATA.groups["training"]].filter((name) => name !== "trial");
+  const numbers = [...DATA.groups.objectives, ...(DATA.groups["limits"] ?? []), ...(DATA.groups["only to look at"] ?? []), ...DATA.groups["training"]].filter((name) => name !== "trial");
   const present = (names, shown) => names.filter((name) => column(name)[row] !== null).map((name) => [name, shown(column(name)[row])]);
   return [present(texts, String), present(numbers, number)];
 }
@@ -206,6 +206,12 @@ function fillTrust() {
   say("trust-caption", full ? `${DATA.trust || "A single network has no ranking"}.` : none);
   if (full) add("trust", trustFigure);
   else hide("trust");
+}
+
+function fillPredictors() {
+  if (!DATA.predictors.length) return;
+  say("predictors-caption", `How well the ranking by one column agrees with that by ${words(CURVE)}, over trained networks: Kendall's tau, from -1 to 1. What is only to look at should rank better than what is computed from the layers.`);
+  byId("predictors").append(table([["column"], ["networks", true], ["tau"]], DATA.predictors));
 }
 
 function fillConvergence() {
@@ -291,7 +297,7 @@ function fillStatuses() {
 
 function fillPage() {
   for (const form of document.querySelectorAll("form")) form.addEventListener("submit", (event) => event.preventDefault());
-  for (const fill of [fillHead, fillFront, fillTrust, fillConvergence, fillCurves, fillImportance, fillTime, fillStatuses]) fill();
+  for (const fill of [fillHead, fillFront, fillTrust, fillPredictors, fillConvergence, fillCurves, fillImportance, fillTime, fillStatuses]) fill();
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => [...DRAWN.keys()].forEach(draw));
   mark("ready");
   setTimeout(drawWaiting);
