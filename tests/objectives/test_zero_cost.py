@@ -30,7 +30,7 @@ def linear(*rows: Sequence[float]) -> nn.Linear:
 def test_naswot_is_the_log_determinant_of_the_numbers_of_equal_bits(kind):
     model = nn.Sequential(linear([1.0, 0.0], [0.0, 1.0]), kind(inplace=True), linear([1.0, 1.0]), kind(), nn.Hardsigmoid())
     images = torch.tensor([[1.0, 1.0], [-1.0, 1.0], [-1.0, -1.0]])
-    # The first activation has the codes 11, 01, 00. It passes on little of -1, so that its two values add up to more than 0 for the
+    # The first activation has the codes 11, 01, 00. It passes on little of -1, so its two values add up to more than 0 for the
     # first two images alone. So the codes are 111, 011 and 000.
     kernel = [[3, 2, 0], [2, 3, 1], [0, 1, 3]]
     assert naswot.measure(candidate(model, images)) == pytest.approx(math.log(27 - 3 - 12))
