@@ -119,9 +119,11 @@ def _send_figures(run: Callable[[Bench], Figures], bench: Bench, sender: Connect
     try:
         for figure in run(bench):
             sender.send(figure)
+    except NasError as error:
+        sender.send(("error", str(error)))
     except Exception as error:  # noqa: BLE001 - the border of a worker: any failure is a line of the results
         traceback.print_exc()
-        sender.send(("error", str(error) if isinstance(error, NasError) else f"{type(error).__name__}: {error}"))
+        sender.send(("error", f"{type(error).__name__}: {error}"))
 
 
 def run_sections(names: Sequence[str], options: argparse.Namespace, about: dict[str, object]) -> int:

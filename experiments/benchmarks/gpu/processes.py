@@ -12,7 +12,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from multiprocessing.context import SpawnProcess
+from multiprocessing.context import ForkProcess
 from multiprocessing.queues import Queue
 from queue import Empty
 from typing import Final
@@ -57,41 +57,42 @@ def processes(bench: Bench) -> Figures:
 
 
 def _levels(bench: Bench, levels: tuple[int, ...], name: str) -> Figures:
-    """Networks per hour with so many of the processes at work; all of them start once."""
-    context = multiprocessing.get_context("spawn")
+    """Networks per hour with so many processes at work; a level's missing processes start before it."""
+    context = multiprocessing.get_context("fork")  # without new imports; this process has not initialised CUDA
     answers: Queue[float] = context.Queue()
-    orders: list[Queue[float]] = [context.Queue() for _ in range(max(levels))]
-    started = time.perf_counter()
-    arguments = [(number, bench, order, answers) for number, order in enumerate(orders)]
-    workers = [context.Process(target=_train_by_order, args=each, daemon=True) for each in arguments]
-    for worker in workers:
-        worker.start()
-    _answers(answers, workers)
-    yield f"seconds until {len(workers)} {name} were ready", round(time.perf_counter() - started, 1)
+    workers: list[tuple[ForkProcess, Queue[float]]] = []
     for level in levels:
-        for order in orders[:level]:
+        started, missing = time.perf_counter(), range(len(workers), level)
+        for number in missing:
+            order: Queue[float] = context.Queue()
+            workers.append((context.Process(target=_train_by_order, args=(number, bench, order, answers), daemon=True), order))
+            workers[-1][0].start()
+        _answers(answers, len(missing), workers)
+        ready = round(time.perf_counter() - started, 1)
+        for _, order in workers:
             order.put(bench.size(SECONDS, 0.2))
-        rates = _answers(answers, workers[:level])
+        rates = _answers(answers, level, workers)
         per_hour = round(3600 * sum(rates) / IMAGES_PER_NETWORK, 1)
-        yield f"{level} {name}", {"networks_per_hour": per_hour, "images_per_second": [round(rate, 1) for rate in rates]}
-    for order in orders:
+        figures = {"networks_per_hour": per_hour, "images_per_second": [round(rate, 1) for rate in rates]}
+        yield f"{level} {name}", figures | {"seconds_to_start": ready}
+    for _, order in workers:
         order.put(0.0)
 
 
-def _answers(answers: "Queue[float]", workers: Sequence[SpawnProcess]) -> list[float]:
-    """One answer for each worker.
+def _answers(answers: "Queue[float]", num: int, workers: Sequence[tuple[ForkProcess, "Queue[float]"]]) -> list[float]:
+    """The next answers.
 
     Raises: NasError if a worker ended, or they take longer than PATIENCE seconds.
     """
     collected: list[float] = []
     for _ in range(PATIENCE):
         with suppress(Empty):
-            while len(collected) < len(workers):
+            while len(collected) < num:
                 collected.append(answers.get(timeout=1.0))
             return collected
-        if ended := [worker.exitcode for worker in workers if not worker.is_alive()]:
+        if ended := [worker.exitcode for worker, _ in workers if not worker.is_alive()]:
             raise NasError(f"{len(ended)} of {len(workers)} processes ended, with codes {ended}; see above for why")
-    raise NasError(f"{len(collected)} of {len(workers)} processes answered in {PATIENCE} seconds")
+    raise NasError(f"{len(collected)} of {num} processes answered in {PATIENCE} seconds")
 
 
 def _train_by_order(number: int, bench: Bench, orders: "Queue[float]", answers: "Queue[float]") -> None:
