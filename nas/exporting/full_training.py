@@ -103,7 +103,7 @@ def train_network(
     with _checkpoint_folder(training):
         _check_absent(target)  # again, now that the lock is held
         if training.workers > 1:
-            from nas.exporting.distributed import train_on_workers  # imports Ray
+            from nas.searching.distributed import train_on_workers  # imports Ray
 
             work = partial(run_training, training, network, first, images=images)
             report = train_on_workers(work, workers=training.workers, storage=training.checkpoints, on_epoch=on_epoch)

@@ -28,13 +28,15 @@ logger = logging.getLogger(__name__)
 
 # Ray Tune's settings: no log files of its own, as the run folder has the logs; no handler for Ctrl-C, as we have one; no warning
 # about frequent checkpoints; no table of results; workers stay in the working folder; no usage statistics. Tune tells workers
-# what they need.
+# what they need. Ray Train's: looks at its processes twice a second, and starts none that waits for a machine to be taken away.
 ENVIRONMENT: Final = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
 }
 

@@ -211,20 +211,6 @@ def test_two_workers_do_what_one_does(tmp_path, monkeypatch):
     assert json.loads((two / "card.json").read_text())["train"]["workers"] == 2
 
 
-@pytest.mark.usefixtures("running_ray")
-def test_workers_do_not_wait_for_ever_for_cores_that_other_work_has(monkeypatch):
-    import ray
-
-    from nas.exporting import distributed
-
-    monkeypatch.setattr(distributed, "WAIT_SECONDS", 0.5)
-    other = ray.remote(num_cpus=1)(type("Other", (), {"here": lambda self: True})).remote()
-    assert ray.get(other.here.remote())
-    with pytest.raises(nas.NasError, match=r"workers: 2 need as many CPUs, and \d of this Ray's are free"):
-        distributed._wait_until_free("CPU", 2)
-    ray.kill(other)
-
-
 def test_two_processes_end_with_one_average_of_the_statistics_that_each_saw(tmp_path):
     subprocess.run([sys.executable, "-m", "tests.data.two_processes", str(tmp_path)], check=True, cwd=DATA.parent.parent)
     one, other = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1))
