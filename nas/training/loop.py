@@ -86,6 +86,7 @@ class _Run:
     """Images per step, of all processes together."""
     rank: int
     world: int
+    before_step: Callable[[int, int], int] | None
 
     @property
     def device(self) -> torch.device:
@@ -104,18 +105,21 @@ def train(
     checkpoints: Checkpoints | None = None,
     on_epoch: Callable[[Epoch], None] | None = None,
     on_step: Callable[[int, int], None] | None = None,
+    before_step: Callable[[int, int], int] | None = None,
 ) -> TrainReport:
     """Train `model` in place on the training part, on the model's device; measure top-1 on the val part after each epoch.
 
     With `checkpoints` it resumes from the last saved epoch. On a CPU, equal initial weights, seed and number of threads give
     equal weights, also after a resume. In a torch.distributed process group, each process trains on its share of every batch.
-    `on_step` gets two numbers: images processed so far, and images of the whole training.
+    `on_step` gets two numbers: images processed so far, and images of the whole training. `before_step` is for a model that
+    computes as another network in each step: it gets the number of the step and the rank of the process, lets the model change,
+    and returns the resolution of that network.
     Side effects: seeds torch's global generators, leaves the model in eval mode, and on a CPU lets the process keep freed memory.
 
     Raises: DivergedError if the loss is not finite; torch.OutOfMemoryError if a batch does not fit into memory; CheckpointError
     for a damaged checkpoint or one of another training; NasError for a full disk, or a batch that processes cannot share evenly.
     """
-    run = _prepare(model, setup)
+    run = _prepare(model, setup, before_step)
     history = [] if checkpoints is None else restore_last(checkpoints.folder, run.state, _identity(run, checkpoints))
     if history:
         logger.info("going on after epoch %d of %d", len(history), setup.settings.epochs)
@@ -149,7 +153,7 @@ def train(
     )
 
 
-def _prepare(model: nn.Module, setup: TrainSetup) -> _Run:
+def _prepare(model: nn.Module, setup: TrainSetup, before_step: Callable[[int, int], int] | None) -> _Run:
     """The data, optimizer and schedule that the loop needs."""
     settings, device = setup.settings, next(model.parameters()).device
     if device.type == "cpu":
@@ -174,14 +178,20 @@ def _prepare(model: nn.Module, setup: TrainSetup) -> _Run:
             optimizer=optimizer,
             scaler=torch.amp.GradScaler(device.type, enabled=precision == "float16"),  # float16 gradients underflow unscaled
         ),
-        network=DistributedDataParallel(model, broadcast_buffers=False) if world > 1 else model,
+        network=_distributed(model, changes=before_step is not None) if world > 1 else model,
         mix=_mix(settings, len(setup.dataset.classes)),
         schedule=_schedule(optimizer, settings, len(part) // batch_size),
         precision=precision,
         batch_size=batch_size,
         rank=rank,
         world=world,
+        before_step=before_step,
     )
+
+
+def _distributed(model: nn.Module, *, changes: bool) -> nn.Module:
+    """The model for a process group; with `changes`, each process uses other parameters in each step."""
+    return DistributedDataParallel(model, broadcast_buffers=False, find_unused_parameters=changes)
 
 
 def _mix(settings: TrainSettings, num_classes: int) -> nn.Module | None:
@@ -210,8 +220,6 @@ def _train_epoch(run: _Run, epoch: int, on_step: Callable[[int, int], None] | No
     setup, settings = run.setup, run.setup.settings
     torch.manual_seed(_derive_seed(setup.seed, epoch, run.rank + 1))  # so that a resumed training gives equal bits
     generator = torch.Generator().manual_seed(_derive_seed(setup.seed, epoch))  # the same in every process
-    preprocess = setup.preprocess(resolution_at(epoch, setup.resolution, settings))
-    augment = Augment(preprocess=preprocess, settings=settings, mirrors=setup.dataset.mirrors)
     share = slice(run.rank * run.batch_size // run.world, (run.rank + 1) * run.batch_size // run.world)
     run.network.train()
     losses = torch.empty(run.steps, device=run.device)
@@ -219,6 +227,9 @@ def _train_epoch(run: _Run, epoch: int, on_step: Callable[[int, int], None] | No
     for i, batch in enumerate(order[: run.steps * run.batch_size].split(run.batch_size)):
         update = (epoch - 1) * run.steps + i
         run.schedule.step_update(update)
+        resolution = setup.resolution if run.before_step is None else run.before_step(update, run.rank)
+        preprocess = setup.preprocess(resolution_at(epoch, resolution, settings))
+        augment = Augment(preprocess=preprocess, settings=settings, mirrors=setup.dataset.mirrors)
         crops = augment.draw(run.batch_size, (run.images.shape[1], run.images.shape[2]), generator)
         losses[i] = _step(run, augment, batch[share], crops[share])
         if run.state.ema is not None:
