@@ -4,7 +4,7 @@ A network's code of an image has a bit for each activation: whether its input is
 SiLU, hard-swish and ReLU6 are cut at 0 too, as they pass on positive inputs and little of negative ones. The gates of
 squeeze-and-excite have no bits. The score is log |det K|, where K[i, j] is the number of equal bits of images i and j.
 
-Source: arXiv:2006.04647, section 3, equation 2, with the authors' 128 images and BatchNorm by the statistics of these images.
+Source: arXiv:2006.04647 and its authors' code, with its 128 images, and BatchNorm by the statistics of these images.
 """
 
 import math

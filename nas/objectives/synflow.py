@@ -5,7 +5,7 @@ activations that pass on their input, as a ReLU does to what is positive. The ga
 the sum over all paths of the product of their weights. The score is the logarithm of the sum of weight times dR/dweight over the
 weights of all convolutions and linear layers. The logarithm keeps the ranking; the sums themselves reach 10^120.
 
-Source: arXiv:2006.05467, equation 2; as a score of a network without BatchNorm: arXiv:2101.08134, section 3.2.
+Source: arXiv:2006.05467; as the score of a network, and without BatchNorm: arXiv:2101.08134 and its authors' code.
 """
 
 import math

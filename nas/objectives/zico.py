@@ -4,9 +4,9 @@ The score is the sum over convolutions and linear layers of log(sum over the lay
 of the absolute gradient of the cross-entropy over the batches. Weights whose gradient does not vary are left out, as in the
 authors' code. BatchNorm normalises each batch by its own statistics, as in training.
 
-Source: arXiv:2301.11300, the definition of ZiCo in section 3.3. The authors' code has two batches, adds the second's gradient to
-the first's, and takes the deviation of signed gradients; this follows the paper. With two batches, single weights whose two
-gradients are equal by chance dominate the sum, so these are four of 32 images.
+Source: arXiv:2301.11300. Its authors' code adds the gradients of each batch to those before, and divides by the deviation of
+signed gradients. Here each batch has its own gradients, and mean and deviation are both of their absolute values.
+With two batches, single weights whose two gradients are equal by chance would dominate the sum, so these are four of 32 images.
 """
 
 import math

@@ -41,6 +41,8 @@ def measure_proxies(candidate: Candidate, objectives: Iterable[Objective], task:
 def _with_images(candidate: Candidate, task: Task) -> Candidate:
     """The candidate with the initial module of its training, and random training images, the same ones in every trial."""
     network, device = candidate.network, pick_device()
+    if device.type == "cpu":
+        torch.set_num_threads(1)  # as in the training, so that a worker's first trial computes what the next ones do
     setup = TrainSetup(dataset=task.dataset, settings=task.settings, resolution=network.resolution, seed=task.seed)
     part = load_part(task.dataset, "train")
     drawn = torch.randperm(len(part), generator=torch.Generator().manual_seed(task.seed))[:NUM_IMAGES].numpy()

@@ -210,7 +210,7 @@ function fillTrust() {
 
 function fillPredictors() {
   if (!DATA.predictors.length) return;
-  say("predictors-caption", `How well the ranking by one column agrees with that by ${words(CURVE)}, over trained networks: Kendall's tau, from -1 to 1. What is only to look at should rank better than what is computed from the layers.`);
+  say("predictors-caption", `How well the ranking by one column agrees with that by ${words(CURVE)}, over trained networks: Kendall's tau, from -1 to 1. A proxy is worth its time only where it ranks better than the costs.`);
   byId("predictors").append(table([["column"], ["networks", true], ["tau"]], DATA.predictors));
 }
 
