@@ -38,6 +38,7 @@ class FrontierSampler(BaseSampler):
 
     - A running trial counts with its predicted values.
     - A pruned trial counts with its last reported value, extrapolated from the curves of finished trials, and with more noise.
+    - One pruned at step 0 is a forecast, such as a score by shared weights: its network may still be proposed.
     - A trial that failed, or whose values are not finite, counts as the worst observation, with much noise.
 
     As Optuna takes no reports in studies of several objectives, the user attribute `learning_curve` of a trial may hold [step,

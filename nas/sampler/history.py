@@ -37,7 +37,7 @@ class History:
     """All trials of a study except one, in the order of their numbers."""
 
     seen: set[Hashable] = field(default_factory=set)
-    """Ids of all networks that have a trial."""
+    """Ids of all networks that have a trial, other than a forecast."""
     positions: list[Position] = field(default_factory=list)
     """Positions of all trials."""
     finished: list[PastTrial] = field(default_factory=list)
@@ -67,7 +67,8 @@ def read_history(study: Study, pool: CandidatePool, *, exclude: int) -> History:
         position, network = pool.trial_network(trial.number, params)
         if position is None:
             continue
-        history.seen.add(network.id)
+        if not _is_forecast(trial):
+            history.seen.add(network.id)
         history.positions.append(position)
         _add(history, PastTrial(position, network, trial), pool)
         if not _has_failed(trial):
@@ -92,6 +93,11 @@ def _add(history: History, past: PastTrial, pool: CandidatePool) -> None:
         history.pending.append(past)
     elif learning_curve(past.trial):
         history.stopped.append(past)
+
+
+def _is_forecast(trial: FrozenTrial) -> bool:
+    """Whether it was pruned at step 0, before any training, so that its network may still get a trial."""
+    return trial.state == TrialState.PRUNED and max(learning_curve(trial), default=1) == 0
 
 
 def _has_failed(trial: FrozenTrial) -> bool:
