@@ -33,11 +33,16 @@ def print_front(df: "pd.DataFrame") -> None:
     from nas.runs.results import close_pairs, front
 
     rows = front(df)
-    print_rows(rows, ["trial", "id", *df.attrs["directions"], "seconds", "source", "name"])
+    print_rows(rows, ["trial", "id", *df.attrs["directions"], *weights_column(df), "seconds", "source", "name"])
     print(f"front: {len(rows)} of {int((df['status'] == 'done').sum())} done")
     for name, pairs in close_pairs(df).items():
         error, trials = df.attrs["table_error_pct"][name], ", ".join(f"{one} and {other}" for one, other in pairs)
         print(f"the latency table's error, {error:.1f} %, is larger than the difference in {name} of trials {trials}")
+
+
+def weights_column(df: "pd.DataFrame") -> list[str]:
+    """The column `weights`, if its values differ."""
+    return ["weights"] if df["weights"].nunique() > 1 else []
 
 
 def print_rows(df: "pd.DataFrame", columns: list[str]) -> None:

@@ -22,6 +22,8 @@ from nas.runs.results import best as best_row
 from nas.runs.results import front, history, results, select
 from nas.runs.run_folder import read_experiment, weights_file
 from nas.runs.serialization import dataset_of
+from nas.runs.trial import Weights
+from nas.searching.phases import FINE_TUNING_LR_SHARE
 from nas.training.device import device_name, pick_device
 
 logger = logging.getLogger(__name__)
@@ -140,13 +142,21 @@ def _export(
         card = make_card(
             network,
             about,
-            accuracy=accuracy | {"seed": int(row["seed"])},
+            accuracy=accuracy | {"seed": int(row["seed"])} | _weights(described, row),
             train=described["train"] | {"device": row["device"], "precision": row["precision"], "seconds": float(row["seconds"])},
             versions=described["sessions"][-1]["versions"],
         )
         write_export(target, network, weights, card | {"run": run.name, "trial": int(row["trial"])}, parts, int8=int8)
         on_done(target)
     return list(rows)
+
+
+def _weights(described: Mapping[str, Any], row: "pd.Series[Any]") -> dict[str, Any]:
+    """How the network came by its weights: trained, shared or fine-tuned, and for these the epochs and the learning rate."""
+    if row["weights"] != Weights.FINE_TUNED:
+        return {"weights": row["weights"]}
+    lr = FINE_TUNING_LR_SHARE * described["train"]["lr"]
+    return {"weights": row["weights"], "fine_tuning": {"epochs": int(row["epochs"]), "lr": lr}}
 
 
 def load_unchanged(described: Mapping[str, Any], dataset: Dataset, *, int8: bool) -> dict[str, ImageData]:
@@ -187,7 +197,13 @@ def _accuracy(
 
 
 def _accuracy_of_trial(run: Path, row: "pd.Series[Any]") -> dict[str, Any]:
-    """The top-1 of the trial's last epoch, and the number of validation images."""
-    epochs = history(run)
+    """The top-1 of the trial's last epoch or score, and the number of validation images."""
+    described, epochs = read_experiment(run), history(run)
+    if row["weights"] == Weights.SHARED:
+        curve = next(one["name"] for one in described["objectives"] if one["learning_curve"])
+        return {
+            "val_top1_pct": float(row[curve]),
+            "val_images": sum(described["dataset"]["fingerprint"]["counts"]["val"].values()),
+        }
     last = epochs[epochs["trial"] == row["trial"]].iloc[-1]
     return {"val_top1_pct": float(last["val_top1_pct"]), "val_images": int(last["val_images"])}

@@ -41,7 +41,8 @@ def _pairs(values: Mapping[str, Any]) -> str:
 
 
 def _accuracy(accuracy: Mapping[str, Any]) -> Iterator[str]:
-    yield f"On {_plain(accuracy['dataset'])}, trained with seed {accuracy['seed']}; a search ranks by val and never reads test.\n"
+    on, seed = _plain(accuracy["dataset"]), accuracy["seed"]
+    yield f"On {on}, {_how_trained(accuracy)} with seed {seed}; a search ranks by val and never reads test.\n"
     yield "| part | images | top-1, % |\n|---|---|---|"
     for part in ("val", "test"):
         if f"{part}_top1_pct" in accuracy:
@@ -52,6 +53,16 @@ def _accuracy(accuracy: Mapping[str, Any]) -> Iterator[str]:
         yield "\n`model_int8.onnx` takes and gives the same arrays as `model.onnx`."
     if "not_measured" in accuracy:
         yield f"\nAs its training ended; not measured again: {_plain(accuracy['not_measured'])}."
+
+
+def _how_trained(accuracy: Mapping[str, Any]) -> str:
+    """How the network came by its weights."""
+    if "fine_tuning" in accuracy:
+        how = accuracy["fine_tuning"]
+        return f"its slice of weights shared by many networks, trained further for {how['epochs']} epochs from lr {how['lr']:g},"
+    if accuracy.get("weights") == "shared":
+        return "its slice of weights shared by many networks, without a training of its own,"
+    return "trained"
 
 
 def _opening(how: Mapping[str, Any]) -> str:

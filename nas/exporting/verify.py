@@ -57,7 +57,7 @@ def verify(
     curve = df.attrs["learning_curve"]
     if curve is None:
         raise NasError(f"{folder} was not searched for the top-1 of its trainings, so there is no ranking to verify")
-    rows = df[df["is_front"]].sort_values(curve, ascending=False).head(top)
+    rows = df[df["is_front"]].sort_values(curve, ascending=False).drop_duplicates("id").head(top)
     if rows.empty:
         raise NasError(f"{folder} has no network on its front yet")
     settings = replace(experiment.train, epochs=epochs or 10 * experiment.train.epochs)

@@ -12,7 +12,20 @@ from nas.runs.trial_log import check_history, read_history, read_trials
 from tests.made_up_runs import begin_run, end, run_of_points, skip, start, write
 from tests.simulated_search import new_run
 
-OPTIONAL = {"name", "baseline", "reused", "reason", "error", "seconds", "fingerprint", "device", "precision", "epochs"}
+OPTIONAL = {
+    "name",
+    "weights",
+    "from_trial",
+    "baseline",
+    "reused",
+    "reason",
+    "error",
+    "seconds",
+    "fingerprint",
+    "device",
+    "precision",
+    "epochs",
+}
 """Fields that a line of the log may lack."""
 
 
