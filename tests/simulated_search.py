@@ -81,18 +81,19 @@ class Played:
         if not isinstance(config, dict):
             return config
         self.configs[trial_id] = config
-        return config["network"]
+        return config["networks"][0][1]
 
     def end(self, trial_id, outcome):
         self.searcher.record(trial_id, {"outcome": json.dumps(outcome.to_record())})
 
-    def finish(self, trial_id, top1):
-        """End a trial as its worker does, with weights in its folder."""
-        number = self.configs[trial_id]["trial"]
+    def finish(self, trial_id, top1, val_loss=1.0):
+        """End a trial, of a batch the one under way, as its worker does, with weights in its folder."""
+        number = self.searcher.pending[trial_id][0].number
         folder = Path(self.state.front_weights.folder(number).uri)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "weights.safetensors").write_text(str(number))
-        self.end(trial_id, Outcome(status=Status.DONE, values={"val_top1_pct": float(top1)}, seconds=1.0, device="cpu"))
+        values = {"val_top1_pct": float(top1)}
+        self.end(trial_id, Outcome(status=Status.DONE, values=values, seconds=1.0, device="cpu", val_loss=val_loss))
 
     def epoch(self, trial_id, epoch, top1, images=10**12):
         """An epoch of a trial, as Ray passes it on; whether the trial goes on."""
@@ -117,7 +118,7 @@ class Played:
 
     def cost(self, trial_id):
         """Multiply-adds of a trial, in millions."""
-        return self.searcher.pending[trial_id].point.values["macs_m"]
+        return self.searcher.pending[trial_id][0].point.values["macs_m"]
 
 
 def new_run(folder, *, workers=8, **fields) -> Played:

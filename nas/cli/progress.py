@@ -4,10 +4,10 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
 from rich.console import Console, RenderableType
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
 from nas.cli.output import log_to_stdout
@@ -15,6 +15,8 @@ from nas.training.settings import Epoch
 
 if TYPE_CHECKING:  # importing it loads Ray, which a training does not need
     from nas.searching.searcher import ArchitectureSearcher
+
+PHASES: Final = ("scores", "trainings", "fine-tunings", "trainings alone")  # of a search, in their order
 
 
 @contextmanager
@@ -60,20 +62,21 @@ class ShownTraining(Progress):
 
 
 class _SearchProgress(Progress):
-    """A search's bar, its trials by status, and its best values so far; every refresh reads them from the searcher."""
+    """A bar for each phase of a search, its trials by status, its best values so far, which the searcher has at each refresh."""
 
     def __init__(self, searcher: "ArchitectureSearcher") -> None:
         self.searcher, console = searcher, Console()  # set before super().__init__, which draws
-        columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("left"))
+        self.phases: dict[str, TaskID] = {}
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("left"))
         options: dict[str, Any] = {"refresh_per_second": 4, "speed_estimate_period": math.inf}
         super().__init__(*columns, console=console, disable=not console.is_terminal, **options)
-        self.add_task("", total=searcher.state.session.experiment.trials, completed=searcher.state.log.tally.ended)
+        self.phases = {name: self.add_task(name, total=None, visible=False) for name in PHASES}
 
     def get_renderables(self) -> Iterator[RenderableType]:
-        """The bar and two lines below it."""
+        """The bars and two lines below them."""
         state, tally = self.searcher.state, self.searcher.state.log.tally
-        for task in self.task_ids:
-            self.update(task, completed=tally.ended)
+        for phase in self.searcher.phases() if self.phases else ():
+            self.update(self.phases[phase.name], completed=phase.ended, total=phase.total, visible=True)
         yield self.make_tasks_table(self.tasks)
         yield Text.from_markup(
             f"[green]{tally.done} done[/] · {len(self.searcher.pending)} running · {tally.stopped} stopped early · "

@@ -126,8 +126,8 @@ class _Description:
     latency_error_pct: float | None
     """Mean absolute percentage error of the latency table."""
     sessions: Annotated[list[_Session], Field(min_length=1)]
-    exhausted: bool = False
-    """Whether the last session found no other feasible network."""
+    finished: bool = False
+    """Whether the last session left nothing to do."""
 
 
 HEADER: Final = TypeAdapter(_Header)

@@ -19,7 +19,7 @@ class RunSummary(NamedTuple):
     state: str
     """running, finished or interrupted (`nas resume` continues it); or why it cannot be read."""
     trials: str = ""
-    """Trials that have ended and count / trials of the experiment, such as 12/50."""
+    """Trials that have ended and count / trials of the experiment, such as 12/50; scores in a search by shared weights."""
     front: int = 0
     """Number of networks on the front."""
     best: str = ""
@@ -45,13 +45,15 @@ def summarize(run: Path) -> RunSummary:
         described, df = read_experiment(run), results(run)
     except NasError as error:
         return RunSummary(run=run, state=f"unreadable: {error}", size_mb=size)
-    ended = sum(trial.counts for trial in read_trials(run))
+    by_scores, trials = described["shared_weights"] != "none", read_trials(run)
+    ended = sum(trial.counts_as_score if by_scores else trial.counts for trial in trials)
+    wanted = described["shared_trials" if by_scores else "trials"]
     first = next(iter(directions_of(described)))
-    finished = ended >= described["trials"] or described.get("exhausted", False)
+    finished = described.get("finished", False) or (ended >= wanted and not by_scores)  # after scores, the front is trained
     return RunSummary(
         run=run,
         state="running" if is_running(run) else "finished" if finished else "interrupted",
-        trials=f"{ended}/{described['trials']}",
+        trials=f"{ended}/{wanted}",
         front=int(df["is_front"].sum()),
         best=f"{first} {best(df, first, within_error=True)[first]:.4g}" if df["is_front"].any() else "",
         size_mb=size,

@@ -29,6 +29,7 @@ LOCK_FILE: Final = "lock"
 WEIGHTS: Final = "checkpoints"
 RAY: Final = "ray"
 LATENCY_FILE: Final = "latency.json"
+SHARED: Final = "shared"  # shared weights
 FULL: Final = "full"  # export folders of full trainings
 LOCK_WAIT: Final = 2.0  # seconds; `is_running` in another process holds the lock for a moment
 BUSY: Final = "another process is searching {run}; wait for its end, or stop it with Ctrl-C"
@@ -37,6 +38,11 @@ BUSY: Final = "another process is searching {run}; wait for its end, or stop it 
 def weights_file(run: Path, trial: int) -> Path:
     """The file of the weights of a finished trial; it exists only if the run keeps them."""
     return run / WEIGHTS / f"{trial}.safetensors"
+
+
+def shared_weights_file(run: Path) -> Path:
+    """The file of a run's shared weights; it exists once they are trained."""
+    return run / SHARED / "weights.safetensors"
 
 
 def create_run(experiment: Experiment, name: str, fingerprint: Fingerprint | None = None) -> Path:

@@ -79,7 +79,7 @@ class SuccessiveHalving:
 
 
 class EarlyStopping(FIFOScheduler):
-    """Stops a trial after an epoch if the search is interrupted or it falls behind, which a baseline never does."""
+    """Stops a trial after an epoch if the search is interrupted or it falls behind; a trial without costs never does."""
 
     def __init__(self, halving: SuccessiveHalving, *, enabled: bool, interrupted: Event) -> None:
         super().__init__()
@@ -98,12 +98,15 @@ class EarlyStopping(FIFOScheduler):
         result: dict[str, Any],
     ) -> str:
         """Ray's next action for the trial: CONTINUE or STOP."""
-        should_continue = "epoch" not in result or (not self.interrupted.is_set() and self._judged(trial.config, result))
+        if "epoch" in result:
+            should_continue = not self.interrupted.is_set() and self._judged(trial.config, result)
+        else:  # an interrupted batch of scores ends after the one that it reports
+            should_continue = len(trial.config["networks"]) == 1 or not self.interrupted.is_set()
         decision: str = TrialScheduler.CONTINUE if should_continue else TrialScheduler.STOP
         return decision
 
     def _judged(self, config: Mapping[str, Any], result: Mapping[str, Any]) -> bool:
-        if config["costs"] is None:  # a baseline
+        if config["costs"] is None:  # the sampler did not propose it
             return True
         rung_result = RungResult.of(result["val_top1_pct"], result["val_images"], tuple(config["costs"]))
         return self.halving.should_continue(config["trial"], result["epoch"], rung_result) or not self.enabled

@@ -19,9 +19,10 @@ from nas.runs.experiment import Experiment
 from nas.runs.images import check_same_images, dataset_difference, explaining_gone, moved_images
 from nas.runs.run_folder import LATENCY_FILE, WEIGHTS, read_experiment, write_experiment
 from nas.runs.serialization import PLAIN, as_json, describe, describe_session, experiment_of, from_plain
-from nas.runs.trial import UNDER_WAY, Trial
+from nas.runs.trial import UNDER_WAY, Trial, Weights
 from nas.searching.checkpoint_storage import check_storage
 from nas.searching.feasibility import Feasibility, check_limits
+from nas.searching.phases import can_continue, num_wanted, work_left
 from nas.searching.problem import Point, Problem
 from nas.searching.samplers import SAMPLERS, check_sampler
 from nas.searching.warm_start import ReusedResult, WarmStart, baselines, reusable_results, warm_starts
@@ -242,13 +243,16 @@ def check_unfinished(run: Path, experiment: Experiment, plan: Plan, past: Sequen
 
     Raises: FinishedError if it has none.
     """
-    ended = sum(trial.counts for trial in past)
-    waiting = sum(trial.status in UNDER_WAY for trial in past)
-    seen = {trial.id for trial in past if trial.number is not None}
-    new = any(point.id not in seen for point in plan.baselines.values())
-    if ended >= experiment.trials and not waiting and not new:
+    shared = experiment.uses_shared_weights
+    ended = sum(trial.counts_as_score if shared else trial.counts for trial in past)
+    waiting = sum(trial.status in UNDER_WAY and can_continue(trial, experiment) for trial in past)
+    trained = {trial.id for trial in past if trial.number is not None and trial.weights in (None, Weights.TRAINED)}
+    new = any(point.id not in trained for point in plan.baselines.values())
+    if not (work_left(experiment, plan.problem, past) or waiting or new):
+        done = "networks are scored, and their front is trained" if shared else "trials have ended"
+        option = "shared-trials" if shared else "trials"
         raise FinishedError(
-            f"{run} is finished: {ended} of {experiment.trials} trials have ended; extend it with more --trials, or --baselines"
+            f"{run} is finished: {ended} of {num_wanted(experiment)} {done}; extend it with more --{option}, or --baselines"
         )
     logger.info("%d trials have ended, %d continue", ended, waiting)
 
@@ -260,5 +264,5 @@ def record_session(run: Path, described: Mapping[str, Any], after: Experiment) -
     new = {name: (described[name], now[name]) for name in others if now[name] != described[name]}
     dataset = now["dataset"] | {"fingerprint": described["dataset"]["fingerprint"]}
     session = describe_session(new | moved_images(described["dataset"], dataset))
-    record = {"dataset": dataset, "sessions": [*described["sessions"], session], "exhausted": False}
+    record = {"dataset": dataset, "sessions": [*described["sessions"], session], "finished": False}
     write_experiment(run, dict(described) | {name: now[name] for name in new} | record)

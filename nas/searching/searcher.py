@@ -16,7 +16,17 @@ from ray.tune.search import Searcher
 
 from nas.errors import NasError
 from nas.records import parse
-from nas.runs.trial import Outcome, Reason, Status
+from nas.runs.trial import Outcome, Reason, Status, Weights
+from nas.searching.phases import (
+    ORDER,
+    Phase,
+    front_phases,
+    front_trainings,
+    num_wanted,
+    scored_front,
+    scored_starts,
+    work_left,
+)
 from nas.searching.replay import replay
 from nas.searching.state import ActiveTrial, SearchState
 from nas.searching.warm_start import reused_starts
@@ -27,6 +37,7 @@ logger = logging.getLogger(__name__)
 OUTCOME: Final = TypeAdapter(Outcome)
 SILENT_SECONDS: Final = 600.0  # without a report, after which the log says so
 SILENT_FACTOR: Final = 10.0  # ... or so many times the longest silence before
+MAX_BATCH: Final = 16  # scores that Ray runs as one trial of its own, as each of these costs it 0.14 s
 EPOCH_FIELDS = tuple(field.name for field in fields(Epoch))
 
 
@@ -39,13 +50,16 @@ class ArchitectureSearcher(Searcher):
         self.state = state
         self.workers = workers
         self.failure: Exception | None = None  # the first fatal error; Ray swallows exceptions here, so the driver re-raises it
-        self.pending: dict[str, ActiveTrial] = {}  # by Ray's trial id
+        self.pending: dict[str, deque[ActiveTrial]] = {}  # Ray's trial id → its batch, of which the first is under way
         self._warnings: set[str] = set()
         self._longest_silence = 0.0  # seconds between two reports of a trial
         plan = state.session.plan
         replay(state)
-        self._baselines = deque((name, point) for name, point in plan.baselines.items() if point.id not in state.proposer.seen)
-        starts = [*reused_starts(plan.problem.space, plan.reused.values()), *plan.starts]
+        trained = {trial.id for trial in state.trials.values() if trial.weights in (None, Weights.TRAINED)}
+        self._baselines = deque((name, point) for name, point in plan.baselines.items() if point.id not in trained)
+        self._scoring: tuple[float, int] | None = None  # when this session's scores began, and how many there were before
+        scored = scored_starts(plan.problem, state.trials.values()) if state.weights is Weights.TRAINED else []
+        starts = [*reused_starts(plan.problem.space, plan.reused.values()), *plan.starts, *scored]
         state.proposer.enqueue_starts(starts, plan.feasibility)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -57,32 +71,48 @@ class ArchitectureSearcher(Searcher):
         return True
 
     def suggest(self, trial_id: str) -> Any:
-        """The next network for Ray to run; None if Ray should ask again later; FINISHED if there is none."""
+        """The next networks for Ray to run; None if Ray should ask again later; FINISHED if there are none."""
         if self.failure is not None or self.state.interrupted.is_set():
             return Searcher.FINISHED
         if len(self.pending) >= self.workers:
             return None
-        pending = None
+        batch = self.pending[trial_id] = deque()
         with self._keeping_failure():
-            pending = self.state.waiting.popleft() if self.state.waiting else self._new()
-        if pending is None:  # a running trial may have to start again
+            self._fill(batch)
+        if not batch:
+            del self.pending[trial_id]
+        if not batch or self.failure is not None:  # a running trial may have to start again
             return None if self.pending and self.failure is None else Searcher.FINISHED
-        pending.started = pending.begun = None
-        pending.overdue = pending.is_silent = False
-        self.pending[trial_id] = pending
-        costs = None if pending.optuna_trial is None else self.state.session.plan.problem.cost_losses(pending.point)
-        return {"trial": pending.number, "network": pending.point.text, "costs": costs}
+        for trial in batch:
+            trial.started = trial.begun = None
+            trial.overdue = trial.is_silent = False
+        first = batch[0]
+        judged = first.optuna_trial is not None and first.weights is not Weights.SHARED
+        return {
+            "trial": first.number,
+            "networks": [(trial.number, trial.point.text, trial.weights and trial.weights.value) for trial in batch],
+            "costs": self.state.session.plan.problem.cost_losses(first.point) if judged else None,
+        }
+
+    @property
+    def active(self) -> list[ActiveTrial]:
+        """The trials that workers have: those under way, and those of their batches that come after them."""
+        return [trial for batch in self.pending.values() for trial in batch]
 
     def started(self, trial_id: str) -> None:
         """Note that a trial has its worker process."""
         if trial_id in self.pending:
-            self.pending[trial_id].started = self.pending[trial_id].heard = time.monotonic()
+            first = self.pending[trial_id][0]
+            first.started = first.heard = time.monotonic()
 
     def record(self, trial_id: str, result: Mapping[str, Any]) -> None:
-        """Log a trial's report: its begin, an epoch or its outcome, and the warnings of its worker process, each text once."""
-        pending = self.pending.get(trial_id)
-        if pending is None or self.failure is not None:
+        """Log a trial's report: its begin, an epoch or its outcome, and the warnings of its worker process, each text once.
+
+        After its outcome the next trial of its batch begins.
+        """
+        if trial_id not in self.pending or self.failure is not None:
             return
+        pending = self.pending[trial_id][0]
         self._hear(pending)
         for text in result.get("warnings", "").splitlines():
             if text not in self._warnings:
@@ -94,7 +124,9 @@ class ArchitectureSearcher(Searcher):
             with self._keeping_failure():
                 self.state.epoch(pending, Epoch(**{name: result[name] for name in EPOCH_FIELDS}))
         elif "begun" in result:
-            pending.begun = time.monotonic()
+            pending.begin()
+            if pending.weights is Weights.SHARED and self._scoring is None:
+                self._scoring = time.monotonic(), self.state.log.tally.ended
 
     def overdue(self) -> Iterator[str]:
         """Ray's ids of the trials whose worker process is to be killed, each once: they have had more than their time.
@@ -102,7 +134,7 @@ class ArchitectureSearcher(Searcher):
         Logs a trial whose worker process has been silent for long; without a timeout it continues.
         """
         timeout = self.state.session.experiment.trial_timeout
-        for trial_id, pending in self.pending.items():
+        for trial_id, (pending, *_) in self.pending.items():
             if pending.seconds_over(timeout) > 0 and not pending.overdue:
                 pending.overdue = True
                 yield trial_id
@@ -125,35 +157,50 @@ class ArchitectureSearcher(Searcher):
     def lost(self, trial_id: str, node: str | None, alive: Collection[str], *, reason: Reason, cause: str) -> None:
         """Restart a trial whose worker process died on a node, or end it if that has happened too often.
 
+        The rest of its batch waits for another worker; it is not to blame.
         `alive` are the nodes that Ray still reaches. The reason is oom if the process was killed for its memory use, else crash;
         `cause` says why it died.
         """
-        pending = self.pending.get(trial_id)
-        if pending is None or self.failure is not None or self.state.interrupted.is_set():
+        if trial_id not in self.pending or self.failure is not None or self.state.interrupted.is_set():
             return
+        pending = self.pending[trial_id][0]
         pending.lost_nodes.append(node)
         failure = pending.failure(alive, reason, cause=cause, timeout=self.state.session.experiment.trial_timeout)
         if failure is not None:
             self._end(trial_id, failure)
+            self._wait(trial_id)
             return
         with self._keeping_failure():
             self.state.log.retry(pending.number, retries=len(pending.lost_nodes), crashes=pending.crashes(alive))
             logger.info("trial %d starts again: its worker process or machine was lost (%s)", pending.number, cause)
-            self.state.waiting.append(self.pending.pop(trial_id))
+            self.state.waiting.append(self.pending[trial_id].popleft())
+            self._wait(trial_id)
 
     def fail(self, trial_id: str, error: str) -> None:
         """End a trial with an error in our code or the user's, which would occur again."""
         if trial_id in self.pending and self.failure is None:
             self._end(trial_id, Outcome(status=Status.FAILED, reason=Reason.CRASH, error=error))
+            self._wait(trial_id)
+
+    def phases(self) -> list[Phase]:
+        """How far the session is: its proposals, and once all of these have their scores, the trainings of the front."""
+        experiment, state = self.state.session.experiment, self.state
+        total = state.log.tally.ended if state.proposer.exhausted else num_wanted(experiment)
+        name = "scores" if experiment.uses_shared_weights else "trainings"
+        proposals = Phase(name, state.log.tally.ended, total)
+        if proposals.ended < total or not experiment.uses_shared_weights:
+            return [proposals]
+        return [proposals, *front_phases(experiment, state.session.plan.problem, state.trials.values())]
 
     def close(self) -> bool:
         """Log unfinished trials as interrupted; True if `resume` has work left."""
-        left = [*self.pending.values(), *self.state.waiting]
+        state = self.state
+        left = [*self.active, *state.waiting]
         for pending in left:
-            values = self.state.values_so_far(pending)
-            self.state.log.interrupt(pending.number, epochs=len(pending.epochs), values=values)
+            state.log.interrupt(pending.number, epochs=len(pending.epochs), values=state.values_so_far(pending))
         self.pending.clear()
-        wanted = self.state.log.tally.ended < self.state.session.experiment.trials and not self.state.proposer.exhausted
+        trials, exhausted = state.trials.values(), state.proposer.exhausted
+        wanted = work_left(state.session.experiment, state.session.plan.problem, trials, exhausted=exhausted)
         return bool(left or self._baselines) or wanted
 
     def save(self, checkpoint_path: str) -> None:
@@ -173,35 +220,91 @@ class ArchitectureSearcher(Searcher):
         self._longest_silence = max(self._longest_silence, now - pending.heard)
         pending.heard, pending.is_silent = now, False
 
+    def _fill(self, batch: deque[ActiveTrial]) -> None:
+        """Add what a worker gets: a training, or so many scores that every worker gets some of those left."""
+        size = min(MAX_BATCH, -(-self._num_left // self.workers))
+        while not batch or (len(batch) < size and self._is_score_next):
+            trial = self.state.waiting.popleft() if self.state.waiting else self._new()
+            if trial is not None:
+                batch.append(trial)
+            if trial is None or trial.weights is not Weights.SHARED:
+                return
+
+    @property
+    def _num_left(self) -> int:
+        """The number of the sampler's networks that no worker has yet."""
+        in_work = sum(trial.optuna_trial is not None for trial in self.active)
+        return num_wanted(self.state.session.experiment) - self.state.log.tally.ended - in_work
+
+    @property
+    def _is_score_next(self) -> bool:
+        waiting = self.state.waiting
+        return waiting[0].weights is Weights.SHARED if waiting else not self._baselines and self._can_propose
+
+    @property
+    def _can_propose(self) -> bool:
+        return self._num_left > 0 and not self.state.proposer.exhausted
+
     def _new(self) -> ActiveTrial | None:
-        """The next new trial, baselines first; None if the search is over."""
+        """The next new trial: baselines first, then the sampler's networks, then the front by shared weights; None at the end."""
         state = self.state
         if self._baselines:
-            name, point = self._baselines.popleft()
-            return state.begin(point, source="reference", name=name)
-        begun = state.log.tally.ended + sum(pending.optuna_trial is not None for pending in self.pending.values())
-        while begun < state.session.experiment.trials and not state.proposer.exhausted:
+            return state.begin_baseline(*self._baselines.popleft())
+        while self._can_propose:
             proposal = state.proposer.ask()
             if proposal is None:
                 logger.warning("no other feasible network was found; the search ends early")
-                return None
+                break
             optuna_trial, point = proposal
             reused = state.session.plan.reused.get(point.id)
             if reused is None:
                 start = optuna_trial.user_attrs
-                return state.begin(point, source=start.get("source", "search"), name=start.get("name"), optuna_trial=optuna_trial)
-            pending = state.begin(point, source="reuse", name=reused.name, optuna_trial=optuna_trial)
+                return state.propose(point, optuna_trial, source=start.get("source", "search"), name=start.get("name"))
+            pending = state.propose(point, optuna_trial, source="reuse", name=reused.name)
             state.end(pending, reused.outcome, weights=reused.weights, reused=True)
-        return None
+        return self._of_front() if state.session.experiment.uses_shared_weights else None
+
+    def _of_front(self) -> ActiveTrial | None:
+        """The next training of the front by shared weights; None if there is none, or until all before it have ended."""
+        state = self.state
+        experiment, problem = state.session.experiment, state.session.plan.problem
+        if any(trial.weights is Weights.SHARED for trial in self.active):
+            return None
+        self._log_scores()
+        training = next(front_trainings(experiment, problem, state.trials.values()), None)
+        if training is None:
+            return None
+        before = ORDER[: ORDER.index(training.weights)]
+        is_early = any(trial.weights in before for trial in self.active)
+        return None if is_early else state.begin_of_front(training.scored, training.weights)
+
+    def _log_scores(self) -> None:
+        """Say once how many networks were scored, and in which time."""
+        if self._scoring is None:
+            return
+        (begun, before), self._scoring = self._scoring, None
+        num, seconds = self.state.log.tally.ended - before, time.monotonic() - begun
+        front = scored_front(self.state.session.plan.problem, self.state.trials.values())
+        logger.info("scored %d networks in %.1f s, %.1f a second; %d are on their front", num, seconds, num / seconds, len(front))
 
     def _end(self, trial_id: str, outcome: Outcome) -> None:
         """Log a trial's outcome; a disk that cannot be written ends the search instead, and the trial is tried again."""
+        batch = self.pending[trial_id]
         if outcome.is_disk_fault:
             error = (outcome.error or "").removeprefix("NasError: ")
-            self.stop(NasError(f"trial {self.pending[trial_id].number}: {error}"))
+            self.stop(NasError(f"trial {batch[0].number}: {error}"))
             return
         with self._keeping_failure():
-            self.state.end(self.pending.pop(trial_id), outcome)
+            self.state.end(batch.popleft(), outcome)
+        if outcome.reason is Reason.CRASH or not batch:  # the worker process ends after a crash
+            self._wait(trial_id)
+        else:
+            batch[0].started = time.monotonic()
+            batch[0].begin()
+
+    def _wait(self, trial_id: str) -> None:
+        """Let the rest of a batch, if there is any, wait for another worker."""
+        self.state.waiting.extendleft(reversed(self.pending.pop(trial_id, ())))
 
     @contextmanager
     def _keeping_failure(self) -> Iterator[None]:

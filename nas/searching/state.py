@@ -19,6 +19,7 @@ from nas.sampler.settings import LEARNING_CURVE
 from nas.searching.checkpoint_storage import TrialFolder
 from nas.searching.early_stopping import SuccessiveHalving
 from nas.searching.front_weights import FrontWeights
+from nas.searching.phases import num_wanted, search_weights
 from nas.searching.plan import Session
 from nas.searching.problem import Point
 from nas.searching.proposals import Proposer
@@ -40,8 +41,12 @@ class ActiveTrial:
     number: int
     """In the order of proposal, from 0."""
     point: Point
+    weights: Weights | None
+    """None where nothing needs training."""
     optuna_trial: optuna.Trial | None = None
-    """None for a baseline, which Optuna did not propose."""
+    """None for a network that this session's sampler did not propose: a baseline, and one of the front by shared weights."""
+    from_trial: int | None = None
+    """The trial by shared weights whose network it fine-tunes or trains alone."""
     name: str | None = None
     """The name of a baseline, else None."""
     epochs: dict[int, float] = field(default_factory=dict)
@@ -51,13 +56,17 @@ class ActiveTrial:
     started: float | None = None
     """When its worker process was last there, by the monotonic clock; None until then."""
     begun: float | None = None
-    """When it last began to train; before, its process imports what it needs."""
+    """When its training or score last began; before, its process imports what it needs."""
     heard: float = 0.0
     """When it last reported."""
     overdue: bool = False
     """Whether its process is killed for taking too long."""
     is_silent: bool = False
     """Whether the log says that its worker process has been silent."""
+
+    def begin(self) -> None:
+        """Note that its training begins, or its score."""
+        self.begun = self.heard = time.monotonic()
 
     def crashes(self, alive: Collection[str]) -> int:
         """The number of worker processes that died on a node that is still alive, or is unknown."""
@@ -98,33 +107,64 @@ class SearchState:
     interrupted: Event = field(default_factory=Event)
     """Set by Ctrl-C: no trial starts, and running ones stop after their epoch."""
     next_number: int = 0
+    trials: dict[int, Trial] = field(default_factory=dict)
+    """Every trial of this and earlier sessions by its number, as the log has it."""
+    scores: dict[str, float] = field(default_factory=dict)
+    """Network → its top-1 by shared weights in earlier sessions; a sampler of trainings learns from it as from an epoch 0."""
     waiting: deque[ActiveTrial] = field(default_factory=deque)
     """Trials to continue before new ones start."""
 
-    def begin(self, point: Point, *, source: str, name: str | None, optuna_trial: optuna.Trial | None = None) -> ActiveTrial:
-        """Start a new trial and log it."""
-        pending = ActiveTrial(
-            number=self.next_number, point=point, optuna_trial=optuna_trial, name=name if optuna_trial is None else None
+    @property
+    def weights(self) -> Weights | None:
+        """How networks that this session's sampler proposes come by their weights."""
+        return search_weights(self.session.experiment)
+
+    def propose(self, point: Point, optuna_trial: optuna.Trial, *, source: str, name: str | None) -> ActiveTrial:
+        """Start a trial of a network that the sampler proposed, or that was enqueued for it."""
+        active = ActiveTrial(number=self.next_number, point=point, weights=self.weights, optuna_trial=optuna_trial)
+        return self._started(active, source=source, name=name)
+
+    def begin_baseline(self, name: str, point: Point) -> ActiveTrial:
+        """Start the trial of a baseline."""
+        weights = Weights.TRAINED if self.session.plan.problem.trained else None
+        if point.in_space:
+            self.front_weights.pinned.add(self.next_number)
+        active = ActiveTrial(number=self.next_number, point=point, weights=weights, name=name)
+        return self._started(active, source="reference", name=name)
+
+    def begin_of_front(self, scored: Trial, weights: Weights) -> ActiveTrial:
+        """Start a training of a network of the front by shared weights."""
+        point = self.session.plan.problem.examine(dict(scored.params))
+        active = ActiveTrial(number=self.next_number, point=point, weights=weights, from_trial=scored.number)
+        return self._started(active, source="front", name=None)
+
+    def _started(self, active: ActiveTrial, *, source: str, name: str | None) -> ActiveTrial:
+        """Log a new trial."""
+        point = active.point
+        trial = Trial(
+            number=active.number,
+            id=point.id,
+            status=Status.RUNNING,
+            params=point.params,
+            values=point.values,
+            architecture=point.text,
+            source=source,
+            name=name,
+            weights=active.weights,
+            from_trial=active.from_trial,
+            is_baseline=active.name is not None,
         )
-        self.log.start(
-            Trial(
-                number=pending.number,
-                id=point.id,
-                status=Status.RUNNING,
-                params=point.params,
-                values=point.values,
-                architecture=point.text,
-                source=source,
-                name=name,
-                weights=Weights.TRAINED if self.session.plan.problem.trained else None,
-                is_baseline=optuna_trial is None,
-            )
-        )
+        self.log.start(trial)
         self.next_number += 1
-        self.proposer.seen[point.id] = pending.number
-        if optuna_trial is None and point.in_space:
-            self.front_weights.pinned.add(pending.number)
-        return pending
+        self.add(trial)
+        return active
+
+    def add(self, trial: Trial) -> None:
+        """Add a trial to those of the log; the sampler will not propose its network for such weights again."""
+        assert trial.number is not None
+        self.trials[trial.number] = trial
+        if trial.weights == self.weights:
+            self.proposer.seen[trial.id] = trial.number
 
     def epoch(self, pending: ActiveTrial, epoch: Epoch) -> None:
         """Log an epoch of a trial, once."""
@@ -150,36 +190,73 @@ class SearchState:
         values = dict(pending.point.values) if failed else self.values_so_far(pending) | dict(outcome.values)
         outcome = replace(outcome, values=values, history=(), epochs=outcome.epochs or len(pending.epochs))
         self.log.end(pending.number, outcome, reused=reused)
+        ended = replace(self.trials[pending.number], status=outcome.status, values=values, outcome=outcome, reused=reused)
+        self.trials[pending.number] = ended
         if outcome.status is Status.DONE:
             losses = self.session.plan.problem.losses(values) if pending.point.feasible else None
             self.front_weights.done(pending.number, losses, weights=weights)
         else:
             self.front_weights.ended(pending.number)
         if pending.optuna_trial is not None:
-            if curve := self.curve(pending.epochs):
+            if curve := self.learned_curve(ended, pending.epochs):
                 pending.optuna_trial.set_user_attr(LEARNING_CURVE, curve)
-            objectives = [one.name for one in self.session.plan.problem.objectives]
-            objective_values = [values[name] for name in objectives] if outcome.status is Status.DONE else None
-            self.proposer.tell(pending.optuna_trial, outcome.status, objective_values)
+            self.proposer.tell(pending.optuna_trial, outcome.status, self.study_values(ended))
             self.log.tally.count(outcome.status, reason=outcome.reason, reused=reused)
-        logger.info("%s", self._summary(pending, outcome, reused=reused))
+        if self._is_logged(ended):
+            logger.info("%s", self._summary(ended, len(pending.epochs)))
 
-    def _summary(self, pending: ActiveTrial, outcome: Outcome, *, reused: bool) -> str:
-        """The log line of a trial that has ended."""
-        experiment, tally = self.session.experiment, self.log.tally
+    def study_values(self, trial: Trial) -> list[float] | None:
+        """What Optuna learns of a trial: the value of each objective; None if it is not done.
+
+        In place of the top-1 by shared weights, whose steps are one image, it learns the loss, which ranks more finely.
+        """
+        if trial.status is not Status.DONE:
+            return None
+        values, problem = dict(trial.values), self.session.plan.problem
+        if trial.weights is Weights.SHARED and trial.outcome is not None and trial.outcome.val_loss is not None:
+            values |= {one.name: one.loss(trial.outcome.val_loss) for one in problem.trained}
+        return [values[objective.name] for objective in problem.objectives]
+
+    def learned_curve(self, trial: Trial, epochs: Mapping[int, float]) -> list[tuple[int, float]]:
+        """(epoch, top-1) pairs that a sampler of trainings learns from; epoch 0 is the network's score by shared weights."""
+        before = [(0, self.scores[trial.id])] if trial.id in self.scores else []
+        return [*before, *self.curve(epochs)]
+
+    def _is_logged(self, trial: Trial) -> bool:
+        """Whether the log has a line for an ended trial: of scores only failures, the front and every twentieth part."""
+        if trial.weights is not Weights.SHARED or trial.status is not Status.DONE:
+            return True
+        step = max(1, self.session.experiment.shared_trials // 20)
+        return trial.number in self.front_weights.front or self.log.tally.ended % step == 0
+
+    def _summary(self, trial: Trial, epochs: int) -> str:
+        """The log line of a trial that has ended after so many epochs."""
+        experiment, outcome = self.session.experiment, trial.outcome
+        assert outcome is not None
         names = [one.name for one in experiment.objectives if one.name in outcome.values]
         result = ", ".join(f"{name} {outcome.values[name]:.4g}" for name in names)
         after = ""
         if outcome.status is Status.FAILED:
             result = f"{outcome.reason}, {outcome.error}"
         if outcome.status is Status.STOPPED:
-            epochs = f" after epoch {len(pending.epochs)} of {experiment.train.epochs}"
-            after = " by a limit" if outcome.reason is Reason.LIMIT else epochs
-        if pending.optuna_trial is None:
-            return f"baseline {pending.name} {outcome.status}: {result}"
-        if reused:
-            return f"trial {pending.number} reused: {result}"
-        return f"{tally.ended}/{experiment.trials} trial {pending.number} {outcome.status}{after}: {result}"
+            after = " by a limit" if outcome.reason is Reason.LIMIT else f" after epoch {epochs} of {experiment.train.epochs}"
+        if trial.is_baseline:
+            return f"baseline {trial.name} {outcome.status}: {result}"
+        if trial.reused:
+            return f"trial {trial.number} reused: {result}"
+        if trial.from_trial is not None:
+            how = "trained alone" if trial.weights is Weights.TRAINED else "fine-tuned"
+            return f"trial {trial.number}, trial {trial.from_trial} {how}, {outcome.status}{after}: {result}{self._gain(trial)}"
+        what = "score of " if trial.weights is Weights.SHARED else ""
+        counted = f"{self.log.tally.ended}/{num_wanted(experiment)} " if trial.weights == self.weights else ""
+        return f"{counted}{what}trial {trial.number} {outcome.status}{after}: {result}"
+
+    def _gain(self, trial: Trial) -> str:
+        """By how much a done network of the front is better than its score."""
+        name = self.session.plan.problem.trained[0].name
+        if trial.status is not Status.DONE or trial.from_trial is None:
+            return ""
+        return f" ({trial.values[name] - self.trials[trial.from_trial].values[name]:+.2f})"
 
 
 def make_state(session: Session) -> SearchState:

@@ -1,11 +1,26 @@
 """The arguments of a worker process: the task that all trials of a session share, and where they run."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from numpy.typing import NDArray
 
 from nas.datasets import Dataset
 from nas.objectives import Objective
 from nas.objectives.latency.table import LatencyTable
 from nas.training.settings import TrainSettings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SharedWeights:
+    """The shared weights of a session; equal if their digests are."""
+
+    digest: str
+    tensors: Mapping[str, NDArray[Any]] = field(compare=False, repr=False)
+    """Name → whole tensor."""
+    dataset: Dataset = field(compare=False)
+    """The images that networks are scored on."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,6 +35,10 @@ class Task:
     """The seed of weights and batches."""
     latency: LatencyTable | None = None
     """The latencies of layers on the target device; None to measure each network's latency if an objective needs it."""
+    fine_tuning: TrainSettings | None = None
+    """The settings of a fine-tuning; None if the session has no shared weights."""
+    shared: SharedWeights | None = None
+    """Set in the worker process, which gets the tensors by themselves."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

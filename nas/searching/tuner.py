@@ -1,11 +1,13 @@
 """Experiment → run folder: Ray Tune runs the trials that the searcher proposes, on this machine or on a cluster."""
 
+import hashlib
 import json
 import logging
 import shutil
 import signal
 import sys
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict
@@ -16,14 +18,17 @@ from types import FrameType
 from typing import Any, TypeVar
 
 from ray import tune
+from safetensors.numpy import load
 
 from nas.errors import NasError, is_disk_fault
 from nas.paths import absolute
 from nas.runs.experiment import Experiment
-from nas.runs.run_folder import RAY, create_run, locked, mend_logs, read_experiment, write_experiment
+from nas.runs.run_folder import RAY, create_run, locked, mend_logs, read_experiment, shared_weights_file, write_experiment
+from nas.runs.trial import Weights
 from nas.runs.trial_log import check_history, read_history, read_trials
 from nas.searching.early_stopping import EarlyStopping
 from nas.searching.parcel import Parcel, in_worker, pack
+from nas.searching.phases import fine_tuning
 from nas.searching.plan import (
     FinishedError,
     Plan,
@@ -140,6 +145,7 @@ def task_of(experiment: Experiment, plan: Plan) -> Task:
         settings=experiment.train,
         seed=experiment.seed,
         latency=problem.latency_table,
+        fine_tuning=fine_tuning(experiment),
     )
 
 
@@ -167,10 +173,15 @@ def run_session(session: Session, parcel: Parcel, watch: Watch) -> None:
         if searcher.failure is not None:
             raise _with_hint(searcher.failure, run)
     tally = searcher.state.log.tally
-    logger.info("%d done, %d failed, %d stopped early", tally.done, tally.failed, tally.stopped)
+    if experiment.uses_shared_weights:
+        done = Counter(trial.weights for trial in searcher.state.trials.values() if trial.from_trial is not None)
+        logger.info("%d networks scored, %d failed", tally.done, tally.failed)
+        logger.info("of their front %d fine-tuned, %d trained alone", done[Weights.FINE_TUNED], done[Weights.TRAINED])
+    else:
+        logger.info("%d done, %d failed, %d stopped early", tally.done, tally.failed, tally.stopped)
     logger.info("%d infeasible and %d duplicate proposals skipped", tally.infeasible, tally.duplicate)
-    if searcher.state.proposer.exhausted:
-        write_experiment(run, read_experiment(run) | {"exhausted": True})
+    if not early:
+        write_experiment(run, read_experiment(run) | {"finished": True})
     if early:  # by Ctrl-C, or by SIGUSR1, with which a cluster's queue asks Tune to end
         raise KeyboardInterrupt
 
@@ -193,7 +204,8 @@ def _with_hint(error: Exception, run: Path) -> Exception:
 def _tuner(session: Session, parcel: Parcel, searcher: ArchitectureSearcher, gpus: float) -> tune.Tuner:
     experiment, state = session.experiment, searcher.state
     site = asdict(Site(storage=session.storage, folder=str(Path.cwd())))
-    trainable = tune.with_parameters(in_worker(run_trial), task=parcel.data, site=site)
+    shared = _tensors(shared_weights_file(session.run)) if experiment.uses_shared_weights else None
+    trainable = tune.with_parameters(in_worker(run_trial), task=parcel.data, site=site, shared=shared)
     storage = session.run / RAY / f"session{session.number}"
     return tune.Tuner(
         tune.with_resources(trainable, {"cpu": 1, "gpu": gpus}),
@@ -209,6 +221,12 @@ def _tuner(session: Session, parcel: Parcel, searcher: ArchitectureSearcher, gpu
             name=storage.name, storage_path=str(storage.parent), verbose=0, callbacks=[ReportCallback(searcher)]
         ),
     )
+
+
+def _tensors(file: Path) -> dict[str, Any]:
+    """The shared weights in a file as NumPy arrays, which Ray's object store hands to every worker without a copy."""
+    data = file.read_bytes()
+    return {"digest": hashlib.sha256(data).hexdigest(), "tensors": load(data)}
 
 
 @contextmanager

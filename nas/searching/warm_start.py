@@ -16,7 +16,7 @@ from nas.runs.images import dataset_difference
 from nas.runs.results import front, results
 from nas.runs.run_folder import EXPERIMENT_FILE, read_experiment, weights_file
 from nas.runs.serialization import as_json, describe
-from nas.runs.trial import Outcome, Status
+from nas.runs.trial import Outcome, Status, Weights
 from nas.runs.trial_log import read_trials
 from nas.searching.problem import Point, Problem
 from nas.spaces import Params, SearchSpace, sample
@@ -30,7 +30,7 @@ class WarmStart:
 
     params: Params
     source: str
-    """reference, start or reuse."""
+    """reference, start, reuse or front."""
     name: str
     """The reference's name, the name that the user gave, or for a reused network its run and trial."""
 
@@ -99,6 +99,8 @@ def reusable_results(experiment: Experiment) -> dict[str, ReusedResult]:
         _check_same_training(experiment, name, read_experiment(run))
         for trial in read_trials(run):
             if trial.status is not Status.DONE or trial.number is None:
+                continue
+            if trial.weights in (Weights.SHARED, Weights.FINE_TUNED):
                 continue
             if trial.outcome and trial.architecture and trial.values.keys() >= set(trained):
                 reusable[trial.id] = ReusedResult(

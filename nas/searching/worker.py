@@ -8,16 +8,16 @@ import logging
 import os
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import ray
 from ray import tune
 
-from nas.runs.trial import Outcome, Reason, Status
+from nas.runs.trial import Outcome, Reason, Status, Weights
 from nas.searching.checkpoint_storage import TrialFolder
-from nas.searching.task import Site, Task
+from nas.searching.task import SharedWeights, Site, Task
 from nas.searching.unpack import unpack
 from nas.training.settings import Epoch
 
@@ -43,33 +43,45 @@ class Warnings(logging.Handler):
         tune.report({**fields, "warnings": "\n".join(texts)} if texts else dict(fields))
 
 
-def run_trial(config: dict[str, Any], *, task: bytes, site: dict[str, Any]) -> None:
-    """Run one trial of a packed task: report that it begins, then every epoch, then the outcome."""
+def run_trial(config: dict[str, Any], *, task: bytes, site: dict[str, Any], shared: dict[str, Any] | None) -> None:
+    """Run the trials of a batch of a packed task one after the other, with the `shared` weights if there are any.
+
+    Reports that the first begins, then every epoch of a training, and each trial's outcome, after which the next one begins.
+    """
     prepare_process(site["folder"])
     warnings = Warnings()
     logging.getLogger("nas").addHandler(warnings)
     try:
-        outcome = _outcome(config, unpack(task), Site(**site), warnings)
-        warnings.report({"outcome": json.dumps(outcome.to_record())})  # as text, since Ray flattens nested values
+        unpacked: Task = unpack(task)
+        if shared is not None:
+            unpacked = replace(unpacked, shared=SharedWeights(**shared, dataset=unpacked.dataset))
+        for i, network in enumerate(config["networks"]):
+            outcome = _outcome(network, unpacked, Site(**site), warnings, is_first=i == 0)
+            warnings.report({"outcome": json.dumps(outcome.to_record())} | _whereabouts())  # as text, since Ray flattens values
+            if outcome.reason is Reason.CRASH:
+                raise RetiredError  # a GPU error can persist in the process
     finally:
         logging.getLogger("nas").removeHandler(warnings)
-    if outcome.reason is Reason.CRASH:
-        raise RetiredError  # a GPU error can persist in the process
 
 
-def _outcome(config: dict[str, Any], task: Task, site: Site, warnings: Warnings) -> Outcome:
+def _outcome(network: tuple[int, str, str], task: Task, site: Site, warnings: Warnings, *, is_first: bool) -> Outcome:
+    """The outcome of a trial, the first of its batch or not; `network` has its number, its text, and its kind of weights."""
     if not task.objectives:
         return Outcome(status=Status.DONE)
     from nas.searching.evaluate import evaluate  # takes seconds, which do not count as the trial's time
 
-    warnings.report({"begun": True} | _whereabouts())
-    with TrialFolder.of(site.storage, config["trial"]).opened() as (folder, push):
+    number, text, weights = network
+    with TrialFolder.of(site.storage, number).opened() as (folder, push):
+
+        def on_begin() -> None:
+            if is_first:  # each report waits for the driver's answer
+                warnings.report({"begun": True} | _whereabouts())
 
         def on_epoch(epoch: Epoch) -> None:
             push()
             warnings.report(asdict(epoch) | _whereabouts())
 
-        outcome = evaluate(config["network"], task, folder=folder, on_epoch=on_epoch)
+        outcome = evaluate(text, task, folder=folder, weights=Weights(weights), on_begin=on_begin, on_epoch=on_epoch)
         push()
     return outcome
 

@@ -11,9 +11,11 @@ from safetensors.torch import load_file
 import nas
 from nas.objectives import Objective, objective
 from nas.objectives.mnasnet_reward import mnasnet_reward
-from nas.runs.trial import Reason, Status
+from nas.runs.trial import Reason, Status, Weights
 from nas.searching.evaluate import evaluate
-from nas.searching.task import Task
+from nas.searching.task import SharedWeights, Task
+from nas.supernet.network import SharedNetwork, shared_shapes
+from nas.training.predict import Preprocess, predict
 from nas.training.settings import TrainSettings
 from tests.data.shades import Shades
 from tests.test_files import full_disk
@@ -28,6 +30,53 @@ SETTINGS = TrainSettings(epochs=1, batch_size=16)
 def outcome(tmp_path, *objectives, text=TEXT, settings=SETTINGS):
     task = Task(dataset=Shades(num_images=32), objectives=objectives, settings=settings, seed=0)
     return evaluate(text, task, folder=tmp_path / "trial7")
+
+
+@pytest.fixture(scope="module")
+def shared():
+    """New shared weights, as a driver hands them to its workers."""
+    torch.manual_seed(0)
+    network = SharedNetwork(shared_shapes(SMALL, 2), 2)
+    tensors = {name: tensor.numpy() for name, tensor in network.state_dict().items()}
+    return SharedWeights(digest="d", tensors=tensors, dataset=Shades(num_images=32))
+
+
+def by_shared_weights(shared, weights, folder, **settings):
+    fine_tuning = replace(SETTINGS, **settings)
+    trained = (objective("val_top1_pct"),)
+    task = Task(dataset=shared.dataset, objectives=trained, settings=SETTINGS, seed=0, fine_tuning=fine_tuning, shared=shared)
+    return evaluate(TEXT, task, folder=folder, weights=weights)
+
+
+def test_a_score_is_that_of_the_slice_and_its_weights_are_saved(tmp_path, shared):
+    scored, again = (by_shared_weights(shared, Weights.SHARED, tmp_path / name) for name in "ab")
+    assert (scored.status, scored.history, scored.epochs) == (Status.DONE, (), 0), scored.error
+    assert (scored.values, scored.val_loss, scored.fingerprint) == (again.values, again.val_loss, again.fingerprint)
+    assert scored.seconds > 0
+    model = nas.build(SMALL, 2)
+    model.load_state_dict(load_file(tmp_path / "a" / "weights.safetensors"))
+    val = shared.dataset.load("val")
+    logits = predict(model, val, Preprocess(resolution=16, mean=(0.5,) * 3, std=(0.5,) * 3))
+    assert scored.val_loss == pytest.approx(float(torch.nn.functional.cross_entropy(logits, torch.from_numpy(val.labels))))
+    assert torch.equal(model.conv_stem.weight, torch.from_numpy(shared.tensors["conv_stem.weight"]))
+
+
+def test_a_fine_tuning_begins_at_the_slice(tmp_path, shared):
+    still = by_shared_weights(shared, Weights.FINE_TUNED, tmp_path / "still", lr=1e-12, weight_decay=0.0)
+    assert (still.status, still.epochs) == (Status.DONE, 1), still.error
+    weight = load_file(tmp_path / "still" / "weights.safetensors")["conv_stem.weight"]
+    assert torch.allclose(weight, torch.from_numpy(shared.tensors["conv_stem.weight"]), atol=1e-9)
+    moved = by_shared_weights(shared, Weights.FINE_TUNED, tmp_path / "moved", epochs=4)
+    assert moved.val_loss < still.val_loss
+    assert shared.tensors["conv_stem.weight"].tolist() == weight.tolist()  # other networks have the same slices
+
+
+def test_a_network_that_does_not_fit_into_the_shared_weights_is_a_failure(tmp_path, shared):
+    wide = replace(SMALL, stem=replace(SMALL.stem, width=2 * SMALL.stem.width))
+    task = Task(dataset=shared.dataset, objectives=(objective("val_top1_pct"),), settings=SETTINGS, seed=0, shared=shared)
+    failed = evaluate(wide.to_json(), task, folder=tmp_path, weights=Weights.SHARED)
+    assert failed.status is Status.FAILED
+    assert "does not fit into the shared weights" in failed.error
 
 
 def own(measure):
