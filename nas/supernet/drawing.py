@@ -15,6 +15,7 @@ Feasible = Callable[[Params], bool]
 POOL: Final = 256  # feasible points that are drawn at first
 MAX_DRAWS: Final = 20_000  # random points for the pool; with fewer than a tenth of POOL among them, the limits are too tight
 MAX_CROSSINGS: Final = 8  # in one step, before a point of the pool itself is taken
+SPREAD_SHARE: Final = 0.4  # of the steps, in which the draws spread from one network to all
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,6 +24,10 @@ class Draws:
 
     A step crosses two random feasible points: each parameter has the value of one of them. If most random points are feasible,
     this is as even as random points are; if few are, it finds feasible networks where random points would not.
+
+    The first step draws the network in the middle of the space. From there the draws spread: the probability that a parameter
+    has another value than there grows from 0 to 1 in SPREAD_SHARE of the steps. Random networks from the first step on learn
+    nothing for a quarter of the training.
     """
 
     space: SearchSpace
@@ -30,21 +35,19 @@ class Draws:
     seed: int
     pool: Sequence[Params]
     """Random feasible points."""
+    middle: Params
+    """The point of the pool with the median multiply-adds."""
 
-    def draw(self, step: int, rank: int) -> Architecture:
-        """The feasible network of a step in the process `rank`."""
+    def draw(self, step: int, steps: int, rank: int) -> Architecture:
+        """The feasible network of a step, of `steps` in all, in the process `rank`."""
         generator = random.Random(f"{self.seed} {step} {rank}")  # a text, as Random takes no tuple
+        spread = step / (SPREAD_SHARE * steps)
         for _ in range(MAX_CROSSINGS):
             one, other = generator.choice(self.pool), generator.choice(self.pool)
-            params = {name: generator.choice((one, other))[name] for name in one}
-            if self.feasible(params):
+            moved = {name: generator.choice((one, other))[name] for name in one if generator.random() < spread}
+            if self.feasible(params := self.middle | moved):
                 return self.space.decode(params)
-        return self.space.decode(generator.choice(self.pool))
-
-    def middle(self) -> Architecture:
-        """The network of the pool with the median multiply-adds."""
-        networks = sorted(map(self.space.decode, self.pool), key=lambda network: cost(network).macs)
-        return networks[len(networks) // 2]
+        return self.space.decode(generator.choice(self.pool) if spread > 1 else self.middle)
 
 
 def make_draws(space: SearchSpace, feasible: Feasible, *, seed: int, examples: Sequence[Params] = ()) -> Draws:
@@ -62,4 +65,5 @@ def make_draws(space: SearchSpace, feasible: Feasible, *, seed: int, examples: S
             pool.append(params)
     if not pool:
         raise NasError(f"none of {MAX_DRAWS:,} random networks of space {space.name} meets the limits; widen them")
-    return Draws(space=space, feasible=feasible, seed=seed, pool=pool)
+    by_macs = sorted(pool, key=lambda params: cost(space.decode(params)).macs)
+    return Draws(space=space, feasible=feasible, seed=seed, pool=pool, middle=by_macs[len(by_macs) // 2])

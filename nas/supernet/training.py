@@ -1,5 +1,6 @@
 """Trains shared weights: in each step one drawn network, which computes with slices of them."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,6 +21,8 @@ from nas.training.settings import LAST_FILE, Epoch, TrainReport, TrainSettings
 
 WEIGHTS_FILE: Final = "weights.safetensors"
 EPOCHS_FACTOR: Final = 12  # epochs of shared weights, as a multiple of those of a network alone
+OPTIMIZER: Final = "lamb"  # its step is a share of each tensor's norm, which suits tensors that are used in slices
+LR: Final = 1.5e-3  # for one image a step; it grows with the root of the batch size, as in LAMB's paper (arXiv:1904.00962)
 CHECKPOINT_SHARE: Final = 0.05  # largest share of the time for writing checkpoints
 
 
@@ -34,12 +37,29 @@ class SharedTraining:
     """Feasible points, for limits that random points hardly ever meet."""
     dataset: Dataset
     settings: TrainSettings
-    """Its `epochs` are those of the shared weights. Dropout and stochastic depth are not used: drawing networks does as much."""
+    """Those of `shared_settings`."""
     seed: int
     folder: Path
     """Where the checkpoint and, at the end, the weights are written."""
     images: str = ""
     """Key of the images' fingerprint; a training resumes only on the same images."""
+
+
+def shared_settings(settings: TrainSettings, epochs: int | None = None) -> TrainSettings:
+    """The settings of shared weights for networks that are trained alone with `settings`: those, with an optimizer of their own.
+
+    `epochs` is by default EPOCHS_FACTOR times as many. Dropout, stochastic depth and a moving average are left out: drawing
+    networks regularises as much.
+    """
+    return replace(
+        settings,
+        epochs=EPOCHS_FACTOR * settings.epochs if epochs is None else epochs,
+        optimizer=OPTIMIZER,
+        lr=LR * math.sqrt(settings.batch_size),
+        drop_rate=0.0,
+        drop_path_rate=0.0,
+        ema_decay=0.0,
+    )
 
 
 def train_shared(
@@ -50,7 +70,7 @@ def train_shared(
 ) -> TrainReport:
     """Train shared weights from new ones or from the checkpoint in the folder, and write them there; the checkpoint goes.
 
-    The epochs' top-1 is that of one network in the middle of the space, by the statistics of each batch. In a
+    The epochs' top-1 is that of one random network of the space, by the statistics of each batch. In a
     torch.distributed process group every process draws networks of its own.
 
     Raises: what `train` raises; NasError if no random network meets the limits.
@@ -58,18 +78,19 @@ def train_shared(
     num_classes, space = len(training.dataset.classes), training.space
     draws = make_draws(space, training.feasible, seed=training.seed, examples=training.examples)
     torch.manual_seed(training.seed)
-    shared = SharedNetwork(whole_shapes(space, num_classes), num_classes, validated=(middle := draws.middle()))
+    validated = space.decode(draws.pool[0])
+    shared = SharedNetwork(whole_shapes(space, num_classes), num_classes, validated=validated)
 
-    def before_step(step: int, rank: int) -> int:
-        shared.become(architecture := draws.draw(step, rank))
+    def before_step(step: int, steps: int, rank: int) -> int:
+        shared.become(architecture := draws.draw(step, steps, rank))
         return architecture.resolution
 
     report = train(
         shared.to(pick_device()),
         TrainSetup(
             dataset=training.dataset,
-            settings=replace(training.settings, drop_rate=0.0, drop_path_rate=0.0),
-            resolution=middle.resolution,
+            settings=training.settings,
+            resolution=validated.resolution,
             seed=training.seed,
         ),
         checkpoints=Checkpoints(

@@ -31,6 +31,8 @@ from nas.training.settings import Epoch, TrainReport, TrainSettings
 
 logger = logging.getLogger(__name__)
 
+BeforeStep = Callable[[int, int, int], int]  # (step, counted from 0; all steps; rank of the process) → resolution, pixels
+
 
 class DivergedError(NasError):
     """A loss that is not finite; the text says in which epoch and step."""
@@ -86,7 +88,7 @@ class _Run:
     """Images per step, of all processes together."""
     rank: int
     world: int
-    before_step: Callable[[int, int], int] | None
+    before_step: BeforeStep | None
 
     @property
     def device(self) -> torch.device:
@@ -105,15 +107,14 @@ def train(
     checkpoints: Checkpoints | None = None,
     on_epoch: Callable[[Epoch], None] | None = None,
     on_step: Callable[[int, int], None] | None = None,
-    before_step: Callable[[int, int], int] | None = None,
+    before_step: BeforeStep | None = None,
 ) -> TrainReport:
     """Train `model` in place on the training part, on the model's device; measure top-1 on the val part after each epoch.
 
     With `checkpoints` it resumes from the last saved epoch. On a CPU, equal initial weights, seed and number of threads give
     equal weights, also after a resume. In a torch.distributed process group, each process trains on its share of every batch.
     `on_step` gets two numbers: images processed so far, and images of the whole training. `before_step` is for a model that
-    computes as another network in each step: it gets the number of the step and the rank of the process, lets the model change,
-    and returns the resolution of that network.
+    computes as another network in each step: it lets the model change, and returns the resolution of that network.
     Side effects: seeds torch's global generators, leaves the model in eval mode, and on a CPU lets the process keep freed memory.
 
     Raises: DivergedError if the loss is not finite; torch.OutOfMemoryError if a batch does not fit into memory; CheckpointError
@@ -153,7 +154,7 @@ def train(
     )
 
 
-def _prepare(model: nn.Module, setup: TrainSetup, before_step: Callable[[int, int], int] | None) -> _Run:
+def _prepare(model: nn.Module, setup: TrainSetup, before_step: BeforeStep | None) -> _Run:
     """The data, optimizer and schedule that the loop needs."""
     settings, device = setup.settings, next(model.parameters()).device
     if device.type == "cpu":
@@ -227,7 +228,9 @@ def _train_epoch(run: _Run, epoch: int, on_step: Callable[[int, int], None] | No
     for i, batch in enumerate(order[: run.steps * run.batch_size].split(run.batch_size)):
         update = (epoch - 1) * run.steps + i
         run.schedule.step_update(update)
-        resolution = setup.resolution if run.before_step is None else run.before_step(update, run.rank)
+        resolution = setup.resolution
+        if run.before_step is not None:
+            resolution = run.before_step(update, settings.epochs * run.steps, run.rank)
         preprocess = setup.preprocess(resolution_at(epoch, resolution, settings))
         augment = Augment(preprocess=preprocess, settings=settings, mirrors=setup.dataset.mirrors)
         crops = augment.draw(run.batch_size, (run.images.shape[1], run.images.shape[2]), generator)

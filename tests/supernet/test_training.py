@@ -65,16 +65,24 @@ def test_a_resume_with_another_space_is_refused(tmp_path):
 
 def test_infeasible_networks_are_never_drawn():
     draws = make_draws(SPACE, is_light, seed=0)
-    networks = [draws.draw(step, 0) for step in range(200)]
+    networks = [draws.draw(step, 1, 0) for step in range(200)]
     assert all(cost(network, 10).macs < 0.25e6 for network in networks)
     assert len({network.id for network in networks}) > 150
-    assert networks[7] == make_draws(SPACE, is_light, seed=0).draw(7, 0)
-    assert networks[7] != draws.draw(7, 1)
+    assert networks[7] == make_draws(SPACE, is_light, seed=0).draw(7, 1, 0)
+    assert networks[7] != draws.draw(7, 1, 1)
+
+
+def test_draws_spread_from_the_network_in_the_middle():
+    draws = make_draws(SPACE, is_light, seed=0)
+    networks = [draws.draw(step, 1000, 0) for step in range(1000)]
+    assert networks[0] == SPACE.decode(draws.middle)
+    assert len({network.id for network in networks[:20]}) < 20
+    assert len({network.id for network in networks[400:600]}) > 190
 
 
 def test_every_choice_is_drawn_about_as_often():
     draws = make_draws(SPACE, lambda params: True, seed=0)
-    kernels = [draws.draw(step, 0).stages[1][0].kernel for step in range(600)]
+    kernels = [draws.draw(step, 1, 0).stages[1][0].kernel for step in range(1, 601)]
     assert all(120 < kernels.count(kernel) < 280 for kernel in (3, 5, 7))
 
 
@@ -86,7 +94,7 @@ def test_limits_that_no_network_meets_are_said():
 def test_a_score_is_what_its_network_gives_when_it_is_loaded_again(trained):
     shared = read_shared(trained[0] / WEIGHTS_FILE, 10)
     scorer = make_scorer(shared, Digits())
-    architecture = make_draws(SPACE, is_light, seed=3).draw(0, 0)
+    architecture = make_draws(SPACE, is_light, seed=3).draw(9, 1, 0)
     model, report = scorer.score(architecture)
     again, same = scorer.score(architecture)
     assert report == same
@@ -104,7 +112,7 @@ def test_a_score_is_what_its_network_gives_when_it_is_loaded_again(trained):
 def test_scores_leave_the_shared_weights_as_they_are(trained):
     shared = read_shared(trained[0] / WEIGHTS_FILE, 10)
     before = {name: value.clone() for name, value in shared.state_dict().items()}
-    model, _ = make_scorer(shared, Digits()).score(make_draws(SPACE, is_light, seed=3).draw(0, 0))
+    model, _ = make_scorer(shared, Digits()).score(make_draws(SPACE, is_light, seed=3).draw(9, 1, 0))
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.zero_()
