@@ -15,14 +15,16 @@ sys.exit(main())
 """
 
 
-def test_a_section_prints_its_figures_though_one_before_it_failed(tmp_path):
-    options = ["--device", "cpu", "--quick", "--sections", "c,g", "--root", str(tmp_path / "nowhere")]
+def test_sections_print_their_figures_though_one_before_them_failed(tmp_path):
+    options = ["--device", "cpu", "--quick", "--sections", "c,f,g", "--root", str(tmp_path / "nowhere")]
     done = subprocess.run([sys.executable, "-c", PROGRAM, *options], capture_output=True, text=True, check=False)
-    failed, measured = map(json.loads, done.stdout.splitlines())
+    failed, shared, measured = map(json.loads, done.stdout.splitlines())
     assert done.returncode == 1
     assert (failed["section"], failed["figures"]) == ("c", {})
     assert "nowhere" in failed["error"]
-    assert "error" not in measured
+    assert "error" not in shared.keys() | measured.keys()
+    assert all(seconds > 0 for seconds in shared["figures"]["seconds a step"].values())
+    assert shared["figures"]["1,000 scores"]["scores"] == 2
     assert {"section", "title", "card", "driver", "torch", "timm", "cuda", "quick", "seconds"} < measured.keys()
     latency = measured["figures"]["batch 1"]
     assert len(latency["measured_ms"]) == len(latency["predicted_ms"]) == 3

@@ -34,6 +34,7 @@ from experiments.benchmarks.gpu.graphs import graphs
 from experiments.benchmarks.gpu.imagenette import imagenette
 from experiments.benchmarks.gpu.latency import latency
 from experiments.benchmarks.gpu.processes import processes
+from experiments.benchmarks.gpu.shared import shared
 from experiments.benchmarks.gpu.throughput import throughput
 from nas.errors import NasError, unknown_name
 from nas.training.device import device_name
@@ -58,6 +59,7 @@ SECTIONS: Final = {
     "c": Section(title="top-1 and seconds on Imagenette after 5 and 20 epochs", budget=140, run=imagenette),
     "d": Section(title="a training step as a CUDA graph, against eager", budget=35, run=graphs),
     "e": Section(title="networks per hour, trained at once in processes", budget=110, run=processes),
+    "f": Section(title="shared weights: seconds of a step and of a score", budget=70, run=shared),
     "g": Section(title="latency of whole networks from a table of layers", budget=45, run=latency),
 }
 
