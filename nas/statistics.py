@@ -42,6 +42,18 @@ def difference_interval(one: Sequence[float], other: Sequence[float]) -> Interva
     return float(interval.low), float(interval.high)
 
 
+def mean_interval(values: Sequence[float]) -> Interval:
+    """The interval of a mean of two or more values: Student's t below 20 of them, otherwise a bootstrap."""
+    from scipy.stats import ttest_1samp
+
+    if np.ptp(values) == 0:
+        return (float(np.mean(values)),) * 2
+    if len(values) >= MIN_BOOTSTRAP_VALUES:
+        return bootstrap_interval(lambda sample: float(np.mean(sample)), values)
+    interval = ttest_1samp(values, 0.0).confidence_interval(CONFIDENCE)
+    return float(interval.low), float(interval.high)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RankAgreement:
     """How well two rankings of the same networks agree."""

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from nas.cli.options import Best, Run, Runs, Where, WithinError
 from nas.cli.output import log_to_stdout, print_front, print_rows, print_table, shown_path, weights_column
+from nas.errors import NasError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -140,21 +141,43 @@ def compare(one: Path, other: Path, /) -> None:
     print(f"\n{comparison.verdict}")
 
 
-def verify(run: Run, /, *, top: int = 5, seeds: int = 3, epochs: int | None = None) -> None:
+def verify(
+    run: Run,
+    /,
+    *,
+    top: int | None = None,
+    seeds: int | None = None,
+    epochs: int | None = None,
+    shared: bool = False,
+    networks: int | None = None,
+) -> None:
     """Train a front's best networks in full with several seeds, and compare that ranking with the search's.
 
     Each training becomes an export folder under full/ in the run folder.
 
     Args:
-        top: How many networks of the front, the best by top-1.
-        seeds: How many seeds to train each network with.
+        top: How many networks of the front, the best by top-1; by default 5.
+        seeds: How many seeds to train each network with; by default 3, with --shared 2.
         epochs: Epochs of each training, by default ten times the run's; the other settings are the run's.
+        shared: Check the scores by shared weights instead: train some of those networks alone, with the run's settings.
+        networks: With --shared, how many of the scored networks, spread evenly over their costs; by default 8.
     """
+    log_to_stdout()
+    if not shared:
+        if networks is not None:
+            raise NasError("networks: only --shared needs it; give --top, or add --shared")
+        _verify_front(run, top=5 if top is None else top, seeds=3 if seeds is None else seeds, epochs=epochs)
+        return
+    if top is not None or epochs is not None:
+        raise NasError("shared: trains with the run's settings; leave out --top and --epochs, or --shared")
+    _verify_shared(run, networks=8 if networks is None else networks, seeds=2 if seeds is None else seeds)
+
+
+def _verify_front(run: Path, *, top: int, seeds: int, epochs: int | None) -> None:
     from nas.cli.progress import bar
     from nas.exporting.verify import verify as verify_run
     from nas.runs.results import results
 
-    log_to_stdout()
     with bar("full trainings") as on_done:
         trust = verify_run(run, top=top, seeds=seeds, epochs=epochs, on_done=on_done)
     df = results(run)
@@ -162,6 +185,20 @@ def verify(run: Run, /, *, top: int = 5, seeds: int = 3, epochs: int | None = No
     columns = [df.attrs["learning_curve"], *(name for name in df.columns if name.startswith("full_"))]
     print_rows(trained, ["trial", "id", *columns])
     print(f"\n{trust}" if trust is not None else "\none network alone has no ranking")
+
+
+def _verify_shared(run: Path, *, networks: int, seeds: int) -> None:
+    from nas.cli.progress import bar
+    from nas.exporting.verify_shared import verify_shared
+    from nas.runs.results import results
+
+    with bar("trainings alone") as on_done:
+        check = verify_shared(run, networks=networks, seeds=seeds, on_done=on_done)
+    df = results(run)
+    trained = df[df["alone_seeds"].notna()].sort_values("alone_val_top1_pct", ascending=False)
+    print_rows(trained, ["trial", "id", *df.attrs["directions"], "val_loss", "alone_val_top1_pct", "alone_seeds"])
+    print(f"\n{check.difference}\n\nKendall's tau with the ranking by top-1 alone")
+    print_table(["by", "tau"], check.rankings)
 
 
 def dashboard(run: Run, /, *, port: int = 8080) -> None:

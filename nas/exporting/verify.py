@@ -1,7 +1,7 @@
 """Trains the best networks of a run's front in full with several seeds, to check the ranking by short trainings."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from os import PathLike
@@ -75,15 +75,23 @@ def verify(
     with locked(folder / FULL / ".lock", busy=f"{folder / FULL} is in use by another `nas verify`; wait for its end"):
         unfinished = [training for training in trainings if not (training.target / CARD_FILE).is_file()]
         finished = len(trainings) - len(unfinished)
-        check = partial(check_unchanged, experiment, folder, described)
-        _train(replace(experiment, address=None), unfinished, check, lambda done: on_done(finished + done, len(trainings)))
+        train_in_parallel(
+            replace(experiment, address=None),
+            {training.target.name: partial(train_network, training) for training in unfinished},
+            check=partial(check_unchanged, experiment, folder, described),
+            on_done=lambda done: on_done(finished + done, len(trainings)),
+        )
     return check_ranking(folder)
 
 
-def _train(
-    experiment: Experiment, trainings: Sequence[FullTraining], check: Callable[[], None], on_done: Callable[[int], None]
+def train_in_parallel(
+    experiment: Experiment,
+    trainings: Mapping[str, Callable[[], object]],
+    *,
+    check: Callable[[], None],
+    on_done: Callable[[int], None],
 ) -> None:
-    """Train them in parallel; `check` is called before, while Ray starts.
+    """Run trainings, each under a name, as many at a time as trials of the search; `check` is called before, while Ray starts.
 
     Raises: NasError with the first failure, once all have ended; what `check` raises.
     """
@@ -91,37 +99,36 @@ def _train(
     if not trainings:
         return
     failures = []
-    parcels = [pack(training) for training in trainings]
+    parcels = {name: pack(training) for name, training in trainings.items()}
 
     def check_all() -> None:
-        parcels[0].check()
+        next(iter(parcels.values())).check()
         check()
 
     with ray_session(experiment.workers, verbose=experiment.verbose, while_starting=check_all):
         _, gpus = resources(experiment)
         task = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=1)(in_worker(train_packed))
-        running = [task.remote(str(Path.cwd()), parcel.data) for parcel in parcels]
-        for done, (training, result) in enumerate(zip(trainings, running, strict=True), start=1):
-            failures += _failures(training, result)
+        running = {name: task.remote(str(Path.cwd()), parcel.data) for name, parcel in parcels.items()}
+        for done, (name, result) in enumerate(running.items(), start=1):
+            failures += _failures(name, result)
             on_done(done)
     if failures:
-        raise NasError(
-            f"{len(failures)} of {len(trainings)} full trainings failed; {failures[0]}; the same command trains them again"
-        )
+        raise NasError(f"{len(failures)} of {len(trainings)} trainings failed; {failures[0]}; the same command trains them again")
 
 
-def _failures(training: FullTraining, result: ray.ObjectRef[Path]) -> list[str]:
+def _failures(name: str, result: ray.ObjectRef[None]) -> list[str]:
     """Wait for a training to end; its failure, or an empty list."""
     try:
-        logger.info("%s is trained", ray.get(result).name)
+        ray.get(result)
     except (RayError, NasError) as error:
-        failure = f"{training.target.name} failed: {describe_error(getattr(error, 'cause', None) or error)}"
+        failure = f"{name} failed: {describe_error(getattr(error, 'cause', None) or error)}"
         logger.warning("%s", failure)
         return [failure]
+    logger.info("%s is trained", name)
     return []
 
 
-def train_packed(folder: str, training: bytes) -> Path:
+def train_packed(folder: str, training: bytes) -> None:
     """Train in a worker process, in the driver's working folder, because a dataset may have relative paths."""
     prepare_process(folder)
-    return train_network(unpack(training))
+    unpack(training)()

@@ -78,6 +78,14 @@ TRIALS: Final = (
     Column("seed", "Int64", "Seed of the initial weights and of the batches."),
     Column("error", "str", "The failure in one sentence."),
     Column("architecture", "str", "Canonical text, which rebuilds the network; missing for a skipped proposal."),
+    Column(
+        "alone_val_top1_pct",
+        "float64",
+        "Of a network scored by shared weights: its mean top-1 on these images, trained alone (`nas verify --shared`) with the "
+        "run's settings, over the seeds.",
+        "%",
+    ),
+    Column("alone_seeds", "Int64", "Number of those seeds."),
     Column("full_val_top1_pct", "float64", "Mean validation top-1 of full trainings (`nas verify`) over their seeds.", "%"),
     Column(
         "full_test_top1_pct", "float64", "Mean test top-1 of the same trainings; each reads the test part once, at its end.", "%"

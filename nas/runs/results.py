@@ -19,6 +19,7 @@ from pandas.errors import UndefinedVariableError
 from nas.errors import NasError, unknown_name, user_code
 from nas.models.network import CARD_FILE
 from nas.objectives import loss
+from nas.runs.alone import read_alone
 from nas.runs.columns import HISTORY_TYPES, TYPES
 from nas.runs.pareto import Losses, non_dominated
 from nas.runs.run_folder import EXPERIMENT_FILE, FULL, directions_of, read_experiment
@@ -94,8 +95,9 @@ def _results(folder: Path) -> pd.DataFrame:
     objectives, limits = described["objectives"], described["limits"]
     directions = directions_of(described)
     proxies = [one["name"] for one in objectives if not one["steers"]]
-    full = _full_columns(folder).to_dict("index")
-    df = pd.DataFrame([_row(trial) | full.get(trial.number, {}) for trial in read_trials(folder)])
+    full, alone = (columns.to_dict("index") for columns in (_full_columns(folder), _alone_columns(folder)))
+    rows = (_row(trial) | full.get(trial.number, {}) | alone.get(trial.number, {}) for trial in read_trials(folder))
+    df = pd.DataFrame(rows)
     df = df.assign(seed=described["seed"], run=folder.resolve().name, is_front=False, within_limits=False)
     df = _ordered(df, [*directions, *proxies])
     error_pct = described["latency_error_pct"]
@@ -188,6 +190,12 @@ def _full_columns(run: Path) -> pd.DataFrame:
         full_seeds=("epochs", "size"),
         full_epochs=("epochs", "max"),
     )
+
+
+def _alone_columns(run: Path) -> pd.DataFrame:
+    """For each trial by shared weights, the mean over the seeds of its trainings alone."""
+    alone = pd.DataFrame(read_alone(run), columns=["trial", "val_top1_pct"])
+    return alone.groupby("trial").agg(alone_val_top1_pct=("val_top1_pct", "mean"), alone_seeds=("val_top1_pct", "size"))
 
 
 def _gain_pct(df: pd.DataFrame) -> "pd.Series[Any]":
