@@ -27,6 +27,20 @@ def bar(label: str) -> Iterator[Callable[[int, int], None]]:
         yield lambda done, total: progress.update(task, completed=done, total=total, visible=True)
 
 
+@contextmanager
+def shown_shared_training() -> Iterator[Callable[[int, int], None]]:
+    """Show a training of shared weights while the block runs: a callback of (epochs done, epochs); in a pipe, its log lines."""
+    columns = (TextColumn("shared weights"), BarColumn(), MofNCompleteColumn(), TextColumn("epochs"), TimeRemainingColumn())
+    console = Console()
+    try:
+        with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+            task = progress.add_task("", total=None)
+            log_to_stdout()  # sys.stdout is now rich's, which prints above the bar
+            yield lambda done, total: progress.update(task, completed=done, total=total)
+    finally:
+        log_to_stdout()
+
+
 class ShownTraining(Progress):
     """A bar during each epoch of a training, and a line after it; `on_step` and `on_epoch` are the training's callbacks."""
 

@@ -27,7 +27,7 @@ def runs(folder: Path = Path("runs"), /) -> None:
 
 
 def clean(run: Runs, /, *, yes: bool = False) -> None:
-    """List weights off the front and checkpoints of ended trials; remove them with --yes.
+    """List weights off the front, checkpoints of ended trials and shared weights of a finished run; remove them with --yes.
 
     Args:
         yes: Remove the listed files.
@@ -37,8 +37,8 @@ def clean(run: Runs, /, *, yes: bool = False) -> None:
 
     for folder in run:
         entries = removable(folder)
-        names = ", ".join(entry.name for entry in entries)
-        print(f"{shown_path(folder)}: {sum(map(size_mb, entries)):,.1f} MB off the front: {names or 'nothing'}")
+        names = ", ".join(str(entry.relative_to(folder)) for entry in entries)
+        print(f"{shown_path(folder)}: {sum(map(size_mb, entries)):,.1f} MB that the front does not need: {names or 'nothing'}")
         if yes:
             print(f"{clean_run(folder):,.1f} MB removed")
     if not yes:

@@ -167,10 +167,10 @@ def _run_and_print(experiment: "Experiment", run: Callable[..., Path], *argument
 
     Raises: NasError with the first failed trial's error, if trials failed and none is done.
     """
-    from nas.cli.progress import shown_search
+    from nas.cli.progress import shown_search, shown_shared_training
 
     log_to_stdout()
-    folder = run(*arguments, watch=shown_search, **options)
+    folder = run(*arguments, watch=shown_search, watch_training=shown_shared_training, **options)
     from nas.runs.results import results
 
     df = results(folder)

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Annotated, Self
 
 import tyro
@@ -134,6 +135,11 @@ class Experiment:
     def uses_shared_weights(self) -> bool:
         """Whether networks are scored by shared weights."""
         return self.shared_weights != "none"
+
+    @property
+    def shared_weights_run(self) -> Path | None:
+        """The run whose shared weights are used; None if there are none, or this search trains them."""
+        return None if self.shared_weights in ("none", "train") else Path(self.shared_weights)
 
     @property
     def steering(self) -> tuple[Objective, ...]:

@@ -7,7 +7,16 @@ from typing import NamedTuple
 
 from nas.errors import NasError
 from nas.runs.results import best, results
-from nas.runs.run_folder import EXPERIMENT_FILE, WEIGHTS, directions_of, is_running, locked, read_experiment, weights_file
+from nas.runs.run_folder import (
+    EXPERIMENT_FILE,
+    WEIGHTS,
+    directions_of,
+    is_running,
+    locked,
+    read_experiment,
+    shared_weights_file,
+    weights_file,
+)
 from nas.runs.trial import UNDER_WAY
 from nas.runs.trial_log import read_trials
 
@@ -63,12 +72,16 @@ def summarize(run: Path) -> RunSummary:
 def removable(run: Path) -> list[Path]:
     """Files of a run that `clean` may remove: weights of trials off the front, checkpoints of trials that have ended.
 
+    Once the run is finished, also its shared weights: its rows and the weights of its front do not need them.
+
     Raises: NasError if it is no run folder.
     """
     df = results(run)
     front = {weights_file(run, trial).name for trial in df["trial"][df["is_front"]]}
     under_way = {f"trial{trial}" for trial in df["trial"][df["status"].isin(UNDER_WAY)]}
-    return [entry for entry in sorted((run / WEIGHTS).glob("*")) if entry.name not in front | under_way]
+    entries = [entry for entry in sorted((run / WEIGHTS).glob("*")) if entry.name not in front | under_way]
+    shared = shared_weights_file(run)
+    return [*entries, shared] if shared.is_file() and read_experiment(run).get("finished", False) else entries
 
 
 def size_mb(path: Path) -> float:

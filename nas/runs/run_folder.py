@@ -2,7 +2,8 @@
 
 `experiment.json`: the experiment, and each session's versions and machine. `trials.jsonl`: the log from which trials are read.
 `history.jsonl`: one line per trial and epoch. `checkpoints/`: weights. `latency.json`: the latency table, if one is used.
-`full/`: networks trained in full. `ray/`: Ray's state during a search. Read `trial_log.py` next.
+`shared/`: shared weights, and the record of their training. `full/`: networks trained in full. `ray/`: Ray's state during a
+search. Read `trial_log.py` next.
 """
 
 import json

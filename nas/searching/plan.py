@@ -25,6 +25,7 @@ from nas.searching.feasibility import Feasibility, check_limits
 from nas.searching.phases import can_continue, num_wanted, work_left
 from nas.searching.problem import Point, Problem
 from nas.searching.samplers import SAMPLERS, check_sampler
+from nas.searching.shared_source import check_shared_weights, check_source_images
 from nas.searching.warm_start import ReusedResult, WarmStart, baselines, reusable_results, warm_starts
 from nas.spaces import sample
 from nas.training.settings import Epoch, TrainSettings
@@ -53,11 +54,11 @@ class Plan:
     """Name → network that is trained in addition to the search."""
 
 
-def make_plan(experiment: Experiment) -> Plan:
-    """The plan of a session, after every check that needs no Ray.
+def make_plan(experiment: Experiment, run: Path | None = None) -> Plan:
+    """The plan of a session, after every check that needs no Ray; `run` is the run that it resumes, None for a new one.
 
     Raises: NasError for limits that no network meets, an unknown sampler, optimizer, start or baseline, or a run to reuse with
-    other settings.
+    other settings, or with shared weights that do not fit.
     """
     check_sampler(experiment.sampler)
     if experiment.train.optimizer != TrainSettings().optimizer:  # the check imports torch and timm, and the default needs none
@@ -69,6 +70,7 @@ def make_plan(experiment: Experiment) -> Plan:
             raise NasError(
                 f"objective {objective.name}: the table has a column of this name; choose another than {', '.join(TYPES)}"
             )
+    check_shared_weights(experiment, run)
     problem = problem_of(experiment)
     feasibility = check_limits(problem, experiment.seed)
     if problem.limits:
@@ -88,7 +90,7 @@ def make_plan(experiment: Experiment) -> Plan:
 def check_images(experiment: Experiment) -> Fingerprint | None:
     """The fingerprint of the images that the search reads; None if it trains nothing. Decodes them into the cache of the workers.
 
-    Raises: NasError for images that cannot be read, or a run to reuse that was searched on others.
+    Raises: NasError for images that cannot be read, or a run to reuse, or one with the shared weights, of others.
     """
     if not any(objective.needs_training for objective in experiment.objectives):
         return None
@@ -97,6 +99,7 @@ def check_images(experiment: Experiment) -> Fingerprint | None:
         check_same_images(
             f"reuse {run}", read_experiment(Path(run)), now, ("train", "val"), advice="its results are not comparable"
         )
+    check_source_images(experiment, now)
     return now
 
 

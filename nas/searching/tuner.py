@@ -4,9 +4,7 @@ import hashlib
 import json
 import logging
 import shutil
-import signal
 import sys
-import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -14,7 +12,6 @@ from dataclasses import asdict
 from functools import partial
 from os import PathLike
 from pathlib import Path
-from types import FrameType
 from typing import Any, TypeVar
 
 from ray import tune
@@ -27,6 +24,7 @@ from nas.runs.run_folder import RAY, create_run, locked, mend_logs, read_experim
 from nas.runs.trial import Weights
 from nas.runs.trial_log import check_history, read_history, read_trials
 from nas.searching.early_stopping import EarlyStopping
+from nas.searching.interrupt import interruptible
 from nas.searching.parcel import Parcel, in_worker, pack
 from nas.searching.phases import fine_tuning
 from nas.searching.plan import (
@@ -45,6 +43,7 @@ from nas.searching.plan import (
 from nas.searching.ray_callback import ReportCallback
 from nas.searching.ray_session import ray_session, resources
 from nas.searching.searcher import ArchitectureSearcher
+from nas.searching.shared_source import copy_shared_weights
 from nas.searching.state import make_state
 from nas.searching.task import Site, Task
 from nas.searching.worker import run_trial
@@ -55,9 +54,23 @@ T = TypeVar("T")
 
 # A context manager that displays a running search; by default, only the log does.
 Watch = Callable[[ArchitectureSearcher], AbstractContextManager[object]]
+# One that displays the training of shared weights before it, and gives a callback of (epochs done, epochs).
+WatchTraining = Callable[[], AbstractContextManager[Callable[[int, int], None]]]
 
 
-def search(experiment: Experiment, *, name: str | None = None, watch: Watch = nullcontext) -> Path:
+@contextmanager
+def unseen() -> Iterator[Callable[[int, int], None]]:
+    """Displays no training."""
+    yield lambda done, total: None  # noqa: ARG005
+
+
+def search(
+    experiment: Experiment,
+    *,
+    name: str | None = None,
+    watch: Watch = nullcontext,
+    watch_training: WatchTraining = unseen,
+) -> Path:
     """Run an experiment and return its run folder; the folder's name begins with `name`, by default the space's name.
 
     The first Ctrl-C stops when the running epochs have ended; the second, or SIGTERM, stops at once. `resume` continues the run.
@@ -71,11 +84,19 @@ def search(experiment: Experiment, *, name: str | None = None, watch: Watch = nu
     with _ray(experiment, parcel, partial(check_images, experiment)) as fingerprint:
         run = create_run(experiment, name or experiment.space.name, fingerprint)
         with locked(run):
-            run_session(Session(experiment=with_own_table(experiment, run), run=run, plan=plan), parcel, watch)
+            session = Session(experiment=with_own_table(experiment, run), run=run, plan=plan)
+            run_session(session, parcel, watch, watch_training)
     return run
 
 
-def resume(run: str | PathLike[str], *, experiment: Experiment | None = None, watch: Watch = nullcontext, **changes: Any) -> Path:
+def resume(
+    run: str | PathLike[str],
+    *,
+    experiment: Experiment | None = None,
+    watch: Watch = nullcontext,
+    watch_training: WatchTraining = unseen,
+    **changes: Any,
+) -> Path:
     """Continue a run, however it ended: ended trials stay, and the others continue from their checkpoints.
 
     `changes` are fields of Experiment, such as trials=100 or baselines=("mobilenetv2_100",); they are recorded in
@@ -93,7 +114,7 @@ def resume(run: str | PathLike[str], *, experiment: Experiment | None = None, wa
         mend_logs(folder)
         past, history = read_trials(folder), read_history(folder)
         check_history(folder, past, history)
-        plan = make_plan(after)
+        plan = make_plan(after, folder)
         check = partial(check_unchanged, after, folder, described)
         try:
             check_unfinished(folder, after, plan, past)
@@ -115,7 +136,7 @@ def resume(run: str | PathLike[str], *, experiment: Experiment | None = None, wa
                 past=past,
                 history=history,
             )
-            run_session(session, parcel, watch)
+            run_session(session, parcel, watch, watch_training)
     return folder
 
 
@@ -149,7 +170,7 @@ def task_of(experiment: Experiment, plan: Plan) -> Task:
     )
 
 
-def run_session(session: Session, parcel: Parcel, watch: Watch) -> None:
+def run_session(session: Session, parcel: Parcel, watch: Watch, watch_training: WatchTraining = unseen) -> None:
     """Run one session in the running Ray, from the first proposal to the summary in the log. `parcel` has its task.
 
     Raises: NasError for an error that ends it early. KeyboardInterrupt if it was interrupted.
@@ -158,9 +179,11 @@ def run_session(session: Session, parcel: Parcel, watch: Watch) -> None:
     logger.info("run folder %s", run)
     workers, gpus = resources(experiment)
     with _reporting_full_disk(run):
+        if experiment.uses_shared_weights:
+            _get_shared_weights(session, workers, gpus, watch_training)
         searcher = ArchitectureSearcher(make_state(session), workers=workers)
         try:
-            with _interruptible(searcher), watch(searcher):
+            with interruptible(searcher.state.interrupted), watch(searcher):
                 _tuner(session, parcel, searcher, gpus).fit()
         except KeyboardInterrupt:
             if searcher.failure is None:
@@ -184,6 +207,25 @@ def run_session(session: Session, parcel: Parcel, watch: Watch) -> None:
         write_experiment(run, read_experiment(run) | {"finished": True})
     if early:  # by Ctrl-C, or by SIGUSR1, with which a cluster's queue asks Tune to end
         raise KeyboardInterrupt
+
+
+def _get_shared_weights(session: Session, workers: int, gpus: float, watch: WatchTraining) -> None:
+    """Train the shared weights of a run or copy those of another, if the run has none yet.
+
+    Raises: NasError for an error that ends the training early. KeyboardInterrupt if it was interrupted.
+    """
+    run, source = session.run, session.experiment.shared_weights_run
+    file = shared_weights_file(run)
+    if file.is_file():
+        return
+    if source is not None:
+        copy_shared_weights(source, run)
+    else:
+        from nas.searching.shared_training import train_shared_weights  # imports torch
+
+        train_shared_weights(session, workers=workers, gpus=gpus, watch=watch)
+    size = file.stat().st_size / 1e6
+    logger.info("shared weights: %.1f MB in %s, for --shared-weights %s; `nas clean` removes them", size, file.parent, run)
 
 
 def _closed(searcher: ArchitectureSearcher) -> bool:
@@ -227,34 +269,6 @@ def _tensors(file: Path) -> dict[str, Any]:
     """The shared weights in a file as NumPy arrays, which Ray's object store hands to every worker without a copy."""
     data = file.read_bytes()
     return {"digest": hashlib.sha256(data).hexdigest(), "tensors": load(data)}
-
-
-@contextmanager
-def _interruptible(searcher: ArchitectureSearcher) -> Iterator[None]:
-    """Handles Ctrl-C: the first lets running epochs end; the second, SIGTERM or a closed terminal ends the search at once."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    interrupted = searcher.state.interrupted
-    ended_by: list[int] = []
-
-    def stop(signum: int, frame: FrameType | None) -> None:  # noqa: ARG001 - Python's
-        at_once = interrupted.is_set() or signum != signal.SIGINT  # Ray's own processes may have received the signal too
-        interrupted.set()
-        if at_once:
-            ended_by.append(signum)
-            raise KeyboardInterrupt
-        logger.warning("stopping when the running epochs have ended; press Ctrl-C again to stop at once")
-
-    hang_up = () if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else (signal.SIGHUP,)  # `nohup` ignores it
-    before = {signum: signal.signal(signum, stop) for signum in (signal.SIGINT, signal.SIGTERM, *hang_up)}
-    try:
-        yield
-    finally:
-        for signum, handler in before.items():
-            signal.signal(signum, handler)
-        if ended_by:  # Tune has caught the error
-            raise KeyboardInterrupt(ended_by[0])
 
 
 @contextmanager

@@ -1,0 +1,87 @@
+"""Shared weights of another run: whether a search can use them, and their copy in the run of the search."""
+
+import logging
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from nas.datasets.images.fingerprint import Fingerprint
+from nas.errors import NasError
+from nas.files import atomic_file
+from nas.runs.experiment import Experiment
+from nas.runs.images import check_same_images, dataset_difference
+from nas.runs.run_folder import read_experiment, shared_weights_file
+from nas.runs.serialization import as_json, describe
+from nas.runs.shared_weights import read_shared_record, write_shared_record
+
+logger = logging.getLogger(__name__)
+
+REMOVED = "its shared weights were removed, as `nas clean` does"
+
+
+def check_shared_weights(experiment: Experiment, run: Path | None) -> None:
+    """Check that a session has shared weights or can get them; `run` is the run that it resumes, None for a new one.
+
+    Raises: NasError if the other run has none, or its space, dataset or classes are others; if those of this run were removed,
+    or were trained otherwise.
+    """
+    if not experiment.uses_shared_weights:
+        return
+    source = experiment.shared_weights_run
+    if run is not None and (record := read_shared_record(run)) is not None:
+        if not shared_weights_file(run).is_file():
+            raise NasError(f"{run}: {REMOVED}; continue with --shared-weights none, or begin a new run")
+        if source is not None and record.copied_from != source.name and source.resolve() != run.resolve():
+            raise NasError(f"shared-weights: {run} has its own, and cannot change to those of {source}; begin a new run")
+        if source is None and experiment.shared_epochs is not None and record.epochs != experiment.shared_epochs:
+            epochs = f"{record.epochs} epochs, and cannot change to {experiment.shared_epochs}"
+            raise NasError(f"shared-epochs: the shared weights of {run} were trained for {epochs}; begin a new run")
+        return
+    if source is not None:
+        _check_source(experiment, source)
+
+
+def _check_source(experiment: Experiment, source: Path) -> None:
+    what, there = f"shared-weights {source}", read_experiment(source)
+    if not shared_weights_file(source).is_file():
+        removed = read_shared_record(source) is not None
+        raise NasError(f"{what}: {REMOVED if removed else 'it has none'}; train new ones with --shared-weights train")
+    here = as_json(describe(experiment, ""))
+    difference = _space_difference(there["space"], here["space"]) or dataset_difference(there["dataset"], here["dataset"])
+    if difference:
+        raise NasError(f"{what}: {difference}; train new ones with --shared-weights train")
+
+
+def _space_difference(there: dict[str, Any], here: dict[str, Any]) -> str:
+    """The first difference between two described spaces, in words; empty if there is none."""
+    for name in ("name", "class"):
+        if there[name] != here[name]:
+            return f"its space's {name} is {there[name]!r}, and here it is {here[name]!r}"
+    for name in dict.fromkeys((*there["fields"], *here["fields"])):
+        if (before := there["fields"].get(name)) != (now := here["fields"].get(name)):
+            return f"its space.{name} is {before!r}, and here it is {now!r}"
+    return ""
+
+
+def check_source_images(experiment: Experiment, now: Fingerprint) -> None:
+    """Check that the run whose shared weights are used was trained on these images.
+
+    Raises: NasError if it was not.
+    """
+    source = experiment.shared_weights_run
+    if source is not None and shared_weights_file(source).is_file():  # it may be gone once this run has its own copy
+        advice = "train new ones with --shared-weights train"
+        check_same_images(f"shared-weights {source}", read_experiment(source), now, advice=advice)
+
+
+def copy_shared_weights(source: Path, run: Path) -> None:
+    """Copy another run's shared weights into this one, which then needs the other no more.
+
+    Raises: NasError if they cannot be read or written.
+    """
+    file, record = shared_weights_file(run), read_shared_record(source)
+    with atomic_file(file) as partial:
+        shutil.copyfile(shared_weights_file(source), partial)
+    if record is not None:
+        write_shared_record(run, replace(record, copied_from=record.copied_from or source.name))

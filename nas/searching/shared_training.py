@@ -1,0 +1,166 @@
+"""Trains the shared weights of a run before its search, in processes of the search's Ray session.
+
+Imports torch, which the driver of another search does not need. Read `nas/supernet/training.py` next.
+"""
+
+import logging
+import math
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import partial
+from threading import Event
+from typing import Final
+
+import ray
+
+from nas.errors import NasError, describe_error, is_disk_fault
+from nas.runs.images import fingerprint_of
+from nas.runs.run_folder import RAY, SHARED, read_experiment
+from nas.runs.shared_weights import SharedRecord, write_shared_record
+from nas.searching.distributed import OnEpoch, ProcessError, Processes, run_on_workers
+from nas.searching.interrupt import interruptible
+from nas.searching.parcel import pack
+from nas.searching.plan import Session
+from nas.searching.problem import Problem
+from nas.spaces import Params
+from nas.supernet.training import SharedTraining, shared_settings, train_shared
+from nas.training.device import is_out_of_memory
+from nas.training.loop import DivergedError
+from nas.training.settings import Epoch, TrainReport
+
+logger = logging.getLogger(__name__)
+
+LOG_LINES: Final = 20  # of a training in the log
+MIN_SHARE: Final = 16  # images of a batch for each process
+
+# A context manager that displays a training: it gives a callback of (epochs done, epochs).
+WatchTraining = Callable[[], AbstractContextManager[Callable[[int, int], None]]]
+
+
+def train_shared_weights(session: Session, *, workers: int, gpus: float, watch: WatchTraining) -> None:
+    """Train the shared weights of a run, from their checkpoint if there is one; `workers` trials at a time would use `gpus` each.
+
+    A training that loses a process continues from its checkpoint, unless it has lost one at the same epoch before.
+
+    Raises: NasError for a loss that is not finite, a full disk, too little memory, or lost processes. KeyboardInterrupt if it
+    was interrupted.
+    """
+    experiment, run = session.experiment, session.run
+    training, interrupted = training_of(session), Event()
+    images = fingerprint_of(read_experiment(run))
+    num_images = sum(images.counts["train"].values()) if images else experiment.train.batch_size
+    processes = processes_for(min(experiment.train.batch_size, num_images), workers=workers, gpus=gpus)
+    epochs, device = training.settings.epochs, "GPU" if processes.use_gpu else "CPU"
+    logger.info("training shared weights for %d epochs in %d process(es) on the %s", epochs, processes.count, device)
+    parcel = pack(partial(train_in_process, training))
+    try:
+        with interruptible(interrupted), watch() as show:
+            progress = Progress(epochs=epochs, show=show, interrupted=interrupted)
+            furthest = -1
+            while True:
+                try:
+                    report = run_on_workers(parcel, processes, storage=run / RAY, on_epoch=progress.on_epoch)
+                    break
+                except ProcessError as error:
+                    if progress.latest <= furthest:
+                        raise
+                    furthest = progress.latest
+                    logger.warning("%s; the training continues from its checkpoint", error)
+    except KeyboardInterrupt:
+        logger.info("`nas resume %s` continues the training of the shared weights", run)
+        raise
+    except DivergedError as error:
+        size = max(1, experiment.train.batch_size // 4)  # their learning rate grows with the root of the batch
+        raise NasError(f"shared weights: {error}; begin a new run with --train.batch-size {size}, which halves it") from None
+    except NasError as error:
+        room = "make room on the disk, then " if is_disk_fault(str(error)) else ""
+        raise NasError(f"shared weights: {error}; {room}`nas resume {run}` continues their training") from None
+    write_shared_record(run, _record(report, processes, seed=experiment.seed))
+
+
+def training_of(session: Session) -> SharedTraining:
+    """The training of the shared weights of a run."""
+    experiment, plan = session.experiment, session.plan
+    images = fingerprint_of(read_experiment(session.run))
+    return SharedTraining(
+        space=experiment.space,
+        feasible=partial(is_feasible, plan.problem),
+        examples=[plan.feasibility.example],
+        dataset=experiment.dataset,
+        settings=shared_settings(experiment.train, experiment.shared_epochs),
+        seed=experiment.seed,
+        folder=session.run / SHARED,
+        images=images.key if images else "",
+    )
+
+
+def is_feasible(problem: Problem, params: Params) -> bool:
+    """Whether the network with these parameters meets the limits."""
+    return problem.examine(params).feasible
+
+
+def train_in_process(training: SharedTraining, *, on_epoch: OnEpoch | None) -> TrainReport:
+    """Train in one process of the group.
+
+    Raises: NasError if a batch does not fit into memory; else what `train_shared` raises.
+    """
+    try:
+        return train_shared(training, on_epoch=on_epoch)
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        size = training.settings.batch_size
+        raise NasError(
+            f"a batch of {size} images does not fit in the memory ({describe_error(error)}); free some, or begin a new run with "
+            f"--train.batch-size {max(1, size // 2)}"
+        ) from None
+
+
+def processes_for(batch_size: int, *, workers: int, gpus: float) -> Processes:
+    """One process for each GPU that the search may use, all on the machine with the most, or one for each core without a GPU.
+
+    Each gets an equal share of a batch, of MIN_SHARE images or more.
+    """
+    here = ray.get_runtime_context().get_node_id()
+    nodes = [node for node in ray.nodes() if node["Alive"]]
+    node = max(nodes, key=lambda one: (one["Resources"].get("GPU", 0) if gpus else 0, one["NodeID"] == here))
+    cores, all_gpus = (int(node["Resources"].get(kind, 0)) for kind in ("CPU", "GPU"))
+    most = min(all_gpus, math.ceil(workers * gpus)) if gpus else min(cores, workers)
+    shares = [count for count in range(1, most + 1) if batch_size % count == 0 and batch_size >= MIN_SHARE * count]
+    count = max(shares, default=1)
+    return Processes(count=count, use_gpu=gpus > 0, threads=max(1, min(cores, most) // count), node=node["NodeID"])
+
+
+@dataclass(slots=True, kw_only=True)
+class Progress:
+    """What the log and the display show of a training, which ends after an epoch if it is interrupted."""
+
+    epochs: int
+    show: Callable[[int, int], None]
+    interrupted: Event
+    latest: int = 0
+    """The last epoch that has ended, over all attempts."""
+
+    def on_epoch(self, epoch: Epoch) -> None:
+        """Show an epoch. Raises: KeyboardInterrupt after Ctrl-C."""
+        self.latest = max(self.latest, epoch.epoch)
+        self.show(epoch.epoch, self.epochs)
+        if epoch.epoch == 1 or epoch.epoch * LOG_LINES // self.epochs > (epoch.epoch - 1) * LOG_LINES // self.epochs:
+            left = timedelta(seconds=round((self.epochs - epoch.epoch) * epoch.seconds))
+            line = "shared weights: epoch %d/%d, loss %.3f, %.1f s an epoch, %s left"
+            logger.info(line, epoch.epoch, self.epochs, epoch.train_loss, epoch.seconds, left)
+        if self.interrupted.is_set() and epoch.epoch < self.epochs:
+            raise KeyboardInterrupt
+
+
+def _record(report: TrainReport, processes: Processes, *, seed: int) -> SharedRecord:
+    return SharedRecord(
+        train_loss=tuple(epoch.train_loss for epoch in report.history),
+        seconds=report.seconds,
+        processes=processes.count,
+        device=report.device,
+        precision=report.precision,
+        seed=seed,
+    )
