@@ -245,8 +245,8 @@ class SearchState:
         if trial.reused:
             return f"trial {trial.number} reused: {result}"
         if trial.from_trial is not None:
-            how = "trained alone" if trial.weights is Weights.TRAINED else "fine-tuned"
-            return f"trial {trial.number}, trial {trial.from_trial} {how}, {outcome.status}{after}: {result}{self._gain(trial)}"
+            how = "trained alone as" if trial.weights is Weights.TRAINED else "fine-tuned from"
+            return f"trial {trial.number}, {how} trial {trial.from_trial}, {outcome.status}{after}: {result}{self._gain(trial)}"
         what = "score of " if trial.weights is Weights.SHARED else ""
         counted = f"{self.log.tally.ended}/{num_wanted(experiment)} " if trial.weights == self.weights else ""
         return f"{counted}{what}trial {trial.number} {outcome.status}{after}: {result}"
