@@ -11,6 +11,7 @@ import zlib
 from base64 import b64encode
 from bisect import bisect
 from collections.abc import Iterable, Mapping
+from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.resources import files
 from itertools import chain
@@ -24,7 +25,7 @@ import optuna
 import pandas as pd
 from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 from optuna.study import StudyDirection
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 
 from nas.errors import ArchitectureError, NasError
 from nas.models.architecture import Architecture
@@ -36,7 +37,9 @@ from nas.runs.optuna_study import RunStudy
 from nas.runs.pareto import Box
 from nas.runs.results import close_pairs, history, losses, measured_columns, results
 from nas.runs.run_folder import directions_of, read_experiment
-from nas.runs.trial import Status
+from nas.runs.shared_check import check_shared
+from nas.runs.shared_weights import read_shared_record
+from nas.runs.trial import Status, Weights
 from nas.spaces import num_choices
 
 REPORT_FILE: Final = "report.html"
@@ -46,12 +49,15 @@ CURVE_POINTS: Final = 20_000  # of all learning curves together; longer historie
 MIN_IMPORTANCE_TRIALS: Final = 8  # done trials needed before importances are shown
 MAX_IMPORTANCE_BARS: Final = 15  # most important parameters shown
 
-TEXTS: Final = ("id", "status", "reason", "source", "name", "device", "precision", "error")
+TEXTS: Final = ("id", "status", "reason", "weights", "source", "name", "device", "precision", "error")
 TITLES: Final = {  # columns of a training that can be an axis, and the words for it; an objective has its own title
     "epochs": "epochs",
     "seconds": "time of the training, s",
     "peak_memory_mb": "peak GPU memory, MB",
     "retries": "retries",
+    "val_loss": "cross-entropy on validation images, nat",
+    "gain_pct": "gain over the score by shared weights, percentage points",
+    "alone_val_top1_pct": "top-1 on validation images trained alone, %",
     "full_val_top1_pct": "top-1 on validation images, %",
     "full_test_top1_pct": "top-1 on test images, %",
     "full_test_sd_pct": "standard deviation of top-1 on test images, %",
@@ -101,7 +107,7 @@ def gather(run: Path) -> dict[str, Any]:
         "folder": shlex.quote(str(run)),
         "made": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
         "state": summary.state,
-        "ended": summary.trials,
+        "ended": f"{summary.trials} {'trials have ended' if described['shared_weights'] == 'none' else 'networks are scored'}",
         "counts": {str(status): int(count) for status, count in df["status"].value_counts().items()},
         "started": _shown_time(described["sessions"][0]["started"]),
         "facts": [*_facts(described), *(["Images", gone] for gone in [gone_images(run, described)] if gone)],
@@ -117,7 +123,8 @@ def gather(run: Path) -> dict[str, Any]:
         "close": close_pairs(df),
         "convergence": convergence(df),
         "curves": _curves(run),
-        "importance": _importance(run, described),
+        "importance": _importance(run, described, trials),
+        "shared": _shared(run, trials),
         "time": _time(described, trials),
         "trust": str(check_ranking(run) or ""),
         "predictors": [[one.name, str(one.networks), str(one)] for one in predictors(df)],
@@ -143,6 +150,23 @@ def _facts(described: Mapping[str, Any]) -> list[list[str]]:
         "Machine": f"{machine['processor']}, {machine['cpus']} CPUs",
     }
     return [[label, text] for label, text in facts.items() if text]
+
+
+def _shared(run: Path, trials: pd.DataFrame) -> dict[str, Any] | None:
+    """The training of the shared weights, the scores, the gains of fine-tuning and the check; None without shared weights."""
+    record, scored = read_shared_record(run), trials[(trials["weights"] == Weights.SHARED) & (trials["status"] == Status.DONE)]
+    if record is None and scored.empty:
+        return None
+    gains = trials.loc[trials["weights"] == Weights.FINE_TUNED, "gain_pct"].dropna()
+    check = check_shared(run)
+    return {
+        "training": record and asdict(record),
+        "scored": len(scored),
+        "seconds_each": _plain(scored["seconds"].median()),
+        "gains": _values([len(gains), gains.mean(), gains.min(), gains.max()]),
+        "difference": check and check.difference,
+        "rankings": [[name, str(agreement)] for name, agreement in check.rankings] if check else [],
+    }
 
 
 def _shown_time(text: str) -> str:
@@ -218,8 +242,11 @@ def _curves(run: Path) -> dict[str, Any]:
     return {"every": every} | {name: _values(df[name]) for name in ("trial", "epoch", "val_top1_pct")}
 
 
-def _importance(run: Path, described: Mapping[str, Any]) -> dict[str, Any]:
-    """The most important parameters for each objective that needs training, or why there are none."""
+def _importance(run: Path, described: Mapping[str, Any], trials: pd.DataFrame) -> dict[str, Any]:
+    """The most important parameters for each objective that needs training, or why there are none.
+
+    Trials with other weights than most have do not count, as their accuracies do not compare.
+    """
     steering = [one for one in described["objectives"] if one["steers"]]
     trained = {index: one["name"] for index, one in enumerate(steering) if one["needs_training"]}
     if not trained:
@@ -229,32 +256,41 @@ def _importance(run: Path, described: Mapping[str, Any]) -> dict[str, Any]:
     except (NasError, ImportError) as error:
         return {"why": f"There are no importances, as the space cannot be rebuilt here: {error}."}
     study, parameters = run_study.study, [name for name, one in run_study.parameters.items() if num_choices(one) > 1]
-    done = [one for one in study.get_trials(states=[TrialState.COMPLETE]) if one.params.keys() >= set(parameters)]
+    alike = set(trials.loc[trials["weights"].isin(trials["weights"].mode()), "trial"])
+    complete = study.get_trials(states=[TrialState.COMPLETE])
+    done = [one for one in complete if one.user_attrs["trial"] in alike and one.params.keys() >= set(parameters)]
     if len(done) < MIN_IMPORTANCE_TRIALS or not parameters:
         return {"why": f"{len(done)} trials of the space are done; from {MIN_IMPORTANCE_TRIALS} on, importances are shown."}
     differing = {index: name for index, name in trained.items() if len({one.values[index] for one in done}) > 1}
-    bars = {name: _ranked(study, parameters, index) for index, name in differing.items()}
+    bars = {name: _ranked(study, parameters, index, alike) for index, name in differing.items()}
     return {"networks": len(done), "of": len(parameters), "bars": bars}
 
 
-def _ranked(study: optuna.Study, parameters: list[str], objective: int) -> list[list[Any]]:
-    """(parameter, importance) for the objective with this index; the most important first."""
+def _ranked(study: optuna.Study, parameters: list[str], objective: int, alike: set[int]) -> list[list[Any]]:
+    """(parameter, importance) over the trials `alike`, for the objective with this index; the most important first."""
     sign = 1 if study.directions[objective] == StudyDirection.MINIMIZE else -1  # the evaluator takes low values as good
+
+    def counts(trial: FrozenTrial) -> bool:
+        return bool(trial.params) and trial.user_attrs["trial"] in alike  # baselines have no parameters
+
     with warnings.catch_warnings(action="ignore"):
         shares = get_param_importances(
             study,
             evaluator=PedAnovaImportanceEvaluator(),
             params=parameters,
-            target=lambda trial: sign * trial.values[objective] if trial.params else math.nan,  # baselines have none
+            target=lambda trial: sign * trial.values[objective] if counts(trial) else math.nan,
         )
     return [[name, _plain(share)] for name, share in shares.items()][:MAX_IMPORTANCE_BARS]
 
 
 def _time(described: Mapping[str, Any], trials: pd.DataFrame) -> dict[str, Any]:
-    """Training seconds by status, and wall seconds of all sessions: each from its start to its last start or end of a trial."""
-    seconds = trials[trials["source"] != "reuse"].groupby("status")["seconds"].sum()  # reused results took another run's time
+    """Seconds of training by status, of scoring, and of the wall clock: each session to its last start or end of a trial."""
+    own = trials[trials["source"] != "reuse"]  # reused results took another run's time
+    is_scored = own["weights"] == Weights.SHARED
+    seconds = own[~is_scored].groupby("status")["seconds"].sum()
     starts = [pd.Timestamp(session["started"]).tz_convert(None) for session in described["sessions"]]
     logged = pd.concat([trials["started"], trials["ended"]]).dropna()
     last = logged.groupby(logged.map(lambda time: bisect(starts, time) - 1)).max()  # event of each session
     wall = sum((time - starts[session]).total_seconds() for session, time in last.items() if session >= 0)
-    return {"by_status": {str(name): _plain(total) for name, total in seconds.items() if total > 0}, "wall": _plain(wall)}
+    by_status = {str(name): _plain(total) for name, total in seconds.items() if total > 0}
+    return {"by_status": by_status, "scoring": _plain(own.loc[is_scored, "seconds"].sum()), "wall": _plain(wall)}

@@ -23,7 +23,8 @@ function hover(row) {
   const names = [...new Set([...OBJECTIVES, byId("x").value, byId("y").value])];
   const lines = names.filter((name) => column(name)[row] !== null && name !== "trial").map((name) => `${plain(axisTitle(name))}: ${number(column(name)[row])}`);
   const source = column("source")[row];
-  return [plain(title(row)), plain(column("id")[row]), ...lines, plain(column("status")[row]) + (source && source !== "search" ? `, ${plain(source)}` : "")].join("<br>");
+  const words = [column("status")[row], MIXED ? column("weights")[row] : null, source === "search" ? null : source];
+  return [plain(title(row)), plain(column("id")[row]), ...lines, words.filter(Boolean).map(plain).join(", ")].join("<br>");
 }
 
 /** A trace of one point per row; a click on a point gives its row. */
@@ -32,6 +33,28 @@ function points(name, rows, x, y, more) {
     type: "scatter", mode: "markers", name, x: rows.map((row) => x[row]), y: rows.map((row) => y[row]),
     customdata: rows, hovertext: rows.map(hover), hoverinfo: "text", ...more,
   };
+}
+
+/** How a point looks by the weights of its network; used only if they differ. */
+const SYMBOLS = { shared: "circle", "fine-tuned": "triangle-up", trained: "star" };
+const MIXED = new Set(column("weights").filter(FINITE)).size > 1;
+
+/** A trace of points for each kind of weights. */
+function byWeights(name, rows, x, y, more) {
+  if (!MIXED) return [points(name, rows, x, y, more)];
+  return Object.entries(SYMBOLS).map(([weights, symbol]) => {
+    const marker = { ...more.marker, symbol, size: weights === "shared" ? more.marker.size - 2 : more.marker.size + 2 };
+    return points(`${name}, ${weights}`, rows.filter((row) => column("weights")[row] === weights), x, y, { ...more, marker });
+  });
+}
+
+/** The front: the line with steps through it, and its points. */
+function frontTraces(front, xName, yName, error) {
+  const [x, y, { mode, line }] = [column(xName), column(yName), steps(xName, yName)];
+  const marker = { size: 9, color: colour("front") };
+  if (!MIXED) return [points("front", front, x, y, { mode, line, error_x: error, marker })];
+  const through = line ? [points("front", front, x, y, { mode: "lines", line, hoverinfo: "skip", showlegend: false })] : [];
+  return [...through, ...byWeights("front", front, x, y, { error_x: error, marker })];
 }
 
 const isFront = (row) => column("is_front")[row] === 1;
@@ -109,8 +132,8 @@ function frontFigure(selected) {
   const ring = { symbol: "circle-open", size: 17, color: colour("text"), line: { width: 2.5 } };
   const traces = [
     points("not done", rows.filter((row) => !isDone(row)), x, y, { marker: { symbol: "circle-open", size: 7, color: colour("other") }, opacity: 0.7 }),
-    points("done", others, x, y, { marker: { size: 7, color: colour("other") } }),
-    points("front", front, x, y, { ...steps(xName, yName), error_x: error, marker: { size: 9, color: colour("front") } }),
+    ...byWeights("done", others, x, y, { marker: { size: 7, color: colour("other") } }),
+    ...frontTraces(front, xName, yName, error),
     referenceTrace(references, x, y),
     fullTrace(rows, x, yName),
     points("selected", rows.filter((row) => row === selected), x, y, { marker: ring, hoverinfo: "skip", showlegend: false }),
@@ -169,12 +192,26 @@ function importanceFigure(bars) {
   return [[trace], layout("importance, share of 1", "", { yaxis: { autorange: "reversed", gridcolor: "rgba(0,0,0,0)" }, bargap: 0.3, margin: { l: 12, r: 12, t: 8, b: 44 } })];
 }
 
+function sharedFigure() {
+  const losses = DATA.shared.training.train_loss;
+  const trace = { type: "scatter", mode: "lines", x: losses.map((_, i) => i + 1), y: losses, line: { color: colour("front"), width: 1.5 }, hovertemplate: "epoch %{x}: %{y:.3f}<extra></extra>" };
+  return [[trace], layout("epoch", "training loss, nat", { xaxis: { tickformat: "d" } })];
+}
+
+/** Seconds by status, and those of shared weights: their training, if it was in this run, and the scores. */
+function spent() {
+  const training = DATA.shared?.training;
+  const shared = { "training shared weights": training && !training.copied_from ? training.seconds : 0, scoring: DATA.time.scoring };
+  return { ...DATA.time.by_status, ...Object.fromEntries(Object.entries(shared).filter(([, seconds]) => seconds > 0)) };
+}
+
 function timeFigure() {
-  const seconds = DATA.time.by_status;
+  const seconds = spent();
   const largest = Math.max(...Object.values(seconds));
   const [unit, scale] = largest < 7200 ? ["minutes", 60] : ["hours", 3600];
-  const traces = KINDS.filter((kind) => seconds[kind]).map((kind) => ({
-    type: "bar", orientation: "h", name: kind, x: [seconds[kind] / scale], y: ["training"], marker: { color: colour(kind) },
+  const shades = { "training shared weights": "reference", scoring: "quiet" };
+  const traces = [...KINDS, ...Object.keys(shades)].filter((kind) => seconds[kind]).map((kind) => ({
+    type: "bar", orientation: "h", name: kind, x: [seconds[kind] / scale], y: ["work"], marker: { color: colour(shades[kind] ?? kind) },
     hovertemplate: `${kind}: ${duration(seconds[kind])}<extra></extra>`,
   }));
   const wall = { type: "bar", orientation: "h", name: "wall clock", x: [DATA.time.wall / scale], y: ["wall clock"], marker: { color: colour("other") }, hovertemplate: `${duration(DATA.time.wall)}<extra></extra>`, showlegend: false };

@@ -32,7 +32,7 @@ function fillHead() {
   document.title = `${DATA.name}: search report`;
   say("name", DATA.name);
   const running = DATA.state === "running" ? "; the search still runs, so run `nas report` again for newer results" : "";
-  say("state", `Search ${DATA.state}: ${DATA.ended} trials have ended. Started ${DATA.started}; page made ${DATA.made}${running}.`);
+  say("state", `Search ${DATA.state}: ${DATA.ended}. Started ${DATA.started}; page made ${DATA.made}${running}.`);
   const counts = { ...DATA.counts, front: rowsWhere(isFront).length };
   for (const [status, count] of Object.entries(counts)) {
     byId("counts").append(element("div", {}, element("dt", {}, status === "front" ? "on the front" : status), element("dd", {}, String(count))));
@@ -79,10 +79,11 @@ function frontSentence() {
   const best = OBJECTIVES.map((name) => `${DIRECTIONS[name]} ${words(name)}`).join(", ");
   const front = rowsWhere(isFront).length;
   const what = OBJECTIVES.length > 1 ? "on the front: no other trial is as good on every objective and better on one" : "best on the only objective";
-  return `${front} of ${plural(done, "done trial")} ${front === 1 ? "is" : "are"} ${what} (${best}). Click a point or a row of the table to see its network.`;
+  return `${front} of ${plural(done, "done trial")} ${front === 1 ? "is" : "are"} ${what} (${best}). Click a point or a row of the table to see its network.${MIXED ? MIXED_NOTE : ""}`;
 }
 
-const FRONT_COLUMNS = ["trial", "id", ...OBJECTIVES, "full_test_top1_pct", "full_test_sd_pct", "seconds", "source", "name"];
+const MIXED_NOTE = " Accuracies are those of the networks with different weights: shared (a slice of the shared weights), fine-tuned (that slice, trained further) or trained (new weights, with the whole settings).";
+const FRONT_COLUMNS = ["trial", "id", ...OBJECTIVES, ...(MIXED ? ["weights", "gain_pct"] : []), "alone_val_top1_pct", "full_test_top1_pct", "full_test_sd_pct", "seconds", "source", "name"];
 let SORT = { name: OBJECTIVES[0], ascending: DIRECTIONS[OBJECTIVES[0]] === "minimize" };
 
 function frontRows() {
@@ -171,7 +172,7 @@ function showNetwork(row) {
 
 /** The columns of a trial that have a value, as pairs of name and value: those of text, and those of numbers. */
 function valuesOf(row) {
-  const texts = ["id", "status", "reason", "error", "source", "device", "precision"];
+  const texts = ["id", "status", "reason", "error", "weights", "source", "device", "precision"];
   const numbers = [...DATA.groups.objectives, ...(DATA.groups["limits"] ?? []), ...(DATA.groups["only to look at"] ?? []), ...DATA.groups["training"]].filter((name) => name !== "trial");
   const present = (names, shown) => names.filter((name) => column(name)[row] !== null).map((name) => [name, shown(column(name)[row])]);
   return [present(texts, String), present(numbers, number)];
@@ -214,6 +215,28 @@ function fillPredictors() {
   byId("predictors").append(table([["column"], ["networks", true], ["tau"]], DATA.predictors));
 }
 
+function fillShared() {
+  if (!DATA.shared) {
+    hide("shared");
+    return;
+  }
+  const { training, scored, seconds_each: each, difference, rankings } = DATA.shared;
+  const how = training && `${training.copied_from ? `Copied from ${training.copied_from}, where they were trained` : "Trained"} for ${plural(training.train_loss.length, "epoch")} in ${duration(training.seconds)} on ${training.processes > 1 ? `${training.processes} × ` : ""}${training.device}.`;
+  const scores = scored ? `${plural(scored, "network")} ${scored === 1 ? "was" : "were"} scored, in ${duration(each)} each (median).` : "No network is scored yet.";
+  say("shared-caption", [how, scores, gainSentence()].filter(Boolean).join(" "));
+  if (training) add("shared-loss", sharedFigure);
+  else hide("shared-loss");
+  const none = scored ? `Not checked: nas verify ${DATA.folder} --shared trains some of these networks alone, and says how far to trust the scores.` : "";
+  say("shared-trust", difference ? `How far to trust the scores: ${difference}. The table has Kendall's tau with the ranking by top-1 alone, from -1 to 1; scores are no use if the costs rank as well.` : none);
+  if (difference) byId("shared-rankings").append(table([["ranked by"], ["tau"]], rankings));
+}
+
+function gainSentence() {
+  const [count, mean, least, most] = DATA.shared.gains;
+  const points = (value) => `${value < 0 ? "" : "+"}${value.toFixed(1)}`;
+  return count ? `Fine-tuning changed the top-1 of ${plural(count, "network")} by ${points(mean)} points on average, from ${points(least)} to ${points(most)}.` : "";
+}
+
 function fillConvergence() {
   if (!DATA.convergence.share.length) {
     say("convergence-caption", "No trial is done yet.");
@@ -252,15 +275,15 @@ function fillImportance() {
 }
 
 function fillTime() {
-  const seconds = Object.values(DATA.time.by_status).reduce((sum, value) => sum + value, 0);
+  const seconds = Object.values(spent()).reduce((sum, value) => sum + value, 0);
   if (!seconds) {
     say("time-caption", "No training has ended yet.");
     hide("time", "lanes");
     return;
   }
   const { wall } = DATA.time;
-  const share = wall ? `, ${(seconds / wall).toFixed(1)} trials at a time` : "";
-  say("time-caption", `${duration(seconds)} of training in ${duration(wall)} of search${share}. The lower figure shows every trial from its proposal to its end.`);
+  const share = wall && !DATA.shared ? `, ${(seconds / wall).toFixed(1)} trials at a time` : "";
+  say("time-caption", `${duration(seconds)} of ${DATA.shared ? "training and scoring" : "training"} in ${duration(wall)} of search${share}. The lower figure shows every trial from its proposal to its end.`);
   add("time", timeFigure);
   if (rowsWhere((row) => FINITE(column("started")[row]) && FINITE(column("ended")[row])).length) {
     add("lanes", lanesFigure, true);
@@ -268,7 +291,7 @@ function fillTime() {
 }
 
 const MEANINGS = {
-  done: "trained to the end",
+  done: DATA.shared ? "trained to the end, or scored by shared weights" : "trained to the end",
   stopped: "stopped early because it fell behind other trials, or by a limit set later",
   failed: "ended with an error; the table below groups them",
   running: "in training",
@@ -297,7 +320,7 @@ function fillStatuses() {
 
 function fillPage() {
   for (const form of document.querySelectorAll("form")) form.addEventListener("submit", (event) => event.preventDefault());
-  for (const fill of [fillHead, fillFront, fillTrust, fillPredictors, fillConvergence, fillCurves, fillImportance, fillTime, fillStatuses]) fill();
+  for (const fill of [fillHead, fillFront, fillTrust, fillPredictors, fillShared, fillConvergence, fillCurves, fillImportance, fillTime, fillStatuses]) fill();
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => [...DRAWN.keys()].forEach(draw));
   mark("ready");
   setTimeout(drawWaiting);
