@@ -18,8 +18,11 @@ from selenium.webdriver.support.wait import WebDriverWait
 import nas
 from nas.runs.pareto import Box
 from nas.runs.report import convergence, gather, write_report
-from nas.runs.run_folder import TRIALS_FILE, locked, read_experiment
-from tests.made_up_runs import describe_run, run_of_networks, run_of_points, skip, train_in_full, write
+from nas.runs.run_folder import HISTORY_FILE, SHARED, TRIALS_FILE, locked, read_experiment
+from nas.runs.shared_check import check_shared
+from nas.runs.shared_weights import SharedRecord, write_shared_record
+from tests.made_up_runs import describe_run, end, run_of_networks, run_of_points, skip, start, train_in_full, write
+from tests.runs.test_shared_check import alone
 
 needs_browser = [
     pytest.mark.skipif(shutil.which("chromium") is None or shutil.which("chromedriver") is None, reason="there is no Chromium"),
@@ -57,6 +60,23 @@ def run(tmp_path_factory):
         for seed in range(3):
             train_in_full(folder, trial, seed, 95.0 - place + seed / 10)
     return folder
+
+
+@pytest.fixture
+def scored_run(tmp_path):
+    """Three networks that shared weights have scored, the first of them fine-tuned."""
+    score = {"status": "done", "val_loss": 1.0, "seconds": 0.25, "start": {"weights": "shared"}}
+    run = run_of_networks(tmp_path, [score | {"top1": 50.0 + i} for i in range(3)], shared_weights="train")
+    (run / HISTORY_FILE).write_text("")
+    first = json.loads((run / TRIALS_FILE).read_text().splitlines()[0])
+    proposal = {name: first[name] for name in ("id", "params", "architecture")}
+    proposal |= {"weights": "fine-tuned", "from_trial": 0, "source": "front"}
+    values = first["values"] | {"val_top1_pct": 90.0}
+    write(run, [start(3, first["values"], **proposal), end(3, values, seconds=4.5)])
+    (run / SHARED).mkdir()
+    training = {"processes": 2, "device": "cpu, 1 thread(s)", "precision": "float32", "seed": 0}
+    write_shared_record(run, SharedRecord(train_loss=(2.0, 1.0), seconds=9.0, **training))
+    return run
 
 
 @pytest.fixture(scope="module")
@@ -200,6 +220,27 @@ class TestInABrowser:
         assert (title, set(values)) == ("time of the training, s", {4.5})
         assert complaints(page) == []
 
+    def test_points_and_rows_are_told_apart_by_their_weights(self, browser, scored_run):
+        page = opened(browser, write_report(scored_run))
+        names = page.execute_script("return byId('front').data.map(trace => [trace.name, trace.x.length, trace.marker?.symbol])")
+        front = [name for name in names if name[0].startswith("front, ")]
+        assert sum(count for _, count, _ in front) == int(nas.results(scored_run)["is_front"].sum())
+        assert ["front, fine-tuned", 1, "triangle-up"] in front
+        assert "shared (a slice of the shared weights)" in text(page, "#front-caption")
+        caption = text(page, "#shared-caption")
+        assert "Trained for 2 epochs in 9 s on 2 × cpu, 1 thread(s). 3 networks were scored, in 0.25 s each (median)." in caption
+        assert "Fine-tuning changed the top-1 of 1 network by +40.0 points on average, from +40.0 to +40.0." in caption
+        assert f"Not checked: nas verify {scored_run} --shared trains" in text(page, "#shared-trust")
+        assert text(page, "#time-caption").startswith("14.25 s of training and scoring in ")
+        for trial in range(3):
+            alone(scored_run, trial, 70.0 + trial, 72.0 + trial)
+        page = opened(browser, write_report(scored_run))
+        check = check_shared(scored_run)
+        assert check.difference in text(page, "#shared-trust")
+        rows = "return [...document.querySelectorAll('#shared-rankings tbody tr')].map(row => row.cells[1].textContent)"
+        assert page.execute_script(rows) == [str(agreement) for _, agreement in check.rankings]
+        assert complaints(page) == []
+
     def test_dark_and_narrow(self, run, browser, page_file):
         file = page_file
         ground = "return [getComputedStyle(document.body).backgroundColor, document.getElementById('front').layout.font.color]"
@@ -301,6 +342,15 @@ def test_convergence_is_the_hypervolume_of_the_front_so_far(tmp_path, names):
     points = [tuple(sign * row[name] for sign, name in zip(signs, names, strict=True)) for _, row in df.iterrows()]
     assert found["trial"] == list(range(30))
     assert found["share"] == pytest.approx([Box.around(points).share(points[: i + 1]) for i in range(30)])
+
+
+def test_networks_with_other_weights_than_most_have_no_say_in_the_importances(scored_run):
+    more = [json.loads(line) for line in (scored_run / TRIALS_FILE).read_text().splitlines()]
+    ended = {"val_top1_pct": 50.0, "macs_m": 1.0}
+    fields = {name: more[0][name] for name in ("params", "architecture")}
+    for trial in range(4, 10):
+        write(scored_run, [start(trial, ended, **fields, weights="shared"), end(trial, ended | {"val_top1_pct": 50.0 + trial})])
+    assert gather(scored_run)["importance"]["networks"] == 9
 
 
 def test_convergence_leaves_out_what_is_beyond_the_limits_or_no_point_of_the_space(tmp_path):
