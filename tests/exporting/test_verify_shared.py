@@ -9,7 +9,7 @@ from nas.runs.alone import ALONE, read_alone, write_alone
 from nas.runs.shared_check import check_shared
 from nas.searching.evaluate import evaluate
 from nas.searching.task import Task
-from tests.made_up_runs import run_of_networks
+from tests.made_up_runs import begin_run, end, run_of_networks, start, train_in_full, write
 from tests.runs.test_shared_check import RECORD
 
 SETTINGS = nas.TrainSettings(epochs=1, batch_size=512)
@@ -41,6 +41,15 @@ def test_the_cheapest_and_the_most_expensive_are_trained_alone_once(tmp_path, ty
     outcome = evaluate(text, task, folder=tmp_path / "again")
     assert (first.val_loss, first.val_top1_pct) == pytest.approx((outcome.val_loss, outcome.values["val_top1_pct"]))
     assert check_shared(run).difference in printed
+
+
+def test_a_network_that_is_on_the_front_with_two_weights_is_trained_in_full_once(tmp_path):
+    run, values = begin_run(tmp_path), {"macs_m": 1.0, "val_top1_pct": 50.0}
+    fine_tuned = {"id": "id0", "weights": "fine-tuned", "from_trial": 0, "source": "front"}
+    write(run, [start(0, values, **SHARED), end(0, values), start(1, values, **fine_tuned), end(1, values)])
+    train_in_full(run, 0, 0, 60.0, epochs=1)
+    assert nas.results(run)["is_front"].tolist() == [True, True]
+    assert nas.verify(run, top=2, seeds=1, epochs=1) is None  # nothing to train, and one network has no ranking
 
 
 @pytest.mark.parametrize(
