@@ -119,18 +119,21 @@ def train_in_process(training: SharedTraining, *, on_epoch: OnEpoch | None) -> T
 
 
 def processes_for(batch_size: int, *, workers: int, gpus: float) -> Processes:
-    """One process for each GPU that the search may use, all on the machine with the most, or one for each core without a GPU.
+    """One process for each GPU that the search may use, all on the machine with the most; one of one thread without a GPU.
 
-    Each gets an equal share of a batch, of MIN_SHARE images or more.
+    On CPUs more processes or threads gain nothing: a step of a small network is short beside what they wait for each other.
     """
     here = ray.get_runtime_context().get_node_id()
     nodes = [node for node in ray.nodes() if node["Alive"]]
     node = max(nodes, key=lambda one: (one["Resources"].get("GPU", 0) if gpus else 0, one["NodeID"] == here))
-    cores, all_gpus = (int(node["Resources"].get(kind, 0)) for kind in ("CPU", "GPU"))
-    most = min(all_gpus, math.ceil(workers * gpus)) if gpus else min(cores, workers)
+    most = min(int(node["Resources"].get("GPU", 0)), math.ceil(workers * gpus)) if gpus else 1
+    return Processes(count=num_shares(batch_size, most), use_gpu=gpus > 0, threads=1, node=node["NodeID"])
+
+
+def num_shares(batch_size: int, most: int) -> int:
+    """The most equal shares of a batch, up to `most`, of MIN_SHARE images or more; 1 if there are none."""
     shares = [count for count in range(1, most + 1) if batch_size % count == 0 and batch_size >= MIN_SHARE * count]
-    count = max(shares, default=1)
-    return Processes(count=count, use_gpu=gpus > 0, threads=max(1, min(cores, most) // count), node=node["NodeID"])
+    return max(shares, default=1)
 
 
 @dataclass(slots=True, kw_only=True)

@@ -22,7 +22,7 @@ from nas.training.settings import LAST_FILE, Epoch, TrainReport, TrainSettings
 WEIGHTS_FILE: Final = "weights.safetensors"
 EPOCHS_FACTOR: Final = 12  # epochs of shared weights, as a multiple of those of a network alone
 OPTIMIZER: Final = "lamb"  # its step is a share of each tensor's norm, which suits tensors that are used in slices
-LR: Final = 1.5e-3  # for one image a step; it grows with the root of the batch size, as in LAMB's paper (arXiv:1904.00962)
+LR: Final = 1.1e-3  # for one image a step; it grows with the root of the batch size, as in LAMB's paper (arXiv:1904.00962)
 CHECKPOINT_SHARE: Final = 0.05  # largest share of the time for writing checkpoints
 
 

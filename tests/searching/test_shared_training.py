@@ -24,7 +24,7 @@ from nas.runs.serialization import experiment_of
 from nas.runs.shared_weights import SharedRecord, read_shared_record, write_shared_record
 from nas.searching.plan import Session, make_plan
 from nas.searching.shared_source import check_shared_weights, check_source_images, copy_shared_weights
-from nas.searching.shared_training import MIN_SHARE, Progress, processes_for, train_shared_weights, training_of
+from nas.searching.shared_training import MIN_SHARE, Progress, num_shares, processes_for, train_shared_weights, training_of
 from nas.supernet.training import train_shared
 from nas.training.settings import LAST_FILE, Epoch
 from tests.conftest import DATA
@@ -104,10 +104,17 @@ def test_ctrl_c_ends_a_training_after_its_epoch_unless_that_is_the_last():
     progress.on_epoch(last)
 
 
+SHARES = [(64, 2, 2), (64, 1, 1), (MIN_SHARE, 2, 1), (65, 2, 1), (96, 4, 4), (90, 4, 3)]
+
+
+@pytest.mark.parametrize(("batch", "most", "count"), SHARES)
+def test_each_process_gets_an_equal_share_of_a_batch(batch, most, count):
+    assert num_shares(batch, most) == count
+
+
 @pytest.mark.usefixtures("running_ray")
-@pytest.mark.parametrize(("batch", "workers", "count"), [(64, 2, 2), (64, 1, 1), (MIN_SHARE, 2, 1), (65, 2, 1)])
-def test_each_process_gets_an_equal_share_of_a_batch(batch, workers, count):
-    assert processes_for(batch, workers=workers, gpus=0.0).count == count
+def test_a_cpu_trains_in_one_process():
+    assert processes_for(64, workers=2, gpus=0.0).count == 1
 
 
 @pytest.fixture
