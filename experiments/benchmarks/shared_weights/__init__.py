@@ -1,0 +1,1 @@
+"""What searching by shared weights is worth against training every network alone."""
