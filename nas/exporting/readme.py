@@ -58,8 +58,9 @@ def _accuracy(accuracy: Mapping[str, Any]) -> Iterator[str]:
 def _how_trained(accuracy: Mapping[str, Any]) -> str:
     """How the network came by its weights."""
     if "fine_tuning" in accuracy:
-        how = accuracy["fine_tuning"]
-        return f"its slice of weights shared by many networks, trained further for {how['epochs']} epochs from lr {how['lr']:g},"
+        epochs, lr = accuracy["fine_tuning"]["epochs"], accuracy["fine_tuning"]["lr"]
+        length = f"{epochs} epoch{'s' * (epochs > 1)}"
+        return f"its slice of weights shared by many networks, trained further for {length} at lr {lr:g},"
     if accuracy.get("weights") == "shared":
         return "its slice of weights shared by many networks, without a training of its own,"
     return "trained"

@@ -5,16 +5,18 @@ import zlib
 from collections import Counter
 
 import pytest
+from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
 
 import nas
+from nas.cli.progress import PHASES
 from nas.objectives import parse_limit
 from nas.runs.run_folder import TRIALS_FILE, mend_logs
 from nas.runs.trial import Outcome, Reason, Status, Weights
 from nas.runs.trial_log import read_trials
 from nas.searching.phases import work_left
 from nas.searching.plan import FinishedError, check_unfinished
-from tests.simulated_search import EXPERIMENT, SMALLEST, Twelve, new_run, next_session
+from tests.simulated_search import EXPERIMENT, SMALLEST, RaysTrial, Twelve, new_run, next_session
 
 SHARED = {"shared_weights": "train", "shared_trials": 20, "workers": 2, "sampler": "random"}
 
@@ -246,3 +248,28 @@ def test_a_baseline_is_trained_beside_the_scores(tmp_path):
     df = trials_of(played)
     assert df[["weights", "is_baseline"]].iloc[0].tolist() == ["trained", True]
     assert EXPERIMENT.shared_weights == "none"
+
+
+def test_an_interrupted_batch_ends_after_the_network_under_way(tmp_path):
+    played = new_run(tmp_path, **SHARED)
+    played.ask("a"), played.ask("b")
+    batch = RaysTrial("a", played.configs["a"])
+    result = {"outcome": "as text"}
+    assert played.scheduler.on_trial_result(None, batch, result) == TrialScheduler.CONTINUE
+    played.state.interrupted.set()
+    assert played.scheduler.on_trial_result(None, batch, result) == TrialScheduler.STOP
+    end_current(played, "a")
+    played.searcher.on_trial_complete("a")
+    assert played.searcher.close()
+    assert Counter(trials_of(played)["status"]) == {"done": 1, "interrupted": 14}
+
+
+def test_the_phases_of_a_search_are_shown_as_they_begin(tmp_path):
+    played = new_run(tmp_path, **SHARED | {"shared_trials": 4}, alone=1)
+    play(played, most=3)
+    assert played.searcher.phases() == [("scores", 3, 4)]
+    play(played)
+    scores, tuned, alone = played.searcher.phases()
+    assert (scores, alone) == (("scores", 4, 4), ("trainings alone", 1, 1))
+    assert tuned.ended == tuned.total == Counter(trials_of(played)["weights"])["fine-tuned"]
+    assert [phase.name for phase in (scores, tuned, alone)] == [name for name in PHASES if name != "trainings"]
