@@ -38,7 +38,7 @@ def test_a_killed_benchmark_measures_only_what_is_left(tmp_path, monkeypatch, ca
     benchmark.measure(["a", "a"], BENCH, read_journal(file))
     printed = capsys.readouterr().out.splitlines()
     assert measured == [0, 1, 1]
-    assert printed[0] == "1 of 2 measurements, about 1 minutes"
+    assert printed[0] == "1 of 2 measurements, about 1 min"
     assert printed[-2:] == ["{'seconds': 0}", "{'seconds': 1}"]
     assert [json.loads(line)["figures"]["seconds"] for line in file.read_text().splitlines()] == [0, 1]
 

@@ -47,7 +47,7 @@ def measure(sections: Sequence[str], bench: Bench, journal: Journal) -> None:
     every = {str(sorted(one.key.items())): one for name in sections for one in SECTIONS[name].measurements(bench)}
     left = [one for one in every.values() if one.key not in journal]
     seconds = sum(one.seconds for one in left)
-    print(f"{len(left)} of {len(every)} measurements, about {seconds / 60:.0f} minutes", flush=True)
+    print(f"{len(left)} of {len(every)} measurements, about {seconds / 60:.0f} min", flush=True)
     for one in left:
         print(f"{' '.join(map(str, one.key.values()))}, about {one.seconds:.0f} s", flush=True)
         journal.add(one.key, one.run(journal))

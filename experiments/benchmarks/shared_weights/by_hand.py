@@ -44,8 +44,11 @@ class Images(torch.utils.data.Dataset[Any]):
         return self.transform(Image.fromarray(self.part.images[i])), int(self.part.labels[i])
 
 
-def train(params: dict[str, Any], experiment: Experiment, parts: dict[str, Any]) -> None:
-    """A trial: train a network with the experiment's settings, then report its top-1 and MACs."""
+def train(params: dict[str, Any], experiment: Experiment, parts: dict[str, Any], num_classes: int) -> None:
+    """A trial: train a network with the experiment's settings, then report its top-1 and MACs.
+
+    The word `classes` in here would make Ray pickle `torch.classes`, which fails.
+    """
     torch.set_num_threads(1)
     torch.manual_seed(experiment.seed)
     settings, dataset = experiment.train, experiment.dataset
@@ -55,7 +58,7 @@ def train(params: dict[str, Any], experiment: Experiment, parts: dict[str, Any])
     crop = create_transform(**sides, **crops, is_training=True)
     whole = create_transform(**sides, crop_pct=1.0, interpolation="bilinear")
     loader = DataLoader(Images(parts["train"], crop), settings.batch_size, shuffle=True, drop_last=True)
-    model = build(architecture, len(dataset.classes)).to(memory_format=torch.channels_last)
+    model = build(architecture, num_classes).to(memory_format=torch.channels_last)
     optimizer = create_optimizer_v2(model, opt=settings.optimizer, lr=settings.lr, weight_decay=settings.weight_decay)
     steps = settings.epochs * len(loader)
     warmup = settings.warmup_share * steps
@@ -72,7 +75,7 @@ def train(params: dict[str, Any], experiment: Experiment, parts: dict[str, Any])
     with torch.inference_mode():
         batches = DataLoader(Images(parts["val"], whole), 256)
         correct = sum(int((model(x).argmax(1) == y).sum()) for x, y in batches)
-    tune.report({"top1_pct": 100.0 * correct / len(parts["val"]), "macs_m": cost(architecture, len(dataset.classes)).macs / 1e6})
+    tune.report({"top1_pct": 100.0 * correct / len(parts["val"]), "macs_m": cost(architecture, num_classes).macs / 1e6})
 
 
 def search(experiment: Experiment, trials: int) -> list[tuple[float, float]]:
@@ -83,7 +86,7 @@ def search(experiment: Experiment, trials: int) -> list[tuple[float, float]]:
     with tempfile.TemporaryDirectory() as folder:
         ray.init(num_cpus=WORKERS)
         results = tune.Tuner(
-            tune.with_parameters(train, experiment=experiment, parts=parts),
+            tune.with_parameters(train, experiment=experiment, parts=parts, num_classes=len(experiment.dataset.classes)),
             param_space=space,
             tune_config=tune.TuneConfig(search_alg=algorithm, num_samples=trials, max_concurrent_trials=WORKERS),
             run_config=tune.RunConfig(storage_path=folder),
