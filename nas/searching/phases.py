@@ -13,7 +13,7 @@ from nas.searching.warm_start import WarmStart
 from nas.training.settings import TrainSettings
 
 ORDER: Final = (Weights.SHARED, Weights.FINE_TUNED, Weights.TRAINED)  # each begins when those before it have ended
-FINE_TUNING_LR_SHARE: Final = 0.1  # of the learning rate of a whole training, which would undo what a slice has learned
+FINE_TUNING_LR_SHARE: Final = 0.3  # of the learning rate of a whole training; a slice is trained already
 
 NUM_PAIRS: Final = 6  # twice what FrontierSampler needs to extrapolate
 
