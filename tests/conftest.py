@@ -182,6 +182,16 @@ def fresh_ray(running_ray):
     running_ray()
 
 
+@pytest.fixture
+def spoiled_ray(running_ray):
+    """That Ray, started anew after the test, which leaves processes that hang or cores that stay taken."""
+    import ray
+
+    yield
+    ray.shutdown()
+    running_ray()
+
+
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory, request):
     """A folder with one finished search of digits over four networks, for every test that only reads it: see `digits_run`."""

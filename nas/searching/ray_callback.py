@@ -1,15 +1,18 @@
 """Ray Tune's callback: passes the reports and ends of trials to the searcher, ends trials that hang, and watches Ray itself."""
 
+from contextlib import suppress
 from typing import Any
 
 import ray
 from ray import tune
-from ray.exceptions import OutOfMemoryError
+from ray.actor import ActorHandle
+from ray.exceptions import OutOfMemoryError, RayError
 from ray.tune.experiment import Trial
 
 from nas.errors import NasError, describe_error
 from nas.runs.trial import Reason
 from nas.searching.ray_faults import Health, death_of, error_of, error_text, is_users
+from nas.searching.ray_session import OWN_RAY
 from nas.searching.searcher import ArchitectureSearcher
 from nas.searching.worker import RetiredError
 
@@ -20,6 +23,15 @@ class ReportCallback(tune.Callback):
     def __init__(self, searcher: ArchitectureSearcher) -> None:
         self.searcher = searcher
         self.health = Health()
+        self._workers: set[ActorHandle] = set()  # every process that has had a trial
+
+    def kill_workers(self) -> None:
+        """Kill the worker processes that are left, such as one that hangs, in a Ray that goes on after the search."""
+        if OWN_RAY.locked():
+            return  # it ends with its processes
+        for actor in self._workers:
+            with suppress(RayError):
+                ray.kill(actor)
 
     def on_step_begin(self, iteration: int, trials: list[Trial], **info: Any) -> None:  # noqa: ARG002 - the signature is Ray's
         """Kill the worker processes of trials that have had their time; end the search if Ray itself has ended.
@@ -36,6 +48,7 @@ class ReportCallback(tune.Callback):
 
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:  # noqa: ARG002
         """A trial has its worker process."""
+        self._workers.add(trial.temporary_state.ray_actor)
         self.searcher.started(trial.trial_id)
 
     def on_trial_result(

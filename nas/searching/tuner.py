@@ -182,13 +182,15 @@ def run_session(session: Session, parcel: Parcel, watch: Watch, watch_training: 
         if experiment.uses_shared_weights:
             _get_shared_weights(session, workers, gpus, watch_training)
         searcher = ArchitectureSearcher(make_state(session), workers=workers)
+        callback = ReportCallback(searcher)
         try:
             with interruptible(searcher.state.interrupted), watch(searcher):
-                _tuner(session, parcel, searcher, gpus).fit()
+                _tuner(session, parcel, callback, gpus).fit()
         except KeyboardInterrupt:
             if searcher.failure is None:
                 raise
         finally:
+            callback.kill_workers()
             shutil.rmtree(run / RAY, ignore_errors=True)  # Ray's own files of this and earlier sessions; nothing reads them
             early = _closed(searcher)
             if early and searcher.failure is None:
@@ -243,8 +245,8 @@ def _with_hint(error: Exception, run: Path) -> Exception:
     return NasError(f"{error}; {room}`nas resume {run}` continues the search")
 
 
-def _tuner(session: Session, parcel: Parcel, searcher: ArchitectureSearcher, gpus: float) -> tune.Tuner:
-    experiment, state = session.experiment, searcher.state
+def _tuner(session: Session, parcel: Parcel, callback: ReportCallback, gpus: float) -> tune.Tuner:
+    experiment, searcher, state = session.experiment, callback.searcher, callback.searcher.state
     site = asdict(Site(storage=session.storage, folder=str(Path.cwd())))
     shared = _tensors(shared_weights_file(session.run)) if experiment.uses_shared_weights else None
     trainable = tune.with_parameters(in_worker(run_trial), task=parcel.data, site=site, shared=shared)
@@ -259,9 +261,7 @@ def _tuner(session: Session, parcel: Parcel, searcher: ArchitectureSearcher, gpu
             reuse_actors=True,
             trial_dirname_creator=lambda trial: f"trial{trial.config['trial']}-{trial.trial_id}",
         ),
-        run_config=tune.RunConfig(
-            name=storage.name, storage_path=str(storage.parent), verbose=0, callbacks=[ReportCallback(searcher)]
-        ),
+        run_config=tune.RunConfig(name=storage.name, storage_path=str(storage.parent), verbose=0, callbacks=[callback]),
     )
 
 

@@ -236,7 +236,7 @@ def test_sigterm_stops_a_search_at_once(running_ray, tmp_path):
     check_interrupted(tmp_path, answer.code, answer.printed, answer.errors, signum=signal.SIGTERM)
 
 
-def test_a_trial_that_hangs_is_ended_by_its_timeout_or_ctrl_c_twice_and_the_others_go_on(running_ray, tmp_path):
+def test_a_trial_that_hangs_is_ended_by_its_timeout_or_ctrl_c_twice_and_the_others_go_on(spoiled_ray, tmp_path):
     """Whether its process is stopped, as the first trial's, or in a call of C's that lets no other thread of Python's run."""
     options = ["--trials", 3, "--workers", 1, "--trial-timeout", 6, "--seed", 1]
     with signals(tmp_path, signal.SIGINT, signal.SIGINT, epochs=6):
