@@ -31,7 +31,7 @@ from tests.conftest import DATA
 from tests.simulated_search import EXPERIMENT, Twelve
 
 WIDTHS = DATA / "widths.py"
-EPOCHS = 80
+EPOCHS = 24
 RECORD = SharedRecord(train_loss=(2.0, 1.5), seconds=3.0, processes=1, device="cpu", precision="float32", seed=0)
 
 
