@@ -59,7 +59,7 @@ class SharedNetwork(nn.Module):
                 module = module.get_submodule(step)
             module.register_parameter(last, nn.Parameter(new_tensor(name, shape)))
         self._whole = dict(self.named_parameters())
-        self._modules_by_kind: dict[Any, list[nn.Module]] = {}  # in lists, so that torch does not take them for submodules
+        self._modules_by_kind: dict[tuple[Architecture, tuple[int, ...]], nn.Module] = {}  # none is a submodule of this one
 
     def become(self, architecture: Architecture) -> None:
         """Compute as this network in training mode from now on.
@@ -126,8 +126,8 @@ class SharedNetwork(nn.Module):
                 if isinstance(norm, nn.BatchNorm2d):  # without running statistics it uses those of the batch
                     norm.track_running_stats = False
                     norm.running_mean = norm.running_var = norm.num_batches_tracked = None
-            self._modules_by_kind[key] = [module]
-        return self._modules_by_kind[key][0]
+            self._modules_by_kind[key] = module
+        return self._modules_by_kind[key]
 
 
 def new_tensor(name: str, shape: Shape) -> Tensor:
