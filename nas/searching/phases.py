@@ -1,7 +1,8 @@
 """What a search by shared weights has left to do: networks to score, then those of its front to fine-tune and to train alone."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Final, NamedTuple
 
@@ -11,6 +12,9 @@ from nas.runs.trial import ENDED, Status, Trial, Weights
 from nas.searching.problem import Problem
 from nas.searching.warm_start import WarmStart
 from nas.training.settings import TrainSettings
+
+# A context manager that displays the training of shared weights: it gives a callback of (epochs done, epochs).
+WatchTraining = Callable[[], AbstractContextManager[Callable[[int, int], None]]]
 
 ORDER: Final = (Weights.SHARED, Weights.FINE_TUNED, Weights.TRAINED)  # each begins when those before it have ended
 FINE_TUNING_LR_SHARE: Final = 0.3  # of the learning rate of a whole training; a slice is trained already
@@ -56,7 +60,7 @@ def num_wanted(experiment: Experiment) -> int:
 
 
 def can_continue(trial: Trial, experiment: Experiment) -> bool:
-    """Whether the session can continue a trial that has not ended; one that needs shared weights waits for them."""
+    """Whether the session can continue a trial that has not ended: one that needs shared weights only in a search by them."""
     return experiment.uses_shared_weights or trial.weights not in (Weights.SHARED, Weights.FINE_TUNED)
 
 

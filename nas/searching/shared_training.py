@@ -6,7 +6,6 @@ Imports torch, which the driver of another search does not need. Read `nas/super
 import logging
 import math
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
@@ -22,6 +21,7 @@ from nas.runs.shared_weights import SharedRecord, write_shared_record
 from nas.searching.distributed import OnEpoch, ProcessError, Processes, run_on_workers
 from nas.searching.interrupt import interruptible
 from nas.searching.parcel import pack
+from nas.searching.phases import WatchTraining
 from nas.searching.plan import Session
 from nas.searching.problem import Problem
 from nas.spaces import Params
@@ -34,9 +34,6 @@ logger = logging.getLogger(__name__)
 
 LOG_LINES: Final = 20  # of a training in the log
 MIN_SHARE: Final = 16  # images of a batch for each process
-
-# A context manager that displays a training: it gives a callback of (epochs done, epochs).
-WatchTraining = Callable[[], AbstractContextManager[Callable[[int, int], None]]]
 
 
 def train_shared_weights(session: Session, *, workers: int, gpus: float, watch: WatchTraining) -> None:

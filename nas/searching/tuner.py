@@ -26,7 +26,7 @@ from nas.runs.trial_log import check_history, read_history, read_trials
 from nas.searching.early_stopping import EarlyStopping
 from nas.searching.interrupt import interruptible
 from nas.searching.parcel import Parcel, in_worker, pack
-from nas.searching.phases import fine_tuning
+from nas.searching.phases import WatchTraining, fine_tuning
 from nas.searching.plan import (
     FinishedError,
     Plan,
@@ -54,8 +54,6 @@ T = TypeVar("T")
 
 # A context manager that displays a running search; by default, only the log does.
 Watch = Callable[[ArchitectureSearcher], AbstractContextManager[object]]
-# One that displays the training of shared weights before it, and gives a callback of (epochs done, epochs).
-WatchTraining = Callable[[], AbstractContextManager[Callable[[int, int], None]]]
 
 
 @contextmanager
