@@ -58,7 +58,7 @@ def processes(bench: Bench) -> Figures:
 
 def _levels(bench: Bench, levels: tuple[int, ...], name: str) -> Figures:
     """Networks per hour with so many processes at work; a level's missing processes start before it."""
-    context = multiprocessing.get_context("fork")  # without new imports; this process has not initialised CUDA
+    context = multiprocessing.get_context("fork")  # imports nothing anew; safe, as this process has not initialised CUDA
     answers: Queue[float] = context.Queue()
     workers: list[tuple[ForkProcess, Queue[float]]] = []
     for level in levels:
