@@ -1,6 +1,7 @@
 """Runs one training in several processes, each with its own GPU or its share of the CPU cores, through Ray Train."""
 
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,8 @@ from nas.training.settings import Epoch, TrainReport
 
 OnEpoch = Callable[[Epoch], None]
 WAIT_SECONDS: Final = 60.0
+TORCH_WARNINGS: Final = ("`broadcast_buffers` is deprecated", "Grad strides do not match bucket view strides")
+"""About DistributedDataParallel, and harmless: torch 2.6 has no other option, and a 1x1 convolution's strides mean nothing."""
 END_SECONDS: Final = 30.0  # for the processes to end after an interrupt, also those that only start
 
 
@@ -191,6 +194,8 @@ def train_together(config: dict[str, Any]) -> None:
     """The training in one process; the first process sends its actor, its epochs and its report."""
     prepare_process(config["folder"])
     torch.set_num_threads(config["threads"])
+    for message in TORCH_WARNINGS:
+        warnings.filterwarnings("ignore", message)
     device = ray.train.torch.get_device()
     if device.type == "cuda":
         torch.cuda.set_device(device)  # the process sees all GPUs, and uses its own

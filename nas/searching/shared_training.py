@@ -26,6 +26,7 @@ from nas.searching.plan import Session
 from nas.searching.problem import Problem
 from nas.spaces import Params
 from nas.supernet.training import SharedTraining, shared_settings, train_shared
+from nas.training.checkpoint import saved_processes
 from nas.training.device import is_out_of_memory
 from nas.training.loop import DivergedError
 from nas.training.settings import Epoch, TrainReport
@@ -33,7 +34,7 @@ from nas.training.settings import Epoch, TrainReport
 logger = logging.getLogger(__name__)
 
 LOG_LINES: Final = 20  # of a training in the log
-MIN_SHARE: Final = 16  # images of a batch for each process
+MIN_STEPS: Final = 8  # of an epoch
 
 
 def train_shared_weights(session: Session, *, workers: int, gpus: float, watch: WatchTraining) -> None:
@@ -45,13 +46,11 @@ def train_shared_weights(session: Session, *, workers: int, gpus: float, watch: 
     was interrupted.
     """
     experiment, run = session.experiment, session.run
-    training, interrupted = training_of(session), Event()
-    images = fingerprint_of(read_experiment(run))
-    num_images = sum(images.counts["train"].values()) if images else experiment.train.batch_size
-    processes = processes_for(min(experiment.train.batch_size, num_images), workers=workers, gpus=gpus)
+    processes, interrupted = processes_for(session, workers=workers, gpus=gpus), Event()
+    training = training_of(session, processes.count)
     epochs, device = training.settings.epochs, "GPU" if processes.use_gpu else "CPU"
     logger.info("training shared weights for %d epochs in %d process(es) on the %s", epochs, processes.count, device)
-    parcel = pack(partial(train_in_process, training))
+    parcel = pack(partial(train_in_process, training, experiment.train.batch_size))
     try:
         with interruptible(interrupted), watch() as show:
             progress = Progress(epochs=epochs, show=show, interrupted=interrupted)
@@ -77,8 +76,8 @@ def train_shared_weights(session: Session, *, workers: int, gpus: float, watch: 
     write_shared_record(run, _record(report, processes, seed=experiment.seed))
 
 
-def training_of(session: Session) -> SharedTraining:
-    """The training of the shared weights of a run."""
+def training_of(session: Session, processes: int) -> SharedTraining:
+    """The training of the shared weights of a run in so many processes."""
     experiment, plan = session.experiment, session.plan
     images = fingerprint_of(read_experiment(session.run))
     return SharedTraining(
@@ -86,7 +85,7 @@ def training_of(session: Session) -> SharedTraining:
         feasible=partial(is_feasible, plan.problem),
         examples=[plan.feasibility.example],
         dataset=experiment.dataset,
-        settings=shared_settings(experiment.train, experiment.shared_epochs),
+        settings=shared_settings(experiment.train, experiment.shared_epochs, processes=processes),
         seed=experiment.seed,
         folder=session.run / SHARED,
         images=images.key if images else "",
@@ -98,8 +97,8 @@ def is_feasible(problem: Problem, params: Params) -> bool:
     return problem.examine(params).feasible
 
 
-def train_in_process(training: SharedTraining, *, on_epoch: OnEpoch | None) -> TrainReport:
-    """Train in one process of the group.
+def train_in_process(training: SharedTraining, batch_size: int, *, on_epoch: OnEpoch | None) -> TrainReport:
+    """Train in one process of the group, with `batch_size` images a step.
 
     Raises: NasError if a batch does not fit into memory; else what `train_shared` raises.
     """
@@ -108,29 +107,34 @@ def train_in_process(training: SharedTraining, *, on_epoch: OnEpoch | None) -> T
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
-        size = training.settings.batch_size
         raise NasError(
-            f"a batch of {size} images does not fit in the memory ({describe_error(error)}); free some, or begin a new run with "
-            f"--train.batch-size {max(1, size // 2)}"
+            f"a batch of {batch_size} images does not fit in the memory ({describe_error(error)}); free some, or begin a new run "
+            f"with --train.batch-size {max(1, batch_size // 2)}"
         ) from None
 
 
-def processes_for(batch_size: int, *, workers: int, gpus: float) -> Processes:
-    """One process for each GPU that the search may use, all on the machine with the most; one of one thread without a GPU.
+def processes_for(session: Session, *, workers: int, gpus: float) -> Processes:
+    """A process of one thread for each GPU or core that the search may use on one machine: that with the most GPUs, or this one.
 
-    On CPUs more processes or threads gain nothing: a step of a small network is short beside what they wait for each other.
+    There are fewer if an epoch would have fewer than MIN_STEPS steps, and as many as before if the training goes on.
+
+    Raises: NasError if that is more than there may be; CheckpointError for a damaged checkpoint.
     """
+    kind, wanted = ("GPU", math.ceil(workers * gpus)) if gpus else ("CPU", workers)
     here = ray.get_runtime_context().get_node_id()
     nodes = [node for node in ray.nodes() if node["Alive"]]
     node = max(nodes, key=lambda one: (one["Resources"].get("GPU", 0) if gpus else 0, one["NodeID"] == here))
-    most = min(int(node["Resources"].get("GPU", 0)), math.ceil(workers * gpus)) if gpus else 1
-    return Processes(count=num_shares(batch_size, most), use_gpu=gpus > 0, threads=1, node=node["NodeID"])
-
-
-def num_shares(batch_size: int, most: int) -> int:
-    """The most equal shares of a batch, up to `most`, of MIN_SHARE images or more; 1 if there are none."""
-    shares = [count for count in range(1, most + 1) if batch_size % count == 0 and batch_size >= MIN_SHARE * count]
-    return max(shares, default=1)
+    most = min(int(node["Resources"].get(kind, 0)), wanted)
+    images = fingerprint_of(read_experiment(session.run))
+    num_images = sum(images.counts["train"].values()) if images else 0
+    before = saved_processes(session.run / SHARED)
+    if before is not None and before > most:
+        raise NasError(
+            f"the training of the shared weights began in {before} processes, and {most} may run here; give it as many workers, "
+            "or begin a new run"
+        )
+    count = before or max(1, min(most, num_images // (MIN_STEPS * session.experiment.train.batch_size)))
+    return Processes(count=count, use_gpu=gpus > 0, threads=1, node=node["NodeID"])
 
 
 @dataclass(slots=True, kw_only=True)

@@ -45,17 +45,19 @@ class SharedTraining:
     """Key of the images' fingerprint; a training resumes only on the same images."""
 
 
-def shared_settings(settings: TrainSettings, epochs: int | None = None) -> TrainSettings:
+def shared_settings(settings: TrainSettings, epochs: int | None = None, *, processes: int = 1) -> TrainSettings:
     """The settings of shared weights for networks that are trained alone with `settings`: those, with an optimizer of their own.
 
-    `epochs` is by default EPOCHS_FACTOR times as many. Dropout, stochastic depth and a moving average are left out: drawing
-    networks regularises as much.
+    `epochs` is by default EPOCHS_FACTOR times as many. Each of the `processes` gives its network a whole batch in each step.
+    Dropout, stochastic depth and a moving average are left out: drawing networks regularises as much.
     """
+    batch_size = processes * settings.batch_size
     return replace(
         settings,
         epochs=EPOCHS_FACTOR * settings.epochs if epochs is None else epochs,
+        batch_size=batch_size,
         optimizer=OPTIMIZER,
-        lr=LR * math.sqrt(settings.batch_size),
+        lr=LR * math.sqrt(batch_size),
         drop_rate=0.0,
         drop_path_rate=0.0,
         ema_decay=0.0,

@@ -45,6 +45,7 @@ class Checkpoints:
         return self.max_share >= 1 or save_seconds <= self.max_share * unsaved_seconds
 
 
+PROCESSES: Final = "number of processes"  # in a training's identity
 DIGEST_BYTES: Final = 32  # a SHA-256 digest, which precedes the data of torch.save
 
 
@@ -89,23 +90,19 @@ def restore_last(folder: Path, state: TrainState, identity: Mapping[str, Any]) -
     Raises: CheckpointError if the checkpoint is damaged, or is of a training with another `identity`.
     """
     file = folder / LAST_FILE
-    if not file.is_file():
+    record = _read(file)
+    if record is None:
         return []
-    saved = file.read_bytes()
-    digest, data = saved[:DIGEST_BYTES], saved[DIGEST_BYTES:]
-    if hashlib.sha256(data).digest() != digest:
-        raise CheckpointError(f"checkpoint {file} is damaged; remove {folder} to begin anew")
     try:
-        record = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
         saved_identity, history = dict(record["identity"]), [Epoch(**epoch) for epoch in record["history"]]
-    except (UnpicklingError, RuntimeError, KeyError, TypeError, ValueError):
-        raise CheckpointError(f"checkpoint {file} is not of this version; remove {folder} to begin anew") from None
+    except (KeyError, TypeError, ValueError):
+        raise _other_version(file) from None
     changed = [name for name in {**saved_identity, **identity} if saved_identity.get(name) != identity.get(name)]
     if changed:
         was, now = saved_identity.get(changed[0]), identity.get(changed[0])
         raise CheckpointError(
             f"{folder} holds the checkpoint of another training: its {changed[0]} was {was}, and now it is {now}; "
-            "give another --output, or remove that folder"
+            "begin in another folder, or remove that one"
         )
     try:
         for name, part in state.parts.items():
@@ -113,6 +110,39 @@ def restore_last(folder: Path, state: TrainState, identity: Mapping[str, Any]) -
     except (RuntimeError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise CheckpointError(f"checkpoint {file} does not fit: {describe_error(error)}; remove {folder} to begin anew") from None
     return history
+
+
+def saved_processes(folder: Path) -> int | None:
+    """The number of processes of the training whose checkpoint is in a folder; None without a checkpoint.
+
+    Raises: CheckpointError if it is damaged.
+    """
+    file = folder / LAST_FILE
+    record = _read(file)
+    if record is None:
+        return None
+    try:
+        return int(record["identity"][PROCESSES])
+    except (KeyError, TypeError, ValueError):
+        raise _other_version(file) from None
+
+
+def _read(file: Path) -> Any:
+    """What a checkpoint holds; None without one."""
+    if not file.is_file():
+        return None
+    saved = file.read_bytes()
+    digest, data = saved[:DIGEST_BYTES], saved[DIGEST_BYTES:]
+    if hashlib.sha256(data).digest() != digest:
+        raise CheckpointError(f"checkpoint {file} is damaged; remove {file.parent} to begin anew")
+    try:
+        return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    except (UnpicklingError, RuntimeError, ValueError):
+        raise _other_version(file) from None
+
+
+def _other_version(file: Path) -> CheckpointError:
+    return CheckpointError(f"checkpoint {file} is not of this version; remove {file.parent} to begin anew")
 
 
 def save_weights(model: nn.Module, path: Path) -> None:

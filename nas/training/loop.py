@@ -24,7 +24,7 @@ from nas.datasets import Dataset, ImageData, load_part
 from nas.errors import NasError, unknown_name, user_code
 from nas.paths import is_place
 from nas.training.augment import Augment
-from nas.training.checkpoint import Checkpoints, TrainState, best_file, restore_last, save_last, save_weights
+from nas.training.checkpoint import PROCESSES, Checkpoints, TrainState, best_file, restore_last, save_last, save_weights
 from nas.training.device import DTYPES, device_name, keep_freed_memory, pick_precision
 from nas.training.predict import Preprocess, fingerprint, mean_loss, num_correct, predict
 from nas.training.settings import Epoch, TrainReport, TrainSettings
@@ -316,7 +316,7 @@ def _identity(run: _Run, checkpoints: Checkpoints) -> dict[str, Any]:
         "list of training labels": hashlib.sha256(labels).hexdigest()[:16],
         "stored image size": list(run.images.shape[1:]),
         "network": hashlib.sha256(repr(run.state.model).encode()).hexdigest()[:16],
-        "number of processes": run.world,
+        PROCESSES: run.world,
     }
 
 

@@ -24,20 +24,19 @@ from nas.runs.serialization import experiment_of
 from nas.runs.shared_weights import SharedRecord, read_shared_record, write_shared_record
 from nas.searching.plan import Session, make_plan
 from nas.searching.shared_source import check_shared_weights, check_source_images, copy_shared_weights
-from nas.searching.shared_training import MIN_SHARE, Progress, num_shares, processes_for, train_shared_weights, training_of
-from nas.supernet.training import train_shared
+from nas.searching.shared_training import MIN_STEPS, Progress, processes_for, train_shared_weights
 from nas.training.settings import LAST_FILE, Epoch
 from tests.conftest import DATA
 from tests.simulated_search import EXPERIMENT, Twelve
 
 WIDTHS = DATA / "widths.py"
-EPOCHS = 24
+EPOCHS = 12
 RECORD = SharedRecord(train_loss=(2.0, 1.5), seconds=3.0, processes=1, device="cpu", precision="float32", seed=0)
 
 
 def killed_while_training(folder):
     """The run of a search whose processes are all killed once its shared weights have a checkpoint."""
-    options = ["--shared-weights", "train", "--shared-epochs", EPOCHS, "--workers", 1, "--seed", 3]
+    options = ["--shared-weights", "train", "--shared-epochs", EPOCHS, "--train.batch-size", 4, "--workers", 2, "--seed", 3]
     line = [sys.executable, "-m", "nas", "search", WIDTHS, *options]
     process = subprocess.Popen(list(map(str, line)), cwd=folder, start_new_session=True, stdout=subprocess.PIPE)
     deadline = time.monotonic() + 300
@@ -51,6 +50,7 @@ def killed_while_training(folder):
 
 
 def session_of(run):
+    """A session that goes on with a run."""
     experiment = experiment_of(read_experiment(run), run.parent)
     return Session(experiment=experiment, run=run, plan=make_plan(experiment, run))
 
@@ -78,19 +78,20 @@ def shown(at_first):
 @pytest.mark.usefixtures("fresh_ray")
 def test_a_killed_driver_and_a_killed_worker_change_no_bit(tmp_path, caplog):
     run = killed_while_training(tmp_path)
-    session, options = session_of(run), {"workers": 1, "gpus": 0.0}
+    session, options = session_of(run), {"workers": 2, "gpus": 0.0}
+    with pytest.raises(nas.NasError, match="began in 2 processes, and 1 may run here; give it as many workers"):
+        train_shared_weights(session, workers=1, gpus=0.0, watch=partial(shown, kill_worker))
     with caplog.at_level("INFO", "nas"):
         train_shared_weights(session, **options, watch=partial(shown, kill_worker))
-    assert "one of 1 processes failed: killed from outside" in caplog.text
+    assert "one of 2 processes failed: killed from outside" in caplog.text
     assert [file.name for file in sorted((run / SHARED).iterdir())] == ["training.json", "weights.safetensors"]
     record = read_shared_record(run)
-    assert (record.epochs, record.processes, record.seed, record.copied_from) == (EPOCHS, 1, 3, None)
+    assert (record.epochs, record.processes, record.seed, record.copied_from) == (EPOCHS, 2, 3, None)
 
-    torch.set_num_threads(1)
-    undisturbed = replace(training_of(session), folder=tmp_path / "whole")
-    report = train_shared(undisturbed)
-    assert record.train_loss == tuple(epoch.train_loss for epoch in report.history)
-    ours, theirs = load_file(shared_weights_file(run)), load_file(tmp_path / "whole" / "weights.safetensors")
+    whole = replace(session, run=create_run(session.experiment, "whole", session.experiment.dataset.fingerprint()))
+    train_shared_weights(whole, **options, watch=partial(shown, lambda: None))
+    assert record.train_loss == read_shared_record(whole.run).train_loss
+    ours, theirs = load_file(shared_weights_file(run)), load_file(shared_weights_file(whole.run))
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
@@ -104,17 +105,17 @@ def test_ctrl_c_ends_a_training_after_its_epoch_unless_that_is_the_last():
     progress.on_epoch(last)
 
 
-SHARES = [(64, 2, 2), (64, 1, 1), (MIN_SHARE, 2, 1), (65, 2, 1), (96, 4, 4), (90, 4, 3)]
-
-
-@pytest.mark.parametrize(("batch", "most", "count"), SHARES)
-def test_each_process_gets_an_equal_share_of_a_batch(batch, most, count):
-    assert num_shares(batch, most) == count
-
-
 @pytest.mark.usefixtures("running_ray")
-def test_a_cpu_trains_in_one_process():
-    assert processes_for(64, workers=2, gpus=0.0).count == 1
+def test_each_worker_gets_a_process_while_an_epoch_has_enough_steps(tmp_path):
+    fingerprint = EXPERIMENT.dataset.fingerprint()
+    num_images = sum(fingerprint.counts["train"].values())
+    counts = []
+    for batch_size in (num_images // (2 * MIN_STEPS), num_images // (2 * MIN_STEPS) + 1):
+        experiment = replace(EXPERIMENT, runs=str(tmp_path), train=replace(EXPERIMENT.train, batch_size=batch_size))
+        run = create_run(experiment, str(batch_size), fingerprint)
+        session = Session(experiment=experiment, run=run, plan=make_plan(experiment, run))
+        counts += [processes_for(session, workers=workers, gpus=0.0).count for workers in (1, 2)]
+    assert counts == [1, 2, 1, 1]
 
 
 @pytest.fixture

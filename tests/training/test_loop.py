@@ -237,7 +237,7 @@ def test_a_checkpoint_of_another_training_is_refused(tmp_path):
     settings = replace(SETTINGS, epochs=1)
     trained(settings=settings, checkpoints=Checkpoints(folder=tmp_path))
     others = {
-        r"train\.lr was 0\.03, and now it is 0\.1; give another --output": setup(replace(settings, lr=0.1)),
+        r"train\.lr was 0\.03, and now it is 0\.1; begin in another folder": setup(replace(settings, lr=0.1)),
         "seed was 0, and now it is 1": setup(settings, seed=1),
         "resolution was 16, and now it is 24": setup(settings, resolution=24),
         r"dataset was stripes\(shift=0\), and now it is stripes\(shift=1\)": setup(settings, dataset=Stripes(shift=1)),
