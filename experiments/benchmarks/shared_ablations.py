@@ -68,7 +68,7 @@ class Variant:
     """Computes the gradients of one step, in a plain loop instead of the package's own."""
 
 
-Batch = tuple[Tensor, Tensor]  # images, labels
+Batch = tuple[Callable[[int], Tensor], Tensor]  # resolution → images, labels
 Step = Callable[[SharedNetwork, Draws, Batch, tuple[int, int]], object]  # the last are the number of the step, and of all steps
 
 
@@ -134,15 +134,14 @@ class Attention:
 
     def step(self, shared: SharedNetwork, draws: Draws, batch: Batch, now: tuple[int, int]) -> None:
         """Gradients of one such network."""
-        (x, y), (number, steps) = batch, now
+        (images, y), (number, steps) = batch, now
         generator = random.Random(f"{draws.seed} {number}")
         spread = number / (drawing.SPREAD_SHARE * steps)
         points = [crossed(draws, generator, spread) for _ in range(6)]
         level = generator.choice(points)
         points.sort(key=lambda point: abs(macs(SPACE.decode(point)) - macs(SPACE.decode(level))))
         params = min(points[:3], key=self.expected)
-        shared.become(SPACE.decode(params))
-        loss = functional.cross_entropy(shared(x), y, label_smoothing=0.1)
+        loss = functional.cross_entropy(logits_of(shared, SPACE.decode(params), images), y, label_smoothing=0.1)
         loss.backward()
         for choice in params.items():
             self.losses[choice] = [*self.losses[choice][-50:], loss.item()]
@@ -164,35 +163,37 @@ def ends(draws: Draws) -> tuple[Architecture, Architecture]:
     return networks[0], networks[-1]
 
 
+def logits_of(shared: SharedNetwork, architecture: Architecture, images: Callable[[int], Tensor]) -> Tensor:
+    """What the shared weights compute as a network, at its resolution."""
+    shared.become(architecture)
+    logits: Tensor = shared(images(architecture.resolution))
+    return logits
+
+
 def sandwich(shared: SharedNetwork, draws: Draws, batch: Batch, now: tuple[int, int]) -> None:
     """Gradients of the largest network, and of the smallest and two drawn ones, which the largest teaches (arXiv:2003.11142)."""
-    (x, y), (number, steps) = batch, now
+    (images, y), (number, steps) = batch, now
     smallest, largest = ends(draws)
-    shared.become(largest)
-    logits = shared(x)
+    logits = logits_of(shared, largest, images)
     functional.cross_entropy(logits, y, label_smoothing=0.1).backward()
     for one in (smallest, *(draws.draw(2 * number + i, 2 * steps, 0) for i in range(2))):
-        shared.become(one)
-        functional.cross_entropy(shared(x), logits.detach().softmax(1)).backward()
+        functional.cross_entropy(logits_of(shared, one, images), logits.detach().softmax(1)).backward()
 
 
 def teach(shared: SharedNetwork, draws: Draws, batch: Batch, now: tuple[int, int]) -> None:
     """Gradients of the largest network, and of a drawn one that learns from the classes and from the largest."""
-    x, y = batch
-    shared.become(ends(draws)[1])
-    logits = shared(x)
+    images, y = batch
+    logits = logits_of(shared, ends(draws)[1], images)
     functional.cross_entropy(logits, y, label_smoothing=0.1).backward()
-    shared.become(draws.draw(*now, 0))
-    drawn = shared(x)
+    drawn = logits_of(shared, draws.draw(*now, 0), images)
     soft = functional.cross_entropy(drawn, logits.detach().softmax(1))
     (0.5 * functional.cross_entropy(drawn, y, label_smoothing=0.1) + 0.5 * soft).backward()
 
 
 def draw_one(shared: SharedNetwork, draws: Draws, batch: Batch, now: tuple[int, int]) -> None:
     """Gradients of one drawn network, as in the package's own loop."""
-    x, y = batch
-    shared.become(draws.draw(*now, 0))
-    functional.cross_entropy(shared(x), y, label_smoothing=0.1).backward()
+    images, y = batch
+    functional.cross_entropy(logits_of(shared, draws.draw(*now, 0), images), y, label_smoothing=0.1).backward()
 
 
 VARIANTS: Final = {
@@ -230,10 +231,16 @@ def train_by_loop(variant: Variant, settings: TrainSettings, seed: int) -> Share
     torch.manual_seed(seed)
     shared = SharedNetwork(whole_shapes(SPACE, CLASSES), CLASSES).to(memory_format=torch.channels_last).train()
     setup = TrainSetup(dataset=DATASET, settings=settings, resolution=SPACE.decode(draws.middle).resolution, seed=seed)
-    augment = Augment(preprocess=setup.preprocess(setup.resolution), settings=settings, mirrors=DATASET.mirrors)
     optimizer = create_optimizer_v2(shared, opt=settings.optimizer, lr=settings.lr, weight_decay=settings.weight_decay)
     data, generator = load_part(DATASET, "train"), torch.Generator().manual_seed(seed)
     images, labels = torch.from_numpy(data.images), torch.from_numpy(data.labels)
+
+    def augment_at(resolution: int) -> Augment:
+        return Augment(preprocess=setup.preprocess(resolution), settings=settings, mirrors=DATASET.mirrors)
+
+    def images_at(indices: Tensor, crops: Tensor, resolution: int) -> Tensor:
+        return augment_at(resolution)(images, indices, crops).contiguous(memory_format=torch.channels_last)
+
     steps = settings.epochs * (len(labels) // settings.batch_size)
     warmup = settings.warmup_share * steps
     for number in range(steps):
@@ -241,9 +248,9 @@ def train_by_loop(variant: Variant, settings: TrainSettings, seed: int) -> Share
         for group in optimizer.param_groups:
             group["lr"] = settings.lr * min(1.0, (number + 1) / warmup) * decay
         indices = torch.randperm(len(labels), generator=generator)[: settings.batch_size]
-        crops = augment.draw(len(indices), (images.shape[1], images.shape[2]), generator)
+        crops = augment_at(setup.resolution).draw(len(indices), (images.shape[1], images.shape[2]), generator)
         optimizer.zero_grad(set_to_none=True)
-        variant.step(shared, draws, (augment(images, indices, crops), labels[indices]), (number, steps))
+        variant.step(shared, draws, (partial(images_at, indices, crops), labels[indices]), (number, steps))
         optimizer.step()
     return shared
 
