@@ -13,7 +13,7 @@ from ray.tune.search import Searcher
 import nas
 from nas.plugins import load_plugin
 from nas.runs.run_folder import create_run
-from nas.runs.trial import Outcome, Status
+from nas.runs.trial import Outcome, Status, Weights
 from nas.runs.trial_log import read_history, read_trials
 from nas.searching.early_stopping import EarlyStopping
 from nas.searching.plan import Session, make_plan, with_latency
@@ -88,12 +88,15 @@ class Played:
 
     def finish(self, trial_id, top1, val_loss=1.0):
         """End a trial, of a batch the one under way, as its worker does, with weights in its folder."""
-        number = self.searcher.pending[trial_id][0].number
+        pending = self.searcher.pending[trial_id][0]
+        number, experiment = pending.number, self.state.session.experiment
+        epochs = experiment.fine_tune if pending.weights is Weights.FINE_TUNED else 0
         folder = Path(self.state.front_weights.folder(number).uri)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "weights.safetensors").write_text(str(number))
         values = {"val_top1_pct": float(top1)}
-        self.end(trial_id, Outcome(status=Status.DONE, values=values, seconds=1.0, device="cpu", val_loss=val_loss))
+        outcome = Outcome(status=Status.DONE, values=values, epochs=epochs, seconds=1.0, device="cpu", val_loss=val_loss)
+        self.end(trial_id, outcome)
 
     def epoch(self, trial_id, epoch, top1, images=10**12):
         """An epoch of a trial, as Ray passes it on; whether the trial goes on."""

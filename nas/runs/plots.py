@@ -1,5 +1,6 @@
 """Plotly figures of results, for notebooks and pages. The page of a run does not use them: its JavaScript draws its charts."""
 
+from collections.abc import Mapping
 from typing import Any, Final
 
 import pandas as pd
@@ -8,10 +9,11 @@ from plotly.graph_objects import Figure, Scatter
 from nas.errors import NasError, unknown_name
 from nas.objectives import loss
 from nas.runs.results import front, is_true, objectives_of
-from nas.runs.trial import Status
+from nas.runs.trial import Status, Weights
 
 COLOURS: Final = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 """Okabe and Ito's palette, which the colour-blind tell apart."""
+SYMBOLS: Final[Mapping[str, str]] = {Weights.FINE_TUNED: "diamond", Weights.SHARED: "circle-open"}  # circles for the others
 OTHERS: Final = "#9aa3ad"  # trials off the front, where one run alone is drawn
 
 
@@ -19,7 +21,9 @@ def plot_front(df: pd.DataFrame, x: str | None = None, y: str | None = None) -> 
     """The done trials of `nas.results` over two objectives, with the front of each run as a line through its networks.
 
     By default `y` is the run's first objective and `x` its second. With one objective, its values over the trials, and a line
-    through each new best one. The front is over the two drawn objectives alone, within the limits.
+    through each new best one. The front is over the two drawn objectives alone, within the limits. Networks by shared weights are
+    rings, fine-tuned ones diamonds.
+
     Raises: NasError for an `x` or `y` that is no objective of the table, if both are the same, or a table without its `attrs`.
     """
     directions = objectives_of(df, needs=("run", "status", "within_limits", "trial", "id"))
@@ -68,9 +72,13 @@ def _improvements(rows: pd.DataFrame, y: str) -> pd.DataFrame:
 
 
 def _trace(rows: pd.DataFrame, x: str, y: str, **style: Any) -> Scatter:
-    """A trace that shows the trial, the id and every objective of the network under the pointer."""
+    """A trace that shows the trial, its weights, the id and every objective of the network under the pointer."""
     names, titles = list(rows.attrs["directions"]), rows.attrs.get("titles", {})
+    weights = rows["weights"].astype(object).fillna("") if "weights" in rows else pd.Series("", index=rows.index)
+    style["marker"]["symbol"] = [SYMBOLS.get(one, "circle") for one in weights]
+    texts = [f"trial {trial}, {one}".removesuffix(", ") for trial, one in zip(rows["trial"], weights, strict=True)]
     shown = rows[["trial", "id", *names]].astype(object)
     values = "".join(f"<br>{titles.get(name, name)}: %{{customdata[{i}]:.4~g}}" for i, name in enumerate(names, start=2))
-    template = f"trial %{{customdata[0]}}<br>%{{customdata[1]}}{values}<extra>%{{fullData.name}}</extra>"
-    return Scatter(x=rows[x].tolist(), y=rows[y].tolist(), customdata=shown.to_numpy(), hovertemplate=template, **style)
+    template = f"%{{text}}<br>%{{customdata[1]}}{values}<extra>%{{fullData.name}}</extra>"
+    data = {"x": rows[x].tolist(), "y": rows[y].tolist(), "text": texts, "customdata": shown.to_numpy()}
+    return Scatter(**data, hovertemplate=template, **style)

@@ -111,7 +111,8 @@ def _results(folder: Path) -> pd.DataFrame:
     }
     df["gain_pct"] = _gain_pct(df)
     df["within_limits"] = _within_limits(df)
-    df["is_front"] = _on_front(df[df["within_limits"]], directions).reindex(df.index, fill_value=False)
+    latest = df[df["within_limits"]].drop_duplicates(["id", "status", *directions], keep="last")  # fine-tuning may change nothing
+    df["is_front"] = _on_front(latest, directions).reindex(df.index, fill_value=False)
     return df
 
 

@@ -75,7 +75,7 @@ def scored_front(problem: Problem, trials: Iterable[Trial]) -> list[Trial]:
 
 def front_trainings(experiment: Experiment, problem: Problem, trials: Iterable[Trial]) -> Iterator[FrontTraining]:
     """The trainings of the front that have not begun: every fine-tuning, then, once these have ended, the trainings alone."""
-    trials = list(trials)
+    trials = [one for one in trials if not _is_outdated(one, experiment)]
     begun = {(one.id, one.weights) for one in trials if one.number is not None}
     front = scored_front(problem, trials)
     if experiment.fine_tune:
@@ -84,6 +84,12 @@ def front_trainings(experiment: Experiment, problem: Problem, trials: Iterable[T
     latest = {one.id: one for one in (*front, *tuned)}
     best = sorted(front, key=lambda one: _loss(problem, latest[one.id]))[: experiment.alone]
     yield from (FrontTraining(one, Weights.TRAINED) for one in best if (one.id, Weights.TRAINED) not in begun)
+
+
+def _is_outdated(trial: Trial, experiment: Experiment) -> bool:
+    """Whether a network was fine-tuned for another number of epochs than this session's."""
+    is_done = trial.weights is Weights.FINE_TUNED and trial.status is Status.DONE
+    return is_done and trial.outcome is not None and trial.outcome.epochs != experiment.fine_tune
 
 
 def front_phases(experiment: Experiment, problem: Problem, trials: Iterable[Trial]) -> Iterator[Phase]:

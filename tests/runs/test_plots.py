@@ -46,7 +46,16 @@ def test_what_is_not_done_is_left_out_and_the_hover_names_trial_id_and_objective
     assert [points(trace) for trace in figure.data if trace.x] == [[(5.0, 50.0)]]
     (trace,) = (trace for trace in figure.data if trace.x)
     assert trace.customdata.tolist() == [[0, "id0", 50.0, 5.0]]
-    assert trace.hovertemplate.startswith("trial %{customdata[0]}<br>%{customdata[1]}<br>top-1 on validation images, %: ")
+    assert trace.hovertemplate.startswith("%{text}<br>%{customdata[1]}<br>top-1 on validation images, %: ")
+    assert list(trace.text) == ["trial 0, trained"]
+
+
+def test_scores_fine_tunings_and_trainings_have_symbols_of_their_own(tmp_path):
+    df = nas.results(run_of_points(tmp_path, [(60.0, 10.0), (65.0, 20.0), (70.0, 30.0)]))
+    df["weights"] = ["shared", "fine-tuned", "trained"]
+    line = traces(nas.plot_front(df))["front"]
+    assert list(line.marker.symbol) == ["circle-open", "diamond", "circle"]
+    assert list(line.text) == ["trial 0, shared", "trial 1, fine-tuned", "trial 2, trained"]
 
 
 def test_the_front_is_that_of_the_objectives_drawn(tmp_path):

@@ -136,6 +136,20 @@ def test_scores_come_first_then_the_front_is_fine_tuned_and_the_best_are_trained
     assert caplog.text.count(" score of trial ") < 30
 
 
+def test_another_number_of_epochs_fine_tunes_the_front_again(tmp_path):
+    played = new_run(tmp_path, **SHARED)
+    play(played)
+    again = next_session(played.run, **SHARED | {"fine_tune": 9})
+    assert work_left(again.state.session.experiment, again.state.session.plan.problem, read_trials(played.run))
+    play(again)
+    df = trials_of(again)
+    tuned = df[df["weights"] == "fine-tuned"]
+    first, second = (tuned[tuned["epochs"] == epochs] for epochs in (5, 9))
+    assert first["from_trial"].tolist() == second["from_trial"].tolist()
+    assert [(phase.ended, phase.total) for phase in again.searcher.phases()][1:] == [(2 * len(first), 2 * len(first))]
+    assert df[df["is_front"]]["trial"].tolist() == second["trial"].tolist()  # equal figures of one network: the latest row
+
+
 def test_a_phase_waits_for_the_end_of_the_one_before(tmp_path):
     played = new_run(tmp_path, **SHARED | {"shared_trials": 4}, alone=1)
     played.ask("a"), played.ask("b")
