@@ -21,6 +21,7 @@ from nas.runs.experiment import Experiment
 from nas.runs.results import results
 from nas.runs.run_folder import FULL, read_experiment
 from nas.runs.serialization import experiment_of
+from nas.searching.interrupt import ending_at_once
 from nas.searching.parcel import in_worker, pack
 from nas.searching.plan import check_unchanged
 from nas.searching.ray_session import ray_session, resources
@@ -105,7 +106,7 @@ def train_in_parallel(
         next(iter(parcels.values())).check()
         check()
 
-    with ray_session(experiment.workers, verbose=experiment.verbose, while_starting=check_all):
+    with ray_session(experiment.workers, verbose=experiment.verbose, while_starting=check_all), ending_at_once():
         _, gpus = resources(experiment)
         task = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=1)(in_worker(train_packed))
         running = {name: task.remote(str(Path.cwd()), parcel.data) for name, parcel in parcels.items()}

@@ -20,6 +20,7 @@ from ray.train.torch import TorchTrainer
 from ray.util.queue import Queue
 
 from nas.errors import NasError, describe_error
+from nas.searching.interrupt import ending_at_once
 from nas.searching.parcel import Parcel, in_worker, pack
 from nas.searching.ray_faults import HEALTH_SECONDS, Health, death_of
 from nas.searching.ray_session import ray_session
@@ -62,7 +63,7 @@ def train_on_workers(work: Callable[..., TrainReport], *, workers: int, storage:
     Raises: NasError if the machine has fewer GPUs (without GPUs: CPU cores) than `workers`, they stay taken, or a process fails.
     """
     parcel = pack(work)
-    with ray_session(None, while_starting=parcel.check):
+    with ray_session(None, while_starting=parcel.check), ending_at_once():
         gpus, cores = (int(ray.cluster_resources().get(kind, 0)) for kind in ("GPU", "CPU"))
         available, kind = (gpus, "GPUs") if gpus else (cores, "CPU cores")
         if workers > available:

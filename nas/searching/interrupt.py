@@ -4,11 +4,18 @@ import logging
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from threading import Event
 from types import FrameType
 
 logger = logging.getLogger(__name__)
+
+
+def ending_at_once() -> AbstractContextManager[None]:
+    """Handles the same signals for work that cannot stop after an epoch: the first ends the block at once."""
+    interrupted = Event()
+    interrupted.set()
+    return interruptible(interrupted)
 
 
 @contextmanager

@@ -122,9 +122,9 @@ def processes_for(session: Session, *, workers: int, gpus: float) -> Processes:
     """
     kind, wanted = ("GPU", math.ceil(workers * gpus)) if gpus else ("CPU", workers)
     here = ray.get_runtime_context().get_node_id()
-    nodes = [node for node in ray.nodes() if node["Alive"]]
+    nodes = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get(kind, 0) >= 1]
     node = max(nodes, key=lambda one: (one["Resources"].get("GPU", 0) if gpus else 0, one["NodeID"] == here))
-    most = min(int(node["Resources"].get(kind, 0)), wanted)
+    most = min(int(node["Resources"][kind]), wanted)
     images = fingerprint_of(read_experiment(session.run))
     num_images = sum(images.counts["train"].values()) if images else 0
     before = saved_processes(session.run / SHARED)
