@@ -47,14 +47,16 @@ TRIALS: Final = (
     Column(
         "source",
         "str",
-        "search; reference (a published network, tried first or given with --baselines); start (given with --start); reuse "
-        "(the outcome of another run); front (a network of the front by shared weights).",
+        "search; reference (a published network, tried first or given with --baselines); start (given with --start, or on the "
+        "front of the run that trained the shared weights, and scored again); reuse (the outcome of another run); front (a "
+        "network of the front by shared weights).",
     ),
     Column(
         "name",
         "str",
         "A reference's published name, or `like` that name if width or resolution differ; what --start gave, or the id if that "
-        "was a text; the run and trial that a result is reused from; the trial that a duplicate equals.",
+        "was a text; the run and trial that a result is reused from, or that scored the network before; the trial that a "
+        "duplicate equals.",
     ),
     Column(
         "is_front",

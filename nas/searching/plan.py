@@ -25,7 +25,7 @@ from nas.searching.feasibility import Feasibility, check_limits
 from nas.searching.phases import can_continue, num_wanted, work_left
 from nas.searching.problem import Point, Problem
 from nas.searching.samplers import SAMPLERS, check_sampler
-from nas.searching.shared_source import check_shared_weights, check_source_images
+from nas.searching.shared_source import check_shared_weights, check_source_images, reusable_scores
 from nas.searching.warm_start import ReusedResult, WarmStart, baselines, reusable_results, warm_starts
 from nas.spaces import sample
 from nas.training.settings import Epoch, TrainSettings
@@ -75,11 +75,12 @@ def make_plan(experiment: Experiment, run: Path | None = None) -> Plan:
     feasibility = check_limits(problem, experiment.seed)
     if problem.limits:
         logger.info("%s of space %s meets %s", feasibility, problem.space.name, " and ".join(map(str, problem.limits)))
+    scores = reusable_scores(experiment, problem, run)
     plan = Plan(
         problem=problem,
         feasibility=feasibility,
-        starts=warm_starts(problem.space, experiment.start),
-        reused=reusable_results(experiment),
+        starts=[*warm_starts(problem.space, experiment.start), *scores.front],
+        reused=reusable_results(experiment) | scores.results,
         baselines=baselines(problem, experiment.baselines),
     )
     if experiment.storage is not None:

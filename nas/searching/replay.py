@@ -105,7 +105,7 @@ def _continue(state: SearchState, trial: Trial, point: Point, epochs: Epochs) ->
     reused = state.session.plan.reused.get(point.id)
     if not (trial.is_baseline or point.feasible):
         state.end(pending, Outcome(status=Status.STOPPED, reason=Reason.LIMIT))
-    elif reused is not None and not trial.is_baseline:
+    elif reused is not None and is_choice:
         state.end(pending, reused.outcome, weights=reused.weights, reused=True)
     else:
         state.log.resume(trial.number)

@@ -54,7 +54,9 @@ def fit_scaling(run: str | PathLike[str], *, trial: int | None = None, trials: i
     limit = Limit(objective=MACS, low=(1 - TOLERANCE) * twice, high=(1 + TOLERANCE) * twice)
     around = replace(compound, base=base, min_phi=1.0, max_phi=1.0)
     alone = replace(experiment, latency=None, start=(), reuse=(), baselines=(), early_stopping=False, keep_all=False)
-    fit = replace(alone, space=around, objectives=(TOP1,), limits=(limit,), sampler="frontier", trials=trials)
+    fit = replace(
+        alone, space=around, objectives=(TOP1,), limits=(limit,), sampler="frontier", trials=trials, shared_weights="none"
+    )
     return search(fit, name=f"{described['name']}-scaling", watch=watch)
 
 

@@ -1,23 +1,28 @@
-"""Shared weights of another run: whether a search can use them, and their copy in the run of the search."""
+"""Shared weights of another run: whether a search can use them, their copy in the run of the search, and their scores."""
 
 import logging
 import shutil
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final, NamedTuple
 
 from nas.datasets.images.fingerprint import Fingerprint
 from nas.errors import NasError
 from nas.files import atomic_file
 from nas.runs.experiment import Experiment
 from nas.runs.images import check_same_images, dataset_difference
-from nas.runs.run_folder import read_experiment, shared_weights_file
+from nas.runs.pareto import non_dominated
+from nas.runs.run_folder import read_experiment, shared_weights_file, weights_file
 from nas.runs.serialization import as_json, describe
 from nas.runs.shared_weights import read_shared_record, write_shared_record
+from nas.runs.trial import Status, Weights
+from nas.runs.trial_log import read_trials
+from nas.searching.problem import Problem
+from nas.searching.warm_start import ReusedResult, WarmStart
 
 logger = logging.getLogger(__name__)
 
-REMOVED = "its shared weights were removed, as `nas clean` does"
+REMOVED: Final = "its shared weights were removed, as `nas clean` does"
 
 
 def check_shared_weights(experiment: Experiment, run: Path | None) -> None:
@@ -85,3 +90,47 @@ def copy_shared_weights(source: Path, run: Path) -> None:
         shutil.copyfile(shared_weights_file(source), partial)
     if record is not None:
         write_shared_record(run, replace(record, copied_from=record.copied_from or source.name))
+
+
+class ReusedScores(NamedTuple):
+    """What the run whose shared weights are used has measured with them, of networks within the limits."""
+
+    results: dict[str, ReusedResult]
+    """Network id → its score."""
+    front: list[WarmStart]
+    """The front of the scores, under the objectives of the new run; they are scored again, as it needs their weights."""
+
+
+def reusable_scores(experiment: Experiment, problem: Problem, run: Path | None) -> ReusedScores:
+    """The scores of the run whose shared weights a session copies; none if it has them already, or trains new ones.
+
+    Raises: NasError if that run is damaged.
+    """
+    source = experiment.shared_weights_run
+    if source is None or (run is not None and read_shared_record(run) is not None):
+        return ReusedScores({}, [])
+    scored = [trial for trial in read_trials(source) if trial.weights is Weights.SHARED and trial.status is Status.DONE]
+    results, front, losses = [], [], []
+    (trained,) = problem.trained
+    for trial in scored:
+        point = problem.examine(dict(trial.params))
+        if not (point.feasible and trained.name in trial.values and trial.outcome and trial.number is not None):
+            continue
+        value, name = {trained.name: trial.values[trained.name]}, f"{source.name} trial {trial.number}"
+        result = ReusedResult(
+            name=name,
+            outcome=replace(trial.outcome, values=value),
+            weights=weights_file(source, trial.number),
+            architecture=point.text,
+        )
+        results.append((point.id, result))
+        front.append(WarmStart(params=point.params, source="start", name=name))
+        losses.append(problem.losses({**point.values, **value}) or ())
+    best = non_dominated(losses)
+    if scored:
+        numbers = f"{len(scored)} scores of {source.name}, {len(results)} of networks within the limits"
+        logger.info("reusing %s; the %d of their front are scored again, for their weights", numbers, sum(best))
+    return ReusedScores(
+        {id_: result for (id_, result), kept in zip(results, best, strict=True) if not kept},
+        [start for start, kept in zip(front, best, strict=True) if kept],
+    )

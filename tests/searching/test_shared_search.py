@@ -11,7 +11,7 @@ from ray.tune.search import Searcher
 import nas
 from nas.cli.progress import PHASES
 from nas.objectives import parse_limit
-from nas.runs.run_folder import TRIALS_FILE, mend_logs
+from nas.runs.run_folder import TRIALS_FILE, mend_logs, shared_weights_file
 from nas.runs.trial import Outcome, Reason, Status, Weights
 from nas.runs.trial_log import read_trials
 from nas.searching.phases import work_left
@@ -195,6 +195,31 @@ def test_a_search_by_shared_weights_killed_at_any_moment_goes_on_to_the_same_end
         FinishedError, match="4 of 4 networks are scored, and their front is trained; extend it with more --shared"
     ):
         check_unfinished(first.run, session.experiment, session.plan, read_trials(first.run))
+
+
+def test_a_search_by_the_weights_of_another_run_begins_with_its_scores(tmp_path, caplog):
+    first = new_run(tmp_path, **SHARED)
+    play(first)
+    scored = trials_of(first)
+    scored = scored[scored["weights"] == "shared"]
+    limit = scored["macs_m"].median()
+    within = scored[scored["macs_m"] <= limit]
+    front = nas.front(within, {"val_top1_pct": "maximize", "macs_m": "minimize"})
+    shared_weights_file(first.run).parent.mkdir()
+    shared_weights_file(first.run).write_bytes(b"weights")
+    caplog.set_level("INFO", logger="nas")
+    fields = SHARED | {"shared_weights": str(first.run), "shared_trials": len(front) + 3}
+    again = new_run(tmp_path, **fields, limits=(parse_limit(f"macs_m<{limit}"),))
+    play(again)
+    df = trials_of(again)
+    sources = {source: set(rows["id"]) for source, rows in df[df["weights"] == "shared"].groupby("source")}
+    assert sources["start"] == set(front["id"])
+    assert sources["reuse"] == set(within["id"]) - set(front["id"])
+    assert len(sources["search"]) + len(sources.get("reference", ())) == 3
+    assert not df["is_front"][df["source"] == "reuse"].any()
+    values = df.drop_duplicates("id").set_index("id")["val_top1_pct"]
+    assert values[within["id"]].tolist() == within["val_top1_pct"].tolist()
+    assert f"reusing 20 scores of {first.run.name}, {len(within)} of networks within the limits" in caplog.text
 
 
 def test_scored_networks_meet_the_limits_of_their_session(tmp_path):

@@ -10,6 +10,7 @@ from experiments.benchmarks.shared_weights.searches import WORKERS, searched
 
 SECTION: Final = "looking"
 SCORED: Final = 1000  # networks
+SCORED_AGAIN: Final = 50  # networks of the second search, beside the scores of the first, which it reuses
 ALONE: Final = 8  # networks
 PER_TRAINING: Final = {"digits_mobilenetv3": 8.0, "imagenette_cpu": 20.0}  # estimate, seconds
 
@@ -36,9 +37,11 @@ def _searches(bench: Bench, name: str, _: Journal) -> Figures:
             "scoring_seconds": phase.total_seconds(),
             "macs_m_limit": round(limit, 2),
         }
-        again = ["--shared-weights", str(first.run), *words(sizes)[2:], "--limit", f"macs_m<{limit:.2f}"]
-        with searched(bench, name, again) as second:
-            return figures | {"second_seconds": second.seconds, "second_scored": int((second.rows["weights"] == "shared").sum())}
+        more = words({"shared_trials": bench.size(SCORED_AGAIN, 8)})[2:]
+        with searched(bench, name, ["--shared-weights", str(first.run), *more, "--limit", f"macs_m<{limit:.2f}"]) as second:
+            scores = second.rows[second.rows["weights"] == "shared"]
+            reused = int((scores["source"] == "reuse").sum())
+            return figures | {"second_seconds": second.seconds, "second_scored": len(scores) - reused, "reused": reused}
 
 
 def _alone(bench: Bench, name: str, _: Journal) -> Figures:
@@ -60,6 +63,7 @@ def summary(bench: Bench, journal: Journal) -> Iterator[str]:
             f"({alone['mean_seconds']:.1f} s each, mean of {alone['networks']}); ratio {seconds / trainings:.4f}"
         )
         yield (
-            f"  a second search, macs_m<{searches['macs_m_limit']:g}, by the same weights: {searches['second_seconds']:.0f} s; "
+            f"  a second search, macs_m<{searches['macs_m_limit']:g}, by the same weights, {searches['second_scored']} scores "
+            f"and {searches['reused']} reused: {searches['second_seconds']:.0f} s; "
             f"the first took {searches['seconds']:.0f} s; ratio {searches['second_seconds'] / searches['seconds']:.3f}"
         )
