@@ -4,7 +4,7 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import tyro
 
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from nas.runs.experiment import Experiment
 
 logger = logging.getLogger(__name__)
+
+SHARED_OPTIONS: Final = ("--shared-epochs", "--shared-trials", "--fine-tune", "--alone")  # of a search by shared weights
 
 
 def search(arguments: list[str]) -> None:
@@ -38,6 +40,7 @@ def search(arguments: list[str]) -> None:
         f"replace the space and the dataset. Spaces: {spaces}; datasets: {datasets}; objectives: {objectives}."
     )
     experiment = _with_options(replace(experiment, **plugins), options, prog=prog, description=description)
+    _check_effect(experiment, options)
     _read_classes(experiment)
     from nas.searching.tuner import search as search_experiment  # imports Ray, so only after the options are checked
 
@@ -59,6 +62,7 @@ def resume(arguments: list[str]) -> None:
     check_free(folder)  # before Ray is imported, which takes seconds
     before = experiment_of(read_experiment(folder), folder.parent)
     after = _with_options(before, options, prog=f"nas resume {run}")
+    _check_effect(after, options)
     names = [field.name for field in fields(after)]
     changes = {name: getattr(after, name) for name in names if getattr(after, name) != getattr(before, name)}
     from nas.searching.tuner import resume as resume_run
@@ -119,6 +123,23 @@ def _with_options(experiment: "Experiment", options: list[str], *, prog: str, de
         description=description,
         registry=_constructors(experiment.objectives),
     )
+
+
+def _check_effect(experiment: "Experiment", options: Sequence[str]) -> None:
+    """Check that each option of a search by shared weights has an effect.
+
+    Raises: NasError for an option that has none.
+    """
+    names = [option.partition("=")[0].replace("_", "-") for option in options]
+    if not experiment.uses_shared_weights and (idle := [name for name in names if name in SHARED_OPTIONS]):
+        raise NasError(
+            f"{idle[0]} has no effect without shared weights; give --shared-weights too: train, or a run that has them"
+        )
+    if experiment.shared_weights_run is not None and "--shared-epochs" in names:
+        raise NasError(
+            f"--shared-epochs has no effect on the shared weights of {experiment.shared_weights}, which are trained; "
+            "leave it out, or train new ones with --shared-weights train"
+        )
 
 
 def _read_classes(experiment: "Experiment") -> None:

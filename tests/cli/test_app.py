@@ -46,6 +46,11 @@ MISTAKES = [
     (["search", NINE, "--trials", "0"], "trials: 0 is not 1 or more"),
     (["search", NINE, "--train.optimizer", "adamx"], "optimizer 'adamx' does not exist"),
     (["search", NINE, "--train.precision", "half"], "train.precision: 'half' is not one of"),
+    (["search", NINE, "--shared-trials=4"], "--shared-trials has no effect without shared weights; give --shared-weights too"),
+    (
+        ["search", "digits_mobilenetv3", "--shared-weights", "run", "--shared-epochs", "4"],
+        "--shared-epochs has no effect on the shared weights of",
+    ),
     (["search", NINE, "--gpus-per-trial", "1.5"], "gpus-per-trial: 1.5 is not a share from 0 to 1 or a whole number"),
     (["search", NINE, "--trial-timeout", "0"], "trial-timeout: 0.0 is not more than 0 seconds"),
     (["search", NINE, "--start", "nowhere"], "network 'nowhere' does not exist"),
