@@ -12,7 +12,7 @@ from nas.files import atomic_file
 from nas.runs.experiment import Experiment
 from nas.runs.images import check_same_images, dataset_difference
 from nas.runs.pareto import non_dominated
-from nas.runs.run_folder import read_experiment, shared_weights_file, weights_file
+from nas.runs.run_folder import EXPERIMENT_FILE, read_experiment, shared_weights_file, weights_file
 from nas.runs.serialization import as_json, describe
 from nas.runs.shared_weights import read_shared_record, write_shared_record
 from nas.runs.trial import Status, Weights
@@ -48,6 +48,10 @@ def check_shared_weights(experiment: Experiment, run: Path | None) -> None:
 
 
 def _check_source(experiment: Experiment, source: Path) -> None:
+    if not (source / EXPERIMENT_FILE).is_file():
+        raise NasError(
+            f"shared-weights: {source} is not a run folder; give train, none or the folder of a run with shared weights"
+        )
     what, there = f"shared-weights {source}", read_experiment(source)
     if not shared_weights_file(source).is_file():
         removed = read_shared_record(source) is not None

@@ -146,7 +146,7 @@ def test_shared_weights_of_other_networks_or_images_are_refused(source, tmp_path
     fewer = {part: {name: number - 1 for name, number in counts.items()} for part, counts in now.counts.items()}
     with pytest.raises(nas.NasError, match="the images have changed"):
         check_source_images(replace(EXPERIMENT, shared_weights=str(source)), replace(now, counts=fewer))
-    assert "is not a run folder" in refusal(tmp_path / "nothing")
+    assert "is not a run folder; give train, none or" in refusal(tmp_path / "trian")
 
 
 def test_removed_shared_weights_are_not_trained_anew_in_silence(source):
