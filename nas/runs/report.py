@@ -157,7 +157,8 @@ def _shared(run: Path, trials: pd.DataFrame) -> dict[str, Any] | None:
     record, scored = read_shared_record(run), trials[(trials["weights"] == Weights.SHARED) & (trials["status"] == Status.DONE)]
     if record is None and scored.empty:
         return None
-    gains = trials.loc[trials["weights"] == Weights.FINE_TUNED, "gain_pct"].dropna()
+    fine_tuned = trials[(trials["weights"] == Weights.FINE_TUNED) & trials["gain_pct"].notna()]
+    gains = fine_tuned.drop_duplicates("id", keep="last")["gain_pct"]  # a resume with another --fine-tune trains a network again
     check = check_shared(run)
     return {
         "training": record and asdict(record),

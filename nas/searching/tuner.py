@@ -21,7 +21,7 @@ from nas.errors import NasError, is_disk_fault
 from nas.paths import absolute
 from nas.runs.experiment import Experiment
 from nas.runs.run_folder import RAY, create_run, locked, mend_logs, read_experiment, shared_weights_file, write_experiment
-from nas.runs.trial import Weights
+from nas.runs.trial import Status, Weights
 from nas.runs.trial_log import check_history, read_history, read_trials
 from nas.searching.early_stopping import EarlyStopping
 from nas.searching.interrupt import interruptible
@@ -197,7 +197,8 @@ def run_session(session: Session, parcel: Parcel, watch: Watch, watch_training: 
             raise _with_hint(searcher.failure, run)
     tally = searcher.state.log.tally
     if experiment.uses_shared_weights:
-        done = Counter(trial.weights for trial in searcher.state.trials.values() if trial.from_trial is not None)
+        trained = [one for one in searcher.state.trials.values() if one.from_trial is not None and one.status is Status.DONE]
+        done = Counter(weights for _, weights in {(one.id, one.weights) for one in trained})  # a resume may fine-tune one again
         logger.info("%d networks scored, %d failed", tally.done, tally.failed)
         logger.info("of their front %d fine-tuned, %d trained alone", done[Weights.FINE_TUNED], done[Weights.TRAINED])
     else:

@@ -64,15 +64,16 @@ def run(tmp_path_factory):
 
 @pytest.fixture
 def scored_run(tmp_path):
-    """Three networks that shared weights have scored, the first of them fine-tuned."""
+    """Three networks that shared weights have scored, the first of them fine-tuned twice."""
     score = {"status": "done", "val_loss": 1.0, "seconds": 0.25, "start": {"weights": "shared"}}
     run = run_of_networks(tmp_path, [score | {"top1": 50.0 + i} for i in range(3)], shared_weights="train")
     (run / HISTORY_FILE).write_text("")
     first = json.loads((run / TRIALS_FILE).read_text().splitlines()[0])
     proposal = {name: first[name] for name in ("id", "params", "architecture")}
     proposal |= {"weights": "fine-tuned", "from_trial": 0, "source": "front"}
-    values = first["values"] | {"val_top1_pct": 90.0}
-    write(run, [start(3, first["values"], **proposal), end(3, values, seconds=4.5)])
+    for trial, top1 in ((3, 80.0), (4, 90.0)):
+        values = first["values"] | {"val_top1_pct": top1}
+        write(run, [start(trial, first["values"], **proposal), end(trial, values, seconds=2.25)])
     (run / SHARED).mkdir()
     training = {"processes": 2, "device": "cpu, 1 thread(s)", "precision": "float32", "seed": 0}
     write_shared_record(run, SharedRecord(train_loss=(2.0, 1.0), seconds=9.0, **training))
@@ -348,7 +349,7 @@ def test_networks_with_other_weights_than_most_have_no_say_in_the_importances(sc
     more = [json.loads(line) for line in (scored_run / TRIALS_FILE).read_text().splitlines()]
     ended = {"val_top1_pct": 50.0, "macs_m": 1.0}
     fields = {name: more[0][name] for name in ("params", "architecture")}
-    for trial in range(4, 10):
+    for trial in range(5, 11):
         write(scored_run, [start(trial, ended, **fields, weights="shared"), end(trial, ended | {"val_top1_pct": 50.0 + trial})])
     assert gather(scored_run)["importance"]["networks"] == 9
 
