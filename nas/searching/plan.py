@@ -252,13 +252,12 @@ def check_unfinished(run: Path, experiment: Experiment, plan: Plan, past: Sequen
     waiting = sum(trial.status in UNDER_WAY and can_continue(trial, experiment) for trial in past)
     trained = {trial.id for trial in past if trial.number is not None and trial.weights in (None, Weights.TRAINED)}
     new = any(point.id not in trained for point in plan.baselines.values())
+    what = "networks are scored" if shared else "trials have ended"
     if not (work_left(experiment, plan.problem, past) or waiting or new):
-        done = "networks are scored, and their front is trained" if shared else "trials have ended"
-        option = "shared-trials" if shared else "trials"
-        raise FinishedError(
-            f"{run} is finished: {ended} of {num_wanted(experiment)} {done}; extend it with more --{option}, or --baselines"
-        )
-    logger.info("%d trials have ended, %d continue", ended, waiting)
+        done = f"{ended} of {num_wanted(experiment)} {what}{', and their front is trained' if shared else ''}"
+        more = "more --shared-trials or --alone, another --fine-tune" if shared else "more --trials"
+        raise FinishedError(f"{run} is finished: {done}; extend it with {more}, or --baselines")
+    logger.info("%d %s, %d continue", ended, what, waiting)
 
 
 def record_session(run: Path, described: Mapping[str, Any], after: Experiment) -> None:
