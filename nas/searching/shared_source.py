@@ -132,8 +132,9 @@ def reusable_scores(experiment: Experiment, problem: Problem, run: Path | None) 
         losses.append(problem.losses({**point.values, **value}) or ())
     best = non_dominated(losses)
     if scored:
-        numbers = f"{len(scored)} scores of {source.name}, {len(results)} of networks within the limits"
-        logger.info("reusing %s; the %d of their front are scored again, for their weights", numbers, sum(best))
+        reused, again = len(results) - sum(best), sum(best)
+        logger.info("%s has %d scores, %d of networks within the limits", source.name, len(scored), len(results))
+        logger.info("%d of these are reused; those on their front, %d, are scored again, for their weights", reused, again)
     return ReusedScores(
         {id_: result for (id_, result), kept in zip(results, best, strict=True) if not kept},
         [start for start, kept in zip(front, best, strict=True) if kept],

@@ -219,7 +219,8 @@ def test_a_search_by_the_weights_of_another_run_begins_with_its_scores(tmp_path,
     assert not df["is_front"][df["source"] == "reuse"].any()
     values = df.drop_duplicates("id").set_index("id")["val_top1_pct"]
     assert values[within["id"]].tolist() == within["val_top1_pct"].tolist()
-    assert f"reusing 20 scores of {first.run.name}, {len(within)} of networks within the limits" in caplog.text
+    assert f"{first.run.name} has 20 scores, {len(within)} of networks within the limits" in caplog.text
+    assert f"{len(sources['reuse'])} of these are reused; those on their front, {len(front)}, are scored again" in caplog.text
 
 
 def test_scored_networks_meet_the_limits_of_their_session(tmp_path):
