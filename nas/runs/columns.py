@@ -55,8 +55,8 @@ TRIALS: Final = (
         "name",
         "str",
         "A reference's published name, or `like` that name if width or resolution differ; what --start gave, or the id if that "
-        "was a text; the run and trial that a result is reused from, or that scored the network before; the trial that a "
-        "duplicate equals.",
+        "was a text; the run and trial that a result is reused from, or that scored the network before; the trial that "
+        "a duplicate equals, or that scored a network of the front.",
     ),
     Column(
         "is_front",

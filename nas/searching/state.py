@@ -136,7 +136,7 @@ class SearchState:
         """Start a training of a network of the front by shared weights."""
         point = self.session.plan.problem.examine(dict(scored.params))
         active = ActiveTrial(number=self.next_number, point=point, weights=weights, from_trial=scored.number)
-        return self._started(active, source="front", name=None)
+        return self._started(active, source="front", name=f"trial {scored.number}")
 
     def _started(self, active: ActiveTrial, *, source: str, name: str | None) -> ActiveTrial:
         """Log a new trial."""

@@ -130,6 +130,7 @@ def test_scores_come_first_then_the_front_is_fine_tuned_and_the_best_are_trained
     alone = df[df["weights"] == "trained"]
     assert alone["from_trial"].tolist() == front["trial"].tolist()[:2]
     assert set(df["source"][df["from_trial"].notna()]) == {"front"}
+    assert tuned["name"].tolist() == [f"trial {number}" for number in front["trial"]]  # which `nas table` shows
     assert len(played.study.trials) == 40
     assert not played.searcher.close()
     assert "(+5.00)" in caplog.text

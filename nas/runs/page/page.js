@@ -53,10 +53,10 @@ const axisTitle = (name) => DATA.titles[name] ?? name;
 /** The same without the unit, for sentences. */
 const words = (name) => axisTitle(name).replace(/, [^,]*$/, "");
 
-/** The number of a trial, with the name of a published or given network. */
+/** The number of a trial, with the name of a published or given network, or the trial that scored it. */
 function title(row) {
-  const name = column("name")[row];
-  return `trial ${column("trial")[row]}${name ? `, ${name}` : ""}`;
+  const name = column("name")[row], whose = column("source")[row] === "front" ? "the network of " : "";
+  return `trial ${column("trial")[row]}${name ? `, ${whose}${name}` : ""}`;
 }
 
 /** A table. `labels` are pairs of a header and whether its column holds numbers; a cell is a text or an element. */
