@@ -22,6 +22,7 @@ from nas.runs.results import best as best_row
 from nas.runs.results import front, history, results, select
 from nas.runs.run_folder import read_experiment, weights_file
 from nas.runs.serialization import dataset_of
+from nas.runs.shared_weights import read_shared_record
 from nas.runs.trial import Weights
 from nas.searching.phases import FINE_TUNING_LR_SHARE
 from nas.training.device import device_name, pick_device
@@ -143,7 +144,7 @@ def _export(
             network,
             about,
             accuracy=accuracy | {"seed": int(row["seed"])} | _weights(described, row),
-            train=described["train"] | {"device": row["device"], "precision": row["precision"], "seconds": float(row["seconds"])},
+            train=_training(run, described, row),
             versions=described["sessions"][-1]["versions"],
         )
         write_export(target, network, weights, card | {"run": run.name, "trial": int(row["trial"])}, parts, int8=int8)
@@ -151,12 +152,26 @@ def _export(
     return list(rows)
 
 
+def _training(run: Path, described: Mapping[str, Any], row: "pd.Series[Any]") -> dict[str, Any]:
+    """The settings of the training that gave the network its weights, with its device, precision and seconds."""
+    if row["weights"] == Weights.SHARED and (record := read_shared_record(run)) is not None:
+        names = ("epochs", "processes", "seed", "device", "precision", "seconds")  # a run with a copy knows no more of it
+        return {name: getattr(record, name) for name in names}
+    settings = dict(described["train"])
+    if row["weights"] == Weights.FINE_TUNED:
+        settings |= _fine_tuning(described, row) | {"ema_decay": 0.0}
+    return settings | {"device": row["device"], "precision": row["precision"], "seconds": float(row["seconds"])}
+
+
 def _weights(described: Mapping[str, Any], row: "pd.Series[Any]") -> dict[str, Any]:
     """How the network came by its weights: trained, shared or fine-tuned, and for these the epochs and the learning rate."""
     if row["weights"] != Weights.FINE_TUNED:
         return {"weights": row["weights"]}
-    lr = FINE_TUNING_LR_SHARE * described["train"]["lr"]
-    return {"weights": row["weights"], "fine_tuning": {"epochs": int(row["epochs"]), "lr": lr}}
+    return {"weights": row["weights"], "fine_tuning": _fine_tuning(described, row)}
+
+
+def _fine_tuning(described: Mapping[str, Any], row: "pd.Series[Any]") -> dict[str, Any]:
+    return {"epochs": int(row["epochs"]), "lr": FINE_TUNING_LR_SHARE * described["train"]["lr"]}
 
 
 def load_unchanged(described: Mapping[str, Any], dataset: Dataset, *, int8: bool) -> dict[str, ImageData]:
