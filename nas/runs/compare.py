@@ -131,7 +131,7 @@ class RankingCheck:
         """The agreement in one sentence."""
         return (
             f"Kendall's tau between the search's ranking and that of full trainings: {self.agreement} "
-            f"({self.networks} networks, {self.epochs} epochs, {self.seeds} seeds or more of each)"
+            f"({self.networks} networks, {self.epochs} epochs, {self.seeds} seed{'s' * (self.seeds > 1)} or more of each)"
         )
 
 

@@ -43,9 +43,10 @@ class SharedCheck:
     def difference(self) -> str:
         """The difference between scores and accuracies alone in one sentence."""
         low, high = self.interval
+        trained = f"trained alone for {self.epochs} epoch{'s' * (self.epochs > 1)}, {self.seeds} seed{'s' * (self.seeds > 1)}"
         return (
             f"score by shared weights minus top-1 alone: {self.difference_pct:+.1f} points on average, 95 % from {low:+.1f} to "
-            f"{high:+.1f} ({self.networks} networks, trained alone for {self.epochs} epochs, {self.seeds} seeds or more of each)"
+            f"{high:+.1f} ({self.networks} networks, {trained} or more of each)"
         )
 
     def __str__(self) -> str:
