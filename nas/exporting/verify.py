@@ -1,7 +1,7 @@
 """Trains the best networks of a run's front in full with several seeds, to check the ranking by short trainings."""
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from os import PathLike
@@ -62,13 +62,15 @@ def verify(
     if rows.empty:
         raise NasError(f"{folder} has no network on its front yet")
     settings = replace(experiment.train, epochs=epochs or 10 * experiment.train.epochs)
+    numbered = df[df["id"].isin(rows["id"]) & df["trial"].notna()]
+    same = numbered.sort_values("is_front", ascending=False, kind="stable").groupby("id", sort=False)["trial"].agg(list)
     trainings = [
         FullTraining(
             network=Architecture.from_json(row["architecture"]),  # a front has only points of the space, no networks of timm
             dataset=experiment.dataset,
             train=settings,
             seed=seed,
-            output=str(folder / FULL / f"trial{row['trial']}-seed{seed}-epochs{settings.epochs}"),
+            output=str(_target(folder / FULL, same[row["id"]], f"seed{seed}-epochs{settings.epochs}")),
         )
         for _, row in rows.iterrows()
         for seed in range(seeds)
@@ -83,6 +85,12 @@ def verify(
             on_done=lambda done: on_done(finished + done, len(trainings)),
         )
     return check_ranking(folder)
+
+
+def _target(full: Path, trials: Sequence[int], name: str) -> Path:
+    """The folder for a full training of the network of these trials: one that has it already, else that of the first trial."""
+    folders = [full / f"trial{trial}-{name}" for trial in trials]
+    return next((folder for folder in folders if (folder / CARD_FILE).is_file()), folders[0])
 
 
 def train_in_parallel(
