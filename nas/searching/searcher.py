@@ -4,6 +4,7 @@ It wraps an Optuna study, so that Ray runs the trials and any Optuna sampler pro
 """
 
 import logging
+import math
 import time
 from collections import deque
 from collections.abc import Collection, Iterator, Mapping
@@ -37,6 +38,7 @@ logger = logging.getLogger(__name__)
 OUTCOME: Final = TypeAdapter(Outcome)
 SILENT_SECONDS: Final = 600.0  # without a report, after which the log says so
 SILENT_FACTOR: Final = 10.0  # ... or so many times the longest silence before
+NEAR_CHANCE: Final = 0.1  # of the way from chance to 100 %, above which shared weights have learned something
 MAX_BATCH: Final = 16  # scores that Ray runs as one trial of its own, as each of these costs it 0.14 s
 EPOCH_FIELDS = tuple(field.name for field in fields(Epoch))
 
@@ -284,8 +286,13 @@ class ArchitectureSearcher(Searcher):
             return
         (begun, before), self._scoring = self._scoring, None
         num, seconds = self.state.log.tally.ended - before, time.monotonic() - begun
-        front = scored_front(self.state.session.plan.problem, self.state.trials.values())
+        problem = self.state.session.plan.problem
+        front = scored_front(problem, self.state.trials.values())
         logger.info("scored %d networks in %.1f s, %.1f a second; %d are on their front", num, seconds, num / seconds, len(front))
+        chance, best = 100 / problem.num_classes, front[0].values[problem.trained[0].name] if front else math.inf
+        if best < chance + NEAR_CHANCE * (100 - chance):
+            line = "the best score is %.1f %%, and chance %.1f %%: the weights have learned little; begin anew with more %s"
+            logger.warning(line, best, chance, "--shared-epochs")
 
     def _end(self, trial_id: str, outcome: Outcome) -> None:
         """Log a trial's outcome; a disk that cannot be written ends the search instead, and the trial is tried again."""

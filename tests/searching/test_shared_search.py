@@ -151,6 +151,16 @@ def test_another_number_of_epochs_fine_tunes_the_front_again(tmp_path):
     assert df[df["is_front"]]["trial"].tolist() == second["trial"].tolist()  # equal figures of one network: the latest row
 
 
+@pytest.mark.parametrize(("top1", "warns"), [(18.0, True), (21.0, False)])
+def test_scores_near_chance_are_warned_of(tmp_path, caplog, top1, warns):
+    played = new_run(tmp_path, **SHARED | {"shared_trials": 1, "workers": 1})
+    played.ask("a")
+    played.searcher.record("a", {"begun": True})
+    played.finish("a", top1)
+    played.ask("b")
+    assert (f"the best score is {top1:.1f} %, and chance 10.0 %" in caplog.text) == warns
+
+
 def test_a_phase_waits_for_the_end_of_the_one_before(tmp_path):
     played = new_run(tmp_path, **SHARED | {"shared_trials": 4}, alone=1)
     played.ask("a"), played.ask("b")
