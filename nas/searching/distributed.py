@@ -22,7 +22,7 @@ from ray.util.queue import Queue
 from nas.errors import NasError, describe_error
 from nas.searching.interrupt import ending_at_once
 from nas.searching.parcel import Parcel, in_worker, pack
-from nas.searching.ray_faults import HEALTH_SECONDS, Health, death_of
+from nas.searching.ray_faults import HEALTH_SECONDS, UNSEEN, Health, death_of
 from nas.searching.ray_session import ray_session
 from nas.searching.unpack import unpack
 from nas.searching.worker import prepare_process
@@ -158,18 +158,21 @@ def _receive(queue: Queue, first: list[ActorHandle], fit: Thread, on_epoch: OnEp
 
     (Ray's own callbacks run in another process.)
 
-    Raises: NasError if Ray itself has ended.
+    Raises: NasError if Ray itself has ended; ProcessError if the process of the queue has.
     """
     health = Health()
     while True:
         is_running = fit.is_alive()
         try:
             message = queue.get(timeout=HEALTH_SECONDS)
-        except Empty:
-            if not is_running:
+        except (Empty, RayError) as error:
+            is_empty = isinstance(error, Empty)  # Ray's own Empty is a RayError, too
+            if is_empty and not is_running:
                 return None
             if ended := health.ended():
                 raise NasError(f"Ray's process {ended} has ended: it was killed, or the machine lacks memory") from None
+            if not is_empty:
+                raise ProcessError(f"the process that passes the epochs on has ended: {UNSEEN}") from None
             continue
         match message:
             case Epoch() if on_epoch is not None:
