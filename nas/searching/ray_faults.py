@@ -6,6 +6,7 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any, Final
 
 import ray
@@ -16,18 +17,23 @@ from ray.tune.experiment import Trial
 # Between looks at Ray's processes; Ray ends this process 15 s after its raylet, and 60 s after its GCS.
 HEALTH_SECONDS: Final = 1.0
 MARKS: Final = (":job_id:", ":actor_name:", ":task_name:")  # lines that Ray adds to what a worker prints
+CUT_OFF: Final = (EOFError, UnpicklingError)  # errors of reading what Ray could write only in part, or not at all
 UNSEEN: Final = "killed from outside, as for lack of memory, or by its own code"  # Ray knows only that the connection ended
 
 
 def error_of(trial: Trial) -> BaseException | None:
     """The exception that ended a trial; that of the user's or our code where Ray wraps one.
 
-    None if Ray has no exception, such as for a worker that it killed for its memory use; `error_text` has what Ray says then.
+    None if Ray has no exception, such as for a worker that it killed for its memory use, or could not write it to a full disk;
+    `error_text` has what Ray says then.
     """
     file = trial.pickled_error_file  # beside the driver; Tune's own accessor looks in the storage, where it is not yet
     if file is None or not Path(file).is_file():
         return None
-    error: BaseException = cloudpickle.loads(Path(file).read_bytes())
+    try:
+        error: BaseException = cloudpickle.loads(Path(file).read_bytes())
+    except CUT_OFF:
+        return None
     cause = error.cause if isinstance(error, RayTaskError) else error
     if isinstance(cause, RaySystemError):  # raised where the arguments were unpickled
         cause = cause.client_exc

@@ -41,6 +41,7 @@ from nas.searching.plan import (
     with_own_table,
 )
 from nas.searching.ray_callback import ReportCallback
+from nas.searching.ray_faults import CUT_OFF
 from nas.searching.ray_session import ray_session, resources
 from nas.searching.searcher import ArchitectureSearcher
 from nas.searching.shared_source import copy_shared_weights
@@ -184,7 +185,7 @@ def run_session(session: Session, parcel: Parcel, watch: Watch, watch_training: 
         try:
             with interruptible(searcher.state.interrupted), watch(searcher):
                 _tuner(session, parcel, callback, gpus).fit()
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, *CUT_OFF):  # at its end Tune reads the errors that it wrote, which a full disk cut off
             if searcher.failure is None:
                 raise
         finally:
@@ -275,7 +276,7 @@ def _reporting_full_disk(run: Path) -> Iterator[None]:
     """Turns an error of the disk, such as a full one, into a NasError, whether the log or Ray's own files meet it first."""
     try:
         yield
-    except (OSError, json.JSONDecodeError) as error:
+    except (OSError, json.JSONDecodeError, *CUT_OFF) as error:
         reason = getattr(error, "strerror", None) or "is the disk full?"
         unwritten = NasError(f"run folder {run} cannot be written: {reason}; finished trials are kept")
         raise _with_hint(unwritten, run) from None
