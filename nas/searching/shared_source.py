@@ -6,6 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
+from safetensors import SafetensorError, safe_open
+
 from nas.datasets.images.fingerprint import Fingerprint
 from nas.errors import NasError
 from nas.files import atomic_file
@@ -23,6 +25,7 @@ from nas.searching.warm_start import ReusedResult, WarmStart
 logger = logging.getLogger(__name__)
 
 REMOVED: Final = "its shared weights were removed, as `nas clean` does"
+TRAIN_NEW: Final = "train new ones with --shared-weights train"
 
 
 def check_shared_weights(experiment: Experiment, run: Path | None) -> None:
@@ -35,8 +38,10 @@ def check_shared_weights(experiment: Experiment, run: Path | None) -> None:
         return
     source = experiment.shared_weights_run
     if run is not None and (record := read_shared_record(run)) is not None:
+        advice = "continue with --shared-weights none, or begin a new run"
         if not shared_weights_file(run).is_file():
-            raise NasError(f"{run}: {REMOVED}; continue with --shared-weights none, or begin a new run")
+            raise NasError(f"{run}: {REMOVED}; {advice}")
+        _check_readable(shared_weights_file(run), advice)
         if source is not None and record.copied_from != source.name and source.resolve() != run.resolve():
             raise NasError(f"shared-weights: {run} has its own, and cannot change to those of {source}; begin a new run")
         if source is None and experiment.shared_epochs is not None and record.epochs != experiment.shared_epochs:
@@ -52,14 +57,24 @@ def _check_source(experiment: Experiment, source: Path) -> None:
         raise NasError(
             f"shared-weights: {source} is not a run folder; give train, none or the folder of a run with shared weights"
         )
-    what, there = f"shared-weights {source}", read_experiment(source)
+    what, there, record = f"shared-weights {source}", read_experiment(source), read_shared_record(source)
     if not shared_weights_file(source).is_file():
-        removed = read_shared_record(source) is not None
-        raise NasError(f"{what}: {REMOVED if removed else 'it has none'}; train new ones with --shared-weights train")
+        raise NasError(f"{what}: {REMOVED if record is not None else 'it has none'}; {TRAIN_NEW}")
+    _check_readable(shared_weights_file(source), TRAIN_NEW)
     here = as_json(describe(experiment, ""))
     difference = _space_difference(there["space"], here["space"]) or dataset_difference(there["dataset"], here["dataset"])
     if difference:
-        raise NasError(f"{what}: {difference}; train new ones with --shared-weights train")
+        raise NasError(f"{what}: {difference}; {TRAIN_NEW}")
+
+
+def _check_readable(file: Path, advice: str) -> None:
+    """Raises: NasError if a file of shared weights is damaged, before a search begins; `advice` is what to do."""
+    try:
+        with safe_open(file, "np"):
+            pass
+    except (SafetensorError, OSError) as error:
+        reason = str(error).partition("\n")[0]
+        raise NasError(f"{file} is damaged: {reason}; restore the file from a copy, or {advice}") from None
 
 
 def _space_difference(there: dict[str, Any], here: dict[str, Any]) -> str:
@@ -80,8 +95,7 @@ def check_source_images(experiment: Experiment, now: Fingerprint) -> None:
     """
     source = experiment.shared_weights_run
     if source is not None and shared_weights_file(source).is_file():  # it may be gone once this run has its own copy
-        advice = "train new ones with --shared-weights train"
-        check_same_images(f"shared-weights {source}", read_experiment(source), now, advice=advice)
+        check_same_images(f"shared-weights {source}", read_experiment(source), now, advice=TRAIN_NEW)
 
 
 def copy_shared_weights(source: Path, run: Path) -> None:

@@ -4,9 +4,11 @@ import shutil
 import zlib
 from collections import Counter
 
+import numpy as np
 import pytest
 from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
+from safetensors.numpy import save_file
 
 import nas
 from nas.cli.progress import PHASES
@@ -217,7 +219,7 @@ def test_a_search_by_the_weights_of_another_run_begins_with_its_scores(tmp_path,
     within = scored[scored["macs_m"] <= limit]
     front = nas.front(within, {"val_top1_pct": "maximize", "macs_m": "minimize"})
     shared_weights_file(first.run).parent.mkdir()
-    shared_weights_file(first.run).write_bytes(b"weights")
+    save_file({"weight": np.zeros(3)}, shared_weights_file(first.run))
     caplog.set_level("INFO", logger="nas")
     fields = SHARED | {"shared_weights": str(first.run), "shared_trials": len(front) + 3}
     again = new_run(tmp_path, **fields, limits=(parse_limit(f"macs_m<{limit}"),))

@@ -13,7 +13,7 @@ from functools import partial
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 import nas
 from nas.objectives import parse_limit
@@ -21,7 +21,7 @@ from nas.plugins import load_plugin
 from nas.runs.listing import clean, removable
 from nas.runs.run_folder import SHARED, create_run, read_experiment, shared_weights_file, write_experiment
 from nas.runs.serialization import experiment_of
-from nas.runs.shared_weights import SharedRecord, read_shared_record, write_shared_record
+from nas.runs.shared_weights import RECORD_FILE, SharedRecord, read_shared_record, write_shared_record
 from nas.searching.plan import Session, make_plan
 from nas.searching.shared_source import check_shared_weights, check_source_images, copy_shared_weights
 from nas.searching.shared_training import MIN_STEPS, Progress, processes_for, train_shared_weights
@@ -123,7 +123,7 @@ def source(tmp_path):
     """A run with shared weights, made without training."""
     run = create_run(replace(EXPERIMENT, runs=str(tmp_path), shared_weights="train"), "source", EXPERIMENT.dataset.fingerprint())
     shared_weights_file(run).parent.mkdir()
-    shared_weights_file(run).write_bytes(b"weights")
+    save_file({"weight": torch.zeros(3)}, shared_weights_file(run))
     write_shared_record(run, RECORD)
     return run
 
@@ -161,10 +161,22 @@ def test_removed_shared_weights_are_not_trained_anew_in_silence(source):
     check_shared_weights(EXPERIMENT, source)  # trainings alone go on
 
 
+def test_damaged_shared_weights_are_refused_before_a_search_begins(source):
+    file = shared_weights_file(source)
+    whole = file.read_bytes()
+    for damaged in (whole[:-1], whole[:9], b""):
+        file.write_bytes(damaged)
+        assert f"{file} is damaged" in refusal(source)
+        assert "continue with --shared-weights none, or begin a new run" in refusal("train", source)
+    file.write_bytes(whole)
+    (source / SHARED / RECORD_FILE).write_text("{")
+    assert f"{RECORD_FILE} is damaged" in refusal(source)
+
+
 def test_a_run_with_a_copy_needs_the_other_run_no_more(source, tmp_path):
     run = create_run(replace(EXPERIMENT, runs=str(tmp_path), shared_weights=str(source)), "copy")
     copy_shared_weights(source, run)
-    assert shared_weights_file(run).read_bytes() == b"weights"
+    assert load_file(shared_weights_file(run))["weight"].tolist() == [0, 0, 0]
     assert read_shared_record(run) == replace(RECORD, copied_from=source.name)
     shutil.rmtree(source)
     check_shared_weights(replace(EXPERIMENT, shared_weights=str(source)), run)
