@@ -2,12 +2,12 @@
 
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from queue import Empty
 from threading import Thread
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import ray
 import ray.train
@@ -17,6 +17,7 @@ from ray.actor import ActorHandle
 from ray.exceptions import RayError
 from ray.train import RunConfig, ScalingConfig, TrainingFailedError
 from ray.train.torch import TorchTrainer
+from ray.util.placement_group import PlacementGroup, get_current_placement_group, remove_placement_group
 from ray.util.queue import Queue
 
 from nas.errors import NasError, describe_error
@@ -37,6 +38,18 @@ END_SECONDS: Final = 30.0  # for the processes to end after an interrupt, also t
 
 class ProcessError(NasError):
     """A process of a training that failed for another reason than a user's mistake, such as one that was killed."""
+
+
+class RayEndedError(NasError):
+    """Ray itself has ended, and answers no call."""
+
+
+class FirstProcess(NamedTuple):
+    """The first process of a training, which sends this when it begins."""
+
+    actor: ActorHandle
+    group: PlacementGroup
+    """Holds the cores or GPUs of all processes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,18 +111,27 @@ def run_on_workers(parcel: Parcel, processes: Processes, *, storage: Path, on_ep
     )
     fit = _Fit(trainer)
     fit.start()
-    first: list[ActorHandle] = []
+    first: list[FirstProcess] = []
     try:
         report = _receive(queue, first, fit, on_epoch)
-    except BaseException:
-        for actor in (*first, queue.actor):  # without the first process and the queue, the others fail too
+    except BaseException as error:
+        for actor in (*(one.actor for one in first), queue.actor):  # without the first process and the queue, the others fail too
             ray.kill(actor)
         fit.join(END_SECONDS)
+        if not isinstance(error, RayEndedError):
+            _free(first)
         raise
     fit.join()
     if report is None or fit.failure is not None:
+        _free(first)
         raise _as_error(fit.failure, processes.count)
     return report
+
+
+def _free(first: Sequence[FirstProcess]) -> None:
+    """Free the cores or GPUs of a training that has ended; Ray's controller does not, if it was killed."""
+    for process in first:
+        remove_placement_group(process.group)
 
 
 def _wait_until_free(processes: Processes) -> None:
@@ -130,7 +152,7 @@ def _wait_until_free(processes: Processes) -> None:
 class _Trainer(TorchTrainer):  # type: ignore[misc]  # Ray has no types for it
     """Ray's trainer without the process that looks after placement groups.
 
-    That waits 12 s for Ray's dashboard, which we do not start; Ray itself removes the group when this process ends.
+    That waits 12 s for Ray's dashboard, which we do not start; `_free` removes the group of a training that fails.
     """
 
     def _create_default_callbacks(self) -> list[Any]:
@@ -153,12 +175,12 @@ class _Fit(Thread):
             self.failure = error
 
 
-def _receive(queue: Queue, first: list[ActorHandle], fit: Thread, on_epoch: OnEpoch | None) -> TrainReport | None:
-    """Receive what the first process sends: its actor, its epochs, then its report, which is returned; None without a report.
+def _receive(queue: Queue, first: list[FirstProcess], fit: Thread, on_epoch: OnEpoch | None) -> TrainReport | None:
+    """Receive what the first process sends: itself, its epochs, then its report, which is returned; None without a report.
 
     (Ray's own callbacks run in another process.)
 
-    Raises: NasError if Ray itself has ended; ProcessError if the process of the queue has.
+    Raises: RayEndedError if Ray itself has ended; ProcessError if the process of the queue has.
     """
     health = Health()
     while True:
@@ -170,7 +192,7 @@ def _receive(queue: Queue, first: list[ActorHandle], fit: Thread, on_epoch: OnEp
             if is_empty and not is_running:
                 return None
             if ended := health.ended():
-                raise NasError(f"Ray's process {ended} has ended: it was killed, or the machine lacks memory") from None
+                raise RayEndedError(f"Ray's process {ended} has ended: it was killed, or the machine lacks memory") from None
             if not is_empty:
                 raise ProcessError(f"the process that passes the epochs on has ended: {UNSEEN}") from None
             continue
@@ -179,7 +201,7 @@ def _receive(queue: Queue, first: list[ActorHandle], fit: Thread, on_epoch: OnEp
                 on_epoch(message)
             case TrainReport():
                 return message
-            case ActorHandle():
+            case FirstProcess():
                 first.append(message)
 
 
@@ -195,7 +217,7 @@ def _as_error(failure: Exception | None, count: int) -> NasError:
 
 
 def train_together(config: dict[str, Any]) -> None:
-    """The training in one process; the first process sends its actor, its epochs and its report."""
+    """The training in one process; the first process sends itself, its epochs and its report."""
     prepare_process(config["folder"])
     torch.set_num_threads(config["threads"])
     for message in TORCH_WARNINGS:
@@ -205,7 +227,7 @@ def train_together(config: dict[str, Any]) -> None:
         torch.cuda.set_device(device)  # the process sees all GPUs, and uses its own
     work, queue = unpack(config["work"]), config["queue"]
     if ray.train.get_context().get_world_rank() == 0:
-        queue.put(ray.get_runtime_context().current_actor)
+        queue.put(FirstProcess(ray.get_runtime_context().current_actor, get_current_placement_group()))
         queue.put(work(on_epoch=queue.put))
     else:
         work(on_epoch=None)
