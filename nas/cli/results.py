@@ -35,15 +35,15 @@ def clean(run: Runs, /, *, yes: bool = False) -> None:
     from nas.runs.listing import clean as clean_run
     from nas.runs.listing import removable, size_mb
 
-    found = False
+    is_removable = False
     for folder in run:
         entries = removable(folder)
-        found |= bool(entries)
+        is_removable |= bool(entries)
         names = ", ".join(str(entry.relative_to(folder)) for entry in entries)
         print(f"{shown_path(folder)}: {sum(map(size_mb, entries)):,.1f} MB that the front does not need: {names or 'nothing'}")
         if yes:
             print(f"{clean_run(folder):,.1f} MB removed")
-    if found and not yes:
+    if is_removable and not yes:
         print("nothing is removed yet; give --yes to remove them")
 
 
