@@ -288,7 +288,7 @@ class ArchitectureSearcher(Searcher):
         num, seconds = self.state.log.tally.ended - before, time.monotonic() - begun
         problem = self.state.session.plan.problem
         front = scored_front(problem, self.state.trials.values())
-        logger.info("scored %d networks in %.1f s, %.1f a second; %d are on their front", num, seconds, num / seconds, len(front))
+        logger.info("scored %d networks in %.1f s, %.1f a second; %d on their front", num, seconds, num / seconds, len(front))
         chance, best = 100 / problem.num_classes, front[0].values[problem.trained[0].name] if front else math.inf
         if best < chance + NEAR_CHANCE * (100 - chance):
             line = "the best score is %.1f %%, and chance %.1f %%: the weights have learned little; begin anew with more %s"

@@ -49,7 +49,7 @@ def train_shared_weights(session: Session, *, workers: int, gpus: float, watch: 
     processes, interrupted = processes_for(session, workers=workers, gpus=gpus), Event()
     training = training_of(session, processes.count)
     epochs, device = training.settings.epochs, "GPU" if processes.use_gpu else "CPU"
-    logger.info("training shared weights for %d epochs in %d process(es) on the %s", epochs, processes.count, device)
+    logger.info("training shared weights for %d epochs, on the %s, processes: %d", epochs, device, processes.count)
     parcel = pack(partial(train_in_process, training, experiment.train.batch_size))
     try:
         with interruptible(interrupted), watch() as show:
