@@ -1,10 +1,12 @@
 """Experiment → run folder: Ray Tune runs the trials that the searcher proposes, on this machine or on a cluster."""
 
+import gc
 import hashlib
 import json
 import logging
 import shutil
 import sys
+import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -185,7 +187,11 @@ def run_session(session: Session, parcel: Parcel, watch: Watch, watch_training: 
         try:
             with interruptible(searcher.state.interrupted), watch(searcher):
                 _tuner(session, parcel, callback, gpus).fit()
-        except (KeyboardInterrupt, *CUT_OFF):  # at its end Tune reads the errors that it wrote, which a full disk cut off
+        except (
+            KeyboardInterrupt,
+            *CUT_OFF,
+        ) as error:  # Tune reads at its end the errors that it wrote, which a full disk cut off
+            _free_cores(error)
             if searcher.failure is None:
                 raise
         finally:
@@ -209,6 +215,15 @@ def run_session(session: Session, parcel: Parcel, watch: Watch, watch_training: 
         write_experiment(run, read_experiment(run) | {"finished": True})
     if early:  # by Ctrl-C, or by SIGUSR1, with which a cluster's queue asks Tune to end
         raise KeyboardInterrupt
+
+
+def _free_cores(error: BaseException) -> None:
+    """Let Tune's controller go, which an error has ended: it keeps the cores of its trials as long as something refers to it."""
+    cause: BaseException | None = error
+    while cause is not None:
+        traceback.clear_frames(cause.__traceback__)
+        cause = cause.__context__
+    gc.collect()
 
 
 def _get_shared_weights(session: Session, workers: int, gpus: float, watch: WatchTraining) -> None:

@@ -230,10 +230,15 @@ def signals(folder, *told, epochs):
     thread.join()
 
 
-def test_sigterm_stops_a_search_at_once(running_ray, tmp_path):
+def test_sigterm_stops_a_search_at_once_and_gives_its_core_back(running_ray, tmp_path):
+    before = ray.available_resources()["CPU"]
     with signals(tmp_path, signal.SIGTERM, epochs=4):
         answer = type_command(*LONG, cwd=tmp_path)
     check_interrupted(tmp_path, answer.code, answer.printed, answer.errors, signum=signal.SIGTERM)
+    deadline = time.monotonic() + 5
+    while ray.available_resources().get("CPU", 0) < before:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 def test_a_trial_that_hangs_is_ended_by_its_timeout_or_ctrl_c_twice_and_the_others_go_on(spoiled_ray, tmp_path):
