@@ -187,10 +187,7 @@ def run_session(session: Session, parcel: Parcel, watch: Watch, watch_training: 
         try:
             with interruptible(searcher.state.interrupted), watch(searcher):
                 _tuner(session, parcel, callback, gpus).fit()
-        except (
-            KeyboardInterrupt,
-            *CUT_OFF,
-        ) as error:  # Tune reads at its end the errors that it wrote, which a full disk cut off
+        except (KeyboardInterrupt, *CUT_OFF) as error:  # at its end Tune reads the errors that a full disk has cut off
             _free_cores(error)
             if searcher.failure is None:
                 raise
