@@ -36,6 +36,7 @@ from nas.training.settings import Epoch
 logger = logging.getLogger(__name__)
 
 OUTCOME: Final = TypeAdapter(Outcome)
+IDLE_SECONDS: Final = 60.0  # without any trial that has a worker process, after which the log says so
 SILENT_SECONDS: Final = 600.0  # without a report, after which the log says so
 SILENT_FACTOR: Final = 10.0  # ... or so many times the longest silence before
 NEAR_CHANCE: Final = 0.1  # of the way from chance to 100 %, above which shared weights have learned something
@@ -55,6 +56,7 @@ class ArchitectureSearcher(Searcher):
         self.pending: dict[str, deque[ActiveTrial]] = {}  # Ray's trial id → its batch, of which the first is under way
         self._warnings: set[str] = set()
         self._longest_silence = 0.0  # seconds between two reports of a trial
+        self._idle_since = time.monotonic()  # when a trial last had a worker process; infinite once the log has said so
         plan = state.session.plan
         replay(state)
         trained = {trial.id for trial in state.trials.values() if trial.weights in (None, Weights.TRAINED)}
@@ -135,6 +137,7 @@ class ArchitectureSearcher(Searcher):
 
         Logs a trial whose worker process has been silent for long; without a timeout it continues.
         """
+        self._watch_start()
         timeout = self.state.session.experiment.trial_timeout
         for trial_id, (pending, *_) in self.pending.items():
             if pending.seconds_over(timeout) > 0 and not pending.overdue:
@@ -145,6 +148,14 @@ class ArchitectureSearcher(Searcher):
                 pending.is_silent = True
                 hint = "its worker process may hang; --trial-timeout ends such trials"
                 logger.warning("trial %d has not reported for %.0f min: %s", pending.number, silent / 60, hint)
+
+    def _watch_start(self) -> None:
+        """Log once that no trial gets a worker process."""
+        if not self.pending or any(batch[0].started is not None for batch in self.pending.values()):
+            self._idle_since = time.monotonic()
+        elif time.monotonic() - self._idle_since > IDLE_SECONDS:
+            logger.warning("no trial has begun for %.0f s: other work may hold the cores or GPUs of this Ray", IDLE_SECONDS)
+            self._idle_since = math.inf
 
     def on_trial_complete(  # the signature is Ray's
         self,

@@ -170,6 +170,20 @@ def test_a_trial_that_does_not_report_is_told_once(tmp_path, monkeypatch, caplog
     assert caplog.text.count("trial 0 has not reported for 0 min: its worker process may hang; --trial-timeout ends") == 1
 
 
+def test_trials_that_get_no_worker_process_are_told_of_once(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr("nas.searching.searcher.IDLE_SECONDS", 0.01)
+    played = new_run(tmp_path)
+    played.ask("a")
+    for _ in range(3):
+        time.sleep(0.02)
+        assert not list(played.searcher.overdue())
+    assert caplog.text.count("no trial has begun for 0 s: other work may hold the cores or GPUs of this Ray") == 1
+    played.searcher.started("a")
+    caplog.clear()
+    list(played.searcher.overdue())
+    assert not caplog.text
+
+
 def test_a_full_disk_is_no_fault_of_the_network(tmp_path, caplog):
     """Whatever wrapped the error; one that an earlier version logged as a crash is tried again, too."""
     played = new_run(tmp_path, workers=2)
