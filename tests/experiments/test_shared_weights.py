@@ -80,7 +80,7 @@ def test_every_summary_reads_what_its_section_measures():
     figures = {
         equal_time: {"seconds": 100.0, "max_macs_m": 2.0, "chance_pct": 10.0, "points": [[90.0, 55.0, 1.0, 55.0]]},
         looking: {"seconds": 400.0, "scored": 500, "scoring_seconds": 50.0, "macs_m_limit": 1.0, "second_seconds": 100.0}
-        | {"mean_seconds": 10.0, "networks": 8},
+        | {"second_scored": 50, "reused": 250, "mean_seconds": 10.0, "networks": 8},
         means: {"seconds": [15.0, 15.0], "top1_pct": [40.0, 50.0]},
         glue: {"networks": 24, "share_pct": 25.0, "seconds": 200.0, "seconds_until": 50.0},
     }
