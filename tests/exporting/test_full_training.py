@@ -99,7 +99,7 @@ def test_interrupted_and_killed_it_keeps_others_out_and_ends_with_the_same_bits(
         assert errors.strip() == "nas: interrupted; finished work is kept"
     answer = type_command(*LINE, "--train.epochs", "4", cwd=tmp_path)
     assert answer.code == 2
-    assert "holds the checkpoint of another training: its train.epochs was 3, and now it is 4; give another" in answer.errors
+    assert "holds the checkpoint of another training: its train.epochs was 3, and now it is 4; begin" in answer.errors
     with started(*THREE, cwd=tmp_path) as process:
         wait_for(process, checkpoint, than=saved)
         time.sleep(0.3 * random.Random(0).random())  # some way into the next epoch
