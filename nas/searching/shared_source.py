@@ -14,13 +14,13 @@ from nas.files import atomic_file
 from nas.runs.experiment import Experiment
 from nas.runs.images import check_same_images, dataset_difference
 from nas.runs.pareto import non_dominated
-from nas.runs.run_folder import EXPERIMENT_FILE, read_experiment, shared_weights_file, weights_file
+from nas.runs.run_folder import EXPERIMENT_FILE, read_experiment, shared_weights_file
 from nas.runs.serialization import as_json, describe
 from nas.runs.shared_weights import read_shared_record, write_shared_record
 from nas.runs.trial import Status, Weights
 from nas.runs.trial_log import read_trials
 from nas.searching.problem import Problem
-from nas.searching.warm_start import ReusedResult, WarmStart
+from nas.searching.warm_start import ReusedResult, WarmStart, reusable_result
 
 logger = logging.getLogger(__name__)
 
@@ -129,21 +129,14 @@ def reusable_scores(experiment: Experiment, problem: Problem, run: Path | None) 
         return ReusedScores({}, [])
     scored = [trial for trial in read_trials(source) if trial.weights is Weights.SHARED and trial.status is Status.DONE]
     results, front, losses = [], [], []
-    (trained,) = problem.trained
+    trained = [objective.name for objective in problem.trained]
     for trial in scored:
-        point = problem.examine(dict(trial.params))
-        if not (point.feasible and trained.name in trial.values and trial.outcome and trial.number is not None):
+        point, result = problem.examine(dict(trial.params)), reusable_result(source, trial, trained)
+        if result is None or not point.feasible:
             continue
-        value, name = {trained.name: trial.values[trained.name]}, f"{source.name} trial {trial.number}"
-        result = ReusedResult(
-            name=name,
-            outcome=replace(trial.outcome, values=value),
-            weights=weights_file(source, trial.number),
-            architecture=point.text,
-        )
         results.append((point.id, result))
-        front.append(WarmStart(params=point.params, source="start", name=name))
-        losses.append(problem.losses({**point.values, **value}) or ())
+        front.append(WarmStart(params=point.params, source="start", name=result.name))
+        losses.append(problem.losses({**point.values, **result.outcome.values}) or ())
     best = non_dominated(losses)
     if scored:
         reused, again = len(results) - sum(best), sum(best)

@@ -1,7 +1,7 @@
 """Warm starts: networks to try first, results reused from other runs, and baselines beside the search."""
 
 import random
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,7 +16,7 @@ from nas.runs.images import dataset_difference
 from nas.runs.results import front, results
 from nas.runs.run_folder import EXPERIMENT_FILE, read_experiment, weights_file
 from nas.runs.serialization import as_json, describe
-from nas.runs.trial import Outcome, Status, Weights
+from nas.runs.trial import Outcome, Status, Trial, Weights
 from nas.runs.trial_log import read_trials
 from nas.searching.problem import Point, Problem
 from nas.spaces import Params, SearchSpace, sample
@@ -98,18 +98,23 @@ def reusable_results(experiment: Experiment) -> dict[str, ReusedResult]:
         run = Path(name).resolve()
         _check_same_training(experiment, name, read_experiment(run))
         for trial in read_trials(run):
-            if trial.status is not Status.DONE or trial.number is None:
-                continue
-            if trial.weights in (Weights.SHARED, Weights.FINE_TUNED):
-                continue
-            if trial.outcome and trial.architecture and trial.values.keys() >= set(trained):
-                reusable[trial.id] = ReusedResult(
-                    name=f"{run.name} trial {trial.number}",
-                    outcome=replace(trial.outcome, values={name: trial.values[name] for name in trained}),
-                    weights=weights_file(run, trial.number),
-                    architecture=trial.architecture,
-                )
+            result = reusable_result(run, trial, trained)
+            if result is not None and trial.weights not in (Weights.SHARED, Weights.FINE_TUNED):
+                reusable[trial.id] = result
     return reusable
+
+
+def reusable_result(run: Path, trial: Trial, trained: Collection[str]) -> ReusedResult | None:
+    """A trial's result in a run; None if it is not done, or lacks an objective that needs training."""
+    is_whole = trial.status is Status.DONE and trial.values.keys() >= set(trained)
+    if not is_whole or trial.number is None or trial.outcome is None or trial.architecture is None:
+        return None
+    return ReusedResult(
+        name=f"{run.name} trial {trial.number}",
+        outcome=replace(trial.outcome, values={name: trial.values[name] for name in trained}),
+        weights=weights_file(run, trial.number),
+        architecture=trial.architecture,
+    )
 
 
 def _check_same_training(experiment: Experiment, name: str, described: Mapping[str, Any]) -> None:
