@@ -24,7 +24,7 @@ from nas.runs.run_folder import read_experiment, weights_file
 from nas.runs.serialization import dataset_of
 from nas.runs.shared_weights import read_shared_record
 from nas.runs.trial import Weights
-from nas.searching.phases import FINE_TUNING_LR_SHARE
+from nas.searching.phases import fine_tuning_changes
 from nas.training.device import device_name, pick_device
 
 logger = logging.getLogger(__name__)
@@ -159,7 +159,7 @@ def _training(run: Path, described: Mapping[str, Any], row: "pd.Series[Any]") ->
         return {name: getattr(record, name) for name in names}
     settings = dict(described["train"])
     if row["weights"] == Weights.FINE_TUNED:
-        settings |= _fine_tuning(described, row) | {"ema_decay": 0.0}
+        settings |= fine_tuning_changes(int(row["epochs"]), lr=settings["lr"])
     return settings | {"device": row["device"], "precision": row["precision"], "seconds": float(row["seconds"])}
 
 
@@ -167,11 +167,8 @@ def _weights(described: Mapping[str, Any], row: "pd.Series[Any]") -> dict[str, A
     """How the network came by its weights: trained, shared or fine-tuned, and for these the epochs and the learning rate."""
     if row["weights"] != Weights.FINE_TUNED:
         return {"weights": row["weights"]}
-    return {"weights": row["weights"], "fine_tuning": _fine_tuning(described, row)}
-
-
-def _fine_tuning(described: Mapping[str, Any], row: "pd.Series[Any]") -> dict[str, Any]:
-    return {"epochs": int(row["epochs"]), "lr": FINE_TUNING_LR_SHARE * described["train"]["lr"]}
+    changes = fine_tuning_changes(int(row["epochs"]), lr=described["train"]["lr"])
+    return {"weights": row["weights"], "fine_tuning": {name: changes[name] for name in ("epochs", "lr")}}
 
 
 def load_unchanged(described: Mapping[str, Any], dataset: Dataset, *, int8: bool) -> dict[str, ImageData]:

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import replace
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from nas.runs.experiment import Experiment
 from nas.runs.pareto import non_dominated
@@ -43,8 +43,12 @@ def fine_tuning(experiment: Experiment) -> TrainSettings | None:
     """The settings of a fine-tuning: the experiment's, for a few epochs with a low learning rate; None if there is none."""
     if not (experiment.uses_shared_weights and experiment.fine_tune):
         return None
-    train = experiment.train
-    return replace(train, epochs=experiment.fine_tune, lr=FINE_TUNING_LR_SHARE * train.lr, ema_decay=0.0)
+    return replace(experiment.train, **fine_tuning_changes(experiment.fine_tune, lr=experiment.train.lr))
+
+
+def fine_tuning_changes(epochs: int, *, lr: float) -> dict[str, Any]:
+    """The settings that differ between a fine-tuning and a whole training, which has the learning rate `lr`."""
+    return {"epochs": epochs, "lr": FINE_TUNING_LR_SHARE * lr, "ema_decay": 0.0}
 
 
 def search_weights(experiment: Experiment) -> Weights | None:

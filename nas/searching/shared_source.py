@@ -14,17 +14,19 @@ from nas.files import atomic_file
 from nas.runs.experiment import Experiment
 from nas.runs.images import check_same_images, dataset_difference
 from nas.runs.pareto import non_dominated
-from nas.runs.run_folder import EXPERIMENT_FILE, read_experiment, shared_weights_file
+from nas.runs.run_folder import EXPERIMENT_FILE, SHARED, read_experiment, shared_weights_file
 from nas.runs.serialization import as_json, describe
-from nas.runs.shared_weights import read_shared_record, write_shared_record
+from nas.runs.shared_weights import RECORD_FILE, read_shared_record, write_shared_record
 from nas.runs.trial import Status, Weights
 from nas.runs.trial_log import read_trials
 from nas.searching.problem import Problem
 from nas.searching.warm_start import ReusedResult, WarmStart, reusable_result
+from nas.training.settings import LAST_FILE
 
 logger = logging.getLogger(__name__)
 
 REMOVED: Final = "its shared weights were removed, as `nas clean` does"
+NO_RECORD: Final = f"{SHARED}/{RECORD_FILE} is missing beside its shared weights; restore it from a copy"
 TRAIN_NEW: Final = "train new ones with --shared-weights train"
 
 
@@ -50,6 +52,8 @@ def check_shared_weights(experiment: Experiment, run: Path | None) -> None:
         return
     if source is not None:
         _check_source(experiment, source)
+    elif run is not None and shared_weights_file(run).is_file() and not (run / SHARED / LAST_FILE).is_file():
+        raise NasError(f"{run}: {NO_RECORD}, or continue with --shared-weights none")
 
 
 def _check_source(experiment: Experiment, source: Path) -> None:
@@ -60,6 +64,8 @@ def _check_source(experiment: Experiment, source: Path) -> None:
     what, there, record = f"shared-weights {source}", read_experiment(source), read_shared_record(source)
     if not shared_weights_file(source).is_file():
         raise NasError(f"{what}: {REMOVED if record is not None else 'it has none'}; {TRAIN_NEW}")
+    if record is None:
+        raise NasError(f"{what}: {NO_RECORD}, or {TRAIN_NEW}")
     _check_readable(shared_weights_file(source), TRAIN_NEW)
     here = as_json(describe(experiment, ""))
     difference = _space_difference(there["space"], here["space"]) or dataset_difference(there["dataset"], here["dataset"])

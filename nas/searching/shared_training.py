@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
+from pathlib import Path
 from threading import Event
 from typing import Final
 
@@ -20,7 +21,7 @@ from nas.runs.run_folder import RAY, SHARED, read_experiment
 from nas.runs.shared_weights import SharedRecord, write_shared_record
 from nas.searching.distributed import OnEpoch, ProcessError, Processes, run_on_workers
 from nas.searching.interrupt import interruptible
-from nas.searching.parcel import pack
+from nas.searching.parcel import Parcel, pack
 from nas.searching.phases import WatchTraining
 from nas.searching.plan import Session
 from nas.searching.problem import Problem
@@ -29,7 +30,7 @@ from nas.supernet.training import SharedTraining, shared_settings, train_shared
 from nas.training.checkpoint import saved_processes
 from nas.training.device import is_out_of_memory
 from nas.training.loop import DivergedError
-from nas.training.settings import Epoch, TrainReport
+from nas.training.settings import LAST_FILE, Epoch, TrainReport
 
 logger = logging.getLogger(__name__)
 
@@ -54,16 +55,7 @@ def train_shared_weights(session: Session, *, workers: int, gpus: float, watch: 
     try:
         with interruptible(interrupted), watch() as show:
             progress = Progress(epochs=epochs, show=show, interrupted=interrupted)
-            furthest = -1
-            while True:
-                try:
-                    report = run_on_workers(parcel, processes, storage=run / RAY, on_epoch=progress.on_epoch)
-                    break
-                except ProcessError as error:
-                    if progress.latest <= furthest:
-                        raise
-                    furthest = progress.latest
-                    logger.warning("%s; the training continues from its checkpoint", error)
+            report = _train_to_the_end(parcel, processes, progress, storage=run / RAY)
     except KeyboardInterrupt:
         logger.info("`nas resume %s` continues the training of the shared weights", run)
         raise
@@ -74,6 +66,7 @@ def train_shared_weights(session: Session, *, workers: int, gpus: float, watch: 
         room = "make room on the disk, then " if is_disk_fault(str(error)) else ""
         raise NasError(f"shared weights: {error}; {room}`nas resume {run}` continues their training") from None
     write_shared_record(run, _record(report, processes, seed=experiment.seed))
+    (run / SHARED / LAST_FILE).unlink(missing_ok=True)  # not before: without the record, a resume needs it
 
 
 def training_of(session: Session, processes: int) -> SharedTraining:
@@ -157,6 +150,22 @@ class Progress:
             logger.info(line, epoch.epoch, self.epochs, epoch.train_loss, epoch.seconds, left)
         if self.interrupted.is_set() and epoch.epoch < self.epochs:
             raise KeyboardInterrupt
+
+
+def _train_to_the_end(parcel: Parcel, processes: Processes, progress: Progress, *, storage: Path) -> TrainReport:
+    """Train in the processes, again from the checkpoint after the loss of one.
+
+    Raises: ProcessError if two are lost in the same epoch; what `run_on_workers` raises.
+    """
+    furthest = -1
+    while True:
+        try:
+            return run_on_workers(parcel, processes, storage=storage, on_epoch=progress.on_epoch)
+        except ProcessError as error:
+            if progress.latest <= furthest:
+                raise
+            furthest = progress.latest
+            logger.warning("%s; the training continues from its checkpoint", error)
 
 
 def _record(report: TrainReport, processes: Processes, *, seed: int) -> SharedRecord:

@@ -23,6 +23,7 @@ from nas.errors import NasError, is_disk_fault
 from nas.paths import absolute
 from nas.runs.experiment import Experiment
 from nas.runs.run_folder import RAY, create_run, locked, mend_logs, read_experiment, shared_weights_file, write_experiment
+from nas.runs.shared_weights import read_shared_record
 from nas.runs.trial import Status, Weights
 from nas.runs.trial_log import check_history, read_history, read_trials
 from nas.searching.early_stopping import EarlyStopping
@@ -229,8 +230,7 @@ def _get_shared_weights(session: Session, workers: int, gpus: float, watch: Watc
     Raises: NasError for an error that ends the training early. KeyboardInterrupt if it was interrupted.
     """
     run, source = session.run, session.experiment.shared_weights_run
-    file = shared_weights_file(run)
-    if file.is_file():
+    if read_shared_record(run) is not None:
         return
     if source is not None:
         copy_shared_weights(source, run)
@@ -238,6 +238,7 @@ def _get_shared_weights(session: Session, workers: int, gpus: float, watch: Watc
         from nas.searching.shared_training import train_shared_weights  # imports torch
 
         train_shared_weights(session, workers=workers, gpus=gpus, watch=watch)
+    file = shared_weights_file(run)
     size = file.stat().st_size / 1e6
     logger.info("shared weights: %.1f MB in %s, for --shared-weights %s; `nas clean` removes them", size, file.parent, run)
 

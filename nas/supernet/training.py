@@ -17,7 +17,7 @@ from nas.supernet.whole import whole_shapes
 from nas.training.checkpoint import Checkpoints, save_weights
 from nas.training.device import pick_device
 from nas.training.loop import TrainSetup, train
-from nas.training.settings import LAST_FILE, Epoch, TrainReport, TrainSettings
+from nas.training.settings import Epoch, TrainReport, TrainSettings
 
 WEIGHTS_FILE: Final = "weights.safetensors"
 EPOCHS_FACTOR: Final = 12  # epochs of shared weights, as a multiple of those of a network alone
@@ -70,7 +70,7 @@ def train_shared(
     on_epoch: Callable[[Epoch], None] | None = None,
     on_step: Callable[[int, int], None] | None = None,
 ) -> TrainReport:
-    """Train shared weights from new ones or from the checkpoint in the folder, and write them there; the checkpoint goes.
+    """Train shared weights from new ones or from the checkpoint in the folder, and write them there; the checkpoint stays.
 
     The epochs' top-1 is that of one random network of the space, by the statistics of each batch. In a
     torch.distributed process group every process draws networks of its own.
@@ -108,5 +108,4 @@ def train_shared(
     )
     if not distributed.is_initialized() or distributed.get_rank() == 0:
         save_weights(shared, training.folder / WEIGHTS_FILE)
-        (training.folder / LAST_FILE).unlink(missing_ok=True)
     return report

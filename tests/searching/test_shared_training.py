@@ -183,6 +183,14 @@ def test_a_run_with_a_copy_needs_the_other_run_no_more(source, tmp_path):
     assert "cannot change to those of" in refusal(tmp_path / "third", run)
 
 
+def test_weights_without_a_record_are_refused_unless_their_checkpoint_is_there(source):
+    (source / SHARED / RECORD_FILE).unlink()
+    assert f"{SHARED}/{RECORD_FILE} is missing" in refusal(source)
+    assert "restore it from a copy, or continue with --shared-weights none" in refusal("train", source)
+    (source / SHARED / LAST_FILE).touch()
+    check_shared_weights(replace(EXPERIMENT, shared_weights="train"), source)  # a kill before the record was written
+
+
 def test_weights_that_were_trained_for_other_epochs_are_refused(source):
     check_shared_weights(replace(EXPERIMENT, shared_weights="train", shared_epochs=2), source)
     assert "were trained for 2 epochs, and cannot change to 9" in refusal("train", source, shared_epochs=9)

@@ -33,12 +33,16 @@ def trained(tmp_path_factory):
     return folder, epochs
 
 
-def test_a_training_writes_its_weights_and_removes_its_checkpoint(trained):
+def test_a_training_writes_its_weights_and_a_second_one_goes_on_from_its_checkpoint(trained):
     folder, epochs = trained
     assert [epoch.epoch for epoch in epochs] == [1, 2]
     assert epochs[1].train_loss < epochs[0].train_loss
-    assert (folder / WEIGHTS_FILE).is_file()
-    assert not (folder / LAST_FILE).exists()
+    weights = (folder / WEIGHTS_FILE).read_bytes()
+    (folder / WEIGHTS_FILE).unlink()
+    repeated = train_shared(training(folder))  # as after a kill before the run has its record
+    assert [epoch.train_loss for epoch in repeated.history] == [epoch.train_loss for epoch in epochs]
+    assert repeated.history[0] == epochs[0]
+    assert (folder / WEIGHTS_FILE).read_bytes() == weights
 
 
 def test_a_resumed_training_gives_equal_bits(trained, tmp_path):
