@@ -32,7 +32,7 @@ from nas.models.architecture import Architecture
 from nas.models.draw import draw
 from nas.runs.compare import check_ranking, predictors
 from nas.runs.images import gone_images
-from nas.runs.listing import summarize
+from nas.runs.listing import RunSummary, summarize
 from nas.runs.optuna_study import RunStudy
 from nas.runs.pareto import Box
 from nas.runs.results import close_pairs, history, losses, measured_columns, results
@@ -107,7 +107,7 @@ def gather(run: Path) -> dict[str, Any]:
         "folder": shlex.quote(str(run)),
         "made": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
         "state": summary.state,
-        "ended": f"{summary.trials} {'trials have ended' if described['shared_weights'] == 'none' else 'networks are scored'}",
+        "ended": _ended(summary, described, trials),
         "counts": {str(status): int(count) for status, count in df["status"].value_counts().items()},
         "started": _shown_time(described["sessions"][0]["started"]),
         "facts": [*_facts(described), *(["Images", gone] for gone in [gone_images(run, described)] if gone)],
@@ -168,6 +168,14 @@ def _shared(run: Path, trials: pd.DataFrame) -> dict[str, Any] | None:
         "difference": check and check.difference,
         "rankings": [[name, str(agreement)] for name, agreement in check.rankings] if check else [],
     }
+
+
+def _ended(summary: RunSummary, described: Mapping[str, Any], trials: pd.DataFrame) -> str:
+    if described["shared_weights"] != "none":
+        return f"{summary.trials} networks are scored"
+    scored = int(((trials["weights"] == Weights.SHARED) & (trials["status"] == Status.DONE)).sum())
+    before = f", and {scored} networks were scored by shared weights" if scored else ""  # in an earlier session
+    return f"{summary.trials} trials have ended{before}"
 
 
 def _shown_time(text: str) -> str:

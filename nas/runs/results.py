@@ -95,9 +95,9 @@ def _results(folder: Path) -> pd.DataFrame:
     objectives, limits = described["objectives"], described["limits"]
     directions = directions_of(described)
     proxies = [one["name"] for one in objectives if not one["steers"]]
-    full, alone = (columns.to_dict("index") for columns in (_full_columns(folder), _alone_columns(folder)))
-    rows = (_row(trial) | full.get(trial.number, {}) | alone.get(trial.number, {}) for trial in read_trials(folder))
-    df = pd.DataFrame(rows)
+    trials = list(read_trials(folder))
+    full, alone = (columns.to_dict("index") for columns in (_full_columns(folder, trials), _alone_columns(folder)))
+    df = pd.DataFrame(_row(trial) | full.get(trial.id, {}) | alone.get(trial.number, {}) for trial in trials)
     df = df.assign(seed=described["seed"], run=folder.resolve().name, is_front=False, within_limits=False)
     df = _ordered(df, [*directions, *proxies])
     error_pct = described["latency_error_pct"]
@@ -180,11 +180,12 @@ def full_trainings(run: Path) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["trial", "epochs", "val_top1_pct", "test_top1_pct"])
 
 
-def _full_columns(run: Path) -> pd.DataFrame:
-    """For each trial, means and standard deviation over the seeds of its longest full trainings."""
+def _full_columns(run: Path, trials: Iterable[Trial]) -> pd.DataFrame:
+    """For each network, by its id, means and standard deviation over the seeds of its longest full trainings."""
     full = full_trainings(run)
-    longest = full[full["epochs"] == full.groupby("trial")["epochs"].transform("max")]
-    return longest.groupby("trial").agg(
+    full["id"] = full["trial"].map({trial.number: trial.id for trial in trials})
+    longest = full[full["epochs"] == full.groupby("id")["epochs"].transform("max")]
+    return longest.groupby("id").agg(
         full_val_top1_pct=("val_top1_pct", "mean"),
         full_test_top1_pct=("test_top1_pct", "mean"),
         full_test_sd_pct=("test_top1_pct", "std"),

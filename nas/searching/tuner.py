@@ -205,7 +205,7 @@ def run_session(session: Session, parcel: Parcel, watch: Watch, watch_training: 
         trained = [one for one in searcher.state.trials.values() if one.from_trial is not None and one.status is Status.DONE]
         done = Counter(weights for _, weights in {(one.id, one.weights) for one in trained})  # a resume may fine-tune one again
         logger.info("%d networks scored, %d failed", tally.done, tally.failed)
-        logger.info("of their front %d fine-tuned, %d trained alone", done[Weights.FINE_TUNED], done[Weights.TRAINED])
+        logger.info("%d fine-tuned, %d trained alone", done[Weights.FINE_TUNED], done[Weights.TRAINED])
     else:
         logger.info("%d done, %d failed, %d stopped early", tally.done, tally.failed, tally.stopped)
     logger.info("%d infeasible and %d duplicate proposals skipped", tally.infeasible, tally.duplicate)

@@ -40,6 +40,7 @@ def test_what_was_read_is_said_by_class_on_every_start(tmp_path, account):
         _, _, text = account(root)
         assert ("decoding" in text) == (start == "first")
         assert "read 109 images of 2 classes (cat 59, dog 50): 44 to train on, 5 to rank on, 60 to test on" in text
+        assert "networks are ranked on 5 images: one of them is 20.0 percentage points of the top-1" in text
         assert "left out: 1 unreadable (cat 1: train/cat/7.png (no image that Pillow knows))" in text
     (root / "train" / "cat" / "two\nlines.png").write_bytes(b"\x89PNG")
     assert r"train/cat/two\nlines.png (no image" in account(root)[2]

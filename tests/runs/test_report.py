@@ -18,7 +18,7 @@ from selenium.webdriver.support.wait import WebDriverWait
 import nas
 from nas.runs.pareto import Box
 from nas.runs.report import convergence, gather, write_report
-from nas.runs.run_folder import HISTORY_FILE, SHARED, TRIALS_FILE, locked, read_experiment
+from nas.runs.run_folder import HISTORY_FILE, SHARED, TRIALS_FILE, locked, read_experiment, write_experiment
 from nas.runs.shared_check import check_shared
 from nas.runs.shared_weights import SharedRecord, write_shared_record
 from tests.made_up_runs import describe_run, end, run_of_networks, run_of_points, skip, start, train_in_full, write
@@ -400,3 +400,18 @@ def test_a_page_that_cannot_be_written_and_a_folder_that_is_no_run_are_one_sente
         write_report(run, tmp_path / "nowhere" / "page.html")
     with pytest.raises(nas.NasError, match="is not a run folder"):
         write_report(tmp_path)
+
+
+def test_a_search_by_trainings_that_went_on_from_scores_counts_both(scored_run):
+    assert gather(scored_run)["ended"] == "3/300 networks are scored"
+    described = read_experiment(scored_run)
+    write_experiment(scored_run, described | {"shared_weights": "none"})
+    assert gather(scored_run)["ended"].endswith(" trials have ended, and 3 networks were scored by shared weights")
+
+
+def test_a_full_training_is_of_a_network_whichever_weights_a_row_has(scored_run):
+    train_in_full(scored_run, 0, 0, 95.0)  # the score; its network was fine-tuned twice
+    df = nas.results(scored_run)
+    same = df["id"] == df.loc[0, "id"]
+    assert (same.sum(), df.loc[same, "full_test_top1_pct"].tolist()) == (3, [95.0] * 3)
+    assert df.loc[~same, "full_seeds"].isna().all()

@@ -13,6 +13,7 @@ from nas.errors import NasError
 
 logger = logging.getLogger(__name__)
 
+FEW_RANKED: Final = 100  # images to rank on: below it, one image is more than a percentage point
 FEW_LEVELS: Final = 32  # of 256: below it, an image has lost more than three of its eight bits
 NUM_EXAMPLES: Final = 3
 NUM_CLASSES: Final = 20  # named in the account
@@ -119,6 +120,9 @@ def _warnings(listing: Listing, findings: Findings) -> Iterator[str]:
         files = listing.parts[part]
         for label in sorted(set(files.values()) - set(findings.labels_read(files))):
             yield f"no image of class {shown(listing.classes[label])} can be read in the {part} part, which lacks the class"
+    num_ranked = len(findings.labels_read(listing.parts["val"]))
+    if 0 < num_ranked < FEW_RANKED:
+        yield f"networks are ranked on {num_ranked} images: one of them is {100 / num_ranked:.1f} percentage points of the top-1"
     if findings.plain:
         examples = _examples([shown(file) for _, file in _labelled(listing, findings.plain)])
         yield f"{_images(len(findings.plain))} one plain colour: {examples}"
