@@ -14,6 +14,7 @@ import nas
 from nas.cli.progress import PHASES
 from nas.objectives import parse_limit
 from nas.runs.run_folder import TRIALS_FILE, mend_logs, shared_weights_file
+from nas.runs.shared_weights import SharedRecord, write_shared_record
 from nas.runs.trial import Outcome, Reason, Status, Weights
 from nas.runs.trial_log import read_trials
 from nas.searching.phases import work_left
@@ -220,6 +221,8 @@ def test_a_search_by_the_weights_of_another_run_begins_with_its_scores(tmp_path,
     front = nas.front(within, {"val_top1_pct": "maximize", "macs_m": "minimize"})
     shared_weights_file(first.run).parent.mkdir()
     save_file({"weight": np.zeros(3)}, shared_weights_file(first.run))
+    training = {"processes": 1, "device": "cpu", "precision": "float32", "seed": 0}
+    write_shared_record(first.run, SharedRecord(train_loss=(2.0,), seconds=1.0, **training))
     caplog.set_level("INFO", logger="nas")
     fields = SHARED | {"shared_weights": str(first.run), "shared_trials": len(front) + 3}
     again = new_run(tmp_path, **fields, limits=(parse_limit(f"macs_m<{limit}"),))
