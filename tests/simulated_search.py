@@ -59,7 +59,7 @@ class Played:
         self.state = make_state(session)
         self.searcher = ArchitectureSearcher(self.state, workers=workers)
         stops = session.experiment.stops_early
-        self.scheduler = EarlyStopping(self.state.halving, enabled=stops, interrupted=self.state.interrupted)
+        self.scheduler = EarlyStopping(self.state.stopping, enabled=stops, interrupted=self.state.interrupted)
         self.configs: dict[str, dict[str, Any]] = {}
 
     @property

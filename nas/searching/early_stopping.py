@@ -1,89 +1,136 @@
-"""Early stopping for several objectives: asynchronous successive halving by non-dominated rank."""
+"""Early stopping: a training ends when it will hardly reach the front, as far as this run's trainings that have ended tell."""
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from threading import Event
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
+import numpy as np
+from numpy.typing import NDArray
 from ray.tune.execution.tune_controller import TuneController
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
 from nas.statistics import standard_error_pct
 
-REDUCTION_FACTOR: Final = 3  # about one trial in this many continues after a rung (eta of Hyperband and ASHA, arXiv:1810.05934)
-NUM_RUNGS: Final = 2  # at a ninth and at a third of the epochs
-FIRST_RUNG: Final = 3  # epochs; earlier, the learning rate still rises and networks are little better than chance
-MARGIN_STANDARD_ERRORS: Final = 2.0  # differences in top-1 up to this many standard errors count as ties
+FIRST_EPOCH: Final = 3  # after which trainings are judged; earlier, the learning rate still rises
+MIN_ENDED: Final = 5  # trainings that must have ended
+MIN_SHARE: Final = 0.25  # of the chance to end on the front that a network has before its training
+MARGIN_STANDARD_ERRORS: Final = 1.0  # of the top-1; smaller differences count as ties
+RIDGE: Final = 0.3  # penalty of the regression, whose inputs are standardised
+MAX_LEVERAGE: Final = 0.95  # of one training on its own forecast
 
-
-def rungs(epochs: int) -> tuple[int, ...]:
-    """The epochs after which trials are compared: a ninth and a third of all, rounded up, from the third epoch on."""
-    at = {-(-epochs // REDUCTION_FACTOR**i) for i in range(1, NUM_RUNGS + 1)}
-    return tuple(sorted(epoch for epoch in at if FIRST_RUNG <= epoch < epochs))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RungResult:
-    """A trial's result at a rung."""
-
-    top1_pct: float
-    """On the search validation part, after the rung's epoch."""
-    margin: float
-    """Two standard errors of the top-1, in percentage points; smaller differences count as ties."""
-    costs: tuple[float, ...]
-    """The losses that need no training."""
-
-    @staticmethod
-    def of(top1_pct: float, val_images: float, costs: tuple[float, ...]) -> "RungResult":
-        """The result with a top-1 that was measured on `val_images` images."""
-        margin = MARGIN_STANDARD_ERRORS * standard_error_pct(top1_pct, val_images)
-        return RungResult(top1_pct=top1_pct, margin=margin, costs=costs)
-
-    def dominates(self, other: "RungResult") -> bool:
-        """True if its top-1 is higher by more than the margin and none of its costs is higher."""
-        margin = max(self.margin, other.margin)
-        return self.top1_pct > other.top1_pct + margin and all(map(float.__le__, self.costs, other.costs))
+Floats: TypeAlias = NDArray[np.float64]
 
 
 @dataclass(slots=True, kw_only=True)
-class SuccessiveHalving:
-    """Decides at each rung which trials continue.
+class Curve:
+    """The top-1 of a training after its epochs."""
 
-    A trial's rank at a rung is the number of trials there that dominate it. So only networks that cost no more count against a
-    network: never large ones against a small one. A trial continues if at most one in REDUCTION_FACTOR of the others has a lower
-    rank. With a single objective this is asynchronous successive halving. Trials are judged as they arrive, once there are
-    REDUCTION_FACTOR others at the rung.
+    costs: tuple[float, ...]
+    """The losses that need no training."""
+    val_images: float
+    top1_pct: dict[int, float] = field(default_factory=dict)
+    """Epoch → top-1 on the search validation part."""
+
+    def inputs(self, epoch: int | None) -> list[float]:
+        """What a forecast is made from: the costs, and after an epoch the best top-1 so far.
+
+        While the learning rate is high, the best top-1 says more about the end than the latest one.
+        """
+        costs = [math.copysign(math.log1p(abs(cost)), cost) for cost in self.costs]
+        if epoch is None:
+            return costs
+        return [*costs, self.score(max(top1 for at, top1 in self.top1_pct.items() if at <= epoch))]
+
+    def score(self, top1_pct: float) -> float:
+        """Minus the logarithm of the error rate, in which differences between good networks are as large as between bad ones."""
+        return -math.log(max(100 - top1_pct, 50 / self.val_images))  # no better than half an image
+
+
+@dataclass(frozen=True, slots=True)
+class Forecast:
+    """A ridge regression of the score at the end on the inputs after an epoch."""
+
+    center: Floats
+    scale: Floats
+    slopes: Floats
+    inverse: Floats
+    variance: float
+    """Mean square of the errors, each of a training that the regression was fitted without."""
+
+    @staticmethod
+    def fit(inputs: Sequence[Sequence[float]], scores: Sequence[float]) -> "Forecast":
+        """Fit to trainings that have ended; inputs: (trainings, inputs), scores: (trainings,)."""
+        x, y = np.array(inputs), np.array(scores)
+        center, scale = x.mean(axis=0), x.std(axis=0)
+        scale = np.where(scale > 0, scale, 1.0)
+        rows = _rows(x, center, scale)
+        penalty = np.diag([0.0] + [RIDGE] * x.shape[1])
+        inverse: Floats = np.linalg.inv(rows.T @ rows + penalty).astype(np.float64)
+        slopes: Floats = inverse @ rows.T @ y
+        leverage = np.minimum(np.einsum("ij,jk,ik->i", rows, inverse, rows), MAX_LEVERAGE)
+        return Forecast(center, scale, slopes, inverse, float(np.mean(((y - rows @ slopes) / (1 - leverage)) ** 2)))
+
+    def chance_above(self, score: float, inputs: Sequence[float]) -> float:
+        """The probability that a training with these inputs ends above a score."""
+        row = _rows(np.array([inputs]), self.center, self.scale)[0]
+        deviation = math.sqrt(self.variance * (1 + row @ self.inverse @ row))
+        distance = score - float(row @ self.slopes)
+        return 0.5 * math.erfc(distance / (math.sqrt(2) * deviation)) if deviation > 0 else float(distance <= 0)
+
+
+def _rows(inputs: Floats, center: Floats, scale: Floats) -> Floats:
+    return np.column_stack([np.ones(len(inputs)), (inputs - center) / scale])
+
+
+@dataclass(slots=True, kw_only=True)
+class ForecastStopping:
+    """Decides after each epoch which trainings continue.
+
+    A regression over the trainings of this run that have ended forecasts the top-1 at the end, from the best top-1 so far and
+    the costs. A training stops when its chance to end on the front has fallen below MIN_SHARE of what it is by the costs alone.
+    So an order that says little about the end stops little, and one that says nothing stops nothing. On the front, a network is
+    as accurate as every ended one that costs no more; so a network never stops because of those that cost more.
     """
 
     epochs: int
     """The epochs of a whole training."""
-    results: dict[int, dict[int, RungResult]] = field(default_factory=dict)
-    """Rung → trial → its result."""
-    ranks: dict[int, dict[int, int]] = field(default_factory=dict)
-    """Rung → trial → its rank."""
+    curves: dict[int, Curve] = field(default_factory=dict)
+    """Trial → its training."""
+    forecasts: dict[tuple[int | None, int], Forecast] = field(default_factory=dict)
+    """(Epoch, or None before the training; number of ended trainings) → forecast."""
 
-    def should_continue(self, trial: int, epoch: int, result: RungResult) -> bool:
-        """True if a trial continues after an epoch; stores its result if the epoch is a rung."""
-        if epoch not in rungs(self.epochs):
+    def add(self, trial: int, epoch: int, top1_pct: float, *, val_images: float, costs: tuple[float, ...]) -> None:
+        """Store the top-1 of a trial after an epoch; a resumed trial may report an epoch again."""
+        self.curves.setdefault(trial, Curve(costs=costs, val_images=val_images)).top1_pct[epoch] = top1_pct
+
+    def should_continue(self, trial: int, epoch: int) -> bool:
+        """Whether a trial continues after an epoch that was added."""
+        curve, ended = self.curves[trial], [one for one in self.curves.values() if self.epochs in one.top1_pct]
+        cheaper = [one.top1_pct[self.epochs] for one in ended if all(map(float.__le__, one.costs, curve.costs))]
+        if not FIRST_EPOCH <= epoch < self.epochs or len(ended) < MIN_ENDED or not cheaper:
             return True
-        at, ranks = self.results.setdefault(epoch, {}), self.ranks.setdefault(epoch, {})
-        others = {number: other for number, other in at.items() if number != trial}
-        if trial not in at:  # a resumed trial may report the same rung again
-            for number, other in others.items():
-                ranks[number] += result.dominates(other)
-        at[trial] = result
-        ranks[trial] = sum(other.dominates(result) for other in others.values())
-        ahead = sum(ranks[number] < ranks[trial] for number in others)
-        return len(others) < REDUCTION_FACTOR or ahead * REDUCTION_FACTOR <= len(others)
+        bar = max(cheaper) - MARGIN_STANDARD_ERRORS * standard_error_pct(max(cheaper), curve.val_images)
+        chances = [self._forecast(at, ended).chance_above(curve.score(bar), curve.inputs(at)) for at in (epoch, None)]
+        return chances[0] >= MIN_SHARE * chances[1]
+
+    def _forecast(self, epoch: int | None, ended: Sequence[Curve]) -> Forecast:
+        """The forecast after an epoch, or before the training."""
+        key = (epoch, len(ended))
+        if key not in self.forecasts:
+            scores = [one.score(one.top1_pct[self.epochs]) for one in ended]
+            self.forecasts[key] = Forecast.fit([one.inputs(epoch) for one in ended], scores)
+        return self.forecasts[key]
 
 
 class EarlyStopping(FIFOScheduler):
     """Stops a trial after an epoch if the search is interrupted or it falls behind; a trial without costs never does."""
 
-    def __init__(self, halving: SuccessiveHalving, *, enabled: bool, interrupted: Event) -> None:
+    def __init__(self, rule: ForecastStopping, *, enabled: bool, interrupted: Event) -> None:
         super().__init__()
-        self.halving = halving
+        self.rule = rule
         self.enabled = enabled
         self.interrupted = interrupted
 
@@ -108,5 +155,6 @@ class EarlyStopping(FIFOScheduler):
     def _judged(self, config: Mapping[str, Any], result: Mapping[str, Any]) -> bool:
         if config["costs"] is None:  # the sampler did not propose it
             return True
-        rung_result = RungResult.of(result["val_top1_pct"], result["val_images"], tuple(config["costs"]))
-        return self.halving.should_continue(config["trial"], result["epoch"], rung_result) or not self.enabled
+        number, epoch, images = config["trial"], result["epoch"], result["val_images"]
+        self.rule.add(number, epoch, result["val_top1_pct"], val_images=images, costs=tuple(config["costs"]))
+        return not self.enabled or self.rule.should_continue(number, epoch)

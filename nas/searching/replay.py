@@ -7,7 +7,6 @@ from nas.errors import NasError, user_code
 from nas.models.network import parse_network
 from nas.runs.trial import ENDED, UNDER_WAY, Outcome, Reason, Status, Trial, Weights
 from nas.sampler.settings import LEARNING_CURVE
-from nas.searching.early_stopping import RungResult
 from nas.searching.phases import can_continue
 from nas.searching.problem import Point
 from nas.searching.state import ActiveTrial, SearchState
@@ -47,7 +46,7 @@ def replay(state: SearchState) -> None:
     for number, epoch in state.session.history:
         if number in points:
             costs = state.session.plan.problem.cost_losses(points[number])
-            state.halving.should_continue(number, epoch.epoch, RungResult.of(epoch.val_top1_pct, epoch.val_images, costs))
+            state.stopping.add(number, epoch.epoch, epoch.val_top1_pct, val_images=epoch.val_images, costs=costs)
 
 
 def _point(state: SearchState, trial: Trial) -> Point:

@@ -17,7 +17,7 @@ from nas.runs.optuna_study import create_study
 from nas.runs.trial import Outcome, Reason, Status, Trial, Weights
 from nas.sampler.settings import LEARNING_CURVE
 from nas.searching.checkpoint_storage import TrialFolder
-from nas.searching.early_stopping import SuccessiveHalving
+from nas.searching.early_stopping import ForecastStopping
 from nas.searching.front_weights import FrontWeights
 from nas.searching.phases import num_wanted, search_weights
 from nas.searching.plan import Session
@@ -103,7 +103,7 @@ class SearchState:
     proposer: Proposer
     log: TrialLog
     front_weights: FrontWeights
-    halving: SuccessiveHalving
+    stopping: ForecastStopping
     interrupted: Event = field(default_factory=Event)
     """Set by Ctrl-C: no trial starts, and running ones stop after their epoch."""
     next_number: int = 0
@@ -276,5 +276,5 @@ def make_state(session: Session) -> SearchState:
             keep_all=experiment.keep_all,
             trained=bool(problem.trained),
         ),
-        halving=SuccessiveHalving(epochs=experiment.train.epochs),
+        stopping=ForecastStopping(epochs=experiment.train.epochs),
     )

@@ -268,7 +268,7 @@ def _tuner(session: Session, parcel: Parcel, callback: ReportCallback, gpus: flo
         tune.with_resources(trainable, {"cpu": 1, "gpu": gpus}),
         tune_config=tune.TuneConfig(
             search_alg=searcher,
-            scheduler=EarlyStopping(state.halving, enabled=experiment.stops_early, interrupted=state.interrupted),
+            scheduler=EarlyStopping(state.stopping, enabled=experiment.stops_early, interrupted=state.interrupted),
             num_samples=sys.maxsize,  # the searcher ends the search
             max_concurrent_trials=searcher.workers,
             reuse_actors=True,
