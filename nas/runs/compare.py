@@ -1,5 +1,6 @@
 """Compares two searches by hypervolume, and the ranking of a search with that of full trainings."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,12 +13,13 @@ from nas.errors import NasError
 from nas.objectives import loss
 from nas.runs.images import changed_images, fingerprint_of
 from nas.runs.pareto import Box
-from nas.runs.results import full_trainings, losses, measured_columns, results, run_folders
+from nas.runs.results import full_trainings, history, losses, measured_columns, results, run_folders
 from nas.runs.run_folder import read_experiment
 from nas.runs.trial import Status, Weights
-from nas.statistics import RankAgreement, difference_interval, rank_agreement
+from nas.statistics import RankAgreement, difference_interval, kendall_tau, rank_agreement
 
 MIN_RUNS: Final = 2  # of each side, to estimate the noise between seeds
+CHECKED_SHARES: Final = (1 / 9, 1 / 3, 2 / 3)  # of the epochs
 MIN_PREDICTED: Final = 8  # networks, below which a rank correlation is not shown
 
 
@@ -158,6 +160,54 @@ def check_ranking(run: Path) -> RankingCheck | None:
         epochs=int(epochs),
         agreement=rank_agreement(searched[tests.index].tolist(), tests.tolist()),
     )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OrderCheck:
+    """How well the order of trainings after an epoch agrees with their order at the end."""
+
+    epoch: int
+    epochs: int
+    """Epochs of a whole training."""
+    networks: int
+    """Whole trainings."""
+    kendall: float
+    """Kendall's tau between the best top-1 up to the epoch and the last top-1."""
+    stopped: int
+    """Trials that early stopping had ended by then."""
+
+    def __str__(self) -> str:
+        """The agreement in one sentence."""
+        return (
+            f"After {self.epoch} of {self.epochs} epochs the order of {self.networks} whole trainings agrees with that at the "
+            f"end by Kendall's tau {self.kendall:.2f}, and {self.stopped or 'no'} trial{'s' * (self.stopped != 1)} had been stopped"
+        )
+
+
+def check_order(run: Path) -> list[OrderCheck]:
+    """The agreement at CHECKED_SHARES of the epochs of a run; empty below MIN_PREDICTED whole trainings.
+
+    Raises: NasError if the run is damaged.
+    """
+    epochs, df = read_experiment(run)["train"]["epochs"], results(run)
+    own = df[(df["weights"] == Weights.TRAINED) & ~df["is_baseline"] & (df["source"] != "reuse")]
+    top1 = history(run).pivot_table(index="epoch", columns="trial", values="val_top1_pct")
+    whole = [
+        trial for trial in own.loc[own["status"] == Status.DONE, "trial"] if trial in top1 and epochs in top1[trial].dropna()
+    ]
+    if len(whole) < MIN_PREDICTED:
+        return []
+    stops = own.loc[own["status"] == Status.STOPPED, "epochs"]
+    return [
+        OrderCheck(
+            epoch=epoch,
+            epochs=epochs,
+            networks=len(whole),
+            kendall=kendall_tau(top1.loc[:epoch, whole].max(), top1.loc[epochs, whole]),
+            stopped=int((stops <= epoch).sum()),
+        )
+        for epoch in sorted({math.ceil(share * epochs) for share in CHECKED_SHARES})
+    ]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -30,7 +30,7 @@ from optuna.trial import FrozenTrial, TrialState
 from nas.errors import ArchitectureError, NasError
 from nas.models.architecture import Architecture
 from nas.models.draw import draw
-from nas.runs.compare import check_ranking, predictors
+from nas.runs.compare import check_order, check_ranking, predictors
 from nas.runs.images import gone_images
 from nas.runs.listing import RunSummary, summarize
 from nas.runs.optuna_study import RunStudy
@@ -123,6 +123,7 @@ def gather(run: Path) -> dict[str, Any]:
         "close": close_pairs(df),
         "convergence": convergence(df),
         "curves": _curves(run),
+        "order": [f"{one}." for one in check_order(run)],
         "importance": _importance(run, described, trials),
         "shared": _shared(run, trials),
         "time": _time(described, trials),

@@ -8,8 +8,8 @@ import pytest
 import nas
 from nas.cli.app import run as command
 from nas.models.network import CARD_FILE
-from nas.runs.compare import check_ranking, compare
-from nas.runs.run_folder import FULL, read_experiment
+from nas.runs.compare import check_order, check_ranking, compare
+from nas.runs.run_folder import FULL, HISTORY_FILE, read_experiment
 from tests.made_up_runs import describe_run, end, run_of_points, start, train_in_full, write
 
 POINTS = [(80.0, 10.0), (85.0, 20.0), (85.0, 30.0), (90.0, 40.0)]
@@ -101,3 +101,26 @@ def test_runs_on_other_images_are_not_compared(run, tmp_path):
     describe_run(again, dataset=dataset | {"fingerprint": known | {"keys": {"train": {}, "val": {"0": "other"}}}})
     with pytest.raises(nas.NasError, match=f"{again.name} ranks on other images than {run.name}: other contents in val/0; give"):
         compare(run, again)
+
+
+def test_the_order_after_some_epochs_is_compared_with_that_at_the_end(tmp_path):
+    run = run_of_points(tmp_path, [(80.0 + i, 10.0) for i in range(8)])
+    epochs = read_experiment(run)["train"]["epochs"]
+    assert check_order(run) == []
+    checked = [math.ceil(epochs / 9), math.ceil(epochs / 3), math.ceil(2 * epochs / 3)]
+    line = {"train_loss": 1.0, "val_images": 9, "seconds": 2}
+    lines = []
+    for trial in range(8):
+        curve = dict.fromkeys(range(1, epochs + 1), 50.0 + trial) | dict.fromkeys(range(1, checked[0] + 1), 20.0 - trial)
+        lines += [line | {"trial": trial, "epoch": epoch, "val_top1_pct": top1} for epoch, top1 in curve.items()]
+    write(run, lines, HISTORY_FILE)
+    stopped = {"status": "stopped", "epochs": checked[1], "fingerprint": None}
+    write(run, [start(9, {"macs_m": 1.0}), end(9, {"macs_m": 1.0}, **stopped)])
+    found = check_order(run)
+    assert [(one.epoch, one.networks, one.kendall, one.stopped) for one in found] == [
+        (checked[0], 8, -1.0, 0),
+        (checked[1], 8, 1.0, 1),
+        (checked[2], 8, 1.0, 1),
+    ]
+    assert str(found[0]).endswith("agrees with that at the end by Kendall's tau -1.00, and no trials had been stopped")
+    assert str(found[1]).endswith("and 1 trial had been stopped")

@@ -255,7 +255,7 @@ function fillCurves() {
     return;
   }
   const thinned = DATA.curves.every > 1 ? ` Every ${DATA.curves.every}th epoch is drawn.` : "";
-  say("curves-caption", `Top-1 on the search validation part after each epoch. Click a curve of the front to see its network.${thinned}`);
+  say("curves-caption", `Top-1 on the search validation part after each epoch. Click a curve of the front to see its network.${thinned} ${DATA.order.join(" ")}`);
   add("curves", curvesFigure, true);
 }
 
