@@ -178,9 +178,10 @@ class OrderCheck:
 
     def __str__(self) -> str:
         """The agreement in one sentence."""
+        stopped = f"{self.stopped or 'no'} trial{'s' * (self.stopped != 1)} had been stopped"
         return (
             f"After {self.epoch} of {self.epochs} epochs the order of {self.networks} whole trainings agrees with that at the "
-            f"end by Kendall's tau {self.kendall:.2f}, and {self.stopped or 'no'} trial{'s' * (self.stopped != 1)} had been stopped"
+            f"end by Kendall's tau {self.kendall:.2f}, and {stopped}"
         )
 
 
