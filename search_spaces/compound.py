@@ -52,7 +52,12 @@ class CompoundSpace(SearchSpace):
 
     @cached_property
     def parameters(self) -> Mapping[str, BaseDistribution]:
-        """`depth_share` is depth's share of each doubling, `width_share` is width's share of the rest, and `phi` the exponent."""
+        """`depth_share` is depth's share of each doubling, `width_share` is width's share of the rest, and `phi` the exponent.
+
+        There are none if phi is always 0: then the base is the only network, and training settings can be searched for it.
+        """
+        if self.min_phi == self.max_phi == 0:
+            return {}
         return {
             "depth_share": FloatDistribution(0.0, 1.0, step=SHARE_STEP),
             "width_share": FloatDistribution(0.0, 1.0, step=SHARE_STEP),
@@ -63,7 +68,7 @@ class CompoundSpace(SearchSpace):
     def references(self) -> Mapping[str, Params]:
         """The base network at phi = 0, under its name if it is a reference."""
         names = [name for name in references() if reference(name) == self.architecture]
-        point = first_choices(self.parameters) | {"phi": 0.0}
+        point = first_choices(self.parameters) | ({"phi": 0.0} if self.parameters else {})
         return dict.fromkeys(names, point) if self.min_phi <= 0 <= self.max_phi else {}
 
     @cached_property
@@ -79,6 +84,8 @@ class CompoundSpace(SearchSpace):
 
     def decode(self, params: Mapping[str, Any]) -> Architecture:
         """The base network scaled by the point's multiples."""
+        if not self.parameters:
+            return self.architecture
         depth, width, resolution = multiples(params)
         return scale(self.architecture, depth=depth, width=width, resolution=resolution)
 
@@ -87,6 +94,8 @@ class CompoundSpace(SearchSpace):
 
         Raises: SpaceError if no point does.
         """
+        if not self.parameters:
+            return check_encoding(self, architecture, {})
         depths = tuple(len(blocks) for blocks in architecture.stages)
         for params in self._by_resolution.get(architecture.resolution, ()):
             if self._depths(multiples(params)[0]) == depths and self.decode(params) == architecture:

@@ -16,6 +16,7 @@ Usage: python -m experiments.benchmarks.early_stopping --curves FOLDER [--search
 import argparse
 import itertools
 import random
+import re
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -27,7 +28,7 @@ from ray.tune.schedulers import ASHAScheduler, TrialScheduler
 from scipy.stats import kendalltau
 
 from nas.runs.pareto import Box, non_dominated
-from nas.searching.early_stopping import ForecastStopping
+from nas.searching.early_stopping import ForecastStopping, Traits
 
 VAL_IMAGES: Final = (947, 5000)
 SHARES: Final = (1 / 9, 1 / 3, 1 / 2, 2 / 3)  # of the epochs
@@ -58,9 +59,9 @@ class Rule(Protocol):
 def read_curves(file: Path) -> list[Network]:
     """The networks in a file whose trainings are complete."""
     df = pd.read_csv(file)
-    columns = sorted((name for name in df if name.startswith("acc_")), key=lambda name: int(name.removeprefix("acc_")))
-    whole = df[[*columns, "num_params"]].dropna()
-    return [Network(row["num_params"], tuple(100 * row[name] for name in columns)) for _, row in whole.iterrows()]
+    columns = sorted(filter(re.compile(r"acc_\d+").fullmatch, map(str, df)), key=lambda name: int(name.removeprefix("acc_")))
+    whole = df[["num_params", *columns]].dropna().to_numpy(float)
+    return [Network(cost, tuple(100 * share for share in shares)) for cost, *shares in whole.tolist()]
 
 
 def ours(val_images: int) -> Rule:
@@ -71,7 +72,7 @@ def ours(val_images: int) -> Rule:
 
         def goes_on(place: int, epoch: int) -> bool:
             network = networks[place]
-            stopping.add(place, epoch, network.top1_pct[epoch - 1], val_images=val_images, costs=(network.cost,))
+            stopping.add(place, epoch, network.top1_pct[epoch - 1], val_images=val_images, traits=Traits((network.cost,)))
             return stopping.should_continue(place, epoch)
 
         return goes_on

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nas.plugins import plugin_names, plugin_summary
+from nas.runs.columns import SETTINGS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -33,16 +34,17 @@ def print_front(df: "pd.DataFrame") -> None:
     from nas.runs.results import close_pairs, front
 
     rows = front(df)
-    print_rows(rows, ["trial", "id", *df.attrs["directions"], *weights_column(df), "seconds", "source", "name"])
+    print_rows(rows, ["trial", "id", *df.attrs["directions"], *varying_columns(df), "seconds", "source", "name"])
     print(f"front: {len(rows)} of {int((df['status'] == 'done').sum())} done")
     for name, pairs in close_pairs(df).items():
         error, trials = df.attrs["table_error_pct"][name], ", ".join(f"{one} and {other}" for one, other in pairs)
         print(f"the latency table's error, {error:.1f} %, is larger than the difference in {name} of trials {trials}")
 
 
-def weights_column(df: "pd.DataFrame") -> list[str]:
-    """The column `weights`, if its values differ."""
-    return ["weights"] if df["weights"].nunique() > 1 else []
+def varying_columns(df: "pd.DataFrame") -> list[str]:
+    """The columns of searched training settings, and `weights`, if its values differ."""
+    settings = [name for name in df.columns if name.startswith(SETTINGS)]
+    return [*settings, *(["weights"] if df["weights"].nunique() > 1 else [])]
 
 
 def print_rows(df: "pd.DataFrame", columns: list[str]) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nas.cli.options import Best, Run, Runs, Where, WithinError
-from nas.cli.output import log_to_stdout, print_front, print_rows, print_table, shown_path, weights_column
+from nas.cli.output import log_to_stdout, print_front, print_rows, print_table, shown_path, varying_columns
 from nas.errors import NasError
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ def table(
     names = ["run"] if df["run"].nunique() > 1 else []
     failures = ["reason", "error"] if shown["reason"].notna().any() else []
     measured = [*df.attrs["directions"], *df.attrs["proxies"]]
-    print_rows(shown, [*names, "trial", "id", "status", *measured, *weights_column(df), "seconds", "source", "name", *failures])
+    print_rows(shown, [*names, "trial", "id", "status", *measured, *varying_columns(df), "seconds", "source", "name", *failures])
     if rows is df:
         counts = df["status"].value_counts()
         statuses = dict.fromkeys((Status.DONE, Status.STOPPED, Status.FAILED, Status.RUNNING, *counts.index))

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -19,13 +20,14 @@ from nas.models.network import Network, parse_network
 from nas.paths import absolute
 from nas.runs.images import changed_images, explaining_gone
 from nas.runs.results import best as best_row
-from nas.runs.results import front, history, results, select
+from nas.runs.results import front, history, results, select, settings_of
 from nas.runs.run_folder import read_experiment, weights_file
 from nas.runs.serialization import dataset_of
 from nas.runs.shared_weights import read_shared_record
 from nas.runs.trial import Weights
 from nas.searching.phases import fine_tuning_changes
 from nas.training.device import device_name, pick_device
+from nas.training.settings import TrainSettings
 
 logger = logging.getLogger(__name__)
 
@@ -157,7 +159,7 @@ def _training(run: Path, described: Mapping[str, Any], row: "pd.Series[Any]") ->
     if row["weights"] == Weights.SHARED and (record := read_shared_record(run)) is not None:
         names = ("epochs", "processes", "seed", "device", "precision", "seconds")  # a run with a copy knows no more of it
         return {name: getattr(record, name) for name in names}
-    settings = dict(described["train"])
+    settings: dict[str, Any] = asdict(settings_of(row, TrainSettings(**described["train"])))
     if row["weights"] == Weights.FINE_TUNED:
         settings |= fine_tuning_changes(int(row["epochs"]), lr=settings["lr"])
     return settings | {"device": row["device"], "precision": row["precision"], "seconds": float(row["seconds"])}

@@ -18,7 +18,7 @@ from nas.models.network import CARD_FILE
 from nas.paths import absolute
 from nas.runs.compare import RankingCheck, check_ranking
 from nas.runs.experiment import Experiment
-from nas.runs.results import results
+from nas.runs.results import results, settings_of
 from nas.runs.run_folder import FULL, read_experiment
 from nas.runs.serialization import experiment_of
 from nas.searching.interrupt import ending_at_once
@@ -41,7 +41,7 @@ def verify(
 ) -> RankingCheck | None:
     """Train the `top` networks of a run's front in full, each with seeds 0 to `seeds` - 1, and compare the rankings.
 
-    The settings are the run's, except `epochs`, by default ten times the run's. Each training writes an export folder under
+    The settings are each trial's, except `epochs`, by default ten times the run's. Each training writes an export folder under
     `full/` in the run folder, and reads the test part once, at its end. Finished trainings are skipped, killed ones resume. On
     this machine, as many run in parallel as trials of the search would. Returns None if fewer than two networks can be ranked.
 
@@ -61,16 +61,16 @@ def verify(
     rows = df[df["is_front"]].sort_values(curve, ascending=False).drop_duplicates("id").head(top)
     if rows.empty:
         raise NasError(f"{folder} has no network on its front yet")
-    settings = replace(experiment.train, epochs=epochs or 10 * experiment.train.epochs)
+    epochs = epochs or 10 * experiment.train.epochs
     numbered = df[df["id"].isin(rows["id"]) & df["trial"].notna()]
     same = numbered.sort_values("is_front", ascending=False, kind="stable").groupby("id", sort=False)["trial"].agg(list)
     trainings = [
         FullTraining(
             network=Architecture.from_json(row["architecture"]),  # a front has only points of the space, no networks of timm
             dataset=experiment.dataset,
-            train=settings,
+            train=replace(settings_of(row, experiment.train), epochs=epochs),
             seed=seed,
-            output=str(_target(folder / FULL, same[row["id"]], f"seed{seed}-epochs{settings.epochs}")),
+            output=str(_target(folder / FULL, same[row["id"]], f"seed{seed}-epochs{epochs}")),
         )
         for _, row in rows.iterrows()
         for seed in range(seeds)

@@ -108,6 +108,8 @@ HISTORY: Final = (
     Column("seconds", "float64", "Time of the epoch's training and validation.", "s"),
 )
 TYPES: Final = {column.name: column.dtype for column in TRIALS}
+SETTINGS: Final = "settings."
+PARAM_PREFIXES: Final = ("params.", SETTINGS)  # how the columns of a trial's parameters begin
 HISTORY_TYPES: Final = {column.name: column.dtype for column in HISTORY}
 
 
@@ -126,7 +128,8 @@ def documentation() -> str:
         "The package has these:\n",
         _listed(objectives),
         "\nEvery parameter of the space is a column `params.NAME` with the space's own values, of a nullable pandas dtype; "
-        "`nas space NAME` lists them.\n",
+        "`nas space NAME` lists them. Every training setting that was searched with `--tune` is a column `settings.NAME`; it is "
+        "missing where it has no effect.\n",
         "`attrs` of the DataFrame: `directions` (objective → minimize or maximize), `limits` (objective → low and high, None for "
         "no bound), `titles` (objective → words for axes), `learning_curve` (the objective that is the top-1 after each epoch, "
         "or None), `proxies` (the objectives that are only to look at) and `table_error_pct` (objective → mean error of the "

@@ -102,6 +102,7 @@ class _Description:
     objectives: Annotated[list[_Objective], Field(min_length=1)]
     limits: list[_Limit]
     train: Annotated[TrainSettings, BeforeValidator(_whole)]
+    tune: list[str]
     sampler: str
     latency: str | None
     trials: PositiveInt

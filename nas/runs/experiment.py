@@ -17,6 +17,7 @@ from nas.paths import absolute, with_absolute_paths
 from nas.plugins import check_type
 from nas.spaces import SearchSpace
 from nas.training.settings import TrainSettings
+from nas.training.tuned import TunedSpace
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +36,8 @@ class Experiment:
     """Latency table that predicts latency_ms; by default the newest built here for this space; without one, trials measure it."""
     train: TrainSettings = field(default_factory=TrainSettings)
     """How each network is trained."""
+    tune: tuple[str, ...] = ()
+    """Training settings to search together with the network: "train.lr=0.001..0.02 log" or "train.weight_decay=0.01,0.05"."""
     sampler: str | BaseSampler = "frontier"
     """What proposes networks: frontier, random, tpe, nsga2, nsga3, gp or qmc; from Python any Optuna sampler too."""
     trials: int = 50
@@ -95,6 +98,7 @@ class Experiment:
             )
         if self.trials < 1:
             raise NasError(f"trials: {self.trials} is not 1 or more")
+        self._check_tune()
         self._check_shared_weights()
         if self.workers is not None and self.workers < 1:
             raise NasError(f"workers: {self.workers} is not 1 or more")
@@ -112,6 +116,19 @@ class Experiment:
         gpus = self.gpus_per_trial
         if gpus is not None and not (0 <= gpus <= 1 or (gpus < math.inf and gpus == int(gpus))):
             raise NasError(f"gpus-per-trial: {gpus} is not a share from 0 to 1 or a whole number")
+
+    def _check_tune(self) -> None:
+        if not self.tune:
+            return
+        self.search_space  # noqa: B018 - raises for a setting that cannot be searched
+        if not any(objective.needs_training for objective in self.steering):
+            raise NasError("tune: no objective needs training, so no setting has an effect; leave it out, or add val_top1_pct")
+        if self.uses_shared_weights:
+            raise NasError(
+                "tune and shared-weights: networks that are scored by shared weights are not trained; give one of the two"
+            )
+        if self.reuse:
+            raise NasError("tune and reuse: results of other runs have other settings; give one of the two")
 
     def _check_shared_weights(self) -> None:
         for name, least in (("shared_epochs", 1), ("shared_trials", 1), ("fine_tune", 0), ("alone", 0)):
@@ -140,6 +157,11 @@ class Experiment:
     def shared_weights_run(self) -> Path | None:
         """The run whose shared weights are used; None if there are none, or this search trains them."""
         return None if self.shared_weights in ("none", "train") else Path(self.shared_weights)
+
+    @property
+    def search_space(self) -> SearchSpace:
+        """The space with the training settings that are searched as further parameters; `space` if there are none."""
+        return TunedSpace(space=self.space, tune=self.tune, train=self.train) if self.tune else self.space
 
     @property
     def steering(self) -> tuple[Objective, ...]:

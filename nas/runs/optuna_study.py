@@ -18,6 +18,7 @@ from nas.runs.serialization import space_of
 from nas.runs.trial import ENDED, Status, Trial
 from nas.runs.trial_log import read_trials
 from nas.spaces import is_choice
+from nas.training.tuned import parse_tuned
 
 STATES: Final = {Status.DONE: TrialState.COMPLETE, Status.STOPPED: TrialState.PRUNED, Status.FAILED: TrialState.FAIL}
 
@@ -46,7 +47,7 @@ class RunStudy:
         self._run = run
         objectives = directions_of(described)
         self._objectives = list(objectives)
-        self.parameters = space_of(described).parameters
+        self.parameters = {**space_of(described).parameters, **dict(map(parse_tuned, described["tune"]))}
         self._added: set[int | None] = {None}  # skipped proposals have no number
         self.storage = InMemoryStorage()
         self.study = create_study(objectives, name=run.resolve().name, storage=self.storage)

@@ -30,6 +30,7 @@ from optuna.trial import FrozenTrial, TrialState
 from nas.errors import ArchitectureError, NasError
 from nas.models.architecture import Architecture
 from nas.models.draw import draw
+from nas.runs.columns import PARAM_PREFIXES, SETTINGS
 from nas.runs.compare import check_order, check_ranking, predictors
 from nas.runs.images import gone_images
 from nas.runs.listing import RunSummary, summarize
@@ -146,6 +147,7 @@ def _facts(described: Mapping[str, Any]) -> list[list[str]]:
         "Only to look at": ", ".join(one["name"] for one in described["objectives"] if not one["steers"]),
         "Limits": ", ".join(limits) or "none",
         "Settings": ", ".join(f"{name} {train[name]}" for name in ("epochs", "batch_size", "optimizer", "lr")),
+        "Searched settings": ", ".join(described["tune"]),
         "Sampler": f"{described['sampler']}, seed {described['seed']}",
         "Latency table": described["latency_table"] or "",
         "Machine": f"{machine['processor']}, {machine['cpus']} CPUs",
@@ -187,7 +189,7 @@ def _columns(trials: pd.DataFrame) -> tuple[dict[str, list[Any]], dict[str, list
     """The columns of the table, and the names of those that can be an axis, in groups."""
     objectives, proxies = list(trials.attrs["directions"]), trials.attrs["proxies"]
     names = list(trials.columns)
-    params = [name for name in names if name.startswith("params.") and pd.api.types.is_numeric_dtype(trials[name])]
+    params = [name for name in names if name.startswith(PARAM_PREFIXES) and pd.api.types.is_numeric_dtype(trials[name])]
     groups = {
         "objectives": objectives,
         "limits": [name for name in measured_columns(trials) if name not in (*objectives, *proxies)],
@@ -195,7 +197,8 @@ def _columns(trials: pd.DataFrame) -> tuple[dict[str, list[Any]], dict[str, list
         "training": ["trial", *(name for name in TITLES if trials[name].notna().any())],
         "parameters": [name for name in params if not pd.api.types.is_bool_dtype(trials[name]) and trials[name].nunique() > 1],
     }
-    columns = {name: _values(trials[name]) for name in dict.fromkeys([*TEXTS, *chain.from_iterable(groups.values())])}
+    settings = [name for name in names if name.startswith(SETTINGS)]
+    columns = {name: _values(trials[name]) for name in dict.fromkeys([*TEXTS, *settings, *chain.from_iterable(groups.values())])}
     columns["is_front"] = [int(front) for front in trials["is_front"]]
     columns |= {name: _milliseconds(trials[name]) for name in ("started", "ended")}
     return columns, {group: names for group, names in groups.items() if names}

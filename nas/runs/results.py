@@ -13,6 +13,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from pandas.errors import UndefinedVariableError
 
@@ -20,11 +21,13 @@ from nas.errors import NasError, unknown_name, user_code
 from nas.models.network import CARD_FILE
 from nas.objectives import loss
 from nas.runs.alone import read_alone
-from nas.runs.columns import HISTORY_TYPES, TYPES
+from nas.runs.columns import HISTORY_TYPES, PARAM_PREFIXES, SETTINGS, TYPES
 from nas.runs.pareto import Losses, non_dominated
 from nas.runs.run_folder import EXPERIMENT_FILE, FULL, directions_of, read_experiment
 from nas.runs.trial import Status, Trial
 from nas.runs.trial_log import read_history, read_trials
+from nas.training.settings import TrainSettings
+from nas.training.tuned import PREFIX, setting_changes, settings_with
 
 logger = logging.getLogger(__name__)
 
@@ -126,7 +129,7 @@ def _ordered(df: pd.DataFrame, objectives: Iterable[str]) -> pd.DataFrame:
 
     A parameter whose type differs between runs becomes a text.
     """
-    params = [column for column in df.columns if column.startswith("params.")]
+    params = [column for column in df.columns if column.startswith(PARAM_PREFIXES)]
     measured = list(dict.fromkeys([*objectives, *measured_columns(df)]))
     names = list(TYPES)
     front = names.index("is_front")
@@ -140,7 +143,7 @@ def _ordered(df: pd.DataFrame, objectives: Iterable[str]) -> pd.DataFrame:
 
 def measured_columns(df: pd.DataFrame) -> list[str]:
     """The names of the columns of objectives, optimised, limited or only to look at."""
-    return [name for name in df.columns if name not in TYPES and not name.startswith("params.")]
+    return [name for name in df.columns if name not in TYPES and not name.startswith(PARAM_PREFIXES)]
 
 
 def history(*runs: str | PathLike[str]) -> pd.DataFrame:
@@ -160,7 +163,18 @@ def _row(trial: Trial) -> dict[str, Any]:
     """The columns of a trial."""
     fields = {name: getattr(part, name) for part in (trial.outcome, trial) for name in TYPES if hasattr(part, name)}
     counts = {"trial": trial.number, "retries": trial.retries or None, "crashes": trial.crashes or None}
-    return fields | counts | dict(trial.values) | {f"params.{name}": value for name, value in trial.params.items()}
+    settings = {SETTINGS + name: value for name, value in setting_changes(trial.params).items()}
+    params = {f"params.{name}": value for name, value in trial.params.items() if not name.startswith(PREFIX)}
+    return fields | counts | dict(trial.values) | params | settings
+
+
+def settings_of(row: "pd.Series[Any]", train: TrainSettings) -> TrainSettings:
+    """The settings of the trial of a row, where `train` are those that all trials of its run share."""
+    own = {}
+    for column, value in row.items():
+        if str(column).startswith(SETTINGS) and pd.notna(value):
+            own[PREFIX + str(column).removeprefix(SETTINGS)] = value.item() if isinstance(value, np.generic) else value
+    return settings_with(train, own)
 
 
 def full_trainings(run: Path) -> pd.DataFrame:
@@ -212,7 +226,7 @@ def _gain_pct(df: pd.DataFrame) -> "pd.Series[Any]":
 
 def _within_limits(df: pd.DataFrame) -> "pd.Series[bool]":
     """Whether each row is in the space and within the limits of the last session; those of earlier sessions do not count."""
-    params = [column for column in df.columns if column.startswith("params.")]
+    params = [column for column in df.columns if column.startswith(PARAM_PREFIXES)]
     within = df[params].notna().any(axis=1)
     for name, (low, high) in df.attrs["limits"].items():
         if name in df:  # a new limit has no column before the first measurement

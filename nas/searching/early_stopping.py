@@ -24,25 +24,34 @@ MAX_LEVERAGE: Final = 0.95  # of one training on its own forecast
 Floats: TypeAlias = NDArray[np.float64]
 
 
+@dataclass(frozen=True, slots=True)
+class Traits:
+    """What is known of a training before it begins."""
+
+    costs: tuple[float, ...]
+    """The losses that need no training."""
+    settings: tuple[float, ...] = ()
+    """Its settings as numbers, where they differ between trainings."""
+
+
 @dataclass(slots=True, kw_only=True)
 class Curve:
     """The top-1 of a training after its epochs."""
 
-    costs: tuple[float, ...]
-    """The losses that need no training."""
+    traits: Traits
     val_images: float
     top1_pct: dict[int, float] = field(default_factory=dict)
     """Epoch → top-1 on the search validation part."""
 
     def inputs(self, epoch: int | None) -> list[float]:
-        """What a forecast is made from: the costs, and after an epoch the best top-1 so far.
+        """What a forecast is made from: the costs, the settings, and after an epoch the best top-1 so far.
 
         While the learning rate is high, the best top-1 says more about the end than the latest one.
         """
-        costs = [math.copysign(math.log1p(abs(cost)), cost) for cost in self.costs]
+        before = [*(math.copysign(math.log1p(abs(cost)), cost) for cost in self.traits.costs), *self.traits.settings]
         if epoch is None:
-            return costs
-        return [*costs, self.score(max(top1 for at, top1 in self.top1_pct.items() if at <= epoch))]
+            return before
+        return [*before, self.score(max(top1 for at, top1 in self.top1_pct.items() if at <= epoch))]
 
     def score(self, top1_pct: float) -> float:
         """Minus the logarithm of the error rate, in which differences between good networks are as large as between bad ones."""
@@ -89,8 +98,9 @@ def _rows(inputs: Floats, center: Floats, scale: Floats) -> Floats:
 class ForecastStopping:
     """Decides after each epoch which trainings continue.
 
-    A regression over the trainings of this run that have ended forecasts the top-1 at the end, from the best top-1 so far and
-    the costs. A training stops when its chance to end on the front has fallen below MIN_SHARE of what it is by the costs alone.
+    A regression over the trainings of this run that have ended forecasts the top-1 at the end, from the best top-1 so far, the
+    costs and, where they differ, the settings. A training stops when its chance to end on the front has fallen below MIN_SHARE of
+    what it was before the training.
     So an order that says little about the end stops little, and one that says nothing stops nothing. On the front, a network is
     as accurate as every ended one that costs no more; so a network never stops because of those that cost more.
     """
@@ -102,14 +112,14 @@ class ForecastStopping:
     forecasts: dict[tuple[int | None, int], Forecast] = field(default_factory=dict)
     """(Epoch, or None before the training; number of ended trainings) → forecast."""
 
-    def add(self, trial: int, epoch: int, top1_pct: float, *, val_images: float, costs: tuple[float, ...]) -> None:
+    def add(self, trial: int, epoch: int, top1_pct: float, *, val_images: float, traits: Traits) -> None:
         """Store the top-1 of a trial after an epoch; a resumed trial may report an epoch again."""
-        self.curves.setdefault(trial, Curve(costs=costs, val_images=val_images)).top1_pct[epoch] = top1_pct
+        self.curves.setdefault(trial, Curve(traits=traits, val_images=val_images)).top1_pct[epoch] = top1_pct
 
     def should_continue(self, trial: int, epoch: int) -> bool:
         """Whether a trial continues after an epoch that was added."""
         curve, ended = self.curves[trial], [one for one in self.curves.values() if self.epochs in one.top1_pct]
-        cheaper = [one.top1_pct[self.epochs] for one in ended if all(map(float.__le__, one.costs, curve.costs))]
+        cheaper = [one.top1_pct[self.epochs] for one in ended if all(map(float.__le__, one.traits.costs, curve.traits.costs))]
         if not FIRST_EPOCH <= epoch < self.epochs or len(ended) < MIN_ENDED or not cheaper:
             return True
         bar = max(cheaper) - MARGIN_STANDARD_ERRORS * standard_error_pct(max(cheaper), curve.val_images)
@@ -156,5 +166,6 @@ class EarlyStopping(FIFOScheduler):
         if config["costs"] is None:  # the sampler did not propose it
             return True
         number, epoch, images = config["trial"], result["epoch"], result["val_images"]
-        self.rule.add(number, epoch, result["val_top1_pct"], val_images=images, costs=tuple(config["costs"]))
+        traits = Traits(costs=tuple(config["costs"]), settings=tuple(config["settings"]))
+        self.rule.add(number, epoch, result["val_top1_pct"], val_images=images, traits=traits)
         return not self.enabled or self.rule.should_continue(number, epoch)

@@ -29,11 +29,12 @@ from nas.searching.shared_source import check_shared_weights, check_source_image
 from nas.searching.warm_start import ReusedResult, WarmStart, baselines, reusable_results, warm_starts
 from nas.spaces import sample
 from nas.training.settings import Epoch, TrainSettings
+from nas.training.tuned import PREFIX
 
 logger = logging.getLogger(__name__)
 
 # Fields of an Experiment that must not change between sessions, so that the results of all sessions are comparable.
-FIXED_FIELDS: Final = ("space", "objectives", "latency", "train", "storage", "seed", "runs")
+FIXED_FIELDS: Final = ("space", "objectives", "latency", "train", "tune", "storage", "seed", "runs")
 CHANGEABLE_FIELDS: Final = tuple(one.name for one in fields(Experiment) if one.name not in FIXED_FIELDS)
 
 
@@ -61,10 +62,19 @@ def make_plan(experiment: Experiment, run: Path | None = None) -> Plan:
     other settings, or with shared weights that do not fit.
     """
     check_sampler(experiment.sampler)
-    if experiment.train.optimizer != TrainSettings().optimizer:  # the check imports torch and timm, and the default needs none
-        from nas.training.loop import check_settings
+    optimizers: Any = experiment.search_space.parameters.get(f"{PREFIX}optimizer")
+    for optimizer in [experiment.train.optimizer] if optimizers is None else optimizers.choices:
+        if optimizer != TrainSettings().optimizer:  # the check imports torch and timm, and the default needs none
+            from nas.training.loop import check_settings
 
-        check_settings(experiment.train)
+            check_settings(replace(experiment.train, optimizer=optimizer))
+    if not experiment.search_space.parameters:
+        raise NasError(
+            f"space {experiment.space.name} has one network and no parameters; search its training settings with --tune"
+        )
+    reserved = [name for name in experiment.space.parameters if name.startswith(PREFIX)]
+    if reserved:
+        raise NasError(f"space {experiment.space.name}: parameter {reserved[0]} has the name of a training setting; rename it")
     for objective in (*experiment.objectives, *(limit.objective for limit in experiment.limits)):
         if objective.name in TYPES:
             raise NasError(
@@ -119,12 +129,14 @@ def problem_of(experiment: Experiment) -> Problem:
     """The problem of an experiment."""
     with user_code(f"dataset {experiment.dataset.name}: classes"):
         num_classes = len(experiment.dataset.classes)
+    space = experiment.search_space
     return Problem(
-        space=experiment.space,
+        space=space,
         objectives=experiment.steering,
         limits=experiment.limits,
         num_classes=num_classes,
         latency_table=experiment.latency_table,
+        tuned={name: of for name, of in space.parameters.items() if name not in experiment.space.parameters},
     )
 
 
@@ -216,7 +228,7 @@ def next_experiment(
         now = as_json(describe(before, described["name"]))
     if difference := dataset_difference(described["dataset"], now["dataset"]):
         raise NasError(f"{run}: {difference}; begin a new run")
-    for name in ("space", "objectives", "train", "seed"):
+    for name in ("space", "objectives", "train", "tune", "seed"):
         if now[name] != described[name]:
             raise NasError(f"{run}: its {name} was {described[name]}, but the experiment passed has {now[name]}; begin a new run")
     if experiment is not None:  # it lacks the changes of earlier sessions

@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from optuna.distributions import BaseDistribution
+
 from nas.errors import NasError, user_code
 from nas.models.architecture import Architecture, architecture_id
 from nas.models.network import Network, OwnNetwork
@@ -13,6 +15,7 @@ from nas.objectives.latency.table import LatencyTable
 from nas.plugins import check_type
 from nas.runs.pareto import Losses
 from nas.spaces import Params, SearchSpace
+from nas.training.tuned import setting_numbers, settings_id
 
 TABLE_LIMIT: Final = "in the latency table"  # name of an extra limit: the latency table has all layers of a network
 NOT_COVERED_EXCESS: Final = 1.0  # excess over a limit on a value that cannot be computed, as with layers that the table lacks
@@ -29,6 +32,7 @@ class Point:
     text: str
     """The network as JSON text; equal for equal networks."""
     id: str
+    """The id of the network, with that of its training settings if they are parameters."""
     values: Mapping[str, float]
     """Objective or limit name → value, where it needs no training."""
     excess: Mapping[str, float]
@@ -55,6 +59,8 @@ class Problem:
     limits: tuple[Limit, ...] = ()
     num_classes: int
     latency_table: LatencyTable | None = None
+    tuned: Mapping[str, BaseDistribution] = field(default_factory=dict)
+    """The training settings among the space's parameters."""
     _examined: dict[tuple[tuple[str, Any], ...], Point] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
@@ -104,7 +110,7 @@ class Problem:
             params={} if params is None else params,
             in_space=params is not None,
             text=text,
-            id=architecture_id(text) if own else f"{network.id}@{network.resolution}",
+            id=(architecture_id(text) if own else f"{network.id}@{network.resolution}") + settings_id(params or {}),
             values=values,
             excess=excess,
         )
@@ -114,6 +120,10 @@ class Problem:
         if any(objective.name not in values for objective in self.objectives):
             return None
         return tuple(objective.loss(values[objective.name]) for objective in self.objectives)
+
+    def setting_numbers(self, point: Point) -> tuple[float, ...]:
+        """The training settings among a point's parameters, as numbers."""
+        return setting_numbers(self.tuned, point.params)
 
     def cost_losses(self, point: Point) -> Losses:
         """The losses on the objectives that need no training."""

@@ -7,6 +7,7 @@ from nas.errors import NasError, user_code
 from nas.models.network import parse_network
 from nas.runs.trial import ENDED, UNDER_WAY, Outcome, Reason, Status, Trial, Weights
 from nas.sampler.settings import LEARNING_CURVE
+from nas.searching.early_stopping import Traits
 from nas.searching.phases import can_continue
 from nas.searching.problem import Point
 from nas.searching.state import ActiveTrial, SearchState
@@ -45,8 +46,9 @@ def replay(state: SearchState) -> None:
             state.front_weights.collect(trial.number)
     for number, epoch in state.session.history:
         if number in points:
-            costs = state.session.plan.problem.cost_losses(points[number])
-            state.stopping.add(number, epoch.epoch, epoch.val_top1_pct, val_images=epoch.val_images, costs=costs)
+            problem, point = state.session.plan.problem, points[number]
+            traits = Traits(costs=problem.cost_losses(point), settings=problem.setting_numbers(point))
+            state.stopping.add(number, epoch.epoch, epoch.val_top1_pct, val_images=epoch.val_images, traits=traits)
 
 
 def _point(state: SearchState, trial: Trial) -> Point:

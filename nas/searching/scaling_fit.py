@@ -53,7 +53,7 @@ def fit_scaling(run: str | PathLike[str], *, trial: int | None = None, trials: i
     twice = 2 * cost(base, len(experiment.dataset.classes)).macs / 1e6
     limit = Limit(objective=MACS, low=(1 - TOLERANCE) * twice, high=(1 + TOLERANCE) * twice)
     around = replace(compound, base=base, min_phi=1.0, max_phi=1.0)
-    alone = replace(experiment, latency=None, start=(), reuse=(), baselines=(), early_stopping=False, keep_all=False)
+    alone = replace(experiment, latency=None, start=(), reuse=(), baselines=(), early_stopping=False, keep_all=False, tune=())
     fit = replace(
         alone, space=around, objectives=(TOP1,), limits=(limit,), sampler="frontier", trials=trials, shared_weights="none"
     )

@@ -90,12 +90,15 @@ class ArchitectureSearcher(Searcher):
         for trial in batch:
             trial.started = trial.begun = None
             trial.overdue = trial.is_silent = False
-        first = batch[0]
+        first, problem = batch[0], self.state.session.plan.problem
         judged = first.optuna_trial is not None and first.weights is not Weights.SHARED
         return {
             "trial": first.number,
-            "networks": [(trial.number, trial.point.text, trial.weights and trial.weights.value) for trial in batch],
-            "costs": self.state.session.plan.problem.cost_losses(first.point) if judged else None,
+            "networks": [
+                (trial.number, trial.point.text, trial.weights and trial.weights.value, trial.point.params) for trial in batch
+            ],
+            "costs": problem.cost_losses(first.point) if judged else None,
+            "settings": problem.setting_numbers(first.point) if judged else (),
         }
 
     @property

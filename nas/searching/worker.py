@@ -20,6 +20,7 @@ from nas.searching.checkpoint_storage import TrialFolder
 from nas.searching.task import SharedWeights, Site, Task
 from nas.searching.unpack import unpack
 from nas.training.settings import Epoch
+from nas.training.tuned import settings_with
 
 
 class RetiredError(RuntimeError):
@@ -64,13 +65,16 @@ def run_trial(config: dict[str, Any], *, task: bytes, site: dict[str, Any], shar
         logging.getLogger("nas").removeHandler(warnings)
 
 
-def _outcome(network: tuple[int, str, str], task: Task, site: Site, warnings: Warnings, *, is_first: bool) -> Outcome:
-    """The outcome of a trial, the first of its batch or not; `network` has its number, its text, and its kind of weights."""
+def _outcome(
+    network: tuple[int, str, str, dict[str, Any]], task: Task, site: Site, warnings: Warnings, *, is_first: bool
+) -> Outcome:
+    """The outcome of a trial, the first of its batch or not; `network` has its number, text, kind of weights and parameters."""
     if not task.objectives:
         return Outcome(status=Status.DONE)
     from nas.searching.evaluate import evaluate  # takes seconds, which do not count as the trial's time
 
-    number, text, weights = network
+    number, text, weights, params = network
+    task = replace(task, settings=settings_with(task.settings, params))
     with TrialFolder.of(site.storage, number).opened() as (folder, push):
 
         def on_begin() -> None:

@@ -6,7 +6,7 @@ import random
 import statistics
 
 from nas.runs.pareto import non_dominated
-from nas.searching.early_stopping import FIRST_EPOCH, MIN_ENDED, ForecastStopping
+from nas.searching.early_stopping import FIRST_EPOCH, MIN_ENDED, ForecastStopping, Traits
 
 EPOCHS = 27
 NETWORKS = 100
@@ -51,7 +51,7 @@ def rule_of(stopping):
     """Whether a trial goes on, as the search asks it."""
 
     def goes_on(trial, epoch, top1, cost):
-        stopping.add(trial, epoch, top1, val_images=VAL_IMAGES, costs=(cost,))
+        stopping.add(trial, epoch, top1, val_images=VAL_IMAGES, traits=Traits((cost,)))
         return stopping.should_continue(trial, epoch)
 
     return goes_on
@@ -89,12 +89,12 @@ def ended(top1s, costs, *, val_images=VAL_IMAGES, first=None):
     for trial, (top1, cost) in enumerate(zip(top1s, costs, strict=True)):
         before = top1 / 2 if first is None else first[trial]
         for epoch, value in ((FIRST_EPOCH, before), (EPOCHS, top1)):
-            stopping.add(trial, epoch, value, val_images=val_images, costs=(cost,))
+            stopping.add(trial, epoch, value, val_images=val_images, traits=Traits((cost,)))
     return stopping
 
 
 def continues(stopping, top1, cost, *, trial=99, val_images=VAL_IMAGES):
-    stopping.add(trial, FIRST_EPOCH, top1, val_images=val_images, costs=(cost,))
+    stopping.add(trial, FIRST_EPOCH, top1, val_images=val_images, traits=Traits((cost,)))
     return stopping.should_continue(trial, FIRST_EPOCH)
 
 
@@ -124,7 +124,7 @@ def test_nothing_stops_while_the_order_says_little_or_too_few_have_ended():
 
 def test_the_best_epoch_so_far_counts_and_one_reported_again_changes_nothing():
     stopping = ended([70.0 + 2 * i for i in range(10)], [5.0] * 10, first=[50.0 + 2 * i for i in range(10)])
-    stopping.add(50, FIRST_EPOCH - 1, 68.0, val_images=VAL_IMAGES, costs=(5.0,))
+    stopping.add(50, FIRST_EPOCH - 1, 68.0, val_images=VAL_IMAGES, traits=Traits((5.0,)))
     assert continues(stopping, 40.0, 5.0, trial=50)
     for _ in range(2):
         assert not continues(stopping, 40.0, 5.0, trial=51)
@@ -135,9 +135,9 @@ def test_with_one_objective_only_the_best_counts():
     stopping = ForecastStopping(epochs=EPOCHS)
     for trial in range(10):
         for epoch, top1 in ((FIRST_EPOCH, 50.0 + trial), (EPOCHS, 80.0 + trial)):
-            stopping.add(trial, epoch, top1, val_images=VAL_IMAGES, costs=())
+            stopping.add(trial, epoch, top1, val_images=VAL_IMAGES, traits=Traits(()))
     decisions = []
     for trial, top1 in ((20, 62.0), (21, 50.0)):
-        stopping.add(trial, FIRST_EPOCH, top1, val_images=VAL_IMAGES, costs=())
+        stopping.add(trial, FIRST_EPOCH, top1, val_images=VAL_IMAGES, traits=Traits(()))
         decisions.append(stopping.should_continue(trial, FIRST_EPOCH))
     assert decisions == [True, False]

@@ -67,7 +67,7 @@ def test_a_worker_gets_a_batch_of_scores_that_leaves_the_others_some(tmp_path):
     for name in ("a", "b", "c", "d", "e"):
         played.ask(name)
         networks = played.configs[name]["networks"]
-        assert {weights for _, _, weights in networks} == {"shared"}
+        assert {weights for _, _, weights, _ in networks} == {"shared"}
         assert played.configs[name]["costs"] is None
         sizes.append(len(networks))
         while name in played.searcher.pending:
@@ -87,11 +87,11 @@ def test_a_worker_gets_a_batch_of_scores_that_leaves_the_others_some(tmp_path):
 def test_a_batch_whose_worker_is_killed_blames_the_network_under_way_alone(tmp_path):
     played = new_run(tmp_path, **SHARED)
     played.ask("a")
-    batch = [text for _, text, _ in played.configs["a"]["networks"]]
+    batch = [text for _, text, *_ in played.configs["a"]["networks"]]
     end_current(played, "a")
     played.searcher.lost("a", "m", {"m"}, reason=Reason.CRASH, cause="SIGKILL")
     played.ask("b")
-    again = [text for _, text, _ in played.configs["b"]["networks"]]
+    again = [text for _, text, *_ in played.configs["b"]["networks"]]
     assert again[:9] == [*batch[2:], batch[1]]
     for _ in range(8):
         assert not played.searcher.pending["b"][0].lost_nodes
@@ -114,7 +114,7 @@ def test_a_crash_within_a_batch_ends_its_process_and_an_error_of_the_network_doe
     played.end("a", Outcome(status=Status.FAILED, reason=Reason.CRASH, error="CUDA error"))
     assert "a" not in played.searcher.pending
     played.ask("b")
-    assert [number for number, _, _ in played.configs["b"]["networks"]] == list(range(2, 11))
+    assert [number for number, *_ in played.configs["b"]["networks"]] == list(range(2, 11))
 
 
 def test_scores_come_first_then_the_front_is_fine_tuned_and_the_best_are_trained_alone(tmp_path, caplog):

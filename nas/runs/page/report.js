@@ -83,7 +83,7 @@ function frontSentence() {
 }
 
 const MIXED_NOTE = " Accuracies are those of the networks with different weights: shared (a slice of the shared weights), fine-tuned (that slice, trained further) or trained (new weights, with the whole settings).";
-const FRONT_COLUMNS = ["trial", "id", ...OBJECTIVES, ...(MIXED ? ["weights", "gain_pct"] : []), "alone_val_top1_pct", "full_test_top1_pct", "full_test_sd_pct", "seconds", "source", "name"];
+const FRONT_COLUMNS = ["trial", "id", ...OBJECTIVES, ...Object.keys(DATA.columns).filter((name) => name.startsWith("settings.")), ...(MIXED ? ["weights", "gain_pct"] : []), "alone_val_top1_pct", "full_test_top1_pct", "full_test_sd_pct", "seconds", "source", "name"];
 let SORT = { name: OBJECTIVES[0], ascending: DIRECTIONS[OBJECTIVES[0]] === "minimize" };
 
 function frontRows() {
