@@ -7,20 +7,24 @@ from functools import partial
 from os import PathLike
 from pathlib import Path
 
+import pandas as pd
 import ray
 from ray.exceptions import RayError
 
 from nas.errors import NasError, describe_error
+from nas.exporting.alone import alone_task, train_alone
 from nas.exporting.full_training import FullTraining, train_network
 from nas.files import locked
 from nas.models.architecture import Architecture
 from nas.models.network import CARD_FILE
 from nas.paths import absolute
+from nas.runs.alone import alone_file
 from nas.runs.compare import RankingCheck, check_ranking
 from nas.runs.experiment import Experiment
 from nas.runs.results import results, settings_of
 from nas.runs.run_folder import FULL, read_experiment
 from nas.runs.serialization import experiment_of
+from nas.runs.trial import Weights
 from nas.searching.interrupt import ending_at_once
 from nas.searching.parcel import in_worker, pack
 from nas.searching.plan import check_unchanged
@@ -43,7 +47,9 @@ def verify(
 
     The settings are each trial's, except `epochs`, by default ten times the run's. Each training writes an export folder under
     `full/` in the run folder, and reads the test part once, at its end. Finished trainings are skipped, killed ones resume. On
-    this machine, as many run in parallel as trials of the search would. Returns None if fewer than two networks can be ranked.
+    this machine, as many run in parallel as trials of the search would. Each network is trained once more as in the search, with
+    the next seed, as no ranking by one seed can agree with another better than two seeds do. Returns None if fewer than two
+    networks can be ranked.
 
     Raises: NasError for a run without a trained front, or whose images are gone or others now; or, once all trainings have
     ended, if one of them failed.
@@ -75,16 +81,32 @@ def verify(
         for _, row in rows.iterrows()
         for seed in range(seeds)
     ]
+    again = _repetitions(experiment, folder, rows, curve)
     with locked(folder / FULL / ".lock", busy=f"{folder / FULL} is in use by another `nas verify`; wait for its end"):
-        unfinished = [training for training in trainings if not (training.target / CARD_FILE).is_file()]
-        finished = len(trainings) - len(unfinished)
+        unfinished = {file.stem: training for file, training in again.items() if not file.is_file()}
+        for training in trainings:
+            if not (training.target / CARD_FILE).is_file():
+                unfinished[training.target.name] = partial(train_network, training)
+        total = len(again) + len(trainings)
+        finished = total - len(unfinished)
         train_in_parallel(
             replace(experiment, address=None),
-            {training.target.name: partial(train_network, training) for training in unfinished},
+            unfinished,
             check=partial(check_unchanged, experiment, folder, described),
-            on_done=lambda done: on_done(finished + done, len(trainings)),
+            on_done=lambda done: on_done(finished + done, total),
         )
     return check_ranking(folder)
+
+
+def _repetitions(experiment: Experiment, run: Path, rows: pd.DataFrame, curve: str) -> dict[Path, Callable[[], object]]:
+    """File of its record → training of a network as in the search, with the next seed."""
+    seed = (experiment.seed + 1) % 2**32
+    repetitions: dict[Path, Callable[[], object]] = {}
+    for _, row in rows[rows["weights"] == Weights.TRAINED].iterrows():
+        task = alone_task(experiment, curve, settings_of(row, experiment.train), seed=seed)
+        trial = int(row["trial"])
+        repetitions[alone_file(run, trial, seed)] = partial(train_alone, row["architecture"], task, run, trial)
+    return repetitions
 
 
 def _target(full: Path, trials: Sequence[int], name: str) -> Path:

@@ -1,28 +1,24 @@
 """Trains networks alone that shared weights have scored, to check the scores. Never reads the test part."""
 
-import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from os import PathLike
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from nas.errors import NasError
+from nas.exporting.alone import alone_task, train_alone
 from nas.exporting.verify import train_in_parallel
 from nas.files import locked
 from nas.paths import absolute
-from nas.runs.alone import ALONE, TrainedAlone, alone_file, write_alone
+from nas.runs.alone import ALONE, alone_file
 from nas.runs.results import results
 from nas.runs.run_folder import read_experiment
 from nas.runs.serialization import experiment_of
 from nas.runs.shared_check import MIN_NETWORKS, SharedCheck, check_shared, scored_networks
-from nas.runs.trial import Status
-from nas.searching.evaluate import evaluate
 from nas.searching.plan import check_unchanged
-from nas.searching.task import Task
 
 
 def verify_shared(
@@ -55,15 +51,12 @@ def verify_shared(
             "`nas search` scores some with --shared-weights train"
         )
     curve = df.attrs["learning_curve"]
-    task = Task(
-        dataset=experiment.dataset,
-        objectives=tuple(one for one in experiment.objectives if one.name == curve),
-        settings=experiment.train,
-        seed=0,
-    )
+    assert curve is not None, "only a search by top-1 scores networks"
     rows = _spread(scored, df, networks)
     trainings = {
-        alone_file(folder, trial, seed): partial(train_alone, text, replace(task, seed=seed), folder, trial)
+        alone_file(folder, trial, seed): partial(
+            train_alone, text, alone_task(experiment, curve, experiment.train, seed=seed), folder, trial
+        )
         for trial, text in zip(rows.index.tolist(), rows["architecture"], strict=True)
         for seed in range(seeds)
     }
@@ -87,32 +80,3 @@ def _spread(scored: pd.DataFrame, df: pd.DataFrame, networks: int) -> pd.DataFra
     ranked = scored.sort_values([*costs[:1], "macs_m"], kind="stable")
     places = np.linspace(0, len(ranked) - 1, min(networks, len(ranked))).round().astype(int)
     return ranked.iloc[places]
-
-
-def train_alone(text: str, task: Task, run: Path, trial: int) -> None:
-    """Train one network in this process as a trial of the search without shared weights does, and write its record.
-
-    Raises: NasError if the training fails.
-    """
-    file = alone_file(run, trial, task.seed)
-    folder = file.with_suffix(".training")  # its checkpoint, from which it resumes
-    outcome = evaluate(text, task, folder=folder)
-    if outcome.status is not Status.DONE:
-        raise NasError(outcome.error or str(outcome.status))
-    (objective,) = task.objectives
-    assert outcome.val_loss is not None
-    assert outcome.seconds is not None
-    write_alone(
-        run,
-        TrainedAlone(
-            trial=trial,
-            seed=task.seed,
-            epochs=outcome.epochs,
-            val_top1_pct=outcome.values[objective.name],
-            val_loss=outcome.val_loss,
-            seconds=outcome.seconds,
-            device=outcome.device or "",
-            precision=outcome.precision or "",
-        ),
-    )
-    shutil.rmtree(folder)

@@ -83,8 +83,8 @@ TRIALS: Final = (
     Column(
         "alone_val_top1_pct",
         "float64",
-        "Of a network scored by shared weights: its mean top-1 on these images, trained alone (`nas verify --shared`) with the "
-        "run's settings, over the seeds.",
+        "Mean top-1 on these images over further trainings with the search's settings: of networks scored by shared weights "
+        "(`nas verify --shared`), or with the next seed of a front's (`nas verify`).",
         "%",
     ),
     Column("alone_seeds", "Int64", "Number of those seeds."),

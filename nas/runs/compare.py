@@ -128,13 +128,14 @@ class RankingCheck:
     """Epochs of each full training."""
     agreement: RankAgreement
     """Between the objective that has a learning curve and the mean test top-1 of the full trainings."""
+    ceiling: RankAgreement | None = None
+    """Between that objective and the same measured with another seed; None without such trainings."""
 
     def __str__(self) -> str:
-        """The agreement in one sentence."""
-        return (
-            f"Kendall's tau between the search's ranking and that of full trainings: {self.agreement} "
-            f"({self.networks} networks, {self.epochs} epochs, {self.seeds} seed{'s' * (self.seeds > 1)} or more of each)"
-        )
+        """The agreement in one sentence, beside the ceiling."""
+        ceiling = "" if self.ceiling is None else f"; between two seeds of the search's own trainings: {self.ceiling}"
+        trained = f"{self.networks} networks, {self.epochs} epochs, {self.seeds} seed{'s' * (self.seeds > 1)} or more of each"
+        return f"Kendall's tau between the search's ranking and that of full trainings: {self.agreement} ({trained}){ceiling}"
 
 
 def check_ranking(run: Path) -> RankingCheck | None:
@@ -154,11 +155,16 @@ def check_ranking(run: Path) -> RankingCheck | None:
         return None
     epochs = networks[networks > 1].index.max()
     tests = full[full["epochs"] == epochs].groupby("trial")["test_top1_pct"].agg(list)
+    again = (
+        df.dropna(subset=["trial", "alone_val_top1_pct"]).query("weights == 'trained'").set_index("trial")["alone_val_top1_pct"]
+    )
+    enough = len(again) > 1
     return RankingCheck(
         networks=len(tests),
         seeds=int(tests.map(len).min()),
         epochs=int(epochs),
         agreement=rank_agreement(searched[tests.index].tolist(), tests.tolist()),
+        ceiling=rank_agreement(searched[again.index].tolist(), [[one] for one in again]) if enough else None,
     )
 
 

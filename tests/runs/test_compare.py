@@ -8,6 +8,7 @@ import pytest
 import nas
 from nas.cli.app import run as command
 from nas.models.network import CARD_FILE
+from nas.runs.alone import TrainedAlone, write_alone
 from nas.runs.compare import check_order, check_ranking, compare
 from nas.runs.run_folder import FULL, HISTORY_FILE, read_experiment
 from tests.made_up_runs import describe_run, end, run_of_points, start, train_in_full, write
@@ -124,3 +125,15 @@ def test_the_order_after_some_epochs_is_compared_with_that_at_the_end(tmp_path):
     ]
     assert str(found[0]).endswith("agrees with that at the end by Kendall's tau -1.00, and no trials had been stopped")
     assert str(found[1]).endswith("and 1 trial had been stopped")
+
+
+def test_a_ranking_stands_beside_the_ceiling_by_two_seeds(run):
+    for trial, test in {0: 70.0, 1: 80.0, 3: 90.0}.items():
+        train_in_full(run, trial, 0, test)
+    assert check_ranking(run).ceiling is None
+    record = {"seed": 1, "epochs": 10, "val_loss": 1.0, "seconds": 2.0, "device": "cpu", "precision": "float32"}
+    for trial, top1 in {0: 81.0, 1: 84.0, 3: 83.0}.items():
+        write_alone(run, TrainedAlone(trial=trial, val_top1_pct=top1, **record))
+    found = check_ranking(run)
+    assert found.ceiling.kendall == pytest.approx(1 / 3)
+    assert str(found).endswith("between two seeds of the search's own trainings: 0.33, too few for an interval")
