@@ -59,7 +59,7 @@ class Experiment:
     baselines: tuple[str, ...] = ()
     """Networks to train beside the search, whatever they cost: published names, exports, architecture files, timm:NAME."""
     early_stopping: bool | None = None
-    """Whether a network that falls behind others is stopped early; by default if top-1 alone needs training."""
+    """Whether a training that will hardly reach the front is stopped; by default if top-1 alone needs training."""
     trial_timeout: float = math.inf
     """Seconds after which a trial is stopped and counts as failed."""
     keep_all: bool = False

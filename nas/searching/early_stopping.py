@@ -136,7 +136,7 @@ class ForecastStopping:
 
 
 class EarlyStopping(FIFOScheduler):
-    """Stops a trial after an epoch if the search is interrupted or it falls behind; a trial without costs never does."""
+    """Stops a trial after an epoch if the search is interrupted or the rule says so; one without costs always continues."""
 
     def __init__(self, rule: ForecastStopping, *, enabled: bool, interrupted: Event) -> None:
         super().__init__()

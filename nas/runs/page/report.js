@@ -292,7 +292,7 @@ function fillTime() {
 
 const MEANINGS = {
   done: DATA.shared ? "trained to the end, or scored by shared weights" : "trained to the end",
-  stopped: "stopped early because it fell behind other trials, or by a limit set later",
+  stopped: "stopped early because it would hardly have reached the front, or by a limit set later",
   failed: "ended with an error; the table below groups them",
   running: "in training",
   interrupted: "cut off when the search ended; nas resume continues it",
