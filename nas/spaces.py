@@ -110,7 +110,7 @@ def sample(parameters: Mapping[str, BaseDistribution], generator: random.Random)
 
 def _draw(distribution: Any, generator: random.Random) -> Any:
     choices = num_choices(distribution)
-    if choices == math.inf:
+    if choices == math.inf or getattr(distribution, "log", False):
         return _within(distribution, generator.random())
     return _choice(distribution, generator.randrange(int(choices)))
 
@@ -122,19 +122,19 @@ def _choice(distribution: Any, index: int) -> Any:
     return round(distribution.low + index * distribution.step, 10)
 
 
-def _within(distribution: Any, share: float) -> float:
-    """The value of a continuous parameter at a share of its range, from 0 to 1, on its scale."""
+def _within(distribution: Any, share: float) -> Any:
+    """The value of a numeric parameter at a share of its range, from 0 to 1, on its scale."""
     low, high = distribution.low, distribution.high
-    value: float = low * (high / low) ** share if distribution.log else low + (high - low) * share
-    return float(min(max(value, low), high))
+    value = low * (high / low) ** share if distribution.log else low + (high - low) * share
+    return min(max(round(value) if isinstance(low, int) else value, low), high)
 
 
 def grid_values(distribution: Any) -> list[Any]:
     """Every choice of a categorical parameter, or up to 11 evenly spaced values of a numeric one, lowest first."""
     if isinstance(distribution, CategoricalDistribution):
         return list(distribution.choices)
-    if not distribution.step:
-        return [_within(distribution, i / 10) for i in range(11)]
+    if not distribution.step or distribution.log:
+        return sorted({_within(distribution, i / 10) for i in range(11)})
     last = int(num_choices(distribution)) - 1
     return [_choice(distribution, index) for index in sorted({round(last * i / 10) for i in range(11)})]
 

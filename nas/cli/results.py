@@ -155,12 +155,13 @@ def verify(
 ) -> None:
     """Train a front's best networks in full with several seeds, and compare that ranking with the search's.
 
-    Each training becomes an export folder under full/ in the run folder.
+    Each full training becomes an export folder under full/ in the run folder. Each network is also trained once more as in the
+    search, with another seed, to show how well two seeds agree.
 
     Args:
         top: How many networks of the front, the best by top-1; by default 5.
         seeds: How many seeds to train each network with; by default 3, with --shared 2.
-        epochs: Epochs of each training, by default ten times the run's; the other settings are the run's.
+        epochs: Epochs of each training, by default ten times the run's; the other settings are the trial's.
         shared: Check the scores by shared weights instead: train some of those networks alone, with the run's settings.
         networks: With --shared, how many of the scored networks, spread evenly over their costs; by default 8.
     """

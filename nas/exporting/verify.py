@@ -47,9 +47,9 @@ def verify(
 
     The settings are each trial's, except `epochs`, by default ten times the run's. Each training writes an export folder under
     `full/` in the run folder, and reads the test part once, at its end. Finished trainings are skipped, killed ones resume. On
-    this machine, as many run in parallel as trials of the search would. Each network is trained once more as in the search, with
-    the next seed, as no ranking by one seed can agree with another better than two seeds do. Returns None if fewer than two
-    networks can be ranked.
+    this machine, as many run in parallel as trials of the search would. Each network that the search trained itself is trained
+    once more as there, with the next seed, to show how well two seeds agree. Returns None if fewer than two networks can be
+    ranked.
 
     Raises: NasError for a run without a trained front, or whose images are gone or others now; or, once all trainings have
     ended, if one of them failed.
@@ -102,7 +102,7 @@ def _repetitions(experiment: Experiment, run: Path, rows: pd.DataFrame, curve: s
     """File of its record → training of a network as in the search, with the next seed."""
     seed = (experiment.seed + 1) % 2**32
     repetitions: dict[Path, Callable[[], object]] = {}
-    for _, row in rows[rows["weights"] == Weights.TRAINED].iterrows():
+    for _, row in rows[(rows["weights"] == Weights.TRAINED) & (rows["source"] != "reuse")].iterrows():
         task = alone_task(experiment, curve, settings_of(row, experiment.train), seed=seed)
         trial = int(row["trial"])
         repetitions[alone_file(run, trial, seed)] = partial(train_alone, row["architecture"], task, run, trial)

@@ -128,14 +128,14 @@ class RankingCheck:
     """Epochs of each full training."""
     agreement: RankAgreement
     """Between the objective that has a learning curve and the mean test top-1 of the full trainings."""
-    ceiling: RankAgreement | None = None
-    """Between that objective and the same measured with another seed; None without such trainings."""
+    two_seeds: RankAgreement | None = None
+    """Between that objective and the same measured with another seed; None without such trainings of all these networks."""
 
     def __str__(self) -> str:
-        """The agreement in one sentence, beside the ceiling."""
-        ceiling = "" if self.ceiling is None else f"; between two seeds of the search's own trainings: {self.ceiling}"
+        """The agreement in one sentence, beside that of two seeds."""
+        two_seeds = "" if self.two_seeds is None else f"; between two seeds of the search's own trainings: {self.two_seeds}"
         trained = f"{self.networks} networks, {self.epochs} epochs, {self.seeds} seed{'s' * (self.seeds > 1)} or more of each"
-        return f"Kendall's tau between the search's ranking and that of full trainings: {self.agreement} ({trained}){ceiling}"
+        return f"Kendall's tau between the search's ranking and that of full trainings: {self.agreement} ({trained}){two_seeds}"
 
 
 def check_ranking(run: Path) -> RankingCheck | None:
@@ -155,16 +155,15 @@ def check_ranking(run: Path) -> RankingCheck | None:
         return None
     epochs = networks[networks > 1].index.max()
     tests = full[full["epochs"] == epochs].groupby("trial")["test_top1_pct"].agg(list)
-    again = (
-        df.dropna(subset=["trial", "alone_val_top1_pct"]).query("weights == 'trained'").set_index("trial")["alone_val_top1_pct"]
-    )
-    enough = len(again) > 1
+    again = df[(df["weights"] == Weights.TRAINED) & (df["source"] != "reuse")].set_index("trial")["alone_val_top1_pct"]
+    again = again.reindex(tests.index)
+    two_seeds = None if again.isna().any() else rank_agreement(searched[again.index].tolist(), [[one] for one in again])
     return RankingCheck(
         networks=len(tests),
         seeds=int(tests.map(len).min()),
         epochs=int(epochs),
         agreement=rank_agreement(searched[tests.index].tolist(), tests.tolist()),
-        ceiling=rank_agreement(searched[again.index].tolist(), [[one] for one in again]) if enough else None,
+        two_seeds=two_seeds,
     )
 
 
@@ -192,7 +191,7 @@ class OrderCheck:
 
 
 def check_order(run: Path) -> list[OrderCheck]:
-    """The agreement at CHECKED_SHARES of the epochs of a run; empty below MIN_PREDICTED whole trainings.
+    """The agreement at CHECKED_SHARES of the epochs of a run; empty below MIN_PREDICTED whole trainings, or if all are equal.
 
     Raises: NasError if the run is damaged.
     """
@@ -204,8 +203,8 @@ def check_order(run: Path) -> list[OrderCheck]:
     ]
     if len(whole) < MIN_PREDICTED:
         return []
-    stops = own.loc[own["status"] == Status.STOPPED, "epochs"]
-    return [
+    stops = own.loc[(own["status"] == Status.STOPPED) & own["reason"].isna(), "epochs"]  # a limit's have a reason
+    checks = [
         OrderCheck(
             epoch=epoch,
             epochs=epochs,
@@ -214,7 +213,9 @@ def check_order(run: Path) -> list[OrderCheck]:
             stopped=int((stops <= epoch).sum()),
         )
         for epoch in sorted({math.ceil(share * epochs) for share in CHECKED_SHARES})
+        if epoch < epochs
     ]
+    return [check for check in checks if math.isfinite(check.kendall)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

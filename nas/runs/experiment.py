@@ -118,6 +118,9 @@ class Experiment:
             raise NasError(f"gpus-per-trial: {gpus} is not a share from 0 to 1 or a whole number")
 
     def _check_tune(self) -> None:
+        check_type("tune", self.tune, tuple)
+        for text in self.tune:
+            check_type("tune", text, str)
         if not self.tune:
             return
         self.search_space  # noqa: B018 - raises for a setting that cannot be searched

@@ -11,9 +11,8 @@ from itertools import chain, pairwise
 from operator import itemgetter
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
-import numpy as np
 import pandas as pd
 from pandas.errors import UndefinedVariableError
 
@@ -30,6 +29,8 @@ from nas.training.settings import TrainSettings
 from nas.training.tuned import PREFIX, setting_changes, settings_with
 
 logger = logging.getLogger(__name__)
+
+SETTING_TYPES: Final = {float: "Float64", int: "Int64", str: "str"}  # type of a training setting → dtype of its column
 
 
 def results(*runs: str | PathLike[str]) -> pd.DataFrame:
@@ -130,6 +131,7 @@ def _ordered(df: pd.DataFrame, objectives: Iterable[str]) -> pd.DataFrame:
     A parameter whose type differs between runs becomes a text.
     """
     params = [column for column in df.columns if column.startswith(PARAM_PREFIXES)]
+    settings = {name: _setting_dtype(name) for name in params if name.startswith(SETTINGS)}
     measured = list(dict.fromkeys([*objectives, *measured_columns(df)]))
     names = list(TYPES)
     front = names.index("is_front")
@@ -137,8 +139,13 @@ def _ordered(df: pd.DataFrame, objectives: Iterable[str]) -> pd.DataFrame:
     for name in ("started", "ended"):
         df[name] = pd.to_datetime(df[name], utc=True).dt.tz_localize(None)  # Excel has no time zones
     typed = df[params].convert_dtypes()  # nullable dtypes, as some values are missing
-    df[params] = typed.astype({name: "str" for name in params if typed[name].dtype == object})
+    df[params] = typed.astype({name: "str" for name in params if typed[name].dtype == object} | settings)
     return df.astype(TYPES | dict.fromkeys(measured, "float64"))
+
+
+def _setting_dtype(column: str) -> str:
+    """The dtype of a training setting's column; whole numbers are no integers where the setting is none."""
+    return SETTING_TYPES[type(getattr(TrainSettings(), column.removeprefix(SETTINGS)))]
 
 
 def measured_columns(df: pd.DataFrame) -> list[str]:
@@ -172,8 +179,9 @@ def settings_of(row: "pd.Series[Any]", train: TrainSettings) -> TrainSettings:
     """The settings of the trial of a row, where `train` are those that all trials of its run share."""
     own = {}
     for column, value in row.items():
-        if str(column).startswith(SETTINGS) and pd.notna(value):
-            own[PREFIX + str(column).removeprefix(SETTINGS)] = value.item() if isinstance(value, np.generic) else value
+        name = str(column).removeprefix(SETTINGS)
+        if name != column and pd.notna(value):
+            own[PREFIX + name] = type(getattr(train, name))(value)
     return settings_with(train, own)
 
 
@@ -336,10 +344,11 @@ def _on_front(df: pd.DataFrame, directions: Mapping[str, str]) -> "pd.Series[boo
 def select(df: pd.DataFrame, conditions: str) -> pd.DataFrame:
     """The rows that meet a condition such as `macs_m < 60 and status == 'done'`, in the syntax of `DataFrame.query`.
 
-    Names with dots, such as `params.stage3.depth`, need no quotes.
+    Names with dots, such as `params.stage3.depth` and `settings.lr`, need no quotes.
     Raises: NasError if it is no condition, or names a column that does not exist.
     """
-    dotted = re.sub(r"(?<![\w`.'\"])params(\.\w+)+", r"`\g<0>`", conditions)
+    prefixes = "|".join(map(re.escape, PARAM_PREFIXES))
+    dotted = re.sub(rf"(?<![\w`.'\"])({prefixes})\w+(\.\w+)*", r"`\g<0>`", conditions)
     with user_code(f"where {conditions!r}"):
         try:
             meets = df.eval(dotted, engine="python")

@@ -20,6 +20,7 @@ MIN_SHARE: Final = 0.25  # of the chance to end on the front that a network has 
 MARGIN_STANDARD_ERRORS: Final = 1.0  # of the top-1; smaller differences count as ties
 RIDGE: Final = 0.3  # penalty of the regression, whose inputs are standardised
 MAX_LEVERAGE: Final = 0.95  # of one training on its own forecast
+MIN_DEVIATION: Final = 1e-6  # of a forecast; more than its rounding error
 
 Floats: TypeAlias = NDArray[np.float64]
 
@@ -32,6 +33,8 @@ class Traits:
     """The losses that need no training."""
     settings: tuple[float, ...] = ()
     """Its settings as numbers, where they differ between trainings."""
+    feasible: bool = True
+    """Whether its network meets the limits, without which it cannot be on the front."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -52,6 +55,12 @@ class Curve:
         if epoch is None:
             return before
         return [*before, self.score(max(top1 for at, top1 in self.top1_pct.items() if at <= epoch))]
+
+    def margin(self, epoch: int) -> float:
+        """How much lower a top-1 counts as equal, percentage points; one of half an image at least is right, and one wrong."""
+        half_image = 50 / self.val_images
+        top1_pct = min(max(self.top1_pct[epoch], half_image), 100 - half_image)
+        return MARGIN_STANDARD_ERRORS * standard_error_pct(top1_pct, self.val_images)
 
     def score(self, top1_pct: float) -> float:
         """Minus the logarithm of the error rate, in which differences between good networks are as large as between bad ones."""
@@ -85,9 +94,8 @@ class Forecast:
     def chance_above(self, score: float, inputs: Sequence[float]) -> float:
         """The probability that a training with these inputs ends above a score."""
         row = _rows(np.array([inputs]), self.center, self.scale)[0]
-        deviation = math.sqrt(self.variance * (1 + row @ self.inverse @ row))
-        distance = score - float(row @ self.slopes)
-        return 0.5 * math.erfc(distance / (math.sqrt(2) * deviation)) if deviation > 0 else float(distance <= 0)
+        deviation = math.sqrt(self.variance * (1 + row @ self.inverse @ row)) + MIN_DEVIATION
+        return 0.5 * math.erfc((score - float(row @ self.slopes)) / (math.sqrt(2) * deviation))
 
 
 def _rows(inputs: Floats, center: Floats, scale: Floats) -> Floats:
@@ -118,12 +126,15 @@ class ForecastStopping:
 
     def should_continue(self, trial: int, epoch: int) -> bool:
         """Whether a trial continues after an epoch that was added."""
-        curve, ended = self.curves[trial], [one for one in self.curves.values() if self.epochs in one.top1_pct]
-        cheaper = [one.top1_pct[self.epochs] for one in ended if all(map(float.__le__, one.traits.costs, curve.traits.costs))]
-        if not FIRST_EPOCH <= epoch < self.epochs or len(ended) < MIN_ENDED or not cheaper:
+        curve = self.curves[trial]
+        ended = [one for one in self.curves.values() if self.epochs in one.top1_pct and min(one.top1_pct) <= epoch]
+        if not FIRST_EPOCH <= epoch < self.epochs or len(ended) < MIN_ENDED:
             return True
-        bar = max(cheaper) - MARGIN_STANDARD_ERRORS * standard_error_pct(max(cheaper), curve.val_images)
-        chances = [self._forecast(at, ended).chance_above(curve.score(bar), curve.inputs(at)) for at in (epoch, None)]
+        rivals = [one for one in ended if one.traits.feasible and all(map(float.__le__, one.traits.costs, curve.traits.costs))]
+        if not rivals:
+            return True
+        bar = curve.score(max(one.top1_pct[self.epochs] - one.margin(self.epochs) for one in rivals))
+        chances = [self._forecast(at, ended).chance_above(bar, curve.inputs(at)) for at in (epoch, None)]
         return chances[0] >= MIN_SHARE * chances[1]
 
     def _forecast(self, epoch: int | None, ended: Sequence[Curve]) -> Forecast:

@@ -63,7 +63,7 @@ def make_plan(experiment: Experiment, run: Path | None = None) -> Plan:
     """
     check_sampler(experiment.sampler)
     optimizers: Any = experiment.search_space.parameters.get(f"{PREFIX}optimizer")
-    for optimizer in [experiment.train.optimizer] if optimizers is None else optimizers.choices:
+    for optimizer in {experiment.train.optimizer, *(optimizers.choices if optimizers is not None else ())}:
         if optimizer != TrainSettings().optimizer:  # the check imports torch and timm, and the default needs none
             from nas.training.loop import check_settings
 

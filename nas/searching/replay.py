@@ -47,7 +47,7 @@ def replay(state: SearchState) -> None:
     for number, epoch in state.session.history:
         if number in points:
             problem, point = state.session.plan.problem, points[number]
-            traits = Traits(costs=problem.cost_losses(point), settings=problem.setting_numbers(point))
+            traits = Traits(costs=problem.cost_losses(point), settings=problem.setting_numbers(point), feasible=point.feasible)
             state.stopping.add(number, epoch.epoch, epoch.val_top1_pct, val_images=epoch.val_images, traits=traits)
 
 

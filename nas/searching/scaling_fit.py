@@ -15,7 +15,7 @@ from nas.models.scaling import ScalingRule
 from nas.objectives import Limit
 from nas.objectives.macs_m import OBJECTIVE as MACS
 from nas.objectives.val_top1_pct import OBJECTIVE as TOP1
-from nas.runs.results import best, history, results
+from nas.runs.results import best, history, results, settings_of
 from nas.runs.run_folder import read_experiment
 from nas.runs.serialization import experiment_of, space_of
 from nas.spaces import space
@@ -47,13 +47,15 @@ def fit_scaling(run: str | PathLike[str], *, trial: int | None = None, trials: i
     """
     from nas.searching.tuner import search  # which loads Ray
 
-    described, (_, base) = read_experiment(Path(run)), trained_network(run, trial)
+    described, (number, base) = read_experiment(Path(run)), trained_network(run, trial)
     experiment = experiment_of(described, Path(run).resolve().parent)
     compound: Any = space("compound")
     twice = 2 * cost(base, len(experiment.dataset.classes)).macs / 1e6
     limit = Limit(objective=MACS, low=(1 - TOLERANCE) * twice, high=(1 + TOLERANCE) * twice)
     around = replace(compound, base=base, min_phi=1.0, max_phi=1.0)
     alone = replace(experiment, latency=None, start=(), reuse=(), baselines=(), early_stopping=False, keep_all=False, tune=())
+    row: Any = results(run).set_index("trial").loc[number]
+    alone = replace(alone, train=settings_of(row, experiment.train))
     fit = replace(
         alone, space=around, objectives=(TOP1,), limits=(limit,), sampler="frontier", trials=trials, shared_weights="none"
     )

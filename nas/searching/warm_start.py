@@ -119,6 +119,8 @@ def reusable_result(run: Path, trial: Trial, trained: Collection[str]) -> Reused
 
 def _check_same_training(experiment: Experiment, name: str, described: Mapping[str, Any]) -> None:
     """Raises: NasError if a run's settings, dataset or objectives are not the experiment's."""
+    if described["tune"]:
+        raise NasError(f"reuse {name}: it searched training settings, so its results are not comparable; --start takes its front")
     here = as_json(describe(experiment, ""))
     difference = dataset_difference(described["dataset"], here["dataset"])
     for field, now in here["train"].items():
@@ -158,13 +160,14 @@ def baselines(problem: Problem, names: Iterable[str]) -> dict[str, Point]:
 
 
 def examine_in_space(problem: Problem, network: Network) -> Point:
-    """A network with its costs and limits; with its parameters if it is a point of the space."""
+    """A baseline with its costs and limits; with its parameters if it is a point of the space, but no searched settings."""
     if not isinstance(network, OwnNetwork):
         return problem.examine_network(network)
     try:
-        return problem.examine_network(network, problem.space.encode(network.architecture))
+        params = problem.space.encode(network.architecture)
     except SpaceError:
         return problem.examine_network(network)
+    return problem.examine_network(network, {name: value for name, value in params.items() if name not in problem.tuned})
 
 
 def _largest_resolution(problem: Problem) -> int:

@@ -17,10 +17,13 @@ from nas.spaces import Params, SearchSpace, grid_values
 from nas.training.settings import TrainSettings
 
 PREFIX: Final = "train."
+RANDAUGMENT: Final = "randaugment"
+AUGMENT: Final = f"{PREFIX}augment"
 RANGE: Final = re.compile(r"(?P<low>[^,]+?)\.\.(?P<high>[^,]+?)(?P<log>\s+log)?")
-NUM_ID_DIGITS: Final = 6
+NUM_ID_DIGITS: Final = 10
 FORM: Final = (
-    "train.NAME=LOW..HIGH, with ' log' for a logarithmic scale, or train.NAME=VALUE,VALUE, such as 'train.lr=0.001..0.02 log'"
+    "train.NAME=LOW..HIGH, with ' log' for a logarithmic scale, or train.NAME=VALUE,VALUE, each in quotes, such as "
+    "'train.lr=0.001..0.02 log'"
 )
 
 
@@ -59,7 +62,7 @@ def _number(text: str, number: str, read: Callable[[str], Any]) -> Any:
 
 def _range(text: str, low: float, high: float, *, log: bool) -> BaseDistribution:
     if not -math.inf < low < high < math.inf:
-        raise NasError(f"tune: {text!r} is an empty range; the lower bound comes first")
+        raise NasError(f"tune: {text!r} is no range from a lower to a higher number")
     if log and low <= 0:
         raise NasError(f"tune: {text!r}: a logarithmic scale begins above 0")
     kind: Any = IntDistribution if isinstance(low, int) else FloatDistribution
@@ -84,9 +87,13 @@ class TunedSpace(SearchSpace):
         if len(self.tuned) < len(self.tune):
             raise NasError(f"tune: {', '.join(self.tune)} names one setting twice")
         first = {name: grid_values(distribution)[0] for name, distribution in self.tuned.items()}
-        augment = self.tuned.get(f"{PREFIX}augment")
-        if isinstance(augment, CategoricalDistribution) and "randaugment" in augment.choices:
-            first[f"{PREFIX}augment"] = "randaugment"  # which alone has settings of its own
+        augment: Any = self.tuned.get(AUGMENT)
+        augments = [self.train.augment] if augment is None else augment.choices
+        if RANDAUGMENT in augments and augment is not None:
+            first[AUGMENT] = RANDAUGMENT  # which alone has settings of its own
+        idle = [name for name in self.tuned if name.startswith(PREFIX + RANDAUGMENT)]
+        if idle and RANDAUGMENT not in augments:
+            raise NasError(f"tune: {idle[0]} does nothing with train.augment {', '.join(augments)}")
         for name, distribution in self.tuned.items():
             for value in grid_values(distribution):
                 try:
@@ -131,7 +138,7 @@ class TunedSpace(SearchSpace):
 def _nearest(distribution: Any, value: Any) -> Any:
     """The value of a parameter that is nearest to a number; for a name, the same or the first."""
     if not isinstance(distribution, CategoricalDistribution):
-        return min(max(value, distribution.low), distribution.high)
+        return type(distribution.low)(min(max(value, distribution.low), distribution.high))
     if isinstance(value, str):
         return value if value in distribution.choices else distribution.choices[0]
     return min(distribution.choices, key=lambda choice: abs(choice - value))
@@ -140,8 +147,8 @@ def _nearest(distribution: Any, value: Any) -> Any:
 def setting_changes(params: Mapping[str, Any]) -> dict[str, Any]:
     """Setting → value, for the settings among a trial's parameters that have an effect: RandAugment's only with RandAugment."""
     changes = {name.removeprefix(PREFIX): value for name, value in params.items() if name.startswith(PREFIX)}
-    if changes.get("augment", "randaugment") != "randaugment":
-        changes = {name: value for name, value in changes.items() if not name.startswith("randaugment_")}
+    if changes.get("augment", RANDAUGMENT) != RANDAUGMENT:
+        changes = {name: value for name, value in changes.items() if not name.startswith(RANDAUGMENT)}
     return changes
 
 
@@ -151,7 +158,7 @@ def settings_with(train: TrainSettings, params: Mapping[str, Any]) -> TrainSetti
     Raises: NasError for a value that is not allowed.
     """
     changes, default = setting_changes(params), TrainSettings()
-    if changes.get("augment", "randaugment") != "randaugment":
+    if changes.get("augment", RANDAUGMENT) != RANDAUGMENT:
         changes |= {name: getattr(default, name) for name in ("randaugment_ops", "randaugment_magnitude")}
     return replace(train, **changes)
 

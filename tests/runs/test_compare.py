@@ -117,6 +117,7 @@ def test_the_order_after_some_epochs_is_compared_with_that_at_the_end(tmp_path):
     write(run, lines, HISTORY_FILE)
     stopped = {"status": "stopped", "epochs": checked[1], "fingerprint": None}
     write(run, [start(9, {"macs_m": 1.0}), end(9, {"macs_m": 1.0}, **stopped)])
+    write(run, [start(10, {"macs_m": 1.0}), end(10, {"macs_m": 1.0}, **stopped, reason="limit")])  # not by early stopping
     found = check_order(run)
     assert [(one.epoch, one.networks, one.kendall, one.stopped) for one in found] == [
         (checked[0], 8, -1.0, 0),
@@ -127,13 +128,15 @@ def test_the_order_after_some_epochs_is_compared_with_that_at_the_end(tmp_path):
     assert str(found[1]).endswith("and 1 trial had been stopped")
 
 
-def test_a_ranking_stands_beside_the_ceiling_by_two_seeds(run):
+def test_a_ranking_stands_beside_the_agreement_of_two_seeds(run):
     for trial, test in {0: 70.0, 1: 80.0, 3: 90.0}.items():
         train_in_full(run, trial, 0, test)
-    assert check_ranking(run).ceiling is None
+    assert check_ranking(run).two_seeds is None
     record = {"seed": 1, "epochs": 10, "val_loss": 1.0, "seconds": 2.0, "device": "cpu", "precision": "float32"}
     for trial, top1 in {0: 81.0, 1: 84.0, 3: 83.0}.items():
         write_alone(run, TrainedAlone(trial=trial, val_top1_pct=top1, **record))
     found = check_ranking(run)
-    assert found.ceiling.kendall == pytest.approx(1 / 3)
+    assert found.two_seeds.kendall == pytest.approx(1 / 3)
     assert str(found).endswith("between two seeds of the search's own trainings: 0.33, too few for an interval")
+    train_in_full(run, 2, 0, 75.0)  # a network without a second seed
+    assert check_ranking(run).two_seeds is None

@@ -5,6 +5,8 @@ import math
 import random
 import statistics
 
+import pytest
+
 from nas.runs.pareto import non_dominated
 from nas.searching.early_stopping import FIRST_EPOCH, MIN_ENDED, ForecastStopping, Traits
 
@@ -141,3 +143,31 @@ def test_with_one_objective_only_the_best_counts():
         stopping.add(trial, FIRST_EPOCH, top1, val_images=VAL_IMAGES, traits=Traits(()))
         decisions.append(stopping.should_continue(trial, FIRST_EPOCH))
     assert decisions == [True, False]
+
+
+@pytest.mark.parametrize("top1", [0.0, 50.0, 100.0])
+def test_networks_that_all_tie_go_on(top1):
+    stopping = ForecastStopping(epochs=EPOCHS)
+    for trial in range(300):
+        for epoch in range(1, EPOCHS + 1):
+            stopping.add(trial, epoch, top1, val_images=40, traits=Traits((1.0 + trial % 7,)))
+            assert stopping.should_continue(trial, epoch)
+
+
+def test_a_network_beyond_a_limit_set_later_is_no_rival():
+    def stopping(feasible):
+        ended = ForecastStopping(epochs=EPOCHS)
+        for trial in range(10):
+            traits = Traits((1.0,), feasible=feasible or trial < 2)
+            for epoch, top1 in ((FIRST_EPOCH, 20.0 + 5 * trial), (EPOCHS, 50.0 + 5 * trial)):
+                ended.add(trial, epoch, top1, val_images=VAL_IMAGES, traits=traits)
+        return ended
+
+    assert not continues(stopping(feasible=True), 30.0, 2.0)
+    assert continues(stopping(feasible=False), 30.0, 2.0)
+
+
+def test_a_training_whose_first_epochs_are_lost_is_left_out():
+    stopping = ended([70.0 + 2 * i for i in range(10)], [5.0] * 10, first=[10.0 + 2 * i for i in range(10)])
+    stopping.add(50, EPOCHS, 90.0, val_images=VAL_IMAGES, traits=Traits((1.0,)))
+    assert not continues(stopping, 10.0, 5.0)

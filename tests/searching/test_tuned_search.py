@@ -5,11 +5,14 @@ from dataclasses import replace
 import pytest
 
 import nas
+from nas.runs.results import select, settings_of
 from nas.runs.run_folder import read_experiment
 from nas.runs.serialization import experiment_of
+from nas.runs.trial_log import read_trials
 from nas.searching.early_stopping import Traits
 from nas.searching.plan import make_plan, next_experiment
 from nas.training.settings import TrainSettings
+from nas.training.tuned import settings_with
 from search_spaces.compound import CompoundSpace
 from tests.simulated_search import EXPERIMENT, Twelve, new_run, next_session
 
@@ -72,6 +75,35 @@ def test_a_space_of_one_network_has_only_settings_to_search():
     assert [(start.name, start.params["train.lr"]) for start in plan.starts] == [("mobilenetv3_small_100", one.train.lr)]
     with pytest.raises(nas.NasError, match="has one network and no parameters; search its training settings with --tune"):
         make_plan(replace(one, tune=()))
+
+
+def test_baselines_train_with_the_shared_settings_and_a_tuned_run_is_not_reused(tmp_path):
+    played = new_run(tmp_path, baselines=("mnasnet_small", "timm:test_resnet"), **FIELDS)
+    for name in ("a", "b"):
+        played.ask(name)
+        number, _, _, params = played.configs[name]["networks"][0]
+        assert not [key for key in params if key.startswith("train.")]
+        played.finish(name, 50 + number)
+    df = played.results
+    assert df["settings.lr"].isna().all() if "settings.lr" in df else True
+    with pytest.raises(nas.NasError, match="it searched training settings, so its results are not comparable"):
+        make_plan(replace(EXPERIMENT, reuse=(str(played.run),)))
+
+
+def test_a_row_gives_the_settings_of_its_trial_with_their_types(tmp_path):
+    tune = ("train.mixup=0,1", "train.batch_size=32..64", "train.augment=none,trivial")
+    played = new_run(tmp_path, **FIELDS | {"tune": tune})
+    for i in range(8):
+        played.ask(f"t{i}")
+        played.finish(f"t{i}", 50 + i)
+    df = played.results
+    assert [str(df[f"settings.{name}"].dtype) for name in ("mixup", "batch_size")] == ["Float64", "Int64"]
+    for _, row in df[df["status"] == "done"].iterrows():
+        params = next(trial.params for trial in read_trials(played.run) if trial.number == row["trial"])
+        settings = settings_of(row, EXPERIMENT.train)
+        assert settings == settings_with(EXPERIMENT.train, params)
+        assert (type(settings.mixup), type(settings.batch_size), type(settings.augment)) == (float, int, str)
+    assert (select(df, "settings.mixup > 0.5 and params.idle == 0")["settings.mixup"] == 1).all()
 
 
 RATES = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)

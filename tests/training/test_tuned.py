@@ -43,8 +43,8 @@ def test_a_setting_is_a_range_or_a_list(text, name, distribution):
         (["train.lr"], "'train.lr' is not train.NAME=LOW..HIGH"),
         (["train.lrs=1..2"], "setting 'lrs' does not exist; did you mean 'lr'"),
         (["train.epochs=1..2"], "train.epochs cannot be searched"),
-        (["train.lr=2..1"], "is an empty range"),
-        (["train.lr=nan..1"], "is an empty range"),
+        (["train.lr=2..1"], "is no range from a lower to a higher number"),
+        (["train.lr=0.1..inf"], "is no range from a lower to a higher number"),
         (["train.lr=0..1 log"], "a logarithmic scale begins above 0"),
         (["train.lr=a..1"], "'a' is not a number"),
         (["train.batch_size=1.5..2"], "'1.5' is not a whole number"),
@@ -53,7 +53,8 @@ def test_a_setting_is_a_range_or_a_list(text, name, distribution):
         (["train.augment=none..trivial"], "is a range, and train.augment is a name"),
         (["train.augment=none,nothing"], "train.augment: 'nothing' is not one of none, randaugment, trivial"),
         (["train.erasing=0..2"], r"train.erasing: 1.2 is not in \[0, 1\]"),
-        (["train.randaugment_ops=1..3"], "do nothing with train.augment none"),
+        (["train.randaugment_ops=1..3"], "does nothing with train.augment none"),
+        (["train.augment=none,trivial", "train.randaugment_ops=1..3"], "does nothing with train.augment none, trivial"),
         (["train.lr=1..2", "train.lr=3..4"], "names one setting twice"),
     ],
 )
@@ -62,6 +63,12 @@ def test_what_cannot_be_searched_is_one_sentence(tune, sentence):
         replace(EXPERIMENT, tune=tuple(tune))
     assert str(error.value).startswith("tune: ")
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("tune", [None, "train.lr=1..2", (("train.lr", 1, 2),)])
+def test_what_is_no_tuple_of_texts_is_one_sentence(tune):
+    with pytest.raises(nas.NasError, match=r"^tune"):
+        replace(EXPERIMENT, tune=tune)
 
 
 def test_settings_without_an_effect_are_refused():
@@ -86,6 +93,8 @@ def test_settings_change_no_network_and_references_keep_theirs():
     assert space.decode(encoded) == network
     assert (encoded["train.lr"], encoded["train.weight_decay"]) == (0.1, 0.05)  # the nearest
     assert {params["train.lr"] for params in space.references.values()} == {0.1}
+    whole = tuned("train.mixup=0..1", train=replace(EXPERIMENT.train, mixup=0)).references.values()
+    assert {type(params["train.mixup"]) for params in whole} == {float}  # as after a resume
 
 
 def test_randaugments_settings_count_only_with_randaugment():
@@ -118,6 +127,11 @@ def test_a_logarithmic_range_is_drawn_and_listed_on_its_scale():
     generator = random.Random(0)
     drawn = [sample(space.parameters, generator)["train.lr"] for _ in range(400)]
     assert 0.4 < sum(rate < 0.01 for rate in drawn) / 400 < 0.6
+    sizes = tuned("train.batch_size=8..1024 log", space=ONE).parameters["train.batch_size"]
+    assert (grid_values(sizes)[0], grid_values(sizes)[5], grid_values(sizes)[-1]) == (8, 91, 1024)
+    drawn = [sample({"size": sizes}, generator)["size"] for _ in range(400)]
+    assert {type(size) for size in drawn} == {int}
+    assert 0.4 < sum(size < 91 for size in drawn) / 400 < 0.6
     assert space.decode({"train.lr": 0.1}) == nas.reference("mobilenetv3_small_100")
 
 
