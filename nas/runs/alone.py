@@ -1,4 +1,4 @@
-"""Trainings alone of networks that shared weights have scored: one JSON file each under `alone/` in the run folder."""
+"""Further trainings of a run's networks, of scored ones or with another seed: one JSON file each under `alone/`."""
 
 import json
 from dataclasses import asdict, dataclass
@@ -18,7 +18,7 @@ class TrainedAlone:
     """A network's training from new weights with the run's settings, and what it reached on the search validation part."""
 
     trial: int
-    """The trial that scored the network by shared weights."""
+    """The trial of the network."""
     seed: int
     """Seed of the initial weights and of the batches."""
     epochs: int
@@ -51,7 +51,7 @@ def write_alone(run: Path, training: TrainedAlone) -> None:
 
 
 def read_alone(run: Path) -> list[TrainedAlone]:
-    """A run's trainings alone that have ended, sorted by trial and seed.
+    """A run's further trainings that have ended, sorted by trial and seed.
 
     Raises: NasError for a damaged record.
     """

@@ -58,7 +58,7 @@ TITLES: Final = {  # columns of a training that can be an axis, and the words fo
     "retries": "retries",
     "val_loss": "cross-entropy on validation images, nat",
     "gain_pct": "gain over the score by shared weights, percentage points",
-    "alone_val_top1_pct": "top-1 on validation images trained alone, %",
+    "alone_val_top1_pct": "top-1 on validation images in further trainings, %",
     "full_val_top1_pct": "top-1 on validation images, %",
     "full_test_top1_pct": "top-1 on test images, %",
     "full_test_sd_pct": "standard deviation of top-1 on test images, %",

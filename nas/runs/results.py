@@ -217,7 +217,7 @@ def _full_columns(run: Path, trials: Iterable[Trial]) -> pd.DataFrame:
 
 
 def _alone_columns(run: Path) -> pd.DataFrame:
-    """For each trial by shared weights, the mean over the seeds of its trainings alone."""
+    """For each trial, the mean over the seeds of its network's further trainings."""
     alone = pd.DataFrame(read_alone(run), columns=["trial", "val_top1_pct"])
     return alone.groupby("trial").agg(alone_val_top1_pct=("val_top1_pct", "mean"), alone_seeds=("val_top1_pct", "size"))
 
