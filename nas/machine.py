@@ -2,6 +2,8 @@
 
 import math
 import os
+import platform
+import re
 from pathlib import Path
 
 
@@ -12,6 +14,26 @@ def usable_cores() -> int:
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, math.ceil(min(cores, _quota(Path("/")))))
+
+
+def processor_name() -> str:
+    """The model of the CPU, such as `AMD EPYC`."""
+    model = re.search(r"^model name\s*:\s*(.+)", _cpuinfo(), re.MULTILINE)
+    return model[1] if model else platform.processor() or platform.machine()
+
+
+def has_amx_bfloat16() -> bool:
+    """Whether the CPU multiplies matrices of bfloat16 in tiles; only Linux tells."""
+    flags = re.search(r"^flags\s*:\s*(.+)", _cpuinfo(), re.MULTILINE)
+    return flags is not None and "amx_bf16" in flags[1].split()
+
+
+def _cpuinfo() -> str:
+    """What Linux says of the CPUs; empty elsewhere."""
+    try:
+        return Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
 
 
 def _quota(root: Path) -> float:

@@ -4,8 +4,9 @@ import math
 import os
 
 import pytest
+import torch
 
-from nas.machine import _quota, usable_cores
+from nas.machine import _quota, has_amx_bfloat16, processor_name, usable_cores
 
 
 def test_an_affinity_mask_leaves_fewer_cores():
@@ -46,3 +47,9 @@ def test_the_least_quota_of_the_control_groups_counts(tmp_path, groups, files, c
 
 def test_a_system_without_control_groups_has_no_quota(tmp_path):
     assert _quota(tmp_path) == math.inf
+
+
+def test_the_processor_has_a_name_on_one_line():
+    assert processor_name().strip()
+    assert "\n" not in processor_name()
+    assert has_amx_bfloat16() == torch.cpu._is_amx_tile_supported()

@@ -6,7 +6,6 @@ Needs neither torch nor Ray.
 import importlib
 import json
 import platform
-import re
 import subprocess
 from collections.abc import Mapping
 from contextlib import suppress
@@ -22,7 +21,7 @@ import numpy as np
 from nas.datasets import Dataset
 from nas.datasets.images.fingerprint import Fingerprint
 from nas.errors import NasError, user_code
-from nas.machine import usable_cores
+from nas.machine import processor_name, usable_cores
 from nas.objectives import Limit, Objective
 from nas.plugins import load_module, user_file
 from nas.runs.experiment import Experiment
@@ -74,7 +73,7 @@ def describe_session(changed: Mapping[str, Any]) -> dict[str, Any]:
         "changed": dict(changed),
         "versions": package_versions(),
         "git_commit": _git_commit(),
-        "machine": {"platform": platform.platform(), "processor": _processor(), "cpus": usable_cores()},
+        "machine": {"platform": platform.platform(), "processor": processor_name(), "cpus": usable_cores()},
     }
 
 
@@ -131,15 +130,6 @@ def from_plain(value: Any) -> Any:
     if isinstance(value, list):
         return tuple(from_plain(part) for part in value)
     return float(value) if value in ("inf", "-inf") else value
-
-
-def _processor() -> str:
-    """The CPU's model: from /proc/cpuinfo on Linux, elsewhere from `platform`."""
-    text = ""
-    with suppress(OSError):
-        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
-    model = re.search(r"^model name\s*: (.*)", text, re.MULTILINE)
-    return model[1] if model else platform.processor() or platform.machine()
 
 
 def _git_commit() -> str | None:

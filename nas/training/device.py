@@ -5,6 +5,8 @@ from typing import Final
 
 import torch
 
+from nas.machine import has_amx_bfloat16, processor_name
+
 DTYPES: Final = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 M_TRIM_THRESHOLD: Final = -1  # from glibc's malloc.h
 M_MMAP_THRESHOLD: Final = -3
@@ -19,7 +21,7 @@ def device_name(device: torch.device) -> str:
     """The device's model name, as in the results."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    return f"cpu: {torch.cpu.get_capabilities().get('cpu_name', 'unknown')}, {torch.get_num_threads()} thread(s)"
+    return f"cpu: {processor_name()}, {torch.get_num_threads()} thread(s)"
 
 
 def pick_precision(precision: str, device: torch.device) -> str:
@@ -32,7 +34,7 @@ def pick_precision(precision: str, device: torch.device) -> str:
         return precision
     if device.type == "cuda":
         return "bfloat16" if torch.cuda.get_device_capability(device) >= (8, 0) else "float16"
-    return "bfloat16" if torch.cpu.get_capabilities().get("amx_bf16", False) else "float32"
+    return "bfloat16" if has_amx_bfloat16() else "float32"
 
 
 def is_out_of_memory(error: BaseException) -> bool:

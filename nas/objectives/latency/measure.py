@@ -22,6 +22,7 @@ import torch
 from torch import nn
 
 from nas.errors import MachineBusyError, NasError
+from nas.machine import processor_name
 from nas.models.architecture import Architecture
 from nas.models.build import build
 from nas.models.layers import Layer, layers
@@ -177,7 +178,7 @@ def device_model(setup: Setup) -> str:
     check_device(setup)
     if setup.device == "cuda":
         return device_name(torch.device("cuda"))
-    return str(torch.cpu.get_capabilities().get("cpu_name", "unknown"))
+    return processor_name()
 
 
 def runtime_version(setup: Setup) -> str:
