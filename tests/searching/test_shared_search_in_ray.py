@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 import nas
 from nas.plugins import load_plugin
 from nas.runs.run_folder import TRIALS_FILE, create_run, shared_weights_file
+from nas.runs.shared_weights import SharedRecord, write_shared_record
 from nas.supernet.network import SharedNetwork
 from nas.supernet.whole import whole_shapes
 from tests.conftest import DATA
@@ -31,6 +32,8 @@ def run(tmp_path):
     shapes = whole_shapes(experiment.space, 2)
     shared_weights_file(folder).parent.mkdir()
     save_file(dict(SharedNetwork(shapes, 2).state_dict()), shared_weights_file(folder))
+    training = {"processes": 1, "device": "cpu", "precision": "float32", "seed": 0}
+    write_shared_record(folder, SharedRecord(train_loss=(2.0,), seconds=1.0, **training))
     return folder
 
 
