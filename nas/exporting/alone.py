@@ -1,21 +1,33 @@
 """Trains a network of a run once more as a trial does, with another seed or without shared weights. Never reads the test part."""
 
 import shutil
+from collections.abc import Callable, Iterable
+from functools import partial
+from itertools import product
 from pathlib import Path
+
+import pandas as pd
 
 from nas.errors import NasError
 from nas.runs.alone import TrainedAlone, alone_file, write_alone
 from nas.runs.experiment import Experiment
+from nas.runs.results import settings_of
 from nas.runs.trial import Status
 from nas.searching.evaluate import evaluate
 from nas.searching.task import Task
-from nas.training.settings import TrainSettings
 
 
-def alone_task(experiment: Experiment, objective: str, settings: TrainSettings, *, seed: int) -> Task:
-    """The training of a network of a run that measures one objective, its top-1."""
-    objectives = tuple(one for one in experiment.objectives if one.name == objective)
-    return Task(dataset=experiment.dataset, objectives=objectives, settings=settings, seed=seed)
+def alone_trainings(
+    experiment: Experiment, run: Path, rows: pd.DataFrame, *, seeds: Iterable[int]
+) -> dict[Path, Callable[[], object]]:
+    """File of its record → training of a row's network with a seed, and with the settings of the row's trial."""
+    objectives = tuple(one for one in experiment.steering if one.learning_curve)
+    trainings: dict[Path, Callable[[], object]] = {}
+    for (_, row), seed in product(rows.iterrows(), seeds):
+        settings, trial = settings_of(row, experiment.train), int(row["trial"])
+        task = Task(dataset=experiment.dataset, objectives=objectives, settings=settings, seed=seed)
+        trainings[alone_file(run, trial, seed)] = partial(train_alone, row["architecture"], task, run, trial)
+    return trainings
 
 
 def train_alone(text: str, task: Task, run: Path, trial: int) -> None:

@@ -7,18 +7,16 @@ from functools import partial
 from os import PathLike
 from pathlib import Path
 
-import pandas as pd
 import ray
 from ray.exceptions import RayError
 
 from nas.errors import NasError, describe_error
-from nas.exporting.alone import alone_task, train_alone
+from nas.exporting.alone import alone_trainings
 from nas.exporting.full_training import FullTraining, train_network
 from nas.files import locked
 from nas.models.architecture import Architecture
 from nas.models.network import CARD_FILE
 from nas.paths import absolute
-from nas.runs.alone import alone_file
 from nas.runs.compare import RankingCheck, check_ranking
 from nas.runs.experiment import Experiment
 from nas.runs.results import results, settings_of
@@ -81,7 +79,8 @@ def verify(
         for _, row in rows.iterrows()
         for seed in range(seeds)
     ]
-    again = _repetitions(experiment, folder, rows, curve)
+    own = rows[(rows["weights"] == Weights.TRAINED) & (rows["source"] != "reuse")]
+    again = alone_trainings(experiment, folder, own, seeds=[(experiment.seed + 1) % 2**32])
     with locked(folder / FULL / ".lock", busy=f"{folder / FULL} is in use by another `nas verify`; wait for its end"):
         unfinished = {file.stem: training for file, training in again.items() if not file.is_file()}
         for training in trainings:
@@ -96,17 +95,6 @@ def verify(
             on_done=lambda done: on_done(finished + done, total),
         )
     return check_ranking(folder)
-
-
-def _repetitions(experiment: Experiment, run: Path, rows: pd.DataFrame, curve: str) -> dict[Path, Callable[[], object]]:
-    """File of its record → training of a network as in the search, with the next seed."""
-    seed = (experiment.seed + 1) % 2**32
-    repetitions: dict[Path, Callable[[], object]] = {}
-    for _, row in rows[(rows["weights"] == Weights.TRAINED) & (rows["source"] != "reuse")].iterrows():
-        task = alone_task(experiment, curve, settings_of(row, experiment.train), seed=seed)
-        trial = int(row["trial"])
-        repetitions[alone_file(run, trial, seed)] = partial(train_alone, row["architecture"], task, run, trial)
-    return repetitions
 
 
 def _target(full: Path, trials: Sequence[int], name: str) -> Path:

@@ -9,11 +9,11 @@ import numpy as np
 import pandas as pd
 
 from nas.errors import NasError
-from nas.exporting.alone import alone_task, train_alone
+from nas.exporting.alone import alone_trainings
 from nas.exporting.verify import train_in_parallel
 from nas.files import locked
 from nas.paths import absolute
-from nas.runs.alone import ALONE, alone_file
+from nas.runs.alone import ALONE
 from nas.runs.results import results
 from nas.runs.run_folder import read_experiment
 from nas.runs.serialization import experiment_of
@@ -50,16 +50,8 @@ def verify_shared(
             f"{folder} has {len(scored)} networks scored by shared weights, and {MIN_NETWORKS} or more are needed; "
             "`nas search` scores some with --shared-weights train"
         )
-    curve = df.attrs["learning_curve"]
-    assert curve is not None, "only a search by top-1 scores networks"
     rows = _spread(scored, df, networks)
-    trainings = {
-        alone_file(folder, trial, seed): partial(
-            train_alone, text, alone_task(experiment, curve, experiment.train, seed=seed), folder, trial
-        )
-        for trial, text in zip(rows.index.tolist(), rows["architecture"], strict=True)
-        for seed in range(seeds)
-    }
+    trainings = alone_trainings(experiment, folder, rows.reset_index(), seeds=range(seeds))
     with locked(folder / ALONE / ".lock", busy=f"{folder / ALONE} is in use by another `nas verify`; wait for its end"):
         unfinished = {file.stem: training for file, training in trainings.items() if not file.is_file()}
         finished = len(trainings) - len(unfinished)

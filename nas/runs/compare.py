@@ -13,7 +13,7 @@ from nas.errors import NasError
 from nas.objectives import loss
 from nas.runs.images import changed_images, fingerprint_of
 from nas.runs.pareto import Box
-from nas.runs.results import full_trainings, history, losses, measured_columns, results, run_folders
+from nas.runs.results import full_trainings, losses, measured_columns, results, run_folders
 from nas.runs.run_folder import read_experiment
 from nas.runs.trial import Status, Weights
 from nas.statistics import RankAgreement, difference_interval, kendall_tau, rank_agreement
@@ -190,14 +190,13 @@ class OrderCheck:
         )
 
 
-def check_order(run: Path) -> list[OrderCheck]:
+def check_order(df: pd.DataFrame, curves: pd.DataFrame, epochs: int) -> list[OrderCheck]:
     """The agreement at CHECKED_SHARES of the epochs of a run; empty below MIN_PREDICTED whole trainings, or if all are equal.
 
-    Raises: NasError if the run is damaged.
+    `df` and `curves` are the tables of its trials and of their epochs.
     """
-    epochs, df = read_experiment(run)["train"]["epochs"], results(run)
     own = df[(df["weights"] == Weights.TRAINED) & ~df["is_baseline"] & (df["source"] != "reuse")]
-    top1 = history(run).pivot_table(index="epoch", columns="trial", values="val_top1_pct")
+    top1 = curves.pivot_table(index="epoch", columns="trial", values="val_top1_pct")
     whole = [
         trial for trial in own.loc[own["status"] == Status.DONE, "trial"] if trial in top1 and epochs in top1[trial].dropna()
     ]

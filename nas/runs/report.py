@@ -99,7 +99,7 @@ def gather(run: Path) -> dict[str, Any]:
 
     Raises: NasError if `run` is no run folder or is damaged.
     """
-    described, df = read_experiment(run), results(run)
+    described, df, curves = read_experiment(run), results(run), history(run)
     trials = df[df["trial"].notna()].reset_index(drop=True)
     summary = summarize(run)
     columns, groups = _columns(trials)
@@ -123,8 +123,8 @@ def gather(run: Path) -> dict[str, Any]:
         "networks": [_network(text, len(described["dataset"]["classes"])) for text in trials["architecture"]],
         "close": close_pairs(df),
         "convergence": convergence(df),
-        "curves": _curves(run),
-        "order": [f"{one}." for one in check_order(run)],
+        "curves": _curves(curves),
+        "order": [f"{one}." for one in check_order(df, curves, described["train"]["epochs"])],
         "importance": _importance(run, described, trials),
         "shared": _shared(run, trials),
         "time": _time(described, trials),
@@ -157,7 +157,7 @@ def _facts(described: Mapping[str, Any]) -> list[list[str]]:
 
 def _shared(run: Path, trials: pd.DataFrame) -> dict[str, Any] | None:
     """The training of the shared weights, the scores, the gains of fine-tuning and the check; None without shared weights."""
-    record, scored = read_shared_record(run), trials[(trials["weights"] == Weights.SHARED) & (trials["status"] == Status.DONE)]
+    record, scored = read_shared_record(run), _scored(trials)
     if record is None and scored.empty:
         return None
     fine_tuned = trials[(trials["weights"] == Weights.FINE_TUNED) & trials["gain_pct"].notna()]
@@ -176,9 +176,14 @@ def _shared(run: Path, trials: pd.DataFrame) -> dict[str, Any] | None:
 def _ended(summary: RunSummary, described: Mapping[str, Any], trials: pd.DataFrame) -> str:
     if described["shared_weights"] != "none":
         return f"{summary.trials} networks are scored"
-    scored = int(((trials["weights"] == Weights.SHARED) & (trials["status"] == Status.DONE)).sum())
+    scored = len(_scored(trials))
     before = f", and {scored} networks were scored by shared weights" if scored else ""  # in an earlier session
     return f"{summary.trials} trials have ended{before}"
+
+
+def _scored(trials: pd.DataFrame) -> pd.DataFrame:
+    """The rows with a score by shared weights."""
+    return trials[(trials["weights"] == Weights.SHARED) & (trials["status"] == Status.DONE)]
 
 
 def _shown_time(text: str) -> str:
@@ -246,9 +251,9 @@ def convergence(df: pd.DataFrame) -> dict[str, list[Any]]:
     return {"trial": _values(done["trial"]), "ended": _milliseconds(done["ended"]), "share": _values(shares)}
 
 
-def _curves(run: Path) -> dict[str, Any]:
+def _curves(curves: pd.DataFrame) -> dict[str, Any]:
     """Validation top-1 over epochs; a long history keeps only every `every`-th epoch and the last of each trial."""
-    df = history(run).sort_values(["trial", "epoch"], kind="stable")
+    df = curves.sort_values(["trial", "epoch"], kind="stable")
     every = max(1, math.ceil(len(df) / CURVE_POINTS))
     last = ~df["trial"].duplicated(keep="last")
     df = df[(df["epoch"] % every == 0) | last]

@@ -108,9 +108,9 @@ class ForecastStopping:
 
     A regression over the trainings of this run that have ended forecasts the top-1 at the end, from the best top-1 so far, the
     costs and, where they differ, the settings. A training stops when its chance to end on the front has fallen below MIN_SHARE of
-    what it was before the training.
-    So an order that says little about the end stops little, and one that says nothing stops nothing. On the front, a network is
-    as accurate as every ended one that costs no more; so a network never stops because of those that cost more.
+    what it was before the training. So an order that says little about the end stops little, and one that says nothing stops
+    nothing. On the front, a network is as accurate as every ended one that costs no more; so a network never stops because of
+    those that cost more.
     """
 
     epochs: int

@@ -107,7 +107,7 @@ def test_runs_on_other_images_are_not_compared(run, tmp_path):
 def test_the_order_after_some_epochs_is_compared_with_that_at_the_end(tmp_path):
     run = run_of_points(tmp_path, [(80.0 + i, 10.0) for i in range(8)])
     epochs = read_experiment(run)["train"]["epochs"]
-    assert check_order(run) == []
+    assert check_order(nas.results(run), nas.history(run), epochs) == []
     checked = [math.ceil(epochs / 9), math.ceil(epochs / 3), math.ceil(2 * epochs / 3)]
     line = {"train_loss": 1.0, "val_images": 9, "seconds": 2}
     lines = []
@@ -118,7 +118,7 @@ def test_the_order_after_some_epochs_is_compared_with_that_at_the_end(tmp_path):
     stopped = {"status": "stopped", "epochs": checked[1], "fingerprint": None}
     write(run, [start(9, {"macs_m": 1.0}), end(9, {"macs_m": 1.0}, **stopped)])
     write(run, [start(10, {"macs_m": 1.0}), end(10, {"macs_m": 1.0}, **stopped, reason="limit")])  # not by early stopping
-    found = check_order(run)
+    found = check_order(nas.results(run), nas.history(run), epochs)
     assert [(one.epoch, one.networks, one.kendall, one.stopped) for one in found] == [
         (checked[0], 8, -1.0, 0),
         (checked[1], 8, 1.0, 1),
