@@ -241,7 +241,7 @@ class CandidatePool:
         """The surrogate's hyperparameters for an objective, fitted to observations (as bytes, so that the result is cached)."""
         losses = np.frombuffer(loss_bytes).reshape(-1, len(self.signs))
         features = self.features(np.frombuffer(position_bytes).reshape(len(losses), -1), losses[:, self.cost_objectives])
-        return fit_hyperparameters(features, self.groups, losses[:, objective])
+        return fit_hyperparameters(features, self.groups, losses[:, objective], num_costs=len(self.cost_objectives))
 
     def _batch(self, positions: Positions, fixed: Position) -> Batch:
         """The feasible networks at these positions, each once."""

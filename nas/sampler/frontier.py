@@ -3,7 +3,7 @@
 import logging
 import threading
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from numbers import Integral
 from typing import Any
 
@@ -16,8 +16,9 @@ from optuna.trial import FrozenTrial, TrialState
 from nas.errors import NasError
 from nas.sampler.candidates import CandidatePool, Costs, Feasible, UserFunctions
 from nas.sampler.encoding import ABSENT, Encoding, Identity
-from nas.sampler.history import read_history, store_proposal
-from nas.sampler.proposal import propose
+from nas.sampler.history import read_history, store_expectation, store_proposal
+from nas.sampler.proposal import AcquisitionSearch, Belief, propose
+from nas.sampler.settings import SETTINGS
 
 logger = logging.getLogger(__name__)
 
@@ -53,6 +54,8 @@ class FrontierSampler(BaseSampler):
         costs: parameters → one entry per objective in the study's order, None for those that need training.
         identity: parameters → a hashable value, equal for equal networks; by default, the parameters themselves.
         feasible: parameters → True if the network meets the limits.
+        max_trials_per_network: how often a network may be tried in all, where a further value of it is worth more than a new
+            network; for noisy values.
         seed: seed of all random draws; None for a different one each time.
 
     Raises: NasError for an argument of the wrong type.
@@ -65,6 +68,7 @@ class FrontierSampler(BaseSampler):
         costs: Costs | None = None,
         identity: Identity | None = None,
         feasible: Feasible | None = None,
+        max_trials_per_network: int = 1,
         seed: int | None = None,
     ) -> None:
         if not isinstance(distributions, Mapping):
@@ -78,6 +82,9 @@ class FrontierSampler(BaseSampler):
         self._functions = UserFunctions(costs=costs, identity=identity, feasible=feasible)
         if seed is not None and (not isinstance(seed, Integral) or int(seed) < 0):
             raise NasError(f"seed: {seed!r} is not an integer of 0 or more, or None")
+        if not isinstance(max_trials_per_network, int) or max_trials_per_network < 1:
+            raise NasError(f"max_trials_per_network: {max_trials_per_network!r} is not an integer of 1 or more")
+        self._max_trials = max_trials_per_network
         self._seed = int(np.random.SeedSequence(seed).generate_state(1)[0])
         self._pools: dict[tuple[Any, ...], CandidatePool] = {}
         self._exhausted = False
@@ -145,14 +152,31 @@ class FrontierSampler(BaseSampler):
         fixed_position = np.where(fixed_position == ABSENT, np.nan, fixed_position)
         while True:
             history = read_history(study, pool, exclude=trial.number)
-            proposal = propose(pool, history, np.random.default_rng((self._seed, 1, trial.number)), fixed_position)
+            rng = np.random.default_rng((self._seed, 1, trial.number))
+            proposal = propose(pool, history, rng, fixed_position, max_trials=self._max_trials)
             self._exhausted = proposal.exhausted
             params = pool.encoding.params(proposal.position)
             store_proposal(study, trial, params | fixed, pool)
+            store_expectation(study, trial, growth=proposal.growth, predicted=proposal.predicted)
             network_id = pool.network(proposal.position).id
             # If another process has chosen the same network meanwhile, whoever stored it last sees that here, and chooses again.
             if network_id in history.seen or network_id not in read_history(study, pool, exclude=trial.number).seen:
                 return params
+
+    def beliefs(self, study: Study) -> dict[Hashable, Belief]:
+        """Identity of a network → what is believed of its value on the first objective that needs training.
+
+        The value is the surrogate's posterior mean over all trials of the study, its standard deviation that of the network
+        without the noise of a training. It has every network with a complete trial; it is empty before there are three.
+        """
+        with self._lock:
+            pool = self._pool(study, self._distributions)
+            history = read_history(study, pool, exclude=-1)
+            if len(history.losses) < SETTINGS.min_observations:
+                return {}
+            nothing = pool.random(pool.all_free).where(np.zeros(len(pool.random(pool.all_free)), bool))
+            rng = np.random.default_rng((self._seed, 3, history.num_trials))
+            return AcquisitionSearch(pool, nothing, history, rng, pool.all_free).beliefs()
 
     def _pool(self, study: Study, space: Mapping[str, BaseDistribution]) -> CandidatePool:
         signs = tuple(-1 if direction == StudyDirection.MAXIMIZE else 1 for direction in study.directions)

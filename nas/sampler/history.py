@@ -15,6 +15,8 @@ from nas.sampler.settings import LEARNING_CURVE, SETTINGS
 from nas.sampler.surrogate import Floats
 
 PROPOSED: Final = "frontier:proposed"  # system attribute of a trial: its proposed parameters, by name, in Optuna's internal form
+GROWTH: Final = "frontier:growth"  # system attribute of a trial: by which share the front's hypervolume was expected to grow
+PREDICTED: Final = "frontier:predicted"  # system attribute of a trial: mean and standard deviation of the value to be measured
 UNDER_WAY: Final = (TrialState.RUNNING, TrialState.WAITING)
 
 
@@ -118,6 +120,13 @@ def store_proposal(study: Study, trial: FrozenTrial, params: Mapping[str, Any], 
     """Store the proposed parameters on the trial at once, so that concurrent samplers see them."""
     internal = {name: of.to_internal_repr(params[name]) for name, of in pool.encoding.distributions.items()}
     study._storage.set_trial_system_attr(trial._trial_id, PROPOSED, internal)  # noqa: SLF001 as Optuna's samplers do
+
+
+def store_expectation(study: Study, trial: FrozenTrial, *, growth: float | None, predicted: Sequence[float] | None) -> None:
+    """Store what is expected of a trial, if anything is."""
+    for name, value in ((GROWTH, growth), (PREDICTED, predicted and list(predicted))):
+        if value is not None:
+            study._storage.set_trial_system_attr(trial._trial_id, name, value)  # noqa: SLF001 as Optuna's samplers do
 
 
 def _params(trial: FrozenTrial, pool: CandidatePool) -> dict[str, Any]:

@@ -1,11 +1,14 @@
 """The choice of the next network: space-filling at first, then the one with the greatest expected hypervolume improvement."""
 
 import warnings
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from optuna._hypervolume import compute_hypervolume
 
 from nas.errors import NasError
 from nas.sampler.acquisition import (
@@ -23,6 +26,22 @@ from nas.sampler.settings import SETTINGS
 from nas.sampler.surrogate import Floats, LossScale, Surrogate, fit_subset
 
 
+class Belief(NamedTuple):
+    """A value as a normal distribution."""
+
+    mean: float
+    deviation: float
+    """Its standard deviation."""
+
+
+class Choice(NamedTuple):
+    """A network to try, and what that is worth."""
+
+    position: Position
+    growth: float
+    """The expected growth of the hypervolume that the front dominates."""
+
+
 @dataclass(frozen=True, slots=True)
 class Proposal:
     """The network to try next."""
@@ -30,10 +49,14 @@ class Proposal:
     position: Position
     exhausted: bool
     """True if no other feasible network without a trial is left."""
+    growth: float | None = None
+    """The expected growth of the front's hypervolume, as a share of it; None for a network chosen without a surrogate."""
+    predicted: Belief | None = None
+    """What the training will measure of the first objective that needs training."""
 
 
-def propose(pool: CandidatePool, history: History, rng: np.random.Generator, fixed: Position) -> Proposal:
-    """The network to try next, with parameters fixed where `fixed` is not NaN.
+def propose(pool: CandidatePool, history: History, rng: np.random.Generator, fixed: Position, *, max_trials: int = 1) -> Proposal:
+    """The network to try next, with parameters fixed where `fixed` is not NaN; one network may have up to `max_trials` trials.
 
     Raises: NasError if no feasible network was found, and no parameter is fixed.
     """
@@ -48,13 +71,17 @@ def propose(pool: CandidatePool, history: History, rng: np.random.Generator, fix
     if _is_initial(history, pool) and len(batch):
         return Proposal(_space_filling(pool, batch, history, rng), exhausted)
     search = AcquisitionSearch(pool, batch, history, rng, fixed)
-    position = search.best()
-    if position is None and not pool.is_whole_space and (every := pool.all(fixed)) is not None:
+    choice = search.best()
+    if choice is None and not pool.is_whole_space and (every := pool.all(fixed)) is not None:
         left = every.without(history.seen)
         exhausted = nothing_fixed and len(left) <= 1
-        position = AcquisitionSearch(pool, left, history, rng, fixed).best()
-    if position is not None:
-        return Proposal(position, exhausted)
+        search = AcquisitionSearch(pool, left, history, rng, fixed)
+        choice = search.best()
+    if max_trials > 1 and nothing_fixed and choice is not None:
+        again = max(search.repeats(max_trials), key=lambda one: one.growth, default=choice)
+        exhausted, choice = (False, again) if again.growth > choice.growth else (exhausted, choice)
+    if choice is not None:
+        return Proposal(choice.position, exhausted, *search.expectation(choice))
     return Proposal(_duplicate(pool, search.parents, rng, fixed), exhausted or nothing_fixed)
 
 
@@ -113,13 +140,14 @@ class AcquisitionSearch:
         self._pool, self._batch, self._history, self._rng, self._fixed = pool, batch, history, rng, fixed
         self._trained = [i for i in range(len(pool.signs)) if i not in pool.cost_objectives]
         self._surrogates: dict[int, tuple[LossScale, Surrogate]] = {}
+        self._front, self._front_trials = np.empty((0, len(pool.signs))), list[PastTrial]()
         least = SETTINGS.min_parents
         good = self._fit_surrogates()
         random, tried = pool.random(fixed).positions[:least], as_rows(history.positions[-least:], pool.num_params)
         self.parents = next((positions for positions in (good, random) if len(positions)), tried)
         """Networks to mutate: the least dominated ones by expected losses; if there are none, random or tried ones."""
 
-    def best(self) -> Position | None:
+    def best(self) -> Choice | None:
         """The candidate with the greatest acquisition value; None if there is none."""
         pool, rng, batch = self._pool, self._rng, self._batch
         if len(self.parents) and not pool.is_whole_space:
@@ -128,23 +156,73 @@ class AcquisitionSearch:
         if not len(batch):
             return None
         if not len(self._front):
-            return np.asarray(rng.choice(batch.positions))
+            return Choice(rng.choice(batch.positions), 0.0)
         losses = self._losses(batch)
-        reference_point = reference_point_for(losses, self._front, self._worst)
-        values = self._acquisition(losses, reference_point)
+        self._reference_point = reference_point_for(losses, self._front, self._worst)
+        values = self._acquisition(losses)
         for _ in range(0 if pool.is_whole_space else SETTINGS.climb_rounds):
             parents = batch.positions[np.argsort(-values)[: SETTINGS.climb_parents]]
             seen = self._history.seen | set(batch.ids)
             children = pool.mutations(rng, parents, SETTINGS.climb_children, seen, self._fixed)
             if len(children):
                 batch += children
-                values = np.append(values, self._acquisition(self._losses(children), reference_point))
+                values = np.append(values, self._acquisition(self._losses(children)))
         order = rng.permutation(len(values))  # breaks ties at random
-        return np.asarray(batch.positions[order[np.argmax(values[order])]])
+        best = order[np.argmax(values[order])]
+        return Choice(batch.positions[best], float(values[best]))
 
-    def _acquisition(self, losses: Sequence[Losses], reference_point: Floats) -> Floats:
+    def repeats(self, max_trials: int) -> Iterator[Choice]:
+        """The networks of the front that may get a further trial, and what it is worth.
+
+        A further trial changes what is believed of its network. The hypervolume of the believed front can be expected to grow by
+        that: where the network turns out worse, others take its place.
+        """
+        if not self._surrogates or len(self._trained) > 1:
+            return
+        (objective,) = self._trained
+        scale, surrogate = self._surrogates[objective]
+        numbers = Counter(past.network.id for past in self._history.finished)
+        running = {past.network.id for past in self._history.pending}
+        past = [one for one in self._front_trials if numbers[one.network.id] < max_trials and one.network.id not in running]
+        mean, deviation = surrogate.predict(self._features(past))
+        change = deviation**2 / np.sqrt(deviation**2 + surrogate.noise_variance)  # of what is believed, by another trial
+        for i in np.argsort(-change)[: SETTINGS.repeat_candidates]:
+            costs = self._costs([past[i]] * 2)
+            losses: list[Losses] = [ExactLosses(costs[:, j]) for j in range(costs.shape[1])]
+            after_and_now = PredictedLosses(scale, np.full(2, mean[i]), np.array([change[i], 1e-9]))
+            losses.insert(objective, after_and_now)
+            own = np.isclose(self._front[:, self._pool.cost_objectives], costs[:1]).all(axis=1)
+            own &= np.isclose(self._front[:, objective], after_and_now.means[0])
+            after, now = self._acquisition(losses, self._front[~own])
+            yield Choice(past[i].position, float(after - now))
+
+    def expectation(self, choice: Choice) -> tuple[float | None, Belief | None]:
+        """By which share of the front's hypervolume a choice is expected to make it grow, and what its training will measure."""
+        if not self._surrogates or not len(self._front):
+            return None, None
+        volume = compute_hypervolume(self._front, self._reference_point)
+        scale, surrogate = self._surrogates[self._trained[0]]
+        network = self._pool.network(choice.position)
+        features = self._pool.features(choice.position[None], as_rows([network.costs], len(self._pool.cost_objectives)))
+        mean, deviation = surrogate.predict(features)
+        deviation = np.sqrt(deviation**2 + surrogate.noise_variance)
+        sign = self._pool.signs[self._trained[0]]
+        (measured,) = _beliefs(scale, mean, deviation, sign)
+        return (choice.growth / volume if volume > 0 else None), measured
+
+    def beliefs(self) -> dict[Hashable, Belief]:
+        """Network → its value on the first objective that needs training, for each network of a finished trial."""
+        finished = self._history.finished
+        if not (self._surrogates and finished):
+            return {}
+        scale, surrogate = self._surrogates[self._trained[0]]
+        beliefs = _beliefs(scale, *surrogate.predict(self._features(finished)), self._pool.signs[self._trained[0]])
+        return {past.network.id: belief for past, belief in zip(finished, beliefs, strict=True)}
+
+    def _acquisition(self, losses: Sequence[Losses], front: Floats | None = None) -> Floats:
         along = self._trained[0] if self._trained else 0
-        return expected_hypervolume_improvement(losses, self._front, reference_point, along)
+        front = self._front if front is None else front
+        return expected_hypervolume_improvement(losses, front, self._reference_point, along)
 
     def _losses(self, batch: Batch) -> list[Losses]:
         features = self._pool.features(batch.positions, batch.costs)
@@ -175,12 +253,17 @@ class AcquisitionSearch:
             expected[:, objective], expected_pending[:, objective] = means[: len(losses)], means[len(means) - len(pending) :]
             self._surrogates[objective] = scale, surrogate
         feasible = np.array([past.feasible for past in finished], bool)
-        positions, self._front = np.vstack([positions[feasible], pending_positions]), np.empty((0, losses.shape[1]))
+        positions = np.vstack([positions[feasible], pending_positions])
         if not len(positions) or (self._trained and not self._surrogates):
             return positions
         unique, first = np.unique(np.vstack([expected[feasible], expected_pending]), axis=0, return_index=True)
         counts = num_dominating(unique)
         self._front, self._worst = unique[counts == 0], np.vstack([expected, expected_pending]).max(axis=0)
+        members, networks = [past for past in finished if past.feasible], set[Hashable]()
+        for i in first[counts == 0]:
+            if i < len(members) and members[i].network.id not in networks:
+                networks.add(members[i].network.id)
+                self._front_trials.append(members[i])
         return positions[first][np.argsort(counts, kind="stable")[: max(SETTINGS.min_parents, len(self._front))]]
 
     def _modelled(self, losses: Floats) -> NDArray[np.int64]:
@@ -243,3 +326,10 @@ class AcquisitionSearch:
 
     def _features(self, past: Sequence[PastTrial]) -> Floats:
         return self._pool.features(self._positions(past), self._costs(past))
+
+
+def _beliefs(scale: LossScale, mean: Floats, deviation: Floats, sign: int) -> list[Belief]:
+    """Values whose u are normal: the value at the mean of u, and the standard deviation of the log-normal distribution."""
+    values = sign * scale.inverse(mean)
+    deviations = scale.spread * np.exp(mean + deviation**2 / 2) * np.sqrt(np.expm1(deviation**2))
+    return [Belief(float(value), float(spread)) for value, spread in zip(values, deviations, strict=True)]

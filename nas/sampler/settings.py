@@ -19,6 +19,7 @@ class Settings:
     climb_rounds: int = 2  # rounds of local search from the most promising candidates
     climb_parents: int = 6  # candidates that a round starts from
     climb_children: int = 40  # mutated candidates per round
+    repeat_candidates: int = 16  # networks of the front, the most uncertain ones, that may get a further trial
     cached_fits: int = 8  # sets of hyperparameters kept, one for each set of observations
     min_curves: int = 3  # finished trials that must have reported a step before trials stopped there are extrapolated
     max_unfinished: int = 100  # most recent stopped trials that are modelled; also failed ones, and pending ones
@@ -48,6 +49,7 @@ class Settings:
     refit_always: int = 24  # up to this many observations, each new one causes a fit
     refit_growth: float = 8 / 7  # beyond, a fit each time that their number has grown by this factor
     prior_relevance: float = 2.0  # mean squared distance of two random points, with each relevance at its prior median
+    cost_relevance: float = 0.3  # prior median of the relevance of a cost, which tells more than most parameters do
 
     # Acquisition
     max_cells: int = 640  # cells of the grid over all losses but one

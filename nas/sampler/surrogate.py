@@ -20,7 +20,7 @@ JITTER: Final = 1e-5  # exceeds the rounding error, in single precision, of a co
 AMPLITUDE_PRIORS: Final = (  # mean and standard deviation of log(amplitude); an amplitude is a share of the targets' variance
     (np.log(0.5 / SETTINGS.prior_relevance), 1.0),  # linear kernel
     (np.log(0.5), 1.0),  # Matérn kernel
-    (np.log(0.03), 1.2),  # noise
+    (np.log(0.1), 1.2),  # noise
 )
 
 
@@ -59,15 +59,18 @@ def fit_subset(num_observations: int) -> Ints:
     return np.unique(np.linspace(0, num_observations - 1, min(SETTINGS.fit_observations, num_observations)).astype(int))
 
 
-def fit_hyperparameters(features: Floats, groups: Ints, losses: Floats) -> Floats:
+def fit_hyperparameters(features: Floats, groups: Ints, losses: Floats, *, num_costs: int = 0) -> Floats:
     """The most probable log hyperparameters: a relevance for each group of features, then the three amplitudes.
 
+    The last `num_costs` groups are costs, which mostly tell more than one parameter does.
     Shapes: features: (N, D); groups: (D,), each feature's group; losses: (N,); result: (groups + 3,).
     """
     targets = LossScale.of(losses).transform(losses)
     targets = (targets - targets.mean()) / (targets.std() or 1.0)
     num_groups = int(groups.max()) + 1 if len(groups) else 0
-    prior = np.array([(np.log(SETTINGS.prior_relevance / max(1, num_groups)), 1.0)] * num_groups + list(AMPLITUDE_PRIORS))
+    relevances = np.full(num_groups, SETTINGS.prior_relevance / max(1, num_groups))
+    relevances[num_groups - num_costs :] = SETTINGS.cost_relevance
+    prior = np.array([*zip(np.log(relevances), np.ones(num_groups), strict=True), *AMPLITUDE_PRIORS])
     means, deviations = prior.T
     bounds = list(zip(means - 4 * deviations, means + 4 * deviations, strict=True))
     arguments, options = (features, groups, targets, prior), {"maxiter": SETTINGS.fit_steps}
@@ -158,6 +161,11 @@ class Surrogate:
         self._targets = np.append(self._targets, means)
         self._extra_noise = np.append(self._extra_noise, np.zeros(len(features)))
         self._condition()
+
+    @property
+    def noise_variance(self) -> float:
+        """The variance of what a training measures around the network's u."""
+        return float(np.exp(self._theta[-1])) * self._deviation**2
 
     def fitted_means(self) -> Floats:
         """The posterior means of u at all observed and pending points."""

@@ -18,6 +18,7 @@ from nas.runs.pareto import hypervolume
 from nas.sampler.acquisition import ExactLosses, PredictedLosses, expected_hypervolume_improvement
 from nas.sampler.candidates import CandidatePool, UserFunctions
 from nas.sampler.encoding import Encoding
+from nas.sampler.history import GROWTH, PREDICTED
 from nas.sampler.settings import LEARNING_CURVE
 from nas.sampler.surrogate import AMPLITUDE_PRIORS, LossScale, Surrogate, fit_hyperparameters, negative_log_posterior
 
@@ -274,12 +275,72 @@ def test_a_function_that_answers_wrongly_is_named(functions, message):
         ({"distributions": {"a": [1, 2]}}, r"distributions\['a'\]: \[1, 2\] is not an Optuna distribution"),
         ({"costs": (None, 1)}, r"costs: \(None, 1\) is not a function of the parameters"),
         ({"seed": 1.5}, "seed: 1.5 is not an integer of 0 or more, or None"),
+        ({"max_trials_per_network": 0}, "max_trials_per_network: 0 is not an integer of 1 or more"),
+        ({"max_trials_per_network": "2"}, "max_trials_per_network: '2' is not an integer of 1 or more"),
         ({"seed": -1}, "seed: -1 is not an integer of 0 or more, or None"),
     ],
 )
 def test_what_no_sampler_can_be_made_of_is_refused(arguments, message):
     with pytest.raises(NasError, match=message):
         FrontierSampler(**{"distributions": SPACE} | arguments)
+
+
+NOISE = 1.0  # points of accuracy; the best networks of a price differ by less
+
+
+def noisy_search(trials, *, seed=0, **options):
+    """(sampler, study) of as many noisy trainings."""
+    sampler, generator = FrontierSampler(SPACE, costs=costs_of, seed=seed, **options), np.random.default_rng(seed)
+    study = optuna.create_study(directions=["maximize", "minimize"], sampler=sampler)
+    for _ in range(trials):
+        trial = study.ask(SPACE)
+        study.tell(trial, [accuracy(trial.params) + NOISE * generator.standard_normal(), price(trial.params)])
+    return sampler, study
+
+
+def tried(study):
+    """Parameters → the values measured."""
+    values = {}
+    for trial in study.trials:
+        values.setdefault(tuple(trial.params.values()), []).append(trial.values[0])
+    return values
+
+
+def test_networks_are_trained_again_only_where_that_is_allowed_and_no_more_often():
+    _, once = noisy_search(60)
+    _, again = noisy_search(60, max_trials_per_network=3)
+    assert len(tried(once)) == 60
+    numbers = [len(values) for values in tried(again).values()]
+    assert 30 < len(numbers) < 60
+    assert max(numbers) <= 3
+
+
+def test_what_is_believed_of_a_network_is_nearer_to_the_truth_than_what_was_measured():
+    sampler, study = noisy_search(60, max_trials_per_network=2)
+    beliefs, measured = sampler.beliefs(study), tried(study)
+    assert beliefs.keys() == measured.keys()
+    truth = {key: accuracy(dict(zip(SPACE, key, strict=True))) for key in measured}
+    errors = np.array([[np.mean(values) - truth[key], beliefs[key].mean - truth[key]] for key, values in measured.items()])
+    of_measured, of_believed = np.sqrt((errors**2).mean(axis=0))
+    assert of_believed < 0.8 * of_measured
+    deviations = np.array([beliefs[key].deviation for key in measured])
+    assert 0.5 < np.sqrt(((errors[:, 1] / deviations) ** 2).mean()) < 2
+
+
+def test_before_a_surrogate_is_fitted_nothing_is_believed():
+    sampler, study = noisy_search(2)
+    assert sampler.beliefs(study) == {}
+
+
+def test_what_a_trial_is_expected_to_measure_and_to_gain_is_stored():
+    _, study = noisy_search(60)
+    first, later = study.trials[:6], study.trials[6:]
+    assert not any(PREDICTED in trial.system_attrs for trial in first)
+    z = [(trial.values[0] - mean) / deviation for trial in later for mean, deviation in [trial.system_attrs[PREDICTED]]]
+    assert 0.5 < np.sqrt(np.mean(np.square(z))) < 2
+    growth = [trial.system_attrs[GROWTH] for trial in later]
+    assert min(growth) > 0
+    assert np.mean(growth[-10:]) < 0.5 * np.mean(growth[:10])
 
 
 def test_functions_may_change_the_parameters_that_they_are_given():
