@@ -12,6 +12,7 @@ after so many random networks: the median over 20 that are asked for and told, t
 
 Usage: python -m experiments.benchmarks.sampler_efficiency [--nas-bench-macro FILE] [--seeds 20] [--gp-seeds 5] [--budget 150]
 [--only NAME ...] [--samplers NAME ...] [--processes 2]
+The sampler botorch, qLogNEHVI, needs the package botorch, takes seconds for a proposal, and is left out by default.
 FILE is nas-bench-macro_cifar10.json of github.com/xiusu/NAS-Bench-Macro.
 """
 
@@ -71,6 +72,13 @@ def frontier(problem: Problem, seed: int) -> BaseSampler:
     )
 
 
+def botorch(problem: Problem, seed: int) -> BaseSampler:
+    """BoTorch's noisy expected hypervolume improvement; for several objectives, and spaces of listed values."""
+    from experiments.benchmarks.botorch_sampler import BoTorchSampler
+
+    return BoTorchSampler(problem, seed)
+
+
 SAMPLERS: Final[Mapping[str, Callable[[Problem, int], BaseSampler]]] = {
     "frontier": frontier,
     "random": lambda _, seed: optuna_sampler("random", seed),
@@ -78,6 +86,7 @@ SAMPLERS: Final[Mapping[str, Callable[[Problem, int], BaseSampler]]] = {
     "nsga2, 20": lambda _, seed: optuna_sampler("nsga2", seed),
     "nsga2, 50": lambda _, seed: optuna.samplers.NSGAIISampler(population_size=50, seed=seed),
     "gp": lambda _, seed: optuna_sampler("gp", seed),
+    "botorch": botorch,
 }
 
 
@@ -334,7 +343,7 @@ def main() -> None:
     parser.add_argument("--gp-seeds", type=int, default=5, help="of Optuna's GP, which is slow; 0 leaves it out")
     parser.add_argument("--budget", type=int, default=150, help="different networks of one search")
     parser.add_argument("--only", nargs="+", help="problems, by their names' beginnings")
-    parser.add_argument("--samplers", nargs="+", default=[*SAMPLERS, *STRATEGIES])
+    parser.add_argument("--samplers", nargs="+", default=[name for name in (*SAMPLERS, *STRATEGIES) if name != "botorch"])
     parser.add_argument("--processes", type=int, default=os.cpu_count())
     options = parser.parse_args()
     selected = [

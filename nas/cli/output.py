@@ -42,9 +42,14 @@ def print_front(df: "pd.DataFrame") -> None:
 
 
 def varying_columns(df: "pd.DataFrame") -> list[str]:
-    """The columns of searched training settings, and `weights`, if its values differ."""
+    """The believed top-1 if there is one, the searched training settings, and `weights` if its values differ."""
+    believed = ["val_top1_pct_believed", "val_top1_pct_believed_sd"]
     settings = [name for name in df.columns if name.startswith(SETTINGS)]
-    return [*settings, *(["weights"] if df["weights"].nunique() > 1 else [])]
+    return [
+        *(believed if df[believed[0]].notna().any() else []),
+        *settings,
+        *(["weights"] if df["weights"].nunique() > 1 else []),
+    ]
 
 
 def print_rows(df: "pd.DataFrame", columns: list[str]) -> None:

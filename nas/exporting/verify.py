@@ -80,7 +80,7 @@ def verify(
         for seed in range(seeds)
     ]
     own = rows[(rows["weights"] == Weights.TRAINED) & (rows["source"] != "reuse")]
-    again = alone_trainings(experiment, folder, own, seeds=[(experiment.seed + 1) % 2**32])
+    again = alone_trainings(experiment, folder, own, seeds=[(int(df["seed"].max()) + 1) % 2**32])  # none of the search's
     with locked(folder / FULL / ".lock", busy=f"{folder / FULL} is in use by another `nas verify`; wait for its end"):
         unfinished = {file.stem: training for file, training in again.items() if not file.is_file()}
         for training in trainings:

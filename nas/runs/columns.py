@@ -47,9 +47,9 @@ TRIALS: Final = (
     Column(
         "source",
         "str",
-        "search; reference (a published network, tried first or given with --baselines); start (given with --start, or on the "
-        "front of the run that trained the shared weights, and scored again); reuse (the outcome of another run); front (a "
-        "network of the front by shared weights).",
+        "search; repeat (a network of the search, trained again with another seed); reference (a published network, tried first "
+        "or given with --baselines); start (given with --start, or on the front of the run that trained the shared weights, and "
+        "scored again); reuse (the outcome of another run); front (a network of the front by shared weights).",
     ),
     Column(
         "name",
@@ -61,8 +61,18 @@ TRIALS: Final = (
     Column(
         "is_front",
         "bool",
-        "Done, in the space and within the limits, and no other such row is as good on every objective and better on one.",
+        "Done, in the space and within the limits, and no other such row is as good on every objective and better on one; of the "
+        "top-1 the believed one counts.",
     ),
+    Column(
+        "val_top1_pct_believed",
+        "float64",
+        "Top-1 that a surrogate expects of the network over all trainings of the run, which is less noisy than the one measured; "
+        "the front goes by it. Missing before 8 trainings are done, for trials that are not done, baselines, and in a search by "
+        "shared weights.",
+        "%",
+    ),
+    Column("val_top1_pct_believed_sd", "float64", "Standard deviation of that expectation.", "%"),
     Column("within_limits", "bool", "In the space, and no value measured so far misses a limit of the run's last session."),
     Column("is_baseline", "bool", "Given with --baselines, so no result of the search."),
     Column("val_loss", "float64", "Mean cross-entropy on the images of the search validation part.", "nat"),

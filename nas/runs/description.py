@@ -106,6 +106,7 @@ class _Description:
     sampler: str
     latency: str | None
     trials: PositiveInt
+    seeds_per_network: PositiveInt | Literal["auto"]
     shared_weights: str
     shared_epochs: PositiveInt | None
     shared_trials: PositiveInt

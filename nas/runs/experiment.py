@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 import tyro
 from optuna.samplers import BaseSampler
@@ -42,6 +42,9 @@ class Experiment:
     """What proposes networks: frontier, random, tpe, nsga2, nsga3, gp or qmc; from Python any Optuna sampler too."""
     trials: int = 50
     """Networks to train; those of a search by shared weights do not count."""
+    seeds_per_network: int | Literal["auto"] = 1
+    """How often a network may be trained, each time with another seed, where that is worth more than a new one; auto: any number.
+    """
     shared_weights: str = "none"
     """Weights of which every network is a slice, to score networks without a training: train, none, or a run that has them."""
     shared_epochs: int | None = None
@@ -98,6 +101,7 @@ class Experiment:
             )
         if self.trials < 1:
             raise NasError(f"trials: {self.trials} is not 1 or more")
+        self._check_seeds()
         self._check_tune()
         self._check_shared_weights()
         if self.workers is not None and self.workers < 1:
@@ -116,6 +120,29 @@ class Experiment:
         gpus = self.gpus_per_trial
         if gpus is not None and not (0 <= gpus <= 1 or (gpus < math.inf and gpus == int(gpus))):
             raise NasError(f"gpus-per-trial: {gpus} is not a share from 0 to 1 or a whole number")
+
+    def _check_seeds(self) -> None:
+        number = self.seeds_per_network
+        if number != "auto" and (not isinstance(number, int) or number < 1):
+            raise NasError(f"seeds-per-network: {number!r} is not 1 or more, or auto")
+        if number == 1:
+            return
+        if isinstance(self.sampler, str) and self.sampler != "frontier":
+            raise NasError(
+                f"seeds-per-network: sampler {self.sampler} never trains a network again; give --sampler frontier, or leave this "
+                "option out"
+            )
+        if [objective.needs_training for objective in self.steering].count(True) != 1:
+            trained = ", ".join(objective.name for objective in self.steering if objective.needs_training)
+            raise NasError(
+                "seeds-per-network: a further training is weighed by one objective that needs training; given: "
+                f"{trained or 'none that needs training'}"
+            )
+        if self.uses_shared_weights:
+            raise NasError(
+                "seeds-per-network and shared-weights: networks that are scored by shared weights are not trained; give one of "
+                "the two"
+            )
 
     def _check_tune(self) -> None:
         check_type("tune", self.tune, tuple)

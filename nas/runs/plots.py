@@ -8,7 +8,7 @@ from plotly.graph_objects import Figure, Scatter
 
 from nas.errors import NasError, unknown_name
 from nas.objectives import loss
-from nas.runs.results import front, is_true, objectives_of
+from nas.runs.results import as_believed, front, is_true, objectives_of
 from nas.runs.trial import Status, Weights
 
 COLOURS: Final = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
@@ -21,8 +21,8 @@ def plot_front(df: pd.DataFrame, x: str | None = None, y: str | None = None) -> 
     """The done trials of `nas.results` over two objectives, with the front of each run as a line through its networks.
 
     By default `y` is the run's first objective and `x` its second. With one objective, its values over the trials, and a line
-    through each new best one. The front is over the two drawn objectives alone, within the limits. Networks by shared weights are
-    rings, fine-tuned ones diamonds.
+    through each new best one. Of the top-1 the believed one is drawn, where there is one. The front is over the two drawn
+    objectives alone, within the limits. Networks by shared weights are rings, fine-tuned ones diamonds.
 
     Raises: NasError for an `x` or `y` that is no objective of the table, if both are the same, or a table without its `attrs`.
     """
@@ -34,7 +34,7 @@ def plot_front(df: pd.DataFrame, x: str | None = None, y: str | None = None) -> 
     x = x or next((name for name in directions if name != y), "trial")
     if x == y:
         raise NasError(f"x and y are both {x!r}; draw two objectives out of {', '.join(directions)}, or leave x out")
-    done = df[df["status"] == Status.DONE].dropna(subset=[x, y])
+    done = as_believed(df)[df["status"] == Status.DONE].dropna(subset=[x, y])
     runs = list(done["run"].unique())
     figure, titles = Figure(), df.attrs.get("titles", {})
     for run, colour in zip(runs, COLOURS * (len(runs) // len(COLOURS) + 1), strict=False):

@@ -36,7 +36,7 @@ from nas.runs.images import gone_images
 from nas.runs.listing import RunSummary, summarize
 from nas.runs.optuna_study import RunStudy
 from nas.runs.pareto import Box
-from nas.runs.results import close_pairs, history, losses, measured_columns, results
+from nas.runs.results import as_believed, close_pairs, history, losses, measured_columns, results
 from nas.runs.run_folder import directions_of, read_experiment
 from nas.runs.shared_check import check_shared
 from nas.runs.shared_weights import read_shared_record
@@ -52,6 +52,8 @@ MAX_IMPORTANCE_BARS: Final = 15  # most important parameters shown
 
 TEXTS: Final = ("id", "status", "reason", "weights", "source", "name", "device", "precision", "error")
 TITLES: Final = {  # columns of a training that can be an axis, and the words for it; an objective has its own title
+    "val_top1_pct_believed": "believed top-1 on validation images, %",
+    "val_top1_pct_believed_sd": "standard deviation of the believed top-1, %",
     "epochs": "epochs",
     "seconds": "time of the training, s",
     "peak_memory_mb": "peak GPU memory, MB",
@@ -241,10 +243,11 @@ def _network(text: str, num_classes: int) -> str | None:
 def convergence(df: pd.DataFrame) -> dict[str, list[Any]]:
     """Hypervolume after each done trial, in the order of their ends, as a share of the box around all of them.
 
+    Of the top-1 the believed one counts.
     Only networks of the space that meet the limits count, as for the front.
     """
     directions: Mapping[str, str] = df.attrs["directions"]
-    done = df[(df["status"] == Status.DONE) & df["within_limits"]].dropna(subset=list(directions))
+    done = as_believed(df)[(df["status"] == Status.DONE) & df["within_limits"]].dropna(subset=list(directions))
     done = done.sort_values("ended", kind="stable")
     points = losses(done, directions)
     shares = Box.around(points).shares(points) if points else []

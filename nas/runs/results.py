@@ -20,10 +20,11 @@ from nas.errors import NasError, unknown_name, user_code
 from nas.models.network import CARD_FILE
 from nas.objectives import loss
 from nas.runs.alone import read_alone
+from nas.runs.beliefs import Belief, read_beliefs
 from nas.runs.columns import HISTORY_TYPES, PARAM_PREFIXES, SETTINGS, TYPES
 from nas.runs.pareto import Losses, non_dominated
 from nas.runs.run_folder import EXPERIMENT_FILE, FULL, directions_of, read_experiment
-from nas.runs.trial import Status, Trial
+from nas.runs.trial import Status, Trial, Weights
 from nas.runs.trial_log import read_history, read_trials
 from nas.training.settings import TrainSettings
 from nas.training.tuned import PREFIX, setting_changes, settings_with
@@ -101,8 +102,12 @@ def _results(folder: Path) -> pd.DataFrame:
     proxies = [one["name"] for one in objectives if not one["steers"]]
     trials = list(read_trials(folder))
     full, alone = (columns.to_dict("index") for columns in (_full_columns(folder, trials), _alone_columns(folder)))
-    df = pd.DataFrame(_row(trial) | full.get(trial.id, {}) | alone.get(trial.number, {}) for trial in trials)
-    df = df.assign(seed=described["seed"], run=folder.resolve().name, is_front=False, within_limits=False)
+    beliefs = read_beliefs(folder)
+    df = pd.DataFrame(
+        _row(trial) | full.get(trial.id, {}) | alone.get(trial.number, {}) | _belief_of(trial, beliefs) for trial in trials
+    )
+    df = df.assign(run=folder.resolve().name, is_front=False, within_limits=False)
+    df["seed"] = df["seed"].fillna(described["seed"]) if "seed" in df else described["seed"]
     df = _ordered(df, [*directions, *proxies])
     error_pct = described["latency_error_pct"]
     df.attrs = {
@@ -115,7 +120,8 @@ def _results(folder: Path) -> pd.DataFrame:
     }
     df["gain_pct"] = _gain_pct(df)
     df["within_limits"] = _within_limits(df)
-    latest = df[df["within_limits"]].drop_duplicates(["id", "status", *directions], keep="last")  # fine-tuning may change nothing
+    within = as_believed(df)[df["within_limits"]]
+    latest = within.drop_duplicates(["id", "status", *directions], keep="last")  # fine-tuning may change nothing
     df["is_front"] = _on_front(latest, directions).reindex(df.index, fill_value=False)
     return df
 
@@ -222,6 +228,31 @@ def _alone_columns(run: Path) -> pd.DataFrame:
     return alone.groupby("trial").agg(alone_val_top1_pct=("val_top1_pct", "mean"), alone_seeds=("val_top1_pct", "size"))
 
 
+def _belief_of(trial: Trial, beliefs: Mapping[str, Belief]) -> dict[str, float]:
+    """The columns of what is believed of a trial's network, for a done trial that the sampler chose."""
+    belief = beliefs.get(trial.id)
+    if belief is None or trial.status is not Status.DONE or trial.is_baseline:
+        return {}
+    return {"val_top1_pct_believed": belief.mean, "val_top1_pct_believed_sd": belief.deviation}
+
+
+def as_believed(df: pd.DataFrame) -> pd.DataFrame:
+    """The table with the believed top-1 in place of the measured one, where there is one.
+
+    Without a belief, a network that was trained with several seeds has their mean.
+    """
+    name = df.attrs.get("learning_curve")
+    if name is None or "val_top1_pct_believed" not in df:
+        return df
+    believed = df["val_top1_pct_believed"]
+    if {"run", "id", "source", "status", "weights"} <= set(df.columns):
+        network = df["run"].astype(str) + df["id"].astype(str)
+        trained = (df["status"] == Status.DONE) & (df["weights"] == Weights.TRAINED)
+        repeated = trained & network.isin(network[df["source"] == "repeat"])
+        believed = believed.fillna(df[name][repeated].groupby(network[repeated]).transform("mean"))
+    return df.assign(**{name: believed.fillna(df[name])})
+
+
 def _gain_pct(df: pd.DataFrame) -> "pd.Series[Any]":
     """For each row, its top-1 minus that of the trial that its network comes from; missing for a row without such a trial."""
     if df.attrs["learning_curve"] is None:
@@ -268,18 +299,26 @@ def is_true(column: "pd.Series[Any]") -> "pd.Series[bool]":
     return column.isin([True, "True", "TRUE"])
 
 
-def front(df: pd.DataFrame, directions: Mapping[str, str] | None = None) -> pd.DataFrame:
+def front(df: pd.DataFrame, directions: Mapping[str, str] | None = None, *, measured: bool = False) -> pd.DataFrame:
     """The Pareto front: done rows that no other row dominates, ties included; the best on the first objective comes first.
 
-    Without `directions`, the front of each run under its own objectives and limits. With them (objective → `minimize` or
-    `maximize`), one front of all rows under these objectives, without limits.
+    Networks are compared by their believed top-1, where they have one; with `measured`, by what was measured, which favours the
+    luckiest trainings. Without `directions`, the front of each run under its own objectives and limits. With them (objective →
+    `minimize` or `maximize`), one front of all rows under these objectives, without limits.
 
     Raises: NasError if the table has lost a column that this needs, or its `attrs` and `directions` are not given.
     """
-    named = objectives_of(df, directions, needs=["status" if directions else "is_front"])
-    rows = df[_on_front(df, named) if directions else is_true(df["is_front"])]
+    is_marked = not directions and not measured
+    needs = ["is_front"] if is_marked else ["status"] if directions else ["status", "within_limits", "run"]
+    named, compared = objectives_of(df, directions, needs=needs), df if measured else as_believed(df)
+    if is_marked:
+        is_front = is_true(df["is_front"])
+    else:
+        groups = [compared] if directions else [rows for _, rows in df[is_true(df["within_limits"])].groupby("run")]
+        is_front = pd.concat([_on_front(rows, named) for rows in groups]).reindex(df.index, fill_value=False)
     first = next(iter(named))
-    return rows.sort_values(first, ascending=named[first] == "minimize", kind="stable")
+    ordered = compared[is_front].sort_values(first, ascending=named[first] == "minimize", kind="stable")
+    return df.loc[ordered.index]
 
 
 def best(
@@ -287,6 +326,7 @@ def best(
 ) -> "pd.Series[Any]":
     """The done row within the limits that is best on one objective; among equals, the best on the other objectives in order.
 
+    Of the top-1 the believed one counts, where there is one.
     `directions` (objective → `minimize` or `maximize`) replaces those of the table's runs.
 
     Raises: NasError for an objective that is not the run's, a table that has lost what this needs, or has no done trial; and,
@@ -295,7 +335,7 @@ def best(
     directions = objectives_of(df, directions, needs=("status", "within_limits", "trial", "id"))
     if objective not in directions:
         raise unknown_name("objective", objective, directions)
-    done = df[(df["status"] == Status.DONE) & is_true(df["within_limits"])].dropna(subset=list(directions))
+    done = as_believed(df)[(df["status"] == Status.DONE) & is_true(df["within_limits"])].dropna(subset=list(directions))
     if done.empty:
         raise NasError(f"no trial here is done, so none is best on {objective}; see `nas table`")
     order = [objective, *(name for name in directions if name != objective)]
@@ -307,7 +347,7 @@ def best(
             f"{two} differ on {objective} by less than the {df.attrs['table_error_pct'][objective]:.1f} % error of the latency "
             "table; measure them with `nas measure`, or rank them anyway with --within-error"
         )
-    return first
+    return df.loc[[first.name]].iloc[0]
 
 
 def _differ(df: pd.DataFrame, objective: str, *values: float) -> bool:

@@ -100,7 +100,7 @@ class Trial:
     architecture: str | None = None
     """The network's text; None for a skipped proposal."""
     source: str = "search"
-    """search, reference, start, reuse or front."""
+    """search, repeat, reference, start, reuse or front."""
     name: str | None = None
     """Name of a reference or start; run and trial that a reused result comes from; trial with the network of a duplicate."""
     weights: Weights | None = None
@@ -108,6 +108,8 @@ class Trial:
     from_trial: int | None = None
     """The trial by shared weights whose network this one, of source front, fine-tunes or trains alone; else None."""
     is_baseline: bool = False
+    seed: int | None = None
+    """The seed of weights and batches; None for that of the experiment."""
     outcome: Outcome | None = None
     """None until the trial ends; an interrupted trial has what it reached."""
     reused: bool = False

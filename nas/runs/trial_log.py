@@ -52,6 +52,7 @@ class _Start(_Proposal):
     weights: Weights | None = None
     from_trial: NonNegativeInt | None = None
     baseline: bool = False
+    seed: NonNegativeInt | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -157,6 +158,7 @@ def _proposed(line: _Start | _Skip) -> Trial:
         weights=line.weights,
         from_trial=line.from_trial,
         is_baseline=line.baseline,
+        seed=line.seed,
         started=line.time,
         **what,
     )

@@ -97,7 +97,7 @@ def expected_hypervolume_improvement(losses: Sequence[Losses], front: Floats, re
 
     Shapes: front: (points, objectives); reference_point: (objectives,); result: (candidates,).
     """
-    lowest = np.minimum(front.min(axis=0), reference_point)
+    lowest = np.minimum(front.min(axis=0, initial=np.inf), reference_point)
     lowest = np.minimum(lowest, [loss.floor for loss in losses])
     others = [objective for objective in range(len(losses)) if objective != along]
     max_cuts = int(SETTINGS.max_cells ** (1 / len(others))) if others else 1

@@ -157,7 +157,7 @@ class FrontierSampler(BaseSampler):
             self._exhausted = proposal.exhausted
             params = pool.encoding.params(proposal.position)
             store_proposal(study, trial, params | fixed, pool)
-            store_expectation(study, trial, growth=proposal.growth, predicted=proposal.predicted)
+            store_expectation(study, trial, growth=proposal.growth, predicted=proposal.predicted, repeat=proposal.is_repeat)
             network_id = pool.network(proposal.position).id
             # If another process has chosen the same network meanwhile, whoever stored it last sees that here, and chooses again.
             if network_id in history.seen or network_id not in read_history(study, pool, exclude=trial.number).seen:

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import numpy as np
 from optuna.study import Study
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial, Trial, TrialState
 
 from nas.sampler.candidates import CandidatePool, Network
 from nas.sampler.encoding import Position
@@ -17,6 +17,7 @@ from nas.sampler.surrogate import Floats
 PROPOSED: Final = "frontier:proposed"  # system attribute of a trial: its proposed parameters, by name, in Optuna's internal form
 GROWTH: Final = "frontier:growth"  # system attribute of a trial: by which share the front's hypervolume was expected to grow
 PREDICTED: Final = "frontier:predicted"  # system attribute of a trial: mean and standard deviation of the value to be measured
+REPEAT: Final = "frontier:repeat"  # system attribute of a trial: whether its network was chosen to be tried again
 UNDER_WAY: Final = (TrialState.RUNNING, TrialState.WAITING)
 
 
@@ -122,11 +123,18 @@ def store_proposal(study: Study, trial: FrozenTrial, params: Mapping[str, Any], 
     study._storage.set_trial_system_attr(trial._trial_id, PROPOSED, internal)  # noqa: SLF001 as Optuna's samplers do
 
 
-def store_expectation(study: Study, trial: FrozenTrial, *, growth: float | None, predicted: Sequence[float] | None) -> None:
-    """Store what is expected of a trial, if anything is."""
-    for name, value in ((GROWTH, growth), (PREDICTED, predicted and list(predicted))):
+def store_expectation(
+    study: Study, trial: FrozenTrial, *, growth: float | None, predicted: Sequence[float] | None, repeat: bool
+) -> None:
+    """Store what is expected of a trial, if anything is, and whether it tries a network again."""
+    for name, value in ((GROWTH, growth), (PREDICTED, predicted and list(predicted)), (REPEAT, repeat or None)):
         if value is not None:
             study._storage.set_trial_system_attr(trial._trial_id, name, value)  # noqa: SLF001 as Optuna's samplers do
+
+
+def is_repeat(trial: Trial) -> bool:
+    """Whether the sampler chose to try the network of an asked trial again."""
+    return REPEAT in trial.study._storage.get_trial(trial._trial_id).system_attrs  # noqa: SLF001
 
 
 def _params(trial: FrozenTrial, pool: CandidatePool) -> dict[str, Any]:

@@ -53,6 +53,8 @@ class Proposal:
     """The expected growth of the front's hypervolume, as a share of it; None for a network chosen without a surrogate."""
     predicted: Belief | None = None
     """What the training will measure of the first objective that needs training."""
+    is_repeat: bool = False
+    """Whether the network has a trial, and another value of it is worth more than a new network."""
 
 
 def propose(pool: CandidatePool, history: History, rng: np.random.Generator, fixed: Position, *, max_trials: int = 1) -> Proposal:
@@ -67,19 +69,21 @@ def propose(pool: CandidatePool, history: History, rng: np.random.Generator, fix
         batch = batch.where(np.isin(np.arange(len(batch)), scored))
     batch = batch.without(history.seen)
     left = batch if nothing_fixed or not pool.is_whole_space else pool.random(pool.all_free).without(history.seen)
-    exhausted = pool.is_whole_space and len(left) <= 1
+    only_new = max_trials == 1 or not nothing_fixed
+    exhausted = only_new and pool.is_whole_space and len(left) <= 1
     if _is_initial(history, pool) and len(batch):
         return Proposal(_space_filling(pool, batch, history, rng), exhausted)
     search = AcquisitionSearch(pool, batch, history, rng, fixed)
     choice = search.best()
     if choice is None and not pool.is_whole_space and (every := pool.all(fixed)) is not None:
         left = every.without(history.seen)
-        exhausted = nothing_fixed and len(left) <= 1
+        exhausted = only_new and nothing_fixed and len(left) <= 1
         search = AcquisitionSearch(pool, left, history, rng, fixed)
         choice = search.best()
-    if max_trials > 1 and nothing_fixed and choice is not None:
-        again = max(search.repeats(max_trials), key=lambda one: one.growth, default=choice)
-        exhausted, choice = (False, again) if again.growth > choice.growth else (exhausted, choice)
+    if not only_new:
+        again = max(search.repeats(max_trials), key=lambda one: one.growth, default=None)
+        if again is not None and (choice is None or again.growth > choice.growth):
+            return Proposal(again.position, False, *search.expectation(again), is_repeat=True)
     if choice is not None:
         return Proposal(choice.position, exhausted, *search.expectation(choice))
     return Proposal(_duplicate(pool, search.parents, rng, fixed), exhausted or nothing_fixed)
@@ -141,6 +145,7 @@ class AcquisitionSearch:
         self._trained = [i for i in range(len(pool.signs)) if i not in pool.cost_objectives]
         self._surrogates: dict[int, tuple[LossScale, Surrogate]] = {}
         self._front, self._front_trials = np.empty((0, len(pool.signs))), list[PastTrial]()
+        self._reference_point = np.zeros(len(pool.signs))
         least = SETTINGS.min_parents
         good = self._fit_surrogates()
         random, tried = pool.random(fixed).positions[:least], as_rows(history.positions[-least:], pool.num_params)
@@ -216,7 +221,9 @@ class AcquisitionSearch:
         if not (self._surrogates and finished):
             return {}
         scale, surrogate = self._surrogates[self._trained[0]]
-        beliefs = _beliefs(scale, *surrogate.predict(self._features(finished)), self._pool.signs[self._trained[0]])
+        losses = as_rows(self._history.losses, len(self._pool.signs))  # an infeasible network has no costs but these
+        features = self._pool.features(self._positions(finished), losses[:, self._pool.cost_objectives])
+        beliefs = _beliefs(scale, *surrogate.predict(features), self._pool.signs[self._trained[0]])
         return {past.network.id: belief for past, belief in zip(finished, beliefs, strict=True)}
 
     def _acquisition(self, losses: Sequence[Losses], front: Floats | None = None) -> Floats:
@@ -259,6 +266,8 @@ class AcquisitionSearch:
         unique, first = np.unique(np.vstack([expected[feasible], expected_pending]), axis=0, return_index=True)
         counts = num_dominating(unique)
         self._front, self._worst = unique[counts == 0], np.vstack([expected, expected_pending]).max(axis=0)
+        span = self._worst - self._front.min(axis=0)
+        self._reference_point = self._worst + np.where(span > 0, span, 1.0) / 10  # without candidates
         members, networks = [past for past in finished if past.feasible], set[Hashable]()
         for i in first[counts == 0]:
             if i < len(members) and members[i].network.id not in networks:

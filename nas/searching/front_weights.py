@@ -1,8 +1,8 @@
-"""The weights that a run keeps: by default those of the networks on its front."""
+"""The weights that a run keeps: by default those of the networks that are or may yet be on its front."""
 
 import logging
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,7 +17,11 @@ logger = logging.getLogger(__name__)
 
 @dataclass(slots=True, kw_only=True)
 class FrontWeights:
-    """Keeps the weights of the trials on the front, and removes those of the others."""
+    """Keeps the weights of the trials on the front, and removes those of the others.
+
+    What is believed of noisy trainings changes with every further one. Where the front goes by that, the weights of a dominated
+    trial stay until `prune`.
+    """
 
     run: Path
     folder: Callable[[int], TrialFolder]
@@ -25,12 +29,14 @@ class FrontWeights:
     keep_all: bool
     trained: bool
     """True if trials train, and so have weights."""
+    believed: bool = False
+    """True if the front goes by what is believed of the trainings."""
     pinned: set[int] = field(default_factory=set)
     """Baselines in the space: their weights stay, since new limits can put them on the front, and they are not trained again."""
     front: dict[int, Losses] = field(default_factory=dict)
     """Trial → losses, of the finished trials that no other dominates."""
-    finished: list[Losses] = field(default_factory=list)
-    """The losses of all finished feasible trials."""
+    finished: dict[int, Losses] = field(default_factory=dict)
+    """Trial → losses, of all finished feasible trials."""
 
     def weights(self, trial: int) -> Path:
         """The file of a finished trial's weights."""
@@ -38,14 +44,19 @@ class FrontWeights:
 
     def add(self, trial: int, losses: Losses) -> None:
         """Add a finished trial to the front unless one dominates it; trials that it dominates leave the front."""
-        self.finished.append(losses)
+        self.finished[trial] = losses
         if any(dominates(other, losses) for other in self.front.values()):
             return
         for number in [number for number, other in self.front.items() if dominates(losses, other)]:
             del self.front[number]
-            if not self.keep_all and number not in self.pinned:
+            if not (self.keep_all or self.believed or number in self.pinned):
                 self.weights(number).unlink(missing_ok=True)
         self.front[trial] = losses
+
+    def prune(self, wanted: Collection[int]) -> None:
+        """Remove the weights of finished trials that are not wanted."""
+        for trial in self.finished.keys() - set(wanted) - self.pinned if not self.keep_all else ():
+            self.weights(trial).unlink(missing_ok=True)
 
     def done(self, trial: int, losses: Losses | None, *, weights: Path | None = None) -> None:
         """Keep a finished trial's weights if it is on the front; `weights` is their file, by default that in its folder.
@@ -61,7 +72,7 @@ class FrontWeights:
 
         Raises: NasError if the disk cannot be written; the trial's folder then stays.
         """
-        wanted = self.keep_all or trial in self.front or trial in self.pinned
+        wanted = self.keep_all or trial in self.front or trial in self.pinned or (self.believed and trial in self.finished)
         if self.trained and wanted and not self.weights(trial).is_file():
             try:
                 self._copy_weights(trial, weights)
@@ -74,7 +85,7 @@ class FrontWeights:
 
     def hypervolume(self) -> float:
         """The share that the front dominates of the box around all finished feasible trials, 0 to 1."""
-        return Box.around(self.finished).share(self.front.values())
+        return Box.around(list(self.finished.values())).share(self.front.values())
 
     def _copy_weights(self, trial: int, weights: Path | None) -> None:
         if weights is None:

@@ -11,6 +11,7 @@ from optuna.trial import Trial, TrialState, create_trial
 
 from nas.errors import NasError, describe_error, user_code
 from nas.runs.trial import Status
+from nas.sampler.history import is_repeat
 from nas.searching.feasibility import Feasibility, descend, single_changes
 from nas.searching.problem import Point, Problem
 from nas.searching.trial_writer import TrialLog
@@ -25,7 +26,10 @@ OPTUNA_STATES: Final = {Status.DONE: TrialState.COMPLETE, Status.FAILED: TrialSt
 
 
 class Proposer:
-    """Proposes feasible networks without duplicates, by an Optuna study; logs every proposal that it skips."""
+    """Proposes feasible networks by an Optuna study, without duplicates but those that the sampler chose to train again.
+
+    It logs every proposal that it skips.
+    """
 
     def __init__(self, problem: Problem, study: optuna.Study, log: TrialLog, *, seed: int) -> None:
         self.study = study
@@ -107,7 +111,7 @@ class Proposer:
             with user_code(f"sampler {type(self.study.sampler).__name__}"):
                 trial = self.study.ask(self._distributions)
             point = self._examined(trial)
-            if self._is_new(point):
+            if self._is_new(point) or (point.feasible and is_repeat(trial)):
                 return trial, point
             if point.feasible:
                 self.tell(trial, Status.FAILED)  # samplers ignore failed trials; the study has this network already

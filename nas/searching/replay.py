@@ -49,6 +49,8 @@ def replay(state: SearchState) -> None:
             problem, point = state.session.plan.problem, points[number]
             traits = Traits(costs=problem.cost_losses(point), settings=problem.setting_numbers(point), feasible=point.feasible)
             state.stopping.add(number, epoch.epoch, epoch.val_top1_pct, val_images=epoch.val_images, traits=traits)
+    if state.session.past:
+        state.update_beliefs(at_once=True)
 
 
 def _point(state: SearchState, trial: Trial) -> Point:
@@ -100,6 +102,7 @@ def _continue(state: SearchState, trial: Trial, point: Point, epochs: Epochs) ->
         optuna_trial=state.proposer.enqueue(dict(point.params))[0] if is_choice else None,
         from_trial=trial.from_trial,
         name=trial.name if trial.is_baseline else None,
+        seed=trial.seed,
         epochs=dict(epochs.get(trial.number, {})),
         lost_nodes=[None] * trial.crashes,  # earlier sessions did not record the nodes
     )

@@ -1,8 +1,9 @@
 """The samplers of a search by name."""
 
+import sys
 import warnings
 from collections.abc import Callable
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import optuna
@@ -12,6 +13,9 @@ from optuna.samplers import BaseSampler
 from nas.errors import unknown_name
 from nas.searching.problem import Problem
 from nas.spaces import Params
+
+if TYPE_CHECKING:
+    from nas.sampler.frontier import FrontierSampler
 
 FRONTIER: Final = "frontier"
 OPTUNA_SAMPLERS: Final[dict[str, Callable[[int], BaseSampler]]] = {
@@ -35,8 +39,12 @@ def check_sampler(sampler: str | BaseSampler) -> None:
         raise unknown_name("sampler", sampler, SAMPLERS)
 
 
-def make_sampler(sampler: str | BaseSampler, problem: Problem, *, seed: int, session: int = 0) -> BaseSampler:
+def make_sampler(
+    sampler: str | BaseSampler, problem: Problem, *, seed: int, session: int = 0, seeds_per_network: int | str = 1
+) -> BaseSampler:
     """The sampler of a problem: the object itself, or one by its name, with other random draws in each session of a run.
+
+    FrontierSampler may propose a network `seeds_per_network` times, or any number of times for "auto".
 
     Raises: NasError for a name that does not exist.
     """
@@ -44,7 +52,9 @@ def make_sampler(sampler: str | BaseSampler, problem: Problem, *, seed: int, ses
         return sampler
     if session:
         seed = int(np.random.SeedSequence((seed, session)).generate_state(1)[0])
-    return _frontier(problem, seed) if sampler == FRONTIER else optuna_sampler(sampler, seed)
+    if sampler != FRONTIER:
+        return optuna_sampler(sampler, seed)
+    return frontier(problem, seed, max_trials=sys.maxsize if isinstance(seeds_per_network, str) else seeds_per_network)
 
 
 def optuna_sampler(name: str, seed: int) -> BaseSampler:
@@ -57,7 +67,7 @@ def optuna_sampler(name: str, seed: int) -> BaseSampler:
         return OPTUNA_SAMPLERS[name](seed)
 
 
-def _frontier(problem: Problem, seed: int) -> BaseSampler:
+def frontier(problem: Problem, seed: int, *, max_trials: int = 1) -> "FrontierSampler":
     """FrontierSampler, with the costs, identity and feasibility of the problem's networks."""
     from nas.sampler.frontier import FrontierSampler
 
@@ -70,5 +80,6 @@ def _frontier(problem: Problem, seed: int) -> BaseSampler:
         costs=costs,
         identity=lambda params: problem.examine(params).id,
         feasible=lambda params: problem.examine(params).feasible,
+        max_trials_per_network=max_trials,
         seed=seed,
     )

@@ -45,7 +45,7 @@ EPOCH_FIELDS = tuple(field.name for field in fields(Epoch))
 
 
 class ArchitectureSearcher(Searcher):
-    """Gives Ray feasible networks without duplicates, and logs their trials."""
+    """Gives Ray feasible networks, and logs their trials."""
 
     def __init__(self, state: SearchState, *, workers: int) -> None:
         """Restore the state from the run's earlier sessions; at most `workers` trials run at a time."""
@@ -95,7 +95,8 @@ class ArchitectureSearcher(Searcher):
         return {
             "trial": first.number,
             "networks": [
-                (trial.number, trial.point.text, trial.weights and trial.weights.value, trial.point.params) for trial in batch
+                (trial.number, trial.point.text, trial.weights and trial.weights.value, trial.point.params, trial.seed)
+                for trial in batch
             ],
             "costs": problem.cost_losses(first.point) if judged else None,
             "settings": problem.setting_numbers(first.point) if judged else (),
@@ -215,6 +216,7 @@ class ArchitectureSearcher(Searcher):
         for pending in left:
             state.log.interrupt(pending.number, epochs=len(pending.epochs), values=state.values_so_far(pending))
         self.pending.clear()
+        state.update_beliefs(at_once=True)
         trials, exhausted = state.trials.values(), state.proposer.exhausted
         wanted = work_left(state.session.experiment, state.session.plan.problem, trials, exhausted=exhausted)
         return bool(left or self._baselines) or wanted

@@ -13,9 +13,12 @@ from typing import Final
 
 import optuna
 
+from nas.runs.beliefs import Belief
 from nas.runs.optuna_study import create_study
+from nas.runs.pareto import Losses, dominates, non_dominated
 from nas.runs.trial import Outcome, Reason, Status, Trial, Weights
 from nas.sampler.settings import LEARNING_CURVE
+from nas.searching.believer import Believer
 from nas.searching.checkpoint_storage import TrialFolder
 from nas.searching.early_stopping import ForecastStopping
 from nas.searching.front_weights import FrontWeights
@@ -23,7 +26,7 @@ from nas.searching.phases import num_wanted, search_weights
 from nas.searching.plan import Session
 from nas.searching.problem import Point
 from nas.searching.proposals import Proposer
-from nas.searching.samplers import make_sampler
+from nas.searching.samplers import FRONTIER, make_sampler
 from nas.searching.trial_writer import TrialLog
 from nas.training.settings import Epoch
 
@@ -49,6 +52,8 @@ class ActiveTrial:
     """The trial by shared weights whose network it fine-tunes or trains alone."""
     name: str | None = None
     """The name of a baseline, else None."""
+    seed: int | None = None
+    """The seed of weights and batches; None for that of the experiment."""
     epochs: dict[int, float] = field(default_factory=dict)
     """Epoch → top-1 after it."""
     lost_nodes: list[str | None] = field(default_factory=list)
@@ -104,6 +109,8 @@ class SearchState:
     log: TrialLog
     front_weights: FrontWeights
     stopping: ForecastStopping
+    believer: Believer | None
+    """None where the front goes by what was measured."""
     interrupted: Event = field(default_factory=Event)
     """Set by Ctrl-C: no trial starts, and running ones stop after their epoch."""
     next_number: int = 0
@@ -120,8 +127,12 @@ class SearchState:
         return search_weights(self.session.experiment)
 
     def propose(self, point: Point, optuna_trial: optuna.Trial, *, source: str, name: str | None) -> ActiveTrial:
-        """Start a trial of a network that the sampler proposed, or that was enqueued for it."""
+        """Start a trial of a network that the sampler proposed, or that was enqueued for it; with another seed if it has one."""
         active = ActiveTrial(number=self.next_number, point=point, weights=self.weights, optuna_trial=optuna_trial)
+        if point.id in self.proposer.seen:
+            before = [trial for trial in self.trials.values() if trial.id == point.id and trial.weights == self.weights]
+            active.seed = (self.session.experiment.seed + len(before)) % 2**32
+            source, name = "repeat", f"trial {before[0].number}"
         return self._started(active, source=source, name=name)
 
     def begin_baseline(self, name: str, point: Point) -> ActiveTrial:
@@ -153,6 +164,7 @@ class SearchState:
             weights=active.weights,
             from_trial=active.from_trial,
             is_baseline=active.name is not None,
+            seed=active.seed,
         )
         self.log.start(trial)
         self.next_number += 1
@@ -202,8 +214,32 @@ class SearchState:
                 pending.optuna_trial.set_user_attr(LEARNING_CURVE, curve)
             self.proposer.tell(pending.optuna_trial, outcome.status, self.study_values(ended))
             self.log.tally.count(outcome.status, reason=outcome.reason, reused=reused)
+        self.update_beliefs()
         if self._is_logged(ended):
             logger.info("%s", self._summary(ended, len(pending.epochs)))
+
+    def update_beliefs(self, *, at_once: bool = False) -> None:
+        """Write what is believed of the networks, and remove the weights of those that are hardly on the front."""
+        beliefs = self.believer.update(at_once=at_once) if self.believer is not None else {}
+        if beliefs:
+            self.front_weights.prune(self._candidates(beliefs))
+        elif at_once and self.believer is not None:
+            self.front_weights.prune(self.front_weights.front)
+
+    def _candidates(self, beliefs: Mapping[str, Belief]) -> list[int]:
+        """The done trials that are on the believed front, or would be if their top-1 were two standard deviations higher."""
+        problem = self.session.plan.problem
+        (name, *_) = (one.name for one in problem.trained)
+        expected: dict[int, Losses] = {}
+        hoped: dict[int, Losses] = {}
+        for number in self.front_weights.finished:
+            trial = self.trials[number]
+            mean, deviation = beliefs.get(trial.id, (trial.values[name], 0.0))
+            for losses, value in ((expected, mean), (hoped, mean + 2 * deviation)):
+                if (point := problem.losses({**trial.values, name: value})) is not None:
+                    losses[number] = point
+        front = [point for point, kept in zip(expected.values(), non_dominated(list(expected.values())), strict=True) if kept]
+        return [number for number, point in hoped.items() if not any(dominates(other, point) for other in front)]
 
     def study_values(self, trial: Trial) -> list[float] | None:
         """What Optuna learns of a trial: the value of each objective; None if it is not done.
@@ -262,10 +298,14 @@ class SearchState:
 def make_state(session: Session) -> SearchState:
     """The state of a session before its replay and its first proposal."""
     experiment, problem = session.experiment, session.plan.problem
-    sampler = make_sampler(experiment.sampler, problem, seed=experiment.seed, session=session.number)
+    seeds = experiment.seeds_per_network
+    sampler = make_sampler(experiment.sampler, problem, seed=experiment.seed, session=session.number, seeds_per_network=seeds)
     log = TrialLog(run=session.run)
     directions = {objective.name: objective.direction for objective in problem.objectives}
     study = create_study(directions, name=session.run.name, sampler=sampler)
+    believes = not experiment.uses_shared_weights and any(one.learning_curve for one in problem.trained[:1])
+    is_own = experiment.sampler == FRONTIER
+    believer = Believer(session.run, problem, study, seed=experiment.seed, is_own=is_own) if believes else None
     return SearchState(
         session=session,
         proposer=Proposer(problem, study, log, seed=experiment.seed),
@@ -275,6 +315,8 @@ def make_state(session: Session) -> SearchState:
             folder=partial(TrialFolder.of, session.storage),
             keep_all=experiment.keep_all,
             trained=bool(problem.trained),
+            believed=believes,
         ),
         stopping=ForecastStopping(epochs=experiment.train.epochs),
+        believer=believer,
     )

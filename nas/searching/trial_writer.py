@@ -53,7 +53,7 @@ class TrialLog:
     def start(self, trial: Trial) -> None:
         """Log a trial that starts."""
         what = {"id": trial.id, "values": dict(trial.values), "params": dict(trial.params), "architecture": trial.architecture}
-        what |= {name: getattr(trial, name) for name in ("source", "name", "weights", "from_trial")}
+        what |= {name: getattr(trial, name) for name in ("source", "name", "weights", "from_trial", "seed")}
         self._write(Event.START, trial.number, **what, baseline=trial.is_baseline or None)
 
     def skip(self, status: Status, point: Point, *, source: str = "search", name: str | None = None) -> None:

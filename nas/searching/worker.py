@@ -66,15 +66,18 @@ def run_trial(config: dict[str, Any], *, task: bytes, site: dict[str, Any], shar
 
 
 def _outcome(
-    network: tuple[int, str, str, dict[str, Any]], task: Task, site: Site, warnings: Warnings, *, is_first: bool
+    network: tuple[int, str, str, dict[str, Any], int | None], task: Task, site: Site, warnings: Warnings, *, is_first: bool
 ) -> Outcome:
-    """The outcome of a trial, the first of its batch or not; `network` has its number, text, kind of weights and parameters."""
+    """The outcome of a trial, the first of its batch or not.
+
+    `network` has its number, text, kind of weights, parameters and seed, None for that of the task.
+    """
     if not task.objectives:
         return Outcome(status=Status.DONE)
     from nas.searching.evaluate import evaluate  # takes seconds, which do not count as the trial's time
 
-    number, text, weights, params = network
-    task = replace(task, settings=settings_with(task.settings, params))
+    number, text, weights, params, seed = network
+    task = replace(task, settings=settings_with(task.settings, params), seed=task.seed if seed is None else seed)
     with TrialFolder.of(site.storage, number).opened() as (folder, push):
 
         def on_begin() -> None:

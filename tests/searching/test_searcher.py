@@ -52,16 +52,23 @@ def test_ray_pickles_nothing_of_a_searcher(tmp_path):
     assert pickle.loads(pickle.dumps(played.searcher)).__dict__ == {}
 
 
-def test_weights_are_kept_for_the_front_alone(tmp_path):
-    played = new_run(tmp_path, workers=1)
+@pytest.mark.parametrize("number", [7, 12])
+def test_in_the_end_weights_are_kept_for_the_front_and_what_may_be_on_it(tmp_path, number):
+    played = new_run(tmp_path, workers=1, trials=number)
     checkpoints = played.run / "checkpoints"
-    for i in range(8):
+    for i in range(number):
         played.ask(f"t{i}")
         played.finish(f"t{i}", 50 + 7 * i % 30)
-        df = played.results
-        kept = {path.name for path in checkpoints.iterdir()}
-        assert kept == {f"{trial}.safetensors" for trial in df["trial"][df["is_front"]]}
-    assert 0 < len(kept) < 8
+    assert not played.searcher.close()
+    df, kept = played.results, {path.name for path in checkpoints.iterdir()}
+    front = {f"{trial}.safetensors" for trial in df["trial"][df["is_front"]]}
+    assert front <= kept
+    assert len(kept) < number
+    if number == 7:  # nothing is believed yet
+        assert front == kept
+        assert df["val_top1_pct_believed"].isna().all()
+    else:
+        assert df["val_top1_pct_believed"].notna().all()
     assert all((checkpoints / name).read_text() == name.partition(".")[0] for name in kept)
 
 

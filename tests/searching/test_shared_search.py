@@ -67,7 +67,7 @@ def test_a_worker_gets_a_batch_of_scores_that_leaves_the_others_some(tmp_path):
     for name in ("a", "b", "c", "d", "e"):
         played.ask(name)
         networks = played.configs[name]["networks"]
-        assert {weights for _, _, weights, _ in networks} == {"shared"}
+        assert {weights for _, _, weights, *_ in networks} == {"shared"}
         assert played.configs[name]["costs"] is None
         sizes.append(len(networks))
         while name in played.searcher.pending:

@@ -26,7 +26,7 @@ def test_a_network_comes_with_several_settings_and_with_none_twice(tmp_path, sam
     for i in range(20):
         played.ask(f"t{i}")
         config = played.configs[f"t{i}"]
-        number, _, _, params = config["networks"][0]
+        number, _, _, params, _ = config["networks"][0]
         assert {"train.lr", "train.weight_decay"} <= params.keys()
         assert len(config["settings"]) == 2
         played.finish(f"t{i}", 50 + number)
@@ -81,7 +81,7 @@ def test_baselines_train_with_the_shared_settings_and_a_tuned_run_is_not_reused(
     played = new_run(tmp_path, baselines=("mnasnet_small", "timm:test_resnet"), **FIELDS)
     for name in ("a", "b"):
         played.ask(name)
-        number, _, _, params = played.configs[name]["networks"][0]
+        number, _, _, params, _ = played.configs[name]["networks"][0]
         assert not [key for key in params if key.startswith("train.")]
         played.finish(name, 50 + number)
     df = played.results

@@ -75,6 +75,7 @@ def test_an_outcome_of_another_run_is_reused_and_not_trained(tmp_path):
         assert row.name == f"{first.run.name} trial {df.loc[row.id, 'trial']}"
         assert row.seconds == 1.0
     assert {nas.Architecture.from_json(text).id for text in texts}.isdisjoint(df.index)
+    played.searcher.close()
     kept = {path.stem for path in (played.run / "checkpoints").iterdir()}
     assert kept == set(map(str, again["trial"][again["is_front"]]))
     assert played.study.trials[0].values == list(df.iloc[0][["val_top1_pct", "macs_m"]])  # the sampler learns of it

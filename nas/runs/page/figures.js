@@ -48,9 +48,17 @@ function byWeights(name, rows, x, y, more) {
   });
 }
 
+const BELIEVED = "val_top1_pct_believed";
+const BELIEVES = BELIEVED in DATA.columns;
+
+/** Where the points of a column are drawn: of the top-1, at the believed one, where there is one. */
+function drawn(name) {
+  return BELIEVES && name === CURVE ? column(name).map((value, row) => column(BELIEVED)[row] ?? value) : column(name);
+}
+
 /** The front: the line with steps through it, and its points. */
 function frontTraces(front, xName, yName, error) {
-  const [x, y, { mode, line }] = [column(xName), column(yName), steps(xName, yName)];
+  const [x, y, { mode, line }] = [drawn(xName), drawn(yName), steps(xName, yName)];
   const marker = { size: 9, color: colour("front") };
   if (!MIXED) return [points("front", front, x, y, { mode, line, error_x: error, marker })];
   const through = line ? [points("front", front, x, y, { mode: "lines", line, hoverinfo: "skip", showlegend: false })] : [];
@@ -79,7 +87,7 @@ const FEASIBLE = new Set(DATA.convergence.trial); // done trials that can be on 
 function bestSoFar(rows, yName) {
   const sign = DIRECTIONS[yName] === "minimize" ? 1 : -1;
   let best = Infinity;
-  const values = rows.map((row) => (best = Math.min(best, sign * column(yName)[row])) * sign);
+  const values = rows.map((row) => (best = Math.min(best, sign * drawn(yName)[row])) * sign);
   const line = { color: colour("front"), width: 1.5, shape: "hv" };
   return { type: "scatter", mode: "lines", name: "best so far", x: rows.map((row) => column("trial")[row]), y: values, line, hoverinfo: "skip" };
 }
@@ -121,7 +129,7 @@ function limitLines(xName, yName) {
 
 function frontFigure(selected) {
   const { x: xName, y: yName } = axes();
-  const [x, y] = [column(xName), column(yName)];
+  const [x, y] = [drawn(xName), drawn(yName)];
   const logarithmic = byId("logarithmic").checked;
   const rows = rowsWhere((row) => FINITE(x[row]) && FINITE(y[row]) && !(logarithmic && x[row] <= 0));
   const front = rows.filter(isFront).sort((a, b) => x[a] - x[b] || (y[a] - y[b]) * (DIRECTIONS[yName] === "minimize" ? -1 : 1));

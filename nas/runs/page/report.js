@@ -79,12 +79,13 @@ function frontSentence() {
   const best = OBJECTIVES.map((name) => `${DIRECTIONS[name]} ${words(name)}`).join(", ");
   const front = rowsWhere(isFront).length;
   const what = OBJECTIVES.length > 1 ? "on the front: no other trial is as good on every objective and better on one" : "best on the only objective";
-  return `${front} of ${plural(done, "done trial")} ${front === 1 ? "is" : "are"} ${what} (${best}). Click a point or a row of the table to see its network.${MIXED ? MIXED_NOTE : ""}`;
+  return `${front} of ${plural(done, "done trial")} ${front === 1 ? "is" : "are"} ${what} (${best}). Click a point or a row of the table to see its network.${MIXED ? MIXED_NOTE : ""}${BELIEVES ? BELIEVED_NOTE : ""}`;
 }
 
 const MIXED_NOTE = " Accuracies are those of the networks with different weights: shared (a slice of the shared weights), fine-tuned (that slice, trained further) or trained (new weights, with the whole settings).";
-const FRONT_COLUMNS = ["trial", "id", ...OBJECTIVES, ...Object.keys(DATA.columns).filter((name) => name.startsWith("settings.")), ...(MIXED ? ["weights", "gain_pct"] : []), "alone_val_top1_pct", "full_test_top1_pct", "full_test_sd_pct", "seconds", "source", "name"];
-let SORT = { name: OBJECTIVES[0], ascending: DIRECTIONS[OBJECTIVES[0]] === "minimize" };
+const BELIEVED_NOTE = " Top-1 is drawn, and the front chosen, by what a model of all trainings believes of each network (val_top1_pct_believed), as a single short training can be lucky; the pointer shows what was measured.";
+const FRONT_COLUMNS = ["trial", "id", ...OBJECTIVES, BELIEVED, `${BELIEVED}_sd`, ...Object.keys(DATA.columns).filter((name) => name.startsWith("settings.")), ...(MIXED ? ["weights", "gain_pct"] : []), "alone_val_top1_pct", "full_test_top1_pct", "full_test_sd_pct", "seconds", "source", "name"];
+let SORT = { name: BELIEVES && OBJECTIVES[0] === CURVE ? BELIEVED : OBJECTIVES[0], ascending: DIRECTIONS[OBJECTIVES[0]] === "minimize" };
 
 function frontRows() {
   const values = column(SORT.name);
@@ -96,7 +97,7 @@ function frontRows() {
 function fillFrontTable() {
   const rows = frontRows();
   if (!rows.length) return;
-  const names = FRONT_COLUMNS.filter((name) => rows.some((row) => column(name)[row] !== null));
+  const names = FRONT_COLUMNS.filter((name) => name in DATA.columns && rows.some((row) => column(name)[row] !== null));
   const numeric = (name) => rows.some((row) => typeof column(name)[row] === "number");
   const shown = (value) => (typeof value === "number" ? number(value) : value ?? "");
   const made = table(names.map((name) => [sorter(name), numeric(name)]), rows.map((row) => names.map((name) => shown(column(name)[row]))));
@@ -165,7 +166,7 @@ function showNetwork(row) {
   const [texts, numbers] = valuesOf(row);
   parts.push(definitions(element("dl", { class: "numbers" }), texts), definitions(element("dl", { class: "numbers double" }), numbers));
   const trial = column("trial")[row];
-  if (isDone(row) && !isFront(row)) parts.push(element("p", { class: "caption" }, "A run keeps the weights of trials off the front only if it was searched with --keep-all."));
+  if (isDone(row) && !isFront(row)) parts.push(element("p", { class: "caption" }, "A run keeps the weights of its front and of networks that may yet be on it; of others only if it was searched with --keep-all."));
   if (isDone(row)) parts.push(element("code", { class: "command" }, `nas export ${DATA.folder} --trial ${trial}`));
   byId("network").replaceChildren(...parts);
 }
