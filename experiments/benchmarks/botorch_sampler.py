@@ -1,4 +1,4 @@
-"""BoTorch's qLogNEHVI (arXiv:2310.20708) as an Optuna sampler, with costs that are costs_of exactly: a baseline of `noise.py`.
+"""BoTorch's qLogNEHVI (arXiv:2310.20708) as an Optuna sampler, with costs that are known exactly: a baseline of `noise.py`.
 
 Needs the package botorch. The accuracy has BoTorch's default Gaussian process over one-hot choices; each cost is a deterministic
 model. The acquisition is maximized over random networks and over mutations of those that no other dominates.

@@ -19,7 +19,7 @@ from nas.models.network import CARD_FILE
 from nas.paths import absolute
 from nas.runs.compare import RankingCheck, check_ranking
 from nas.runs.experiment import Experiment
-from nas.runs.results import results, settings_of
+from nas.runs.results import as_believed, results, settings_of
 from nas.runs.run_folder import FULL, read_experiment
 from nas.runs.serialization import experiment_of
 from nas.runs.trial import Weights
@@ -62,7 +62,8 @@ def verify(
     curve = df.attrs["learning_curve"]
     if curve is None:
         raise NasError(f"{folder} was not searched for the top-1 of its trainings, so there is no ranking to verify")
-    rows = df[df["is_front"]].sort_values(curve, ascending=False).drop_duplicates("id").head(top)
+    order = as_believed(df)[df["is_front"]].sort_values(curve, ascending=False).drop_duplicates("id").head(top)
+    rows = df.loc[order.index]
     if rows.empty:
         raise NasError(f"{folder} has no network on its front yet")
     epochs = epochs or 10 * experiment.train.epochs

@@ -13,7 +13,7 @@ from nas.errors import NasError
 from nas.objectives import loss
 from nas.runs.images import changed_images, fingerprint_of
 from nas.runs.pareto import Box
-from nas.runs.results import full_trainings, losses, measured_columns, results, run_folders
+from nas.runs.results import as_believed, full_trainings, losses, measured_columns, results, run_folders
 from nas.runs.run_folder import read_experiment
 from nas.runs.trial import Status, Weights
 from nas.statistics import RankAgreement, difference_interval, kendall_tau, rank_agreement
@@ -127,9 +127,9 @@ class RankingCheck:
     epochs: int
     """Epochs of each full training."""
     agreement: RankAgreement
-    """Between the objective that has a learning curve and the mean test top-1 of the full trainings."""
+    """Between the top-1 of the search, where there is one the believed one, and the mean test top-1 of the full trainings."""
     two_seeds: RankAgreement | None = None
-    """Between that objective and the same measured with another seed; None without such trainings of all these networks."""
+    """Between the measured top-1 and that with another seed; None without such trainings of all these networks."""
 
     def __str__(self) -> str:
         """The agreement in one sentence, beside that of two seeds."""
@@ -147,7 +147,7 @@ def check_ranking(run: Path) -> RankingCheck | None:
     curve = df.attrs["learning_curve"]
     if curve is None:
         return None
-    searched = df.dropna(subset=["trial"]).set_index("trial")[curve]
+    searched, ranking = (table.dropna(subset=["trial"]).set_index("trial")[curve] for table in (df, as_believed(df)))
     full = full_trainings(run)
     full = full[full["trial"].isin(searched.index)]
     networks = full.groupby("epochs")["trial"].nunique()
@@ -162,7 +162,7 @@ def check_ranking(run: Path) -> RankingCheck | None:
         networks=len(tests),
         seeds=int(tests.map(len).min()),
         epochs=int(epochs),
-        agreement=rank_agreement(searched[tests.index].tolist(), tests.tolist()),
+        agreement=rank_agreement(ranking[tests.index].tolist(), tests.tolist()),
         two_seeds=two_seeds,
     )
 

@@ -29,10 +29,9 @@ FENCE = re.compile(
     re.MULTILINE | re.DOTALL,
 )
 RUN = "runs/digits_mobilenetv3-20261129-075242"  # the run that the pages show
-SHARED = {  # command → what it printed to the fixture `finished`, which has a smaller search
-    "nas search digits_mobilenetv3": "printed",
-    f"nas export {RUN} --best val_top1_pct --output ./net": "exported",
-}
+SEARCH = "nas search digits_mobilenetv3"
+EXPORT = f"nas export {RUN} --best val_top1_pct --output ./net"
+SHORTER = ("--trials", 8, "--train.epochs", 1)  # the same search in less time, of as many networks as a surrogate needs
 OTHER_PROGRAMS = ("cd", "docker", "git", "pip", "ray", "uv", ".venv/bin/pip", ".venv/bin/python")
 pytestmark = pytest.mark.slow
 
@@ -69,10 +68,19 @@ def blocks_of(page):
         )
 
 
+@pytest.fixture(scope="module")
+def searched(tmp_path_factory, running_ray):  # noqa: ARG001 - the search needs it
+    """(run, what its search printed)."""
+    folder = tmp_path_factory.mktemp("searched")
+    answer = type_command(*SEARCH.split()[1:], *SHORTER, cwd=folder)
+    assert answer.code == 0, answer.errors
+    return next((folder / "runs").iterdir()), answer.printed
+
+
 @pytest.fixture
-def folder(digits_run, digits_export, tmp_path, monkeypatch):
+def folder(searched, digits_export, tmp_path, monkeypatch):
     """Where the reader works: with a finished run, an export of its best network, and every file that a page shows."""
-    shutil.copytree(digits_run, tmp_path / RUN)
+    shutil.copytree(searched[0], tmp_path / RUN)
     shutil.copytree(digits_export, tmp_path / "net")
     for block in (block for page in PAGES for block in blocks_of(page) if block.title):
         (tmp_path / block.title).write_text(block.body, encoding="utf-8")
@@ -81,9 +89,9 @@ def folder(digits_run, digits_export, tmp_path, monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def outputs(finished):
+def outputs(searched, finished):
     """Command → what it printed; what another page or the whole suite has run is not run again."""
-    return {command: (finished / file).read_text() for command, file in SHARED.items()}
+    return {SEARCH: searched[1], EXPORT: (finished / "exported").read_text()}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
