@@ -69,7 +69,7 @@ def blocks_of(page):
 
 
 @pytest.fixture(scope="module")
-def searched(tmp_path_factory, running_ray):  # noqa: ARG001 - the search needs it
+def searched(tmp_path_factory, running_ray):
     """(run, what its search printed)."""
     folder = tmp_path_factory.mktemp("searched")
     answer = type_command(*SEARCH.split()[1:], *SHORTER, cwd=folder)
