@@ -100,9 +100,11 @@ class _SearchProgress(Progress):
         front = state.front_weights.front
         best = [min(losses) for losses in zip(*front.values(), strict=True)]
         objectives = zip(state.session.plan.problem.objectives, best, strict=True) if front else ()
+        gain = state.growth.gain
+        growth = f", growth {gain} a trial" if gain else ""
         values = ", ".join(f"{one.name} {one.loss(loss):.4g}" for one, loss in objectives)
         yield Text(
-            f"best {values}; front {len(front)}, hypervolume {state.front_weights.hypervolume():.3f}"
+            f"best {values}; front {len(front)}, hypervolume {state.front_weights.hypervolume():.3f}{growth}"
             if front
             else "no network yet"
         )

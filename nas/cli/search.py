@@ -126,11 +126,13 @@ def _with_options(experiment: "Experiment", options: list[str], *, prog: str, de
 
 
 def _check_effect(experiment: "Experiment", options: Sequence[str]) -> None:
-    """Check that each option of a search by shared weights has an effect.
+    """Check that each option of a search by shared weights, or of one that ends by itself, has an effect.
 
     Raises: NasError for an option that has none.
     """
     names = [option.partition("=")[0].replace("_", "-") for option in options]
+    if experiment.trials != "auto" and "--min-gain" in names:
+        raise NasError(f"--min-gain has no effect with --trials {experiment.trials}; give --trials auto too, or leave it out")
     if not experiment.uses_shared_weights and (idle := [name for name in names if name in SHARED_OPTIONS]):
         raise NasError(
             f"{idle[0]} has no effect without shared weights; give --shared-weights too: train, or a run that has them"

@@ -105,7 +105,8 @@ class _Description:
     tune: list[str]
     sampler: str
     latency: str | None
-    trials: PositiveInt
+    trials: PositiveInt | Literal["auto"]
+    min_gain: str
     seeds_per_network: PositiveInt | Literal["auto"]
     shared_weights: str
     shared_epochs: PositiveInt | None

@@ -1,9 +1,10 @@
 """An experiment: all that defines a search, as one value. Read `run_folder.py` next."""
 
 import math
+import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Final, Literal, Self
 
 import tyro
 from optuna.samplers import BaseSampler
@@ -18,6 +19,8 @@ from nas.plugins import check_type
 from nas.spaces import SearchSpace
 from nas.training.settings import TrainSettings
 from nas.training.tuned import TunedSpace
+
+AUTO: Final = "auto"  # trials of a search that ends by itself
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,8 +43,10 @@ class Experiment:
     """Training settings to search together with the network: "train.lr=0.001..0.02 log" or "train.weight_decay=0.01,0.05"."""
     sampler: str | BaseSampler = "frontier"
     """What proposes networks: frontier, random, tpe, nsga2, nsga3, gp or qmc; from Python any Optuna sampler too."""
-    trials: int = 50
-    """Networks to train; those of a search by shared weights do not count."""
+    trials: int | Literal["auto"] = 50
+    """Networks to train, or auto: until --min-gain; those of a search by shared weights do not count."""
+    min_gain: str = "0.2%"
+    """With --trials auto: the search ends when a further trial will hardly add this share to the hypervolume of the front."""
     seeds_per_network: int | Literal["auto"] = 1
     """How often a network may be trained, each time with another seed, where that is worth more than a new one; auto: any number.
     """
@@ -99,8 +104,7 @@ class Experiment:
                 f"objectives: {', '.join(one.name for one in self.objectives if not one.steers)} can only be looked at beside an "
                 f"objective to search by that needs training, such as val_top1_pct; given: {', '.join(names)}"
             )
-        if self.trials < 1:
-            raise NasError(f"trials: {self.trials} is not 1 or more")
+        self._check_trials()
         self._check_seeds()
         self._check_tune()
         self._check_shared_weights()
@@ -120,6 +124,12 @@ class Experiment:
         gpus = self.gpus_per_trial
         if gpus is not None and not (0 <= gpus <= 1 or (gpus < math.inf and gpus == int(gpus))):
             raise NasError(f"gpus-per-trial: {gpus} is not a share from 0 to 1 or a whole number")
+
+    def _check_trials(self) -> None:
+        if self.trials != AUTO and (not isinstance(self.trials, int) or self.trials < 1):
+            what = "1 or more, or auto" if isinstance(self.trials, int) else "a whole number of 1 or more, or auto"
+            raise NasError(f"trials: {self.trials!r} is not {what}")
+        self.min_gain_share  # noqa: B018 - raises for what is no percentage
 
     def _check_seeds(self) -> None:
         number = self.seeds_per_network
@@ -175,8 +185,21 @@ class Experiment:
                 "shared-weights: networks are scored by their top-1 alone, so no other objective may need training (latency_ms "
                 f"needs none with a table that `nas latency build` makes); given: {trained or 'none that needs training'}"
             )
+        if self.trials == AUTO:
+            raise NasError(
+                "trials: auto ends a search by trainings, and a search by shared weights scores as many networks as "
+                "--shared-trials says; give --trials a number, or leave it out"
+            )
         if self.reuse:
             raise NasError("shared-weights and reuse: results of trainings do not rank with scores; give one of the two")
+
+    @property
+    def min_gain_share(self) -> float:
+        """The least share of the hypervolume that a trial of a search with --trials auto is to add.
+
+        Raises: NasError for what is no percentage.
+        """
+        return share_of("min-gain", self.min_gain)
 
     @property
     def uses_shared_weights(self) -> bool:
@@ -238,6 +261,18 @@ class Experiment:
             baselines=tuple(map(_absolute, self.baselines)),
             runs=str(absolute(self.runs)),
         )
+
+
+def share_of(name: str, text: str) -> float:
+    """The share that a percentage such as "0.2%" is; `name` is that of the option.
+
+    Raises: NasError for what is no percentage above 0 % and up to 100 %.
+    """
+    match = re.fullmatch(r"\s*(\d+\.?\d*|\.\d+)\s*%\s*", str(text))
+    share = float(match[1]) / 100 if match else 0.0
+    if not 0 < share <= 1:
+        raise NasError(f"{name}: {text!r} is not a percentage above 0 % and up to 100 %, such as 0.2%")
+    return share
 
 
 def _absolute_run(name: str) -> str:

@@ -28,7 +28,7 @@ class RunSummary(NamedTuple):
     state: str
     """running, finished or interrupted (`nas resume` continues it); or why it cannot be read."""
     trials: str = ""
-    """Trials that have ended and count / trials of the experiment, such as 12/50; scores in a search by shared weights."""
+    """Trials that have ended and count / trials of the experiment, such as 12/50 or 12/auto; by shared weights, scores."""
     front: int = 0
     """Number of networks on the front."""
     best: str = ""
@@ -58,7 +58,8 @@ def summarize(run: Path) -> RunSummary:
     ended = sum(trial.counts_as_score if by_scores else trial.counts for trial in trials)
     wanted = described["shared_trials" if by_scores else "trials"]
     first = next(iter(directions_of(described)))
-    finished = described.get("finished", False) or (ended >= wanted and not by_scores)  # after scores, the front is trained
+    can_count = not (by_scores or wanted == "auto")  # after scores, the front is trained
+    finished = described.get("finished", False) or (can_count and ended >= wanted)
     return RunSummary(
         run=run,
         state="running" if is_running(run) else "finished" if finished else "interrupted",

@@ -180,7 +180,7 @@ def _ended(summary: RunSummary, described: Mapping[str, Any], trials: pd.DataFra
         return f"{summary.trials} networks are scored"
     scored = len(_scored(trials))
     before = f", and {scored} networks were scored by shared weights" if scored else ""  # in an earlier session
-    return f"{summary.trials} trials have ended{before}"
+    return f"{summary.trials.removesuffix('/auto')} trials have ended{before}"
 
 
 def _scored(trials: pd.DataFrame) -> pd.DataFrame:

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from optuna.study import Study
@@ -135,6 +135,27 @@ def store_expectation(
 def is_repeat(trial: Trial) -> bool:
     """Whether the sampler chose to try the network of an asked trial again."""
     return REPEAT in trial.study._storage.get_trial(trial._trial_id).system_attrs  # noqa: SLF001
+
+
+class Expectation(NamedTuple):
+    """What a surrogate expected of a trial."""
+
+    growth: float
+    """The share by which it makes the front's hypervolume grow."""
+    mean: float
+    """The value to be measured of the first objective that needs training."""
+    deviation: float
+    """Its standard deviation."""
+
+    def surprise(self, value: float) -> float:
+        """How far a value lies above the mean, in standard deviations."""
+        return (value - self.mean) / self.deviation
+
+
+def expectation(trial: FrozenTrial) -> Expectation | None:
+    """What was expected of a trial; None if no surrogate chose it."""
+    growth, predicted = (trial.system_attrs.get(name) for name in (GROWTH, PREDICTED))
+    return None if growth is None or predicted is None else Expectation(growth, *predicted)
 
 
 def _params(trial: FrozenTrial, pool: CandidatePool) -> dict[str, Any]:

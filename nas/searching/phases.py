@@ -1,5 +1,6 @@
 """What a search by shared weights has left to do: networks to score, then those of its front to fine-tune and to train alone."""
 
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
@@ -36,7 +37,8 @@ class Phase(NamedTuple):
     name: str
     ended: int
     """Networks that have ended."""
-    total: int
+    total: int | None
+    """None in a search that ends by itself."""
 
 
 def fine_tuning(experiment: Experiment) -> TrainSettings | None:
@@ -58,9 +60,15 @@ def search_weights(experiment: Experiment) -> Weights | None:
     return Weights.TRAINED if any(objective.needs_training for objective in experiment.steering) else None
 
 
-def num_wanted(experiment: Experiment) -> int:
-    """The number of the sampler's networks to score, or to train in a search without shared weights."""
+def wanted(experiment: Experiment) -> int | str:
+    """The number of the sampler's networks to score, or to train in a search without shared weights; `auto` has no number."""
     return experiment.shared_trials if experiment.uses_shared_weights else experiment.trials
+
+
+def num_wanted(experiment: Experiment) -> float:
+    """The same as a number, infinite for a search that ends by itself."""
+    number = wanted(experiment)
+    return math.inf if isinstance(number, str) else number
 
 
 def can_continue(trial: Trial, experiment: Experiment) -> bool:
@@ -106,12 +114,12 @@ def front_phases(experiment: Experiment, problem: Problem, trials: Iterable[Tria
             yield Phase(name, sum(one.status in ENDED for one in begun), total)
 
 
-def work_left(experiment: Experiment, problem: Problem, trials: Iterable[Trial], *, exhausted: bool = False) -> bool:
-    """Whether networks are left to propose, which an exhausted space has none of, or trainings of the front to begin."""
+def work_left(experiment: Experiment, problem: Problem, trials: Iterable[Trial], *, over: bool = False) -> bool:
+    """Whether networks are left to propose, or trainings of the front to begin; nothing is to be proposed in a search `over`."""
     trials = list(trials)
     shared = experiment.uses_shared_weights
     ended = sum(one.counts_as_score if shared else one.counts for one in trials)
-    if ended < num_wanted(experiment) and not exhausted:
+    if ended < num_wanted(experiment) and not over:
         return True
     return shared and any(True for _ in front_trainings(experiment, problem, trials))
 

@@ -15,14 +15,14 @@ from nas.objectives import Limit
 from nas.objectives.latency.table import newest_table
 from nas.plugins import check_type
 from nas.runs.columns import TYPES
-from nas.runs.experiment import Experiment
+from nas.runs.experiment import AUTO, Experiment, share_of
 from nas.runs.images import check_same_images, dataset_difference, explaining_gone, moved_images
 from nas.runs.run_folder import LATENCY_FILE, WEIGHTS, read_experiment, write_experiment
 from nas.runs.serialization import PLAIN, as_json, describe, describe_session, experiment_of, from_plain
 from nas.runs.trial import UNDER_WAY, Trial, Weights
 from nas.searching.checkpoint_storage import check_storage
 from nas.searching.feasibility import Feasibility, check_limits
-from nas.searching.phases import can_continue, num_wanted, work_left
+from nas.searching.phases import can_continue, wanted, work_left
 from nas.searching.problem import Point, Problem
 from nas.searching.samplers import SAMPLERS, check_sampler
 from nas.searching.shared_source import check_shared_weights, check_source_images, reusable_scores
@@ -197,6 +197,8 @@ class Session:
     past: list[Trial] = field(default_factory=list)
     history: list[tuple[int, Epoch]] = field(default_factory=list)
     """(trial, epoch) for every epoch of the trials in `past`."""
+    over: bool = False
+    """Whether an earlier session found that no further network is worth its trial."""
 
     @property
     def storage(self) -> str:
@@ -254,8 +256,15 @@ def _merged(limits: Sequence[Limit]) -> tuple[Limit, ...]:
     return tuple(merged.values())
 
 
-def check_unfinished(run: Path, experiment: Experiment, plan: Plan, past: Sequence[Trial]) -> None:
-    """Check that a run has trials or baselines left.
+def was_over(described: Mapping[str, Any], after: Experiment) -> bool:
+    """Whether a run with --trials auto has ended by itself, and its next session wants no more of it."""
+    if not (described.get("finished", False) and described["trials"] == after.trials == AUTO):
+        return False
+    return after.min_gain_share >= share_of("min-gain", described["min_gain"])
+
+
+def check_unfinished(run: Path, experiment: Experiment, plan: Plan, past: Sequence[Trial], *, over: bool = False) -> None:
+    """Check that a run has trials or baselines left; `over` says that an earlier session ended by itself.
 
     Raises: FinishedError if it has none.
     """
@@ -265,19 +274,21 @@ def check_unfinished(run: Path, experiment: Experiment, plan: Plan, past: Sequen
     trained = {trial.id for trial in past if trial.number is not None and trial.weights in (None, Weights.TRAINED)}
     new = any(point.id not in trained for point in plan.baselines.values())
     what = "networks are scored" if shared else "trials have ended"
-    if not (work_left(experiment, plan.problem, past) or waiting or new):
-        done = f"{ended} of {num_wanted(experiment)} {what}{', and their front is trained' if shared else ''}"
+    if not (work_left(experiment, plan.problem, past, over=over) or waiting or new):
+        done = f"{ended} of {wanted(experiment)} {what}{', and their front is trained' if shared else ''}"
         more = "more --shared-trials or --alone, another --fine-tune" if shared else "more --trials"
+        if over:
+            done, more = f"it ended by itself after {ended} trials", f"--trials {2 * ended} or a smaller --min-gain"
         raise FinishedError(f"{run} is finished: {done}; extend it with {more}, or --baselines")
     logger.info("%d %s, %d continue", ended, what, waiting)
 
 
-def record_session(run: Path, described: Mapping[str, Any], after: Experiment) -> None:
-    """Write the next session and its changes into experiment.json."""
+def record_session(run: Path, described: Mapping[str, Any], after: Experiment, *, finished: bool = False) -> None:
+    """Write the next session and its changes into experiment.json; `finished` if the run stays so."""
     now = as_json(describe(after, described["name"]))
     others = (name for name in CHANGEABLE_FIELDS if name in now and name != "dataset")
     new = {name: (described[name], now[name]) for name in others if now[name] != described[name]}
     dataset = now["dataset"] | {"fingerprint": described["dataset"]["fingerprint"]}
     session = describe_session(new | moved_images(described["dataset"], dataset))
-    record = {"dataset": dataset, "sessions": [*described["sessions"], session], "finished": False}
+    record = {"dataset": dataset, "sessions": [*described["sessions"], session], "finished": finished}
     write_experiment(run, dict(described) | {name: now[name] for name in new} | record)

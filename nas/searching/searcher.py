@@ -17,6 +17,7 @@ from ray.tune.search import Searcher
 
 from nas.errors import NasError
 from nas.records import parse
+from nas.runs.experiment import AUTO
 from nas.runs.trial import Outcome, Reason, Status, Weights
 from nas.searching.phases import (
     ORDER,
@@ -51,6 +52,7 @@ class ArchitectureSearcher(Searcher):
         """Restore the state from the run's earlier sessions; at most `workers` trials run at a time."""
         super().__init__()
         self.state = state
+        self.over = state.session.over  # nothing more is worth proposing
         self.workers = workers
         self.failure: Exception | None = None  # the first fatal error; Ray swallows exceptions here, so the driver re-raises it
         self.pending: dict[str, deque[ActiveTrial]] = {}  # Ray's trial id → its batch, of which the first is under way
@@ -202,10 +204,13 @@ class ArchitectureSearcher(Searcher):
     def phases(self) -> list[Phase]:
         """How far the session is: its proposals, and once all of these have their scores, the trainings of the front."""
         experiment, state = self.state.session.experiment, self.state
-        total = state.log.tally.ended if state.proposer.exhausted else num_wanted(experiment)
+        wanted = num_wanted(experiment)
+        total: int | None = None if math.isinf(wanted) else int(wanted)
+        if state.proposer.exhausted or self.over:
+            total = state.log.tally.ended
         name = "scores" if experiment.uses_shared_weights else "trainings"
         proposals = Phase(name, state.log.tally.ended, total)
-        if proposals.ended < total or not experiment.uses_shared_weights:
+        if total is None or proposals.ended < total or not experiment.uses_shared_weights:
             return [proposals]
         return [proposals, *front_phases(experiment, state.session.plan.problem, state.trials.values())]
 
@@ -217,8 +222,8 @@ class ArchitectureSearcher(Searcher):
             state.log.interrupt(pending.number, epochs=len(pending.epochs), values=state.values_so_far(pending))
         self.pending.clear()
         state.update_beliefs(at_once=True)
-        trials, exhausted = state.trials.values(), state.proposer.exhausted
-        wanted = work_left(state.session.experiment, state.session.plan.problem, trials, exhausted=exhausted)
+        trials, over = state.trials.values(), state.proposer.exhausted or self.over
+        wanted = work_left(state.session.experiment, state.session.plan.problem, trials, over=over)
         return bool(left or self._baselines) or wanted
 
     def save(self, checkpoint_path: str) -> None:
@@ -240,7 +245,7 @@ class ArchitectureSearcher(Searcher):
 
     def _fill(self, batch: deque[ActiveTrial]) -> None:
         """Add what a worker gets: a training, or so many scores that every worker gets some of those left."""
-        size = min(MAX_BATCH, -(-self._num_left // self.workers))
+        size = math.ceil(min(MAX_BATCH, self._num_left / self.workers))
         while not batch or (len(batch) < size and self._is_score_next):
             trial = self.state.waiting.popleft() if self.state.waiting else self._new()
             if trial is not None:
@@ -249,7 +254,7 @@ class ArchitectureSearcher(Searcher):
                 return
 
     @property
-    def _num_left(self) -> int:
+    def _num_left(self) -> float:
         """The number of the sampler's networks that no worker has yet."""
         in_work = sum(trial.optuna_trial is not None for trial in self.active)
         return num_wanted(self.state.session.experiment) - self.state.log.tally.ended - in_work
@@ -261,7 +266,7 @@ class ArchitectureSearcher(Searcher):
 
     @property
     def _can_propose(self) -> bool:
-        return self._num_left > 0 and not self.state.proposer.exhausted
+        return self._num_left > 0 and not (self.state.proposer.exhausted or self.over)
 
     def _new(self) -> ActiveTrial | None:
         """The next new trial: baselines first, then the sampler's networks, then the front by shared weights; None at the end."""
@@ -319,11 +324,21 @@ class ArchitectureSearcher(Searcher):
             return
         with self._keeping_failure():
             self.state.end(batch.popleft(), outcome)
+            self._see_whether_over()
         if outcome.reason is Reason.CRASH or not batch:  # the worker process ends after a crash
             self._wait(trial_id)
         else:
             batch[0].started = time.monotonic()
             batch[0].begin()
+
+    def _see_whether_over(self) -> None:
+        """End the proposals of a search with --trials auto once a further trial is hardly worth it, and log that."""
+        experiment, growth = self.state.session.experiment, self.state.growth
+        if self.over or experiment.trials != AUTO or not growth.is_over(experiment.min_gain_share, self.workers):
+            return
+        self.over = True
+        line = "the search is over after %d trials: a further one is expected to add %s to the hypervolume, %s"
+        logger.info(line, self.state.log.tally.ended, growth.gain, f"hardly as much as --min-gain {experiment.min_gain}")
 
     def _wait(self, trial_id: str) -> None:
         """Let the rest of a batch, if there is any, wait for another worker."""

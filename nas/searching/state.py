@@ -17,12 +17,14 @@ from nas.runs.beliefs import Belief
 from nas.runs.optuna_study import create_study
 from nas.runs.pareto import Losses, dominates, non_dominated
 from nas.runs.trial import Outcome, Reason, Status, Trial, Weights
+from nas.sampler.history import Expectation, expectation
 from nas.sampler.settings import LEARNING_CURVE
 from nas.searching.believer import Believer
 from nas.searching.checkpoint_storage import TrialFolder
 from nas.searching.early_stopping import ForecastStopping
+from nas.searching.ending import Growth, added_share
 from nas.searching.front_weights import FrontWeights
-from nas.searching.phases import num_wanted, search_weights
+from nas.searching.phases import search_weights, wanted
 from nas.searching.plan import Session
 from nas.searching.problem import Point
 from nas.searching.proposals import Proposer
@@ -48,6 +50,8 @@ class ActiveTrial:
     """None where nothing needs training."""
     optuna_trial: optuna.Trial | None = None
     """None for a network that this session's sampler did not propose: a baseline, and one of the front by shared weights."""
+    expectation: Expectation | None = None
+    """What the sampler expects of it; None if it does not say."""
     from_trial: int | None = None
     """The trial by shared weights whose network it fine-tunes or trains alone."""
     name: str | None = None
@@ -111,6 +115,7 @@ class SearchState:
     stopping: ForecastStopping
     believer: Believer | None
     """None where the front goes by what was measured."""
+    growth: Growth = field(default_factory=Growth)
     interrupted: Event = field(default_factory=Event)
     """Set by Ctrl-C: no trial starts, and running ones stop after their epoch."""
     next_number: int = 0
@@ -133,6 +138,9 @@ class SearchState:
             before = [trial for trial in self.trials.values() if trial.id == point.id and trial.weights == self.weights]
             active.seed = (self.session.experiment.seed + len(before)) % 2**32
             source, name = "repeat", f"trial {before[0].number}"
+        active.expectation = expectation(self.proposer.study.get_trials(deepcopy=False)[optuna_trial.number])
+        if active.expectation is not None:
+            self.growth.expected.append(active.expectation.growth)
         return self._started(active, source=source, name=name)
 
     def begin_baseline(self, name: str, point: Point) -> ActiveTrial:
@@ -204,6 +212,7 @@ class SearchState:
         self.log.end(pending.number, outcome, reused=reused)
         ended = replace(self.trials[pending.number], status=outcome.status, values=values, outcome=outcome, reused=reused)
         self.trials[pending.number] = ended
+        before = list(self.front_weights.front.values())
         if outcome.status is Status.DONE:
             losses = self.session.plan.problem.losses(values) if pending.point.feasible else None
             self.front_weights.done(pending.number, losses, weights=weights)
@@ -214,9 +223,19 @@ class SearchState:
                 pending.optuna_trial.set_user_attr(LEARNING_CURVE, curve)
             self.proposer.tell(pending.optuna_trial, outcome.status, self.study_values(ended))
             self.log.tally.count(outcome.status, reason=outcome.reason, reused=reused)
+            if ended.counts or ended.counts_as_score:
+                added = added_share(before, list(self.front_weights.front.values()), list(self.front_weights.finished.values()))
+                self.growth.end(added, self._surprise(pending, ended))
         self.update_beliefs()
         if self._is_logged(ended):
             logger.info("%s", self._summary(ended, len(pending.epochs)))
+
+    def _surprise(self, pending: ActiveTrial, ended: Trial) -> float | None:
+        """How far the outcome of a done trial lies from what the sampler predicted; None if it predicted nothing."""
+        values, problem = self.study_values(ended), self.session.plan.problem
+        if values is None or pending.expectation is None:
+            return None
+        return pending.expectation.surprise(values[problem.objectives.index(problem.trained[0])])
 
     def update_beliefs(self, *, at_once: bool = False) -> None:
         """Write what is believed of the networks, and remove the weights of those that are hardly on the front."""
@@ -284,8 +303,11 @@ class SearchState:
             how = "trained alone as" if trial.weights is Weights.TRAINED else "fine-tuned from"
             return f"trial {trial.number}, {how} trial {trial.from_trial}, {outcome.status}{after}: {result}{self._gain(trial)}"
         what = "score of " if trial.weights is Weights.SHARED else ""
-        counted = f"{self.log.tally.ended}/{num_wanted(experiment)} " if trial.weights == self.weights else ""
-        return f"{counted}{what}trial {trial.number} {outcome.status}{after}: {result}"
+        text = f"{what}trial {trial.number} {outcome.status}{after}: {result}"
+        if trial.weights != self.weights:
+            return text
+        gain = self.growth.gain
+        return f"{self.log.tally.ended}/{wanted(experiment)} {text}{f'; growth {gain} a trial' if gain else ''}"
 
     def _gain(self, trial: Trial) -> str:
         """By how much a done network of the front is better than its score."""

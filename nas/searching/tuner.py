@@ -40,6 +40,7 @@ from nas.searching.plan import (
     make_plan,
     next_experiment,
     record_session,
+    was_over,
     with_latency,
     with_own_table,
 )
@@ -117,14 +118,14 @@ def resume(
         past, history = read_trials(folder), read_history(folder)
         check_history(folder, past, history)
         plan = make_plan(after, folder)
-        check = partial(check_unchanged, after, folder, described)
+        check, over = partial(check_unchanged, after, folder, described), was_over(described, after)
         try:
-            check_unfinished(folder, after, plan, past)
+            check_unfinished(folder, after, plan, past, over=over)
         except FinishedError:
             if changes.keys() != {"dataset"}:
                 raise
             check()
-            record_session(folder, described, after)
+            record_session(folder, described, after, finished=True)
             logger.info("%s is finished; its images are read from their new place", folder)
             return folder
         parcel = pack(task_of(after, plan))
@@ -137,6 +138,7 @@ def resume(
                 number=len(described["sessions"]),
                 past=past,
                 history=history,
+                over=over,
             )
             run_session(session, parcel, watch, watch_training)
     return folder

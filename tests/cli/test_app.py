@@ -44,6 +44,12 @@ MISTAKES = [
     (["search", NINE, "--dataset.root="], "the value of --dataset.root is empty"),
     (["search", NINE, "--runs", ""], "the value of --runs is empty"),
     (["search", NINE, "--trials", "0"], "trials: 0 is not 1 or more"),
+    (["search", NINE, "--trials", "auto", "--min-gain", "0.2"], "min-gain: '0.2' is not a percentage above 0 % and up to 100 %"),
+    (["search", NINE, "--min-gain", "0.2%"], "--min-gain has no effect with --trials 9; give --trials auto too, or leave it out"),
+    (
+        ["search", "digits_mobilenetv3", "--shared-weights", "train", "--trials", "auto"],
+        "trials: auto ends a search by trainings, and a search by shared weights scores as many networks as --shared-trials says",
+    ),
     (["search", NINE, "--train.optimizer", "adamx"], "optimizer 'adamx' does not exist"),
     (["search", NINE, "--train.precision", "half"], "train.precision: 'half' is not one of"),
     (["search", NINE, "--shared-trials=4"], "--shared-trials has no effect without shared weights; give --shared-weights too"),
