@@ -137,28 +137,26 @@ def compare(problem: Problem, options: argparse.Namespace) -> dict[str, Any]:
 
 def show(problem: str, shares: Mapping[str, Floats], budget: int) -> dict[str, Any]:
     """Print the shares of a problem."""
-    looks = np.arange(FIRST + (-FIRST) % STEP, budget + 1, STEP)
+    looks = range(FIRST + (-FIRST) % STEP, budget + 1, STEP)
     marks = [mark for mark in GOALS if mark <= budget]
-    goals = {mark: float(shares["frontier, measured"].mean(axis=0)[list(looks).index(mark)]) for mark in marks}
+    goals = {mark: float(shares["frontier, measured"].mean(axis=0)[looks.index(mark)]) for mark in marks}
     print(f"\n{problem}")
     print(f"{'':<34}" + "".join(f"{f'after {mark}':<18}" for mark in marks) + "trainings for the measured front of " + str(marks))
     figures: dict[str, Any] = {}
     for name, of in shares.items():
         means, errors = of.mean(axis=0), of.std(axis=0, ddof=1) / np.sqrt(len(of))
-        cells = [f"{means[at]:.4f} ± {errors[at]:.4f}" for mark in marks for at in [list(looks).index(mark)]]
+        cells = [f"{means[at]:.4f} ± {errors[at]:.4f}" for mark in marks for at in [looks.index(mark)]]
         needed = [trainings(looks, means, goal) for goal in goals.values()]
         trained = "  ".join(f"{number:.0f}" for number in needed)
         print(f"{name:<34}" + "".join(f"{cell:<18}" for cell in cells) + trained, flush=True)
-        figures[name] = {"needed": needed, "shares": [float(means[list(looks).index(mark)]) for mark in marks]}
+        figures[name] = {"needed": needed, "shares": [float(means[looks.index(mark)]) for mark in marks]}
     return figures
 
 
-def trainings(looks: NDArray[np.int64], means: Floats, goal: float) -> float:
+def trainings(looks: Sequence[int], means: Floats, goal: float) -> float:
     """Trainings until the mean share reaches the goal, interpolated between two looks; infinite if it does not."""
     reached = np.maximum.accumulate(means)
-    if reached[-1] < goal:
-        return float("inf")
-    return float(np.interp(goal, *(np.array(one, float) for one in (reached, looks))))
+    return float("inf") if reached[-1] < goal else float(np.interp(goal, reached, np.array(looks, float)))
 
 
 def agreement(problem: Problem) -> dict[str, dict[int, float]]:

@@ -17,7 +17,7 @@ NUM_RECENT: Final = 8  # trials over which the expected growth is averaged
 NUM_OUTCOMES: Final = 32  # latest outcomes that say how far to trust it
 NUM_ADDED: Final = 48  # latest trials over which what they added is averaged
 MIN_CHECKED: Final = 8  # outcomes that had been predicted, before a search may be over
-MIN_ADDED: Final = 2  # trials before what they added gives an estimate
+MIN_ADDED: Final = 16  # trials before what they added gives an estimate; the first ones add much
 DEVIATIONS: Final = 2.0  # standard deviations that a search which is over adds to the expected growth
 
 
