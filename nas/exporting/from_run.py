@@ -120,8 +120,8 @@ def _export(
     for target, row in rows.items():  # all of them before the first is measured
         if not (weights := weights_file(run, int(row["trial"]))).is_file():
             raise NasError(
-                f"trial {row['trial']} has no weights at {weights}: a run keeps those of its front, and others only with "
-                "--keep-all; `nas clean` removes these, and nothing is kept where nothing needs training"
+                f"trial {row['trial']} has no weights at {weights}: a run keeps those of networks that may be on its front, and "
+                "all only with --keep-all; `nas clean` removes the others, and nothing is kept where nothing needs training"
             )
         check_replaceable(target)
     unreadable, parts = "", {}

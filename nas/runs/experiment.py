@@ -126,32 +126,32 @@ class Experiment:
             raise NasError(f"gpus-per-trial: {gpus} is not a share from 0 to 1 or a whole number")
 
     def _check_trials(self) -> None:
-        if self.trials != AUTO and (not isinstance(self.trials, int) or self.trials < 1):
+        if self.trials != AUTO and (isinstance(self.trials, bool) or not isinstance(self.trials, int) or self.trials < 1):
             what = "1 or more, or auto" if isinstance(self.trials, int) else "a whole number of 1 or more, or auto"
             raise NasError(f"trials: {self.trials!r} is not {what}")
         self.min_gain_share  # noqa: B018 - raises for what is no percentage
 
     def _check_seeds(self) -> None:
         number = self.seeds_per_network
-        if number != "auto" and (not isinstance(number, int) or number < 1):
+        if number != AUTO and (isinstance(number, bool) or not isinstance(number, int) or number < 1):
             raise NasError(f"seeds-per-network: {number!r} is not 1 or more, or auto")
         if number == 1:
             return
         if isinstance(self.sampler, str) and self.sampler != "frontier":
             raise NasError(
-                f"seeds-per-network: sampler {self.sampler} never trains a network again; give --sampler frontier, or leave this "
-                "option out"
-            )
-        if [objective.needs_training for objective in self.steering].count(True) != 1:
-            trained = ", ".join(objective.name for objective in self.steering if objective.needs_training)
-            raise NasError(
-                "seeds-per-network: a further training is weighed by one objective that needs training; given: "
-                f"{trained or 'none that needs training'}"
+                f"seeds-per-network: sampler {self.sampler} never trains a network again; give --sampler frontier, or "
+                "--seeds-per-network 1"
             )
         if self.uses_shared_weights:
             raise NasError(
                 "seeds-per-network and shared-weights: networks that are scored by shared weights are not trained; give one of "
                 "the two"
+            )
+        if not self.has_learning_curve:
+            trained = ", ".join(objective.name for objective in self.steering if objective.needs_training)
+            raise NasError(
+                "seeds-per-network: a further training is weighed by the top-1, which alone may need training; given: "
+                f"{trained or 'none that needs training'}"
             )
 
     def _check_tune(self) -> None:

@@ -120,7 +120,8 @@ def _results(folder: Path) -> pd.DataFrame:
     }
     df["gain_pct"] = _gain_pct(df)
     df["within_limits"] = _within_limits(df)
-    within = as_believed(df)[df["within_limits"]]
+    ordered = df if df.attrs["learning_curve"] is None else df.sort_values(df.attrs["learning_curve"], kind="stable")
+    within = as_believed(df).loc[ordered.index[ordered["within_limits"]]]  # of several seeds the most accurate comes last
     latest = within.drop_duplicates(["id", "status", *directions], keep="last")  # fine-tuning may change nothing
     df["is_front"] = _on_front(latest, directions).reindex(df.index, fill_value=False)
     return df
@@ -231,7 +232,7 @@ def _alone_columns(run: Path) -> pd.DataFrame:
 def _belief_of(trial: Trial, beliefs: Mapping[str, Belief]) -> dict[str, float]:
     """The columns of what is believed of a trial's network, for a done trial that the sampler chose."""
     belief = beliefs.get(trial.id)
-    if belief is None or trial.status is not Status.DONE or trial.is_baseline:
+    if belief is None or trial.status is not Status.DONE or trial.weights is not Weights.TRAINED or trial.is_baseline:
         return {}
     return {"val_top1_pct_believed": belief.mean, "val_top1_pct_believed_sd": belief.deviation}
 
@@ -241,8 +242,8 @@ def as_believed(df: pd.DataFrame) -> pd.DataFrame:
 
     Without a belief, a network that was trained with several seeds has their mean.
     """
-    name = df.attrs.get("learning_curve")
-    if name is None or "val_top1_pct_believed" not in df:
+    name = df.attrs.get("learning_curve") or "val_top1_pct"  # a CSV file has no attrs
+    if name not in df or "val_top1_pct_believed" not in df:
         return df
     believed = df["val_top1_pct_believed"]
     if {"run", "id", "source", "status", "weights"} <= set(df.columns):
@@ -310,15 +311,15 @@ def front(df: pd.DataFrame, directions: Mapping[str, str] | None = None, *, meas
     """
     is_marked = not directions and not measured
     needs = ["is_front"] if is_marked else ["status"] if directions else ["status", "within_limits", "run"]
-    named, compared = objectives_of(df, directions, needs=needs), df if measured else as_believed(df)
+    named = objectives_of(df, directions, needs=needs)
+    table = (df if measured else as_believed(df)).reset_index(drop=True)
     if is_marked:
-        is_front = is_true(df["is_front"])
+        kept = table[is_true(table["is_front"])]
     else:
-        groups = [compared] if directions else [rows for _, rows in df[is_true(df["within_limits"])].groupby("run")]
-        is_front = pd.concat([_on_front(rows, named) for rows in groups]).reindex(df.index, fill_value=False)
+        groups = [table] if directions else [rows for _, rows in table[is_true(table["within_limits"])].groupby("run")]
+        kept = pd.concat([table[:0], *(rows[_on_front(rows, named)] for rows in groups)])
     first = next(iter(named))
-    ordered = compared[is_front].sort_values(first, ascending=named[first] == "minimize", kind="stable")
-    return df.loc[ordered.index]
+    return df.iloc[kept.sort_values(first, ascending=named[first] == "minimize", kind="stable").index]
 
 
 def best(
@@ -335,7 +336,8 @@ def best(
     directions = objectives_of(df, directions, needs=("status", "within_limits", "trial", "id"))
     if objective not in directions:
         raise unknown_name("objective", objective, directions)
-    done = as_believed(df)[(df["status"] == Status.DONE) & is_true(df["within_limits"])].dropna(subset=list(directions))
+    table = as_believed(df).reset_index(drop=True)
+    done = table[(table["status"] == Status.DONE) & is_true(table["within_limits"])].dropna(subset=list(directions))
     if done.empty:
         raise NasError(f"no trial here is done, so none is best on {objective}; see `nas table`")
     order = [objective, *(name for name in directions if name != objective)]
@@ -347,7 +349,8 @@ def best(
             f"{two} differ on {objective} by less than the {df.attrs['table_error_pct'][objective]:.1f} % error of the latency "
             "table; measure them with `nas measure`, or rank them anyway with --within-error"
         )
-    return df.loc[[first.name]].iloc[0]
+    row: pd.Series[Any] = df.iloc[ranked.index[0]]
+    return row
 
 
 def _differ(df: pd.DataFrame, objective: str, *values: float) -> bool:

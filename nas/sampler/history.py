@@ -1,6 +1,7 @@
 """What the sampler learns from an Optuna study: the trials by their states, and the parameters proposed to each."""
 
 import math
+from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
@@ -51,6 +52,10 @@ class History:
     failed: list[PastTrial] = field(default_factory=list)
     """Failed trials of networks that have no other trial."""
     pending: list[PastTrial] = field(default_factory=list)
+    num_tried: Counter[Hashable] = field(default_factory=Counter)
+    """Network → its trials of any state, other than forecasts."""
+    troubled: set[Hashable] = field(default_factory=set)
+    """Networks of which a trial failed."""
 
     @property
     def num_trials(self) -> int:
@@ -72,10 +77,10 @@ def read_history(study: Study, pool: CandidatePool, *, exclude: int) -> History:
             continue
         if not _is_forecast(trial):
             history.seen.add(network.id)
+            history.num_tried[network.id] += 1
         history.positions.append(position)
         _add(history, PastTrial(position, network, trial), pool)
-        if not _has_failed(trial):
-            succeeded.add(network.id)
+        (history.troubled if _has_failed(trial) else succeeded).add(network.id)
     recent = SETTINGS.max_unfinished
     history.failed = [past for past in history.failed if past.network.id not in succeeded][-recent:]
     history.stopped, history.pending = history.stopped[-recent:], history.pending[-recent:]

@@ -1,7 +1,6 @@
 """The choice of the next network: space-filling at first, then the one with the greatest expected hypervolume improvement."""
 
 import warnings
-from collections import Counter
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -186,9 +185,12 @@ class AcquisitionSearch:
             return
         (objective,) = self._trained
         scale, surrogate = self._surrogates[objective]
-        numbers = Counter(past.network.id for past in self._history.finished)
-        running = {past.network.id for past in self._history.pending}
-        past = [one for one in self._front_trials if numbers[one.network.id] < max_trials and one.network.id not in running]
+        history = self._history
+        excluded = history.troubled | {past.network.id for past in history.pending}
+        past = [one for one in self._front_trials if one.network.id not in excluded]
+        past = [one for one in past if history.num_tried[one.network.id] < max_trials]
+        if not past:
+            return
         mean, deviation = surrogate.predict(self._features(past))
         change = deviation**2 / np.sqrt(deviation**2 + surrogate.noise_variance)  # of what is believed, by another trial
         for i in np.argsort(-change)[: SETTINGS.repeat_candidates]:

@@ -66,6 +66,15 @@ class TrialFolder:
 
             yield Path(folder), upload
 
+    def has_weights(self) -> bool:
+        """Whether the trial's weights are here.
+
+        Raises: NasError if the storage cannot be read.
+        """
+        with user_code(f"weights of {self.uri}"):
+            fs, path = _file_system(self.uri)
+            return bool(fs.exists(f"{path}/{WEIGHTS_FILE}"))
+
     def take_weights(self, target: Path) -> None:
         """Copy the trial's weights to `target`, atomically.
 

@@ -67,13 +67,16 @@ class FrontWeights:
             self.add(trial, losses)
         self.collect(trial, weights=weights)
 
-    def collect(self, trial: int, *, weights: Path | None = None) -> None:
+    def collect(self, trial: int, *, weights: Path | None = None, again: bool = False) -> None:
         """Copy an ended trial's weights to the run if they are wanted and missing there; remove the trial's folder.
+
+        With `again` the trial is of an earlier session, which may have pruned its weights.
 
         Raises: NasError if the disk cannot be written; the trial's folder then stays.
         """
         wanted = self.keep_all or trial in self.front or trial in self.pinned or (self.believed and trial in self.finished)
-        if self.trained and wanted and not self.weights(trial).is_file():
+        pruned = again and self.believed and not self.folder(trial).has_weights()
+        if self.trained and wanted and not pruned and not self.weights(trial).is_file():
             try:
                 self._copy_weights(trial, weights)
             except NasError as error:

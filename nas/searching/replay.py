@@ -33,7 +33,7 @@ def replay(state: SearchState) -> None:
             continue
         point = _point(state, logged)
         trial = _added(state, logged, point)
-        if trial.number is not None and not trial.is_baseline and trial.weights is Weights.TRAINED:
+        if trial.number is not None and not trial.is_baseline and trial.weights is Weights.TRAINED and trial.seed is None:
             points[trial.number] = point
         if trial.status in UNDER_WAY:
             _continue(state, trial, point, epochs)
@@ -43,7 +43,7 @@ def replay(state: SearchState) -> None:
             _add_to_study(state, trial, point, epochs)
     for trial in state.session.past:  # a driver may have been killed between writing an outcome and keeping its weights
         if trial.number is not None and (trial.status in ENDED if not trial.is_baseline else trial.status is Status.DONE):
-            state.front_weights.collect(trial.number)
+            state.front_weights.collect(trial.number, again=True)
     for number, epoch in state.session.history:
         if number in points:
             problem, point = state.session.plan.problem, points[number]
@@ -109,7 +109,7 @@ def _continue(state: SearchState, trial: Trial, point: Point, epochs: Epochs) ->
     reused = state.session.plan.reused.get(point.id)
     if not (trial.is_baseline or point.feasible):
         state.end(pending, Outcome(status=Status.STOPPED, reason=Reason.LIMIT))
-    elif reused is not None and is_choice:
+    elif reused is not None and is_choice and trial.seed is None:
         state.end(pending, reused.outcome, weights=reused.weights, reused=True)
     else:
         state.log.resume(trial.number)

@@ -41,6 +41,7 @@ IDLE_SECONDS: Final = 60.0  # without any trial that has a worker process, after
 SILENT_SECONDS: Final = 600.0  # without a report, after which the log says so
 SILENT_FACTOR: Final = 10.0  # ... or so many times the longest silence before
 NEAR_CHANCE: Final = 0.1  # of the way from chance to 100 %, above which shared weights have learned something
+MAX_FAILED: Final = 20  # trials in a row that end a search with --trials auto, which no number of trials would end
 MAX_BATCH: Final = 16  # scores that Ray runs as one trial of its own, as each of these costs it 0.14 s
 EPOCH_FIELDS = tuple(field.name for field in fields(Epoch))
 
@@ -52,6 +53,8 @@ class ArchitectureSearcher(Searcher):
         """Restore the state from the run's earlier sessions; at most `workers` trials run at a time."""
         super().__init__()
         self.state = state
+        self._stalled_after: int | None = None  # ended trials when only networks under way were left to train again
+        self._failed_in_a_row = 0
         self.over = state.session.over  # nothing more is worth proposing
         self.workers = workers
         self.failure: Exception | None = None  # the first fatal error; Ray swallows exceptions here, so the driver re-raises it
@@ -93,7 +96,7 @@ class ArchitectureSearcher(Searcher):
             trial.started = trial.begun = None
             trial.overdue = trial.is_silent = False
         first, problem = batch[0], self.state.session.plan.problem
-        judged = first.optuna_trial is not None and first.weights is not Weights.SHARED
+        judged = first.optuna_trial is not None and first.weights is not Weights.SHARED and first.seed is None
         return {
             "trial": first.number,
             "networks": [
@@ -274,13 +277,18 @@ class ArchitectureSearcher(Searcher):
         if self._baselines:
             return state.begin_baseline(*self._baselines.popleft())
         while self._can_propose:
+            if self._stalled_after == state.log.tally.ended and self.active:
+                return None
             proposal = state.proposer.ask()
+            if proposal is None and self.active and state.session.experiment.seeds_per_network != 1:
+                state.proposer.exhausted, self._stalled_after = False, state.log.tally.ended  # those to repeat are under way
+                return None
             if proposal is None:
                 logger.warning("no other feasible network was found; the search ends early")
                 break
             optuna_trial, point = proposal
             reused = state.session.plan.reused.get(point.id)
-            if reused is None:
+            if reused is None or point.id in state.proposer.seen:  # a further training has another outcome
                 start = optuna_trial.user_attrs
                 return state.propose(point, optuna_trial, source=start.get("source", "search"), name=start.get("name"))
             pending = state.propose(point, optuna_trial, source="reuse", name=reused.name)
@@ -325,6 +333,9 @@ class ArchitectureSearcher(Searcher):
         with self._keeping_failure():
             self.state.end(batch.popleft(), outcome)
             self._see_whether_over()
+        self._failed_in_a_row = self._failed_in_a_row + 1 if outcome.status is Status.FAILED else 0
+        if self._failed_in_a_row == MAX_FAILED and self.state.session.experiment.trials == AUTO:
+            self.stop(NasError(f"the last {MAX_FAILED} trials failed, the last one with: {outcome.error}"))
         if outcome.reason is Reason.CRASH or not batch:  # the worker process ends after a crash
             self._wait(trial_id)
         else:

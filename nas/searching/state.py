@@ -13,7 +13,7 @@ from typing import Final
 
 import optuna
 
-from nas.runs.beliefs import Belief
+from nas.runs.beliefs import BELIEFS_FILE, Belief
 from nas.runs.optuna_study import create_study
 from nas.runs.pareto import Losses, dominates, non_dominated
 from nas.runs.trial import Outcome, Reason, Status, Trial, Weights
@@ -34,6 +34,8 @@ from nas.training.settings import Epoch
 
 logger = logging.getLogger(__name__)
 
+MARGIN: Final = 6.0  # believed standard deviations below the front at which weights are removed, as beliefs change
+END_MARGIN: Final = 3.0  # the same once a session ends
 MAX_CRASHES: Final = 2  # a trial fails when its worker process has died this many times
 MAX_NODE_LOSSES: Final = 4  # a trial fails when it has lost its machine this many times
 START_SECONDS: Final = 600.0  # of a worker process, before it trains; it imports torch, on a busy or remote disk
@@ -241,20 +243,21 @@ class SearchState:
         """Write what is believed of the networks, and remove the weights of those that are hardly on the front."""
         beliefs = self.believer.update(at_once=at_once) if self.believer is not None else {}
         if beliefs:
-            self.front_weights.prune(self._candidates(beliefs))
+            self.front_weights.prune(self._candidates(beliefs, deviations=END_MARGIN if at_once else MARGIN))
         elif at_once and self.believer is not None:
             self.front_weights.prune(self.front_weights.front)
 
-    def _candidates(self, beliefs: Mapping[str, Belief]) -> list[int]:
-        """The done trials that are on the believed front, or would be if their top-1 were two standard deviations higher."""
+    def _candidates(self, beliefs: Mapping[str, Belief], *, deviations: float) -> list[int]:
+        """The done trials that are on the believed front, or would be if their top-1 were so many standard deviations higher."""
         problem = self.session.plan.problem
         (name, *_) = (one.name for one in problem.trained)
         expected: dict[int, Losses] = {}
         hoped: dict[int, Losses] = {}
         for number in self.front_weights.finished:
             trial = self.trials[number]
-            mean, deviation = beliefs.get(trial.id, (trial.values[name], 0.0))
-            for losses, value in ((expected, mean), (hoped, mean + 2 * deviation)):
+            is_believed = trial.weights is Weights.TRAINED and trial.id in beliefs
+            mean, deviation = beliefs[trial.id] if is_believed else (trial.values[name], 0.0)
+            for losses, value in ((expected, mean), (hoped, mean + deviations * deviation)):
                 if (point := problem.losses({**trial.values, name: value})) is not None:
                     losses[number] = point
         front = [point for point, kept in zip(expected.values(), non_dominated(list(expected.values())), strict=True) if kept]
@@ -327,6 +330,7 @@ def make_state(session: Session) -> SearchState:
     study = create_study(directions, name=session.run.name, sampler=sampler)
     believes = not experiment.uses_shared_weights and any(one.learning_curve for one in problem.trained[:1])
     is_own = experiment.sampler == FRONTIER
+    has_beliefs = (session.run / BELIEFS_FILE).is_file()  # of trainings before a search by shared weights
     believer = Believer(session.run, problem, study, seed=experiment.seed, is_own=is_own) if believes else None
     return SearchState(
         session=session,
@@ -337,7 +341,7 @@ def make_state(session: Session) -> SearchState:
             folder=partial(TrialFolder.of, session.storage),
             keep_all=experiment.keep_all,
             trained=bool(problem.trained),
-            believed=believes,
+            believed=believes or has_beliefs,
         ),
         stopping=ForecastStopping(epochs=experiment.train.epochs),
         believer=believer,

@@ -8,6 +8,7 @@ import pytest
 
 import nas
 from nas.runs.beliefs import BELIEFS_FILE, read_beliefs
+from nas.runs.trial import Outcome, Reason, Status
 from nas.runs.trial_log import read_trials
 from tests.simulated_search import EXPERIMENT, Twelve, new_run, next_session
 
@@ -151,7 +152,9 @@ def test_only_as_many_seeds_as_allowed(tmp_path):
         ({"seeds_per_network": "all"}, "seeds-per-network: 'all' is not 1 or more, or auto"),
         ({"seeds_per_network": "auto", "sampler": "tpe"}, "sampler tpe never trains a network again; give --sampler frontier"),
         ({"seeds_per_network": 2, "shared_weights": "train"}, "networks that are scored by shared weights are not trained"),
+        ({"seeds_per_network": True}, "seeds-per-network: True is not 1 or more, or auto"),
         ({"seeds_per_network": 2, "objectives": (nas.objective("macs_m"),)}, "given: none that needs training"),
+        ({"seeds_per_network": 2, "sampler": "random"}, "give --sampler frontier, or --seeds-per-network 1"),
     ],
 )
 def test_where_no_network_can_be_trained_again_that_is_refused(fields, message):
@@ -159,11 +162,93 @@ def test_where_no_network_can_be_trained_again_that_is_refused(fields, message):
         replace(EXPERIMENT, **fields)
 
 
-def test_a_table_that_lost_its_beliefs_goes_by_what_was_measured(tmp_path):
+def test_a_table_that_lost_its_beliefs_goes_by_what_was_measured_and_one_that_lost_its_attrs_does_not(tmp_path):
     played = new_run(tmp_path, workers=1, trials=12)
     noisy(played, 12)
     played.searcher.close()
     df = played.results
     directions = df.attrs["directions"]
+    df.to_csv(tmp_path / "table.csv", index=False)
+    assert list(nas.front(pd.read_csv(tmp_path / "table.csv"), directions)["trial"]) == list(nas.front(df)["trial"])
     without = pd.DataFrame(df.drop(columns=["val_top1_pct_believed", "val_top1_pct_believed_sd"]))
     assert list(nas.front(without, directions)["trial"]) == list(nas.front(df, measured=True)["trial"])
+
+
+def test_every_network_of_the_front_has_its_weights(tmp_path, monkeypatch):
+    """Beliefs change with every training, and those that a network had when it ended are not those of the end."""
+    monkeypatch.setattr("nas.searching.believer.UPDATE_SECONDS", 0.0)
+    for seed in range(4):
+        played = new_run(tmp_path, workers=1, trials=30, seed=seed)
+        noisy(played, 30)
+        played.searcher.close()
+        df = played.results
+        kept = {int(file.stem) for file in (played.run / "checkpoints").iterdir()}
+        assert set(df["trial"][df["is_front"]]) <= kept
+        assert len(kept) < 30
+
+
+def test_a_resumed_run_does_not_warn_of_weights_that_it_removed(tmp_path, caplog):
+    played = new_run(tmp_path, workers=1, trials=20)
+    for i in range(20):
+        played.ask(f"t{i}")
+        played.finish(f"t{i}", 95 - 30 * played.cost(f"t{i}"))  # the cheaper, the better, without noise
+    played.searcher.close()
+    assert len(list((played.run / "checkpoints").iterdir())) < 20
+    next_session(played.run, workers=1, trials=25)
+    assert not [record for record in caplog.records if record.levelname == "WARNING" and "not kept" in record.message]
+
+
+def test_a_reused_network_that_is_trained_again_has_another_outcome(tmp_path):
+    source = new_run(tmp_path / "source", workers=1, **AGAIN | {"trials": 6})
+    noisy(source, 6)
+    played = new_run(tmp_path, workers=1, **AGAIN | {"trials": 4, "reuse": (str(source.run),)})
+    noisy(played, 4, begin=6)
+    df = played.results
+    assert df["source"].tolist() == ["reuse"] * 6 + ["repeat"] * 4
+    assert set(df["seconds"][6:]) == {1.0}
+    assert set(df["val_top1_pct"][6:]).isdisjoint(df["val_top1_pct"][:6])
+
+
+def test_a_network_whose_further_training_fails_is_not_tried_again(tmp_path):
+    played = new_run(tmp_path, workers=1, **AGAIN | {"seeds_per_network": 3, "trials": 18})
+    noisy(played, 6)
+    for i in range(3):
+        played.ask(f"f{i}")
+        played.end(f"f{i}", Outcome(status=Status.FAILED, reason=Reason.TIMEOUT, error="not done after 9 s"))
+    df = played.results
+    assert df["id"][df["status"] == "failed"].is_unique
+
+
+def test_a_search_waits_where_all_that_it_would_train_again_is_under_way(tmp_path):
+    played = new_run(tmp_path, workers=8, **AGAIN)
+    noisy(played, 6)
+    asked = [played.ask(f"w{i}") for i in range(8)]
+    assert None in asked
+    assert not played.state.proposer.exhausted
+    for name in list(played.searcher.pending):
+        played.finish(name, 50.0)
+    assert played.ask("more") is not None
+
+
+def test_a_further_training_is_not_stopped_early(tmp_path):
+    played = new_run(tmp_path, workers=1, **AGAIN | {"early_stopping": True})
+    noisy(played, 6)
+    played.ask("again")
+    assert played.configs["again"]["networks"][0][4] == 6
+    assert played.configs["again"]["costs"] is None
+
+
+def test_tables_joined_by_pandas_have_their_best_and_front(tmp_path):
+    tables = []
+    for seed in range(2):
+        played = new_run(tmp_path / str(seed), workers=1, trials=12, seed=seed)
+        noisy(played, 12, begin=0)
+        played.searcher.close()
+        tables.append(played.results.assign(run=str(seed)))
+    both = pd.concat(tables)  # with each label twice
+    both.attrs = tables[0].attrs
+    believed = both["val_top1_pct_believed"].to_numpy()
+    assert nas.best(both, "val_top1_pct")["val_top1_pct_believed"] == believed.max()
+    assert nas.front(both, both.attrs["directions"])["val_top1_pct_believed"].max() == believed.max()
+    assert len(nas.front(both, measured=True)) == sum(len(nas.front(one, measured=True)) for one in tables)
+    assert nas.front(both[:0], measured=True).empty

@@ -158,10 +158,11 @@ def test_an_objective_alone(tmp_path):
 
 def test_trials_that_fail_or_are_reused_are_no_reason_to_end(tmp_path):
     played = new_run(tmp_path, trials="auto", min_gain="1%", sampler="random", workers=1)
-    for i in range(40):
+    for i in range(19):
         played.ask(f"t{i}")
         played.end(f"t{i}", Outcome(status=Status.FAILED, reason=Reason.DIVERGED, error="the loss was nan"))
     assert not played.searcher.over
+    assert played.searcher.failure is None
     assert played.state.growth.added == []
     source = new_run(tmp_path / "source", trials=8, workers=1)
     source.play(8)
@@ -169,6 +170,19 @@ def test_trials_that_fail_or_are_reused_are_no_reason_to_end(tmp_path):
     again.ask("x")
     assert again.tally.reused == 8
     assert again.state.growth.added == []
+
+
+def test_twenty_failures_in_a_row_end_a_search_without_a_number(tmp_path):
+    failed = Outcome(status=Status.FAILED, reason=Reason.OOM, error="out of memory")
+    for trials, ends in (("auto", True), (30, False)):
+        played = new_run(tmp_path, trials=trials, sampler="random", workers=1)
+        for i in range(20):
+            assert played.searcher.failure is None
+            played.ask(f"t{i}")
+            played.end(f"t{i}", failed)
+        assert (played.searcher.failure is not None) == ends
+        if ends:
+            assert str(played.searcher.failure) == "the last 20 trials failed, the last one with: out of memory"
 
 
 def test_a_search_with_a_number_goes_on_to_it_and_shows_its_growth(tmp_path, caplog):
@@ -185,6 +199,8 @@ def test_the_display_shows_the_growth_and_no_total(tmp_path):
     assert "growth" not in shown(played)
     played.play(3)
     assert " 4/? " in shown(played)
+    assert "growth" not in shown(played)  # what the first trials add says little of the next
+    played.play(16)
     assert f"growth {played.state.growth.gain} a trial" in shown(played)
 
 
