@@ -129,6 +129,8 @@ class _Description:
     latency_error_pct: float | None
     """Mean absolute percentage error of the latency table."""
     sessions: Annotated[list[_Session], Field(min_length=1)]
+    over: bool = False
+    """Whether a search with --trials auto has found that no further network is worth its trial."""
     finished: bool = False
     """Whether the last session left nothing to do."""
 

@@ -258,7 +258,7 @@ def _merged(limits: Sequence[Limit]) -> tuple[Limit, ...]:
 
 def was_over(described: Mapping[str, Any], after: Experiment) -> bool:
     """Whether a run with --trials auto has ended by itself, and its next session wants no more of it."""
-    if not (described.get("finished", False) and described["trials"] == after.trials == AUTO):
+    if not (described.get("over", False) and described["trials"] == after.trials == AUTO):
         return False
     return after.min_gain_share >= share_of("min-gain", described["min_gain"])
 
@@ -283,12 +283,14 @@ def check_unfinished(run: Path, experiment: Experiment, plan: Plan, past: Sequen
     logger.info("%d %s, %d continue", ended, what, waiting)
 
 
-def record_session(run: Path, described: Mapping[str, Any], after: Experiment, *, finished: bool = False) -> None:
-    """Write the next session and its changes into experiment.json; `finished` if the run stays so."""
+def record_session(
+    run: Path, described: Mapping[str, Any], after: Experiment, *, finished: bool = False, over: bool = False
+) -> None:
+    """Write the next session and its changes into experiment.json; `finished` and `over` if the run stays so."""
     now = as_json(describe(after, described["name"]))
     others = (name for name in CHANGEABLE_FIELDS if name in now and name != "dataset")
     new = {name: (described[name], now[name]) for name in others if now[name] != described[name]}
     dataset = now["dataset"] | {"fingerprint": described["dataset"]["fingerprint"]}
     session = describe_session(new | moved_images(described["dataset"], dataset))
-    record = {"dataset": dataset, "sessions": [*described["sessions"], session], "finished": finished}
+    record = {"dataset": dataset, "sessions": [*described["sessions"], session], "finished": finished, "over": over}
     write_experiment(run, dict(described) | {name: now[name] for name in new} | record)

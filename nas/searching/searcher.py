@@ -18,6 +18,7 @@ from ray.tune.search import Searcher
 from nas.errors import NasError
 from nas.records import parse
 from nas.runs.experiment import AUTO
+from nas.runs.run_folder import read_experiment, write_experiment
 from nas.runs.trial import Outcome, Reason, Status, Weights
 from nas.searching.phases import (
     ORDER,
@@ -348,6 +349,8 @@ class ArchitectureSearcher(Searcher):
         if self.over or experiment.trials != AUTO or not growth.is_over(experiment.min_gain_share, self.workers):
             return
         self.over = True
+        run = self.state.session.run
+        write_experiment(run, read_experiment(run) | {"over": True})
         line = "the search is over after %d trials: a further one is expected to add %s to the hypervolume, %s"
         logger.info(line, self.state.log.tally.ended, growth.gain, f"hardly as much as --min-gain {experiment.min_gain}")
 

@@ -125,12 +125,12 @@ def resume(
             if changes.keys() != {"dataset"}:
                 raise
             check()
-            record_session(folder, described, after, finished=True)
+            record_session(folder, described, after, finished=True, over=over)
             logger.info("%s is finished; its images are read from their new place", folder)
             return folder
         parcel = pack(task_of(after, plan))
         with _ray(after, parcel, check):
-            record_session(folder, described, after)
+            record_session(folder, described, after, over=over)
             session = Session(
                 experiment=with_own_table(after, folder),
                 run=folder,

@@ -17,7 +17,7 @@ from nas.runs.run_folder import read_experiment, write_experiment
 from nas.runs.trial import Outcome, Reason, Status
 from nas.runs.trial_log import read_trials
 from nas.searching.ending import MIN_CHECKED, NUM_ADDED, NUM_RECENT, Growth, added_share
-from nas.searching.plan import FinishedError, check_unfinished, next_experiment, was_over
+from nas.searching.plan import FinishedError, check_unfinished, next_experiment, record_session, was_over
 from tests.simulated_search import EXPERIMENT, Played, new_run, next_session
 
 
@@ -243,6 +243,19 @@ def test_more_trials_or_a_smaller_gain_extend_it(ended, changes, tmp_path):
     again = next_session(run, workers=1, **{"trials": "auto", "min_gain": "3%"} | changes)
     check_unfinished(run, after, again.state.session.plan, past, over=was_over(described, after))
     assert play(again) >= min(8, 70 - len(past))
+
+
+def test_a_search_that_is_over_stays_so_however_its_last_trainings_end(tmp_path):
+    played = new_run(tmp_path, trials="auto", min_gain="3%", workers=1)
+    play(played)
+    described = read_experiment(played.run)
+    assert described["over"]
+    assert not described.get("finished", False)  # Ctrl-C came before the driver wrote that
+    experiment = played.state.session.experiment
+    assert was_over(described, experiment)
+    record_session(played.run, described, replace(experiment, baselines=("mobilenetv2_035",)), over=True)
+    assert was_over(read_experiment(played.run), experiment)
+    assert not was_over(read_experiment(played.run), replace(experiment, min_gain="1%"))
 
 
 def test_a_resumed_search_checks_eight_more_outcomes(ended, tmp_path):
