@@ -32,7 +32,7 @@ from optuna.exceptions import ExperimentalWarning
 from experiments.benchmarks.problems import Problem
 from experiments.benchmarks.sampler_efficiency import Losses, frontier, problems, quiet, study_of, volumes
 from nas.runs.experiment import share_of
-from nas.runs.pareto import non_dominated
+from nas.runs.pareto import front_of
 from nas.sampler.history import expectation
 from nas.searching.ending import Growth, added_share
 
@@ -64,11 +64,6 @@ class Ended:
         return self.trials / self.oracle
 
 
-def front_of(losses: Sequence[Losses]) -> list[Losses]:
-    """The points that no other dominates."""
-    return [point for point, kept in zip(losses, non_dominated(losses), strict=True) if kept]
-
-
 def searched(problem: Problem, seed: int, *, min_gain: float, least: int, most: int) -> Ended:
     """A search that goes on beyond its end."""
     study, growth = study_of(problem, frontier(problem, seed)), Growth()
@@ -78,7 +73,7 @@ def searched(problem: Problem, seed: int, *, min_gain: float, least: int, most: 
     end: int | None = None
     while len(true) < (max(least, 2 * min(end, most)) if end else 2 * most):
         trial = study.ask(dict(problem.distributions))
-        expected = expectation(study.get_trials(deepcopy=False)[trial.number])
+        expected = expectation(trial)
         if expected is not None:
             growth.expected.append(expected.growth)
         losses, value = problem.losses(trial.params), problem.measure(trial.params, seed)

@@ -24,6 +24,7 @@ import warnings
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final, TypeAlias
 
 import numpy as np
@@ -54,20 +55,9 @@ REPETITIONS: Final = 20  # of learning from other labels
 ANY_NUMBER: Final = 10**6
 
 
-def repeating(problem: Problem, seed: int) -> BaseSampler:
-    """FrontierSampler, which may train a network any number of times."""
-    return FrontierSampler(
-        problem.distributions,
-        costs=lambda params: (None, *problem.costs(params)),
-        identity=problem.identity,
-        max_trials_per_network=ANY_NUMBER,
-        seed=seed,
-    )
-
-
 CONTENDERS: Final[Mapping[str, Callable[[Problem, int], BaseSampler]]] = {
     "frontier": frontier,
-    "frontier, seeds auto": repeating,
+    "frontier, seeds auto": partial(frontier, max_trials=ANY_NUMBER),
     "tpe": SAMPLERS["tpe"],
     "random": SAMPLERS["random"],
     "botorch": SAMPLERS["botorch"],

@@ -39,7 +39,7 @@ from optuna.study import StudyDirection
 
 from experiments.benchmarks.problems import Problem, alone, everything, made_up, nas_bench_macro
 from experiments.benchmarks.search_overhead import MacroSpace
-from nas.runs.pareto import dominates, hypervolume, non_dominated
+from nas.runs.pareto import dominates, hypervolume
 from nas.sampler.frontier import FrontierSampler
 from nas.searching.samplers import optuna_sampler
 from nas.spaces import Params, grid_values, num_points, sample
@@ -60,14 +60,15 @@ def study_of(problem: Problem, sampler: BaseSampler) -> optuna.Study:
     return optuna.create_study(directions=directions, sampler=sampler)
 
 
-def frontier(problem: Problem, seed: int) -> BaseSampler:
-    """Our sampler, with the costs, the identity and the limit of the problem."""
+def frontier(problem: Problem, seed: int, *, max_trials: int = 1) -> BaseSampler:
+    """Our sampler, with the costs, the identity and the limit of the problem; a network has at most so many trials."""
     costs: Callable[[Params], Sequence[float | None]] = lambda params: (None, *problem.costs(params))  # noqa: E731
     return FrontierSampler(
         problem.distributions,
         costs=None if problem.alone else costs,
         identity=problem.identity,
         feasible=None if problem.limit is None else problem.is_feasible,
+        max_trials_per_network=max_trials,
         seed=seed,
     )
 
@@ -200,8 +201,7 @@ def scores(
             for key, of in results.items()
         }, f"regret, points; best of {whose}"
     reference = tuple(max(column) for column in zip(*reference_losses, strict=True))
-    front = [point for point, kept in zip(reference_losses, non_dominated(reference_losses), strict=True) if kept]
-    whole = hypervolume(front, reference)
+    whole = hypervolume(reference_losses, reference)
     return {
         key: [[volume / whole for volume in volumes(one.losses, reference)] for one in of] for key, of in results.items()
     }, f"hypervolume, share of {whose}"

@@ -36,7 +36,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution
 from experiments.digits_mobilenetv3 import EXPERIMENT
 from nas import Architecture, Experiment, cost, objective, results
 from nas.models.architecture import Head, Row, Stem, make_stages
-from nas.runs.pareto import hypervolume, non_dominated
+from nas.runs.pareto import hypervolume
 from nas.runs.run_folder import TRIALS_FILE, WEIGHTS, create_run
 from nas.runs.trial import Outcome, Status, Trial
 from nas.searching.plan import problem_of
@@ -322,8 +322,7 @@ def read_bench(file: str) -> Bench:
         assert losses.setdefault(network.to_json(), here) == here, f"{choices}: another row of the same network differs"
     points = list(losses.values())
     reference = tuple(max(column) for column in zip(*points, strict=True))
-    front = [point for point, kept in zip(points, non_dominated(points), strict=True) if kept]
-    return Bench(losses=losses, reference=reference, volume=hypervolume(front, reference))
+    return Bench(losses=losses, reference=reference, volume=hypervolume(points, reference))
 
 
 def replay_ours(bench: Bench, sampler: str, seed: int) -> tuple[list[Losses], int]:

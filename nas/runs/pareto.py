@@ -25,13 +25,18 @@ def non_dominated(losses: Sequence[Losses]) -> list[bool]:
     return is_front
 
 
+def front_of(losses: Sequence[Losses]) -> list[Losses]:
+    """The points that no other dominates, in their order; equal points all stay."""
+    return [point for point, kept in zip(losses, non_dominated(losses), strict=True) if kept]
+
+
 def hypervolume(losses: Iterable[Losses], reference: Losses) -> float:
     """The exact volume between the points and a reference point; points that do not dominate the reference point add nothing.
 
     Source: the WFG algorithm, doi:10.1109/TEVC.2010.2077298: the sum of the volumes that each point adds to those before it.
     """
     inside = list({point for point in losses if all(map(float.__lt__, point, reference))})
-    front = [point for point, kept in zip(inside, non_dominated(inside), strict=True) if kept]
+    front = front_of(inside)
     return sum(added_volume(point, front[:i], reference) for i, point in enumerate(front))
 
 

@@ -174,9 +174,8 @@ class FrontierSampler(BaseSampler):
             history = read_history(study, pool, exclude=-1)
             if len(history.losses) < SETTINGS.min_observations:
                 return {}
-            nothing = pool.random(pool.all_free).where(np.zeros(len(pool.random(pool.all_free)), bool))
             rng = np.random.default_rng((self._seed, 3, history.num_trials))
-            return AcquisitionSearch(pool, nothing, history, rng, pool.all_free).beliefs()
+            return AcquisitionSearch(pool, pool.random(pool.all_free), history, rng, pool.all_free).beliefs()
 
     def _pool(self, study: Study, space: Mapping[str, BaseDistribution]) -> CandidatePool:
         signs = tuple(-1 if direction == StudyDirection.MAXIMIZE else 1 for direction in study.directions)

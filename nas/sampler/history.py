@@ -139,7 +139,7 @@ def store_expectation(
 
 def is_repeat(trial: Trial) -> bool:
     """Whether the sampler chose to try the network of an asked trial again."""
-    return REPEAT in trial.study._storage.get_trial(trial._trial_id).system_attrs  # noqa: SLF001
+    return REPEAT in _stored(trial)
 
 
 class Expectation(NamedTuple):
@@ -157,10 +157,16 @@ class Expectation(NamedTuple):
         return (value - self.mean) / self.deviation
 
 
-def expectation(trial: FrozenTrial) -> Expectation | None:
-    """What was expected of a trial; None if no surrogate chose it."""
-    growth, predicted = (trial.system_attrs.get(name) for name in (GROWTH, PREDICTED))
+def expectation(trial: Trial) -> Expectation | None:
+    """What was expected of an asked trial; None if no surrogate chose it."""
+    growth, predicted = (_stored(trial).get(name) for name in (GROWTH, PREDICTED))
     return None if growth is None or predicted is None else Expectation(growth, *predicted)
+
+
+def _stored(trial: Trial) -> dict[str, Any]:
+    """The system attributes of an asked trial."""
+    attributes: dict[str, Any] = trial.study._storage.get_trial(trial._trial_id).system_attrs  # noqa: SLF001
+    return attributes
 
 
 def _params(trial: FrozenTrial, pool: CandidatePool) -> dict[str, Any]:

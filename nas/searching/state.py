@@ -15,7 +15,7 @@ import optuna
 
 from nas.runs.beliefs import BELIEFS_FILE, Belief
 from nas.runs.optuna_study import create_study
-from nas.runs.pareto import Losses, dominates, non_dominated
+from nas.runs.pareto import Losses, dominates, front_of
 from nas.runs.trial import Outcome, Reason, Status, Trial, Weights
 from nas.sampler.history import Expectation, expectation
 from nas.sampler.settings import LEARNING_CURVE
@@ -140,7 +140,7 @@ class SearchState:
             before = [trial for trial in self.trials.values() if trial.id == point.id and trial.weights == self.weights]
             active.seed = (self.session.experiment.seed + len(before)) % 2**32
             source, name = "repeat", f"trial {before[0].number}"
-        active.expectation = expectation(self.proposer.study.get_trials(deepcopy=False)[optuna_trial.number])
+        active.expectation = expectation(optuna_trial)
         if active.expectation is not None:
             self.growth.expected.append(active.expectation.growth)
         return self._started(active, source=source, name=name)
@@ -249,18 +249,20 @@ class SearchState:
 
     def _candidates(self, beliefs: Mapping[str, Belief], *, deviations: float) -> list[int]:
         """The done trials that are on the believed front, or would be if their top-1 were so many standard deviations higher."""
-        problem = self.session.plan.problem
-        (name, *_) = (one.name for one in problem.trained)
-        expected: dict[int, Losses] = {}
-        hoped: dict[int, Losses] = {}
-        for number in self.front_weights.finished:
+        problem, finished = self.session.plan.problem, self.front_weights.finished
+        name = problem.trained[0].name
+
+        def losses(number: int, deviations: float) -> Losses:
             trial = self.trials[number]
-            is_believed = trial.weights is Weights.TRAINED and trial.id in beliefs
-            mean, deviation = beliefs[trial.id] if is_believed else (trial.values[name], 0.0)
-            for losses, value in ((expected, mean), (hoped, mean + deviations * deviation)):
-                if (point := problem.losses({**trial.values, name: value})) is not None:
-                    losses[number] = point
-        front = [point for point, kept in zip(expected.values(), non_dominated(list(expected.values())), strict=True) if kept]
+            if trial.weights is not Weights.TRAINED or trial.id not in beliefs:
+                return finished[number]
+            belief = beliefs[trial.id]
+            believed = problem.losses({**trial.values, name: belief.mean + deviations * belief.deviation})
+            assert believed is not None, "a finished trial has a value of each objective"
+            return believed
+
+        front = front_of([losses(number, 0.0) for number in finished])
+        hoped = {number: losses(number, deviations) for number in finished}
         return [number for number, point in hoped.items() if not any(dominates(other, point) for other in front)]
 
     def study_values(self, trial: Trial) -> list[float] | None:
