@@ -36,10 +36,10 @@ from nas.objectives import objective as objective
 from nas.objectives.mnasnet_reward import mnasnet_reward as mnasnet_reward
 from nas.runs.compare import compare as compare
 from nas.runs.experiment import Experiment as Experiment
+from nas.runs.front import best as best
+from nas.runs.front import front as front
 from nas.runs.plots import plot_front as plot_front
 from nas.runs.report import write_report as write_report
-from nas.runs.results import best as best
-from nas.runs.results import front as front
 from nas.runs.results import history as history
 from nas.runs.results import results as results
 from nas.sampler.frontier import FrontierSampler as FrontierSampler

@@ -31,7 +31,7 @@ def print_plugins(kind: str) -> None:
 
 def print_front(df: "pd.DataFrame") -> None:
     """Print a run's front, the best first, and the pairs that differ by less than the latency table's error."""
-    from nas.runs.results import close_pairs, front
+    from nas.runs.front import close_pairs, front
 
     rows = front(df)
     print_rows(rows, ["trial", "id", *df.attrs["directions"], *varying_columns(df), "seconds", "source", "name"])

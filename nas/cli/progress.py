@@ -97,16 +97,14 @@ class _SearchProgress(Progress):
             f"{f'[red]{tally.failed} failed[/]' if tally.failed else '0 failed'} · {tally.infeasible} infeasible"
             f"{' · stopping after the epochs under way' if state.interrupted.is_set() else ''}"
         )
-        front = state.front_weights.front
-        best = [min(losses) for losses in zip(*front.values(), strict=True)]
+        front = state.front()
+        best = [min(losses) for losses in zip(*front, strict=True)]
         objectives = zip(state.session.plan.problem.objectives, best, strict=True) if front else ()
         gain = state.growth.gain
-        growth = f", growth {gain} a trial" if gain else ""
+        after = f"{', as believed' if state.beliefs else ''}{f', growth {gain} a trial' if gain else ''}"
         values = ", ".join(f"{one.name} {one.loss(loss):.4g}" for one, loss in objectives)
         yield Text(
-            f"best {values}; front {len(front)}, hypervolume {state.front_weights.hypervolume():.3f}{growth}"
-            if front
-            else "no network yet"
+            f"best {values}; front {len(front)}, hypervolume {state.hypervolume():.3f}{after}" if front else "no network yet"
         )
 
 

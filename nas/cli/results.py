@@ -63,15 +63,16 @@ def table(
         front: Only the Pareto front of each run, the best first.
         output: Write every column to this file instead: .csv, .xlsx, or .parquet, which alone keeps the columns' types.
     """
+    from nas.runs import front as fronts
     from nas.runs import results as tables
     from nas.runs.table_file import write_table
     from nas.runs.trial import Status
 
     df = tables.results(*run)
     _print_gone(tables.run_folders(*run))
-    rows = tables.front(df) if front else df
+    rows = fronts.front(df) if front else df
     rows = tables.select(rows, where) if where else rows
-    rows = rows.loc[[tables.best(rows, best, within_error=within_error).name]] if best else rows
+    rows = rows.loc[[fronts.best(rows, best, within_error=within_error).name]] if best else rows
     if output is not None:
         write_table(rows, output)
         return

@@ -18,9 +18,10 @@ from nas.exporting.export_folder import check_replaceable, with_weights
 from nas.exporting.formats import about_images, make_card, measure_accuracy, unread_images, write_export
 from nas.models.network import Network, parse_network
 from nas.paths import absolute
+from nas.runs.front import best as best_row
+from nas.runs.front import front
 from nas.runs.images import changed_images, explaining_gone
-from nas.runs.results import best as best_row
-from nas.runs.results import front, history, results, select, settings_of
+from nas.runs.results import history, results, select, settings_of
 from nas.runs.run_folder import read_experiment, weights_file
 from nas.runs.serialization import dataset_of
 from nas.runs.shared_weights import read_shared_record

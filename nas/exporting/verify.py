@@ -19,7 +19,8 @@ from nas.models.network import CARD_FILE
 from nas.paths import absolute
 from nas.runs.compare import RankingCheck, check_ranking
 from nas.runs.experiment import Experiment
-from nas.runs.results import as_believed, results, settings_of
+from nas.runs.front import as_believed
+from nas.runs.results import results, settings_of
 from nas.runs.run_folder import FULL, read_experiment
 from nas.runs.serialization import experiment_of
 from nas.runs.trial import Weights

@@ -11,9 +11,10 @@ import pandas as pd
 
 from nas.errors import NasError
 from nas.objectives import loss
+from nas.runs.front import as_believed, losses
 from nas.runs.images import changed_images, fingerprint_of
 from nas.runs.pareto import Box
-from nas.runs.results import as_believed, full_trainings, losses, measured_columns, results, run_folders
+from nas.runs.results import full_trainings, measured_columns, results, run_folders
 from nas.runs.run_folder import read_experiment
 from nas.runs.trial import Status, Weights
 from nas.statistics import RankAgreement, difference_interval, kendall_tau, rank_agreement

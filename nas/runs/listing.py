@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from nas.errors import NasError
-from nas.runs.results import best, results
+from nas.runs.front import best
+from nas.runs.results import results
 from nas.runs.run_folder import (
     EXPERIMENT_FILE,
     WEIGHTS,

@@ -8,7 +8,7 @@ from plotly.graph_objects import Figure, Scatter
 
 from nas.errors import NasError, unknown_name
 from nas.objectives import loss
-from nas.runs.results import as_believed, front, is_true, objectives_of
+from nas.runs.front import as_believed, front, is_true, objectives_of
 from nas.runs.trial import Status, Weights
 
 COLOURS: Final = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")

@@ -32,11 +32,12 @@ from nas.models.architecture import Architecture
 from nas.models.draw import draw
 from nas.runs.columns import PARAM_PREFIXES, SETTINGS
 from nas.runs.compare import check_order, check_ranking, predictors
+from nas.runs.front import as_believed, close_pairs, losses
 from nas.runs.images import gone_images
 from nas.runs.listing import RunSummary, summarize
 from nas.runs.optuna_study import RunStudy
 from nas.runs.pareto import Box
-from nas.runs.results import as_believed, close_pairs, history, losses, measured_columns, results
+from nas.runs.results import history, measured_columns, results
 from nas.runs.run_folder import directions_of, read_experiment
 from nas.runs.shared_check import check_shared
 from nas.runs.shared_weights import read_shared_record

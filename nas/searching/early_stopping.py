@@ -117,8 +117,8 @@ class ForecastStopping:
     """The epochs of a whole training."""
     curves: dict[int, Curve] = field(default_factory=dict)
     """Trial → its training."""
-    forecasts: dict[tuple[int | None, int], Forecast] = field(default_factory=dict)
-    """(Epoch, or None before the training; number of ended trainings) → forecast."""
+    forecasts: dict[int | None, tuple[int, Forecast]] = field(default_factory=dict)
+    """Epoch, or None before the training → (number of ended trainings, the latest forecast, which was made from these)."""
 
     def add(self, trial: int, epoch: int, top1_pct: float, *, val_images: float, traits: Traits) -> None:
         """Store the top-1 of a trial after an epoch; a resumed trial may report an epoch again."""
@@ -139,11 +139,10 @@ class ForecastStopping:
 
     def _forecast(self, epoch: int | None, ended: Sequence[Curve]) -> Forecast:
         """The forecast after an epoch, or before the training."""
-        key = (epoch, len(ended))
-        if key not in self.forecasts:
+        if epoch not in self.forecasts or self.forecasts[epoch][0] != len(ended):
             scores = [one.score(one.top1_pct[self.epochs]) for one in ended]
-            self.forecasts[key] = Forecast.fit([one.inputs(epoch) for one in ended], scores)
-        return self.forecasts[key]
+            self.forecasts[epoch] = len(ended), Forecast.fit([one.inputs(epoch) for one in ended], scores)
+        return self.forecasts[epoch][1]
 
 
 class EarlyStopping(FIFOScheduler):

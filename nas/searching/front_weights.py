@@ -8,7 +8,7 @@ from pathlib import Path
 
 from nas.errors import NasError, is_disk_fault
 from nas.files import atomic_file
-from nas.runs.pareto import Box, Losses, dominates
+from nas.runs.pareto import Losses, dominates
 from nas.runs.run_folder import weights_file
 from nas.searching.checkpoint_storage import TrialFolder
 
@@ -85,10 +85,6 @@ class FrontWeights:
                 # a trial's row is worth more than its weights, so the search continues
                 logger.warning("the weights of trial %d are not kept: %s", trial, error)
         self.ended(trial)
-
-    def hypervolume(self) -> float:
-        """The share that the front dominates of the box around all finished feasible trials, 0 to 1."""
-        return Box.around(list(self.finished.values())).share(self.front.values())
 
     def _copy_weights(self, trial: int, weights: Path | None) -> None:
         if weights is None:

@@ -15,7 +15,8 @@ from nas.models.scaling import ScalingRule
 from nas.objectives import Limit
 from nas.objectives.macs_m import OBJECTIVE as MACS
 from nas.objectives.val_top1_pct import OBJECTIVE as TOP1
-from nas.runs.results import best, history, results, settings_of
+from nas.runs.front import as_believed, best
+from nas.runs.results import history, results, settings_of
 from nas.runs.run_folder import read_experiment
 from nas.runs.serialization import experiment_of, space_of
 from nas.spaces import space
@@ -67,17 +68,21 @@ def read_fit(run: str | PathLike[str]) -> ScalingFit | None:
     compound: Any = space_of(read_experiment(Path(run)))
     if compound.name != "compound" or not compound.min_phi == compound.max_phi == 1:
         return None
-    df, top1 = results(run), TOP1.name
+    df, top1 = as_believed(results(run)), TOP1.name
     best(df, top1)  # raises if none is done
     done = df[df["status"] == "done"].sort_values([top1, "trial"], ascending=[False, True]).drop_duplicates("id").head(2)
+    sds = done["val_top1_pct_believed_sd"]
+    believed = bool(sds.notna().all())
     rules = [compound.rule({name: row[f"params.{name}"] for name in compound.parameters}) for _, row in done.iterrows()]
     images = int(history(run)["val_images"].max())
-    verdict = f"{rules[0]} is the best, {top1} {done[top1].iloc[0]:.2f} over {images:,} images"
+    what = f"a believed {top1} of" if believed else top1
+    verdict = f"{rules[0]} is the best, {what} {done[top1].iloc[0]:.2f} over {images:,} images"
     if len(done) > 1:
         ahead = done[top1].iloc[0] - done[top1].iloc[1]
-        error = math.hypot(*(standard_error_pct(top, images) for top in done[top1]))
+        error = math.hypot(*(sds if believed else (standard_error_pct(top, images) for top in done[top1])))
         verdict += f"; the next, {rules[1]}, is {ahead:.2f} points behind, {'' if ahead > error else 'no '}more than "
-        verdict += f"the standard error of the difference, {error:.2f} points (binomial; each was trained once)"
+        how = "of what is believed" if believed else "binomial; each was trained once"
+        verdict += f"the standard error of the difference, {error:.2f} points ({how})"
     return ScalingFit(base=compound.architecture, rule=rules[0], verdict=verdict)
 
 

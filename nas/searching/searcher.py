@@ -211,7 +211,7 @@ class ArchitectureSearcher(Searcher):
         wanted = num_wanted(experiment)
         total: int | None = None if math.isinf(wanted) else int(wanted)
         if state.proposer.exhausted or self.over:
-            total = state.log.tally.ended
+            total = state.log.tally.ended + self._num_in_work
         name = "scores" if experiment.uses_shared_weights else "trainings"
         proposals = Phase(name, state.log.tally.ended, total)
         if total is None or proposals.ended < total or not experiment.uses_shared_weights:
@@ -260,8 +260,12 @@ class ArchitectureSearcher(Searcher):
     @property
     def _num_left(self) -> float:
         """The number of the sampler's networks that no worker has yet."""
-        in_work = sum(trial.optuna_trial is not None for trial in self.active)
-        return num_wanted(self.state.session.experiment) - self.state.log.tally.ended - in_work
+        return num_wanted(self.state.session.experiment) - self.state.log.tally.ended - self._num_in_work
+
+    @property
+    def _num_in_work(self) -> int:
+        """The number of the sampler's networks that workers have."""
+        return sum(trial.optuna_trial is not None for trial in self.active)
 
     @property
     def _is_score_next(self) -> bool:

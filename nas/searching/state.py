@@ -15,7 +15,7 @@ import optuna
 
 from nas.runs.beliefs import BELIEFS_FILE, Belief
 from nas.runs.optuna_study import create_study
-from nas.runs.pareto import Losses, dominates, front_of
+from nas.runs.pareto import Box, Losses, dominates, front_of
 from nas.runs.trial import Outcome, Reason, Status, Trial, Weights
 from nas.sampler.history import Expectation, expectation
 from nas.sampler.settings import LEARNING_CURVE
@@ -123,6 +123,8 @@ class SearchState:
     next_number: int = 0
     trials: dict[int, Trial] = field(default_factory=dict)
     """Every trial of this and earlier sessions by its number, as the log has it."""
+    beliefs: dict[str, Belief] = field(default_factory=dict)
+    """Network → what the last update believes of its top-1; empty before the first."""
     scores: dict[str, float] = field(default_factory=dict)
     """Network → its top-1 by shared weights in earlier sessions; a sampler of trainings learns from it as from an epoch 0."""
     waiting: deque[ActiveTrial] = field(default_factory=deque)
@@ -243,27 +245,38 @@ class SearchState:
         """Write what is believed of the networks, and remove the weights of those that are hardly on the front."""
         beliefs = self.believer.update(at_once=at_once) if self.believer is not None else {}
         if beliefs:
-            self.front_weights.prune(self._candidates(beliefs, deviations=END_MARGIN if at_once else MARGIN))
+            self.beliefs = beliefs
+            self.front_weights.prune(self._candidates(deviations=END_MARGIN if at_once else MARGIN))
         elif at_once and self.believer is not None:
             self.front_weights.prune(self.front_weights.front)
 
-    def _candidates(self, beliefs: Mapping[str, Belief], *, deviations: float) -> list[int]:
+    def front(self) -> list[Losses]:
+        """The losses of the networks on the front so far: by what is believed of them, once something is."""
+        if not self.beliefs:
+            return list(self.front_weights.front.values())
+        networks = {self.trials[number].id: number for number in list(self.front_weights.finished)}
+        return front_of([self._losses(number) for number in networks.values()])
+
+    def hypervolume(self) -> float:
+        """The share that this front dominates of the box around all finished feasible trials, 0 to 1."""
+        return Box.around(list(self.front_weights.finished.values())).share(self.front())
+
+    def _candidates(self, *, deviations: float) -> list[int]:
         """The done trials that are on the believed front, or would be if their top-1 were so many standard deviations higher."""
-        problem, finished = self.session.plan.problem, self.front_weights.finished
-        name = problem.trained[0].name
-
-        def losses(number: int, deviations: float) -> Losses:
-            trial = self.trials[number]
-            if trial.weights is not Weights.TRAINED or trial.id not in beliefs:
-                return finished[number]
-            belief = beliefs[trial.id]
-            believed = problem.losses({**trial.values, name: belief.mean + deviations * belief.deviation})
-            assert believed is not None, "a finished trial has a value of each objective"
-            return believed
-
-        front = front_of([losses(number, 0.0) for number in finished])
-        hoped = {number: losses(number, deviations) for number in finished}
+        front = self.front()
+        hoped = {number: self._losses(number, deviations=deviations) for number in self.front_weights.finished}
         return [number for number, point in hoped.items() if not any(dominates(other, point) for other in front)]
+
+    def _losses(self, number: int, *, deviations: float = 0.0) -> Losses:
+        """The losses of a finished trial, with a top-1 so many standard deviations above what is believed of it."""
+        trial, problem = self.trials[number], self.session.plan.problem
+        if trial.weights is not Weights.TRAINED or trial.id not in self.beliefs:
+            return self.front_weights.finished[number]
+        belief = self.beliefs[trial.id]
+        top1 = belief.mean + deviations * belief.deviation
+        believed = problem.losses({**trial.values, problem.trained[0].name: top1})
+        assert believed is not None, "a finished trial has a value of each objective"
+        return believed
 
     def study_values(self, trial: Trial) -> list[float] | None:
         """What Optuna learns of a trial: the value of each objective; None if it is not done.

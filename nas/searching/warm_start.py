@@ -12,8 +12,9 @@ from nas.models.architecture import Architecture
 from nas.models.network import Network, OwnNetwork, find_network
 from nas.models.zoo import reference, references
 from nas.runs.experiment import Experiment
+from nas.runs.front import front
 from nas.runs.images import dataset_difference
-from nas.runs.results import front, results
+from nas.runs.results import results
 from nas.runs.run_folder import EXPERIMENT_FILE, read_experiment, weights_file
 from nas.runs.serialization import as_json, describe
 from nas.runs.trial import Outcome, Status, Trial, Weights

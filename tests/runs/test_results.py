@@ -15,7 +15,8 @@ from nas.cli.output import print_front
 from nas.plugins import load_plugin
 from nas.records import append_record
 from nas.runs.columns import HISTORY_TYPES, TYPES, documentation
-from nas.runs.results import best, close_pairs, select
+from nas.runs.front import best, close_pairs
+from nas.runs.results import select
 from nas.runs.run_folder import TRIALS_FILE, read_experiment
 from nas.runs.serialization import dataset_of
 from nas.runs.table_file import write_table

@@ -2,8 +2,10 @@
 
 import logging
 import math
+import re
 import shutil
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 from ray.tune.search import Searcher
@@ -202,6 +204,33 @@ def test_the_display_shows_the_growth_and_no_total(tmp_path):
     assert "growth" not in shown(played)  # what the first trials add says little of the next
     played.play(16)
     assert f"growth {played.state.growth.gain} a trial" in shown(played)
+
+
+def test_the_display_goes_by_what_is_believed_as_the_table_does(tmp_path):
+    played = new_run(tmp_path, trials="auto", workers=1)
+    played.play(7)
+    assert re.search(r"hypervolume [01]\.\d{3}$", shown(played).strip())
+    played.play(5)
+    played.state.update_beliefs(at_once=True)
+    front = nas.front(played.results)
+    best = f"best val_top1_pct {front['val_top1_pct_believed'].max():.4g}, macs_m {front['macs_m'].min():.4g}"
+    text = " ".join(shown(played).split())
+    assert f"{best}; front {len(front)}, hypervolume " in text
+    assert text.endswith(", as believed")
+
+
+def test_the_display_of_a_search_that_is_over_counts_what_still_runs(tmp_path):
+    played = new_run(tmp_path, trials="auto", min_gain="3%", workers=2)
+    names = [f"t{i}" for i in range(100)]
+    played.ask("t0")
+    for ended, following in pairwise(names):
+        played.ask(following)
+        played.finish(ended, saturating(played, ended))
+        if played.searcher.over:
+            break
+    assert f" {played.tally.ended}/{played.tally.ended + 1} " in shown(played)
+    played.finish(following, saturating(played, following))
+    assert f" {played.tally.ended}/{played.tally.ended} " in shown(played)
 
 
 def shown(played):

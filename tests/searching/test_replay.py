@@ -7,9 +7,9 @@ import pytest
 
 import nas
 from nas.objectives import parse_limit
+from nas.runs.front import best
 from nas.runs.listing import removable
 from nas.runs.pareto import dominates
-from nas.runs.results import best
 from nas.runs.run_folder import TRIALS_FILE, mend_logs
 from tests.made_up_runs import describe_run
 from tests.simulated_search import Twelve, new_run, next_session

@@ -12,9 +12,10 @@ from nas.models.network import TimmNetwork
 from nas.objectives.macs_m import OBJECTIVE as MACS
 from nas.objectives.val_top1_pct import OBJECTIVE as TOP1
 from nas.plugins import load_plugin
+from nas.runs.beliefs import Belief, write_beliefs
 from nas.runs.run_folder import create_run, read_experiment
 from nas.runs.serialization import experiment_of
-from nas.runs.trial import Outcome, Reason, Status, Trial
+from nas.runs.trial import Outcome, Reason, Status, Trial, Weights
 from nas.searching.scaling_fit import read_fit, trained_network
 from nas.searching.trial_writer import TrialLog
 from nas.training.settings import Epoch, TrainSettings
@@ -67,7 +68,7 @@ def fitted(parent, tops):
     run = begin(parent, "tiny-scaling", space=AT_ONE, objectives=(TOP1,), early_stopping=False)
     for number, top1 in enumerate(tops):
         params = {"depth_share": number / 4, "width_share": 0.5, "phi": 1.0}
-        log(run, number, AT_ONE.decode(params).to_json(), top1, params=params)
+        log(run, number, AT_ONE.decode(params).to_json(), top1, params=params, weights=Weights.TRAINED)
     return run
 
 
@@ -90,6 +91,15 @@ def test_the_best_rule_is_told_with_the_noise_of_the_difference(tmp_path, tops, 
     error = math.sqrt((tops[best] * (100 - tops[best]) + 81.5 * 18.5) / 359)
     assert f"{ahead} than the standard error of the difference, {error:.2f} points" in fit.verdict
     assert f"{fit.rule} is the best, val_top1_pct {tops[best]:.2f} over 359 images" in fit.verdict
+
+
+def test_the_best_rule_goes_by_what_is_believed_as_the_front_does(tmp_path):
+    run = fitted(tmp_path, (80.0, 84.0, 81.5))
+    write_beliefs(run, {"id0": Belief(82.0, 0.3), "id1": Belief(81.0, 0.4), "id2": Belief(80.0, 0.5)})
+    fit = read_fit(run)
+    assert fit.rule.alpha == pytest.approx(1)
+    assert "is the best, a believed val_top1_pct of 82.00 over 359 images" in fit.verdict
+    assert "is 1.00 points behind, more than the standard error of the difference, 0.50 points (of what is" in fit.verdict
 
 
 def test_a_single_outcome_is_told_alone_and_none_is_an_error(tmp_path):
