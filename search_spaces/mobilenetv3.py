@@ -11,7 +11,8 @@ from typing import Any, Final
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
 
-from nas.models.architecture import CONVENTIONS, RESOLUTIONS, Architecture, Block, Head, Row, Stem, make_stages, round_width
+from nas.models.architecture import CONVENTIONS, RESOLUTIONS, Architecture, Block, Head, Stem, round_width
+from nas.models.stages import Row, make_stages
 from nas.models.zoo import MOBILENETV3_LARGE, MOBILENETV3_SMALL, Table, reference
 from nas.spaces import Params, SearchSpace, check_choices, check_encoding, check_range, first_choices
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import itertools
 import logging
 import math
 import os
@@ -29,13 +30,13 @@ from nas.models.architecture import (
     ACTIVATIONS,
     CONVENTIONS,
     GATES,
+    HEADS,
     Architecture,
     Block,
     Head,
-    Row,
     Stem,
-    make_block,
 )
+from nas.models.stages import Row, make_block
 
 settings.register_profile("default", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("default")
@@ -229,6 +230,20 @@ def digits_export(finished):
 WIDTHS = st.integers(1, 8).map(lambda eighth: 8 * eighth)
 
 
+def kernels(op: str, stride: int, head: str) -> st.SearchStrategy[tuple[int, int]]:
+    """(kernel before the expansion, kernel) of a block: in `uib` 0 for none, but no inverted bottleneck beside another head."""
+    if op != "uib":
+        return st.tuples(st.just(0), st.sampled_from((3, 5, 7)))
+    pairs = itertools.product((0, 3, 5, 7), repeat=2)
+    return st.sampled_from(
+        [
+            (start, kernel)
+            for start, kernel in pairs
+            if (start or kernel or stride == 1) and (start or not kernel or head == "mobilenetv4")
+        ]
+    )
+
+
 @st.composite
 def variants(draw: st.DrawFn, block: Block) -> Block:
     """A block as no paper has it: any squeeze width and gate, a 1 x 1 convolution, a pointwise convolution with activation."""
@@ -244,6 +259,8 @@ def variants(draw: st.DrawFn, block: Block) -> Block:
 @st.composite
 def architectures(draw: st.DrawFn) -> Architecture:
     """Any small valid architecture, of every op, gate, stride, head and convention."""
+    kind = draw(st.sampled_from(HEADS))
+    ops = ("conv", "sep", "uib", "fused") if kind == "mobilenetv4" else ("conv", "sep", "mbconv", "uib", "fused")
     stem = Stem(width=draw(WIDTHS), stride=draw(st.sampled_from((1, 2))))
     width, stages, downsamplings = stem.width, [], 0
     for _ in range(draw(st.integers(1, 4))):
@@ -251,27 +268,29 @@ def architectures(draw: st.DrawFn) -> Architecture:
         for depth in range(draw(st.integers(1, 3))):
             stride = draw(st.sampled_from((1, 2))) if depth == 0 and downsamplings < 4 else 1
             downsamplings += stride - 1
+            op = draw(st.sampled_from(ops))
+            start_kernel, kernel = draw(kernels(op, stride, kind))
             row = Row(
                 0,
-                op=draw(st.sampled_from(("conv", "sep", "mbconv", "fused"))),
-                kernel=draw(st.sampled_from((3, 5, 7))),
+                op=op,
+                kernel=kernel,
                 expansion=draw(st.sampled_from((1, 2.3, 6))),
                 squeeze=draw(st.sampled_from(("none", "input", "hidden"))),
                 activation=draw(st.sampled_from(ACTIVATIONS)),
                 skip=draw(st.booleans()),
+                start_kernel=start_kernel,
             )
             block = make_block(row, width, width if draw(st.booleans()) else draw(WIDTHS), stride)
             stage.append(draw(variants(block)))
             width = stage[-1].width
         stages.append(tuple(stage))
-    kind = draw(st.sampled_from(("efficientnet", "mobilenetv3")))
     return Architecture(
         resolution=draw(st.integers(16, 64)),
         convention=draw(st.sampled_from(CONVENTIONS)),
         activation=draw(st.sampled_from(ACTIVATIONS)),
         stem=stem,
         stages=tuple(stages),
-        head=Head(kind=kind, width=draw(WIDTHS) if kind == "mobilenetv3" else draw(st.one_of(st.just(0), WIDTHS))),
+        head=Head(kind=kind, width=draw(st.one_of(st.just(0), WIDTHS)) if kind == "efficientnet" else draw(WIDTHS)),
     )
 
 

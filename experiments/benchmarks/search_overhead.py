@@ -35,7 +35,8 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution
 
 from experiments.digits_mobilenetv3 import EXPERIMENT
 from nas import Architecture, Experiment, cost, objective, results
-from nas.models.architecture import Head, Row, Stem, make_stages
+from nas.models.architecture import Head, Stem
+from nas.models.stages import Row, make_stages
 from nas.runs.pareto import hypervolume
 from nas.runs.run_folder import TRIALS_FILE, WEIGHTS, create_run
 from nas.runs.trial import Outcome, Status, Trial

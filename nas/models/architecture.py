@@ -1,6 +1,6 @@
 """The Architecture: a mobile network as one frozen value, with a canonical JSON text and an id.
 
-Every width is the final channel count, already multiplied and rounded. Read next: `layers.py`, `cost.py`, `build.py`.
+Every width is the final channel count, already multiplied and rounded. Read next: `stages.py`, `layers.py`, `build.py`.
 """
 
 import hashlib
@@ -16,14 +16,15 @@ from nas.errors import ArchitectureError
 
 T = TypeVar("T")
 
-OPS: Final = ("conv", "sep", "mbconv", "fused")
+OPS: Final = ("conv", "sep", "mbconv", "uib", "fused")
 ACTIVATIONS: Final = ("relu", "relu6", "silu", "hard_swish")
-KERNELS: Final = (1, 3, 5, 7)
-EXPANDING_OPS: Final = ("mbconv", "fused")
-LINEAR_BY_OP: Final = {"conv": (False,), "sep": (False, True), "mbconv": (True,), "fused": (True,)}
+KERNELS: Final = {"conv": (1, 3, 5, 7), "sep": (3, 5, 7), "mbconv": (3, 5, 7), "uib": (0, 3, 5, 7), "fused": (3, 5, 7)}
+EXPANDING_OPS: Final = ("mbconv", "uib", "fused")
+LINEAR_BY_OP: Final = {"conv": (False,), "sep": (False, True), "mbconv": (True,), "uib": (True,), "fused": (True,)}
 GATES: Final = ("sigmoid", "hard_sigmoid")
 CONVENTIONS: Final = ("torch", "tensorflow")
-HEADS: Final = ("efficientnet", "mobilenetv3")
+HEADS: Final = ("efficientnet", "mobilenetv3", "mobilenetv4")
+DEFAULTS: Final = {"start_kernel": 0}  # fields that a text leaves out where they have this value
 
 # Bounds on every network, so that a text from elsewhere cannot fill the memory. The largest published network of the family,
 # EfficientNet-L2, has widths up to 5,504 (hidden 8,256), a resolution of 800 px and 480 M weights.
@@ -84,13 +85,16 @@ class Block:
     `conv` is a kernel x kernel convolution. `sep` is depthwise, then pointwise. `mbconv` is pointwise to `hidden`, depthwise,
     pointwise. `fused` is kernel x kernel to `hidden`, then pointwise. A norm follows each convolution.
 
+    `uib`, MobileNetV4's universal inverted bottleneck, is depthwise without activation, pointwise to `hidden`, depthwise,
+    pointwise; 0 leaves out either depthwise convolution. The last one that is there has the stride.
+
     Raises: ArchitectureError, naming the field, the value and what is allowed.
     """
 
     op: str
-    """One of conv, sep, mbconv, fused."""
+    """One of conv, sep, mbconv, uib, fused."""
     kernel: int
-    """Side of the kernel x kernel or depthwise convolution, pixels: 3, 5 or 7; `conv` also takes 1."""
+    """Side of the kernel x kernel or depthwise convolution, pixels: 3, 5 or 7; `conv` also takes 1, and `uib` 0 for none."""
     stride: int
     """1 or 2; only the first block of a stage may have 2."""
     width: int
@@ -104,14 +108,20 @@ class Block:
     activation: str
     """One of relu, relu6, silu, hard_swish."""
     linear: bool
-    """True for no activation after the last convolution. True in `mbconv` and `fused`, False in `conv`, either in `sep`."""
+    """True for no activation after the last convolution. False in `conv`, either in `sep`, True in the others."""
     skip: bool
     """True if the input is added to the output; needs stride 1 and as many channels in as out."""
+    start_kernel: int = 0
+    """Side of the depthwise convolution before the expansion, pixels: 0 for none; in `uib` also 3, 5 or 7."""
 
     def __post_init__(self) -> None:
         _check_choice("op", self.op, OPS)
-        _check_choice("kernel", self.kernel, KERNELS if self.op == "conv" else KERNELS[1:])
+        _check_choice("kernel", self.kernel, KERNELS[self.op])
         _check_choice("stride", self.stride, (1, 2))
+        if self.op == "uib":
+            self._check_universal()
+        elif type(self.start_kernel) is not int or self.start_kernel != 0:
+            raise _invalid("start_kernel", self.start_kernel, f"0, as op {self.op!r} has none")
         _check_width("width", self.width)
         if self.op in EXPANDING_OPS:
             _check_width("hidden", self.hidden)
@@ -125,6 +135,16 @@ class Block:
         _check_choice("linear", self.linear, LINEAR_BY_OP[self.op])
         _check_choice("skip", self.skip, (False, True))
 
+    def _check_universal(self) -> None:
+        _check_choice("start_kernel", self.start_kernel, KERNELS["uib"])
+        if self.stride != 1 and not (self.kernel or self.start_kernel):
+            raise _invalid("stride", self.stride, "1, as a block without kernels cannot downsample")
+
+    @property
+    def is_inverted_bottleneck(self) -> bool:
+        """True for `mbconv`, and for `uib` with its inner depthwise convolution alone."""
+        return self.op == "mbconv" or (self.op == "uib" and self.kernel > 0 and self.start_kernel == 0)
+
     def convolutions(self, width: int) -> list[Convolution]:
         """Its convolutions in order, for an input of `width` channels. Squeeze-and-excite, before the last one, is left out."""
         inner, act, kernel_stride = self.hidden or width, self.activation, (self.kernel, self.stride)
@@ -137,8 +157,19 @@ class Block:
                 return [Convolution("conv", "conv_exp", width, inner, act, *kernel_stride), last]
             case "sep":
                 return [depthwise, last._replace(module="conv_pw")]
+            case "uib":
+                return self._universal_convolutions(width)
             case _:
                 return [Convolution("conv", "conv_pw", width, inner, act), depthwise, last]
+
+    def _universal_convolutions(self, width: int) -> list[Convolution]:
+        """Those of `uib`, for an input of `width` channels."""
+        inner, act, start_stride = self.hidden, self.activation, 1 if self.kernel else self.stride
+        start = Convolution("depthwise", "dw_start.conv", width, width, None, self.start_kernel, start_stride)
+        middle = Convolution("depthwise", "dw_mid.conv", inner, inner, act, self.kernel, self.stride)
+        expand = Convolution("conv", "pw_exp.conv", width, inner, act)
+        project = Convolution("conv", "pw_proj.conv", inner, self.width, None)
+        return [conv for conv in (start, expand, middle, project) if conv.kernel]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -161,19 +192,21 @@ class Head:
 
     kind: str
     """`efficientnet`: 1 x 1 convolution, norm, activation, pool, linear. `mobilenetv3`: pool, 1 x 1 convolution with bias,
-    activation, linear."""
+    activation, linear. `mobilenetv4`: pool, 1 x 1 convolution, norm, activation, linear."""
     width: int
     """Output channels of the 1 x 1 convolution; 0 leaves it out (`efficientnet` only)."""
 
     def __post_init__(self) -> None:
         _check_choice("kind", self.kind, HEADS)
-        if self.kind == "mobilenetv3" or self.width != 0 or type(self.width) is not int:
+        if self.kind != "efficientnet" or self.width != 0 or type(self.width) is not int:
             _check_width("width", self.width)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Architecture:
     """A network for square images. Equal networks have equal texts and equal ids.
+
+    An inverted bottleneck has one name: `uib` with the head `mobilenetv4`, as in timm's MobileNetV4, else `mbconv`.
 
     Raises: ArchitectureError, naming the field, the value and what is allowed.
     """
@@ -199,12 +232,15 @@ class Architecture:
         for i, stage in enumerate(self.stages):
             if not 1 <= len(stage) <= MAX_BLOCKS:
                 raise _invalid(f"stages[{i}]", stage, f"1 to {MAX_BLOCKS} blocks")
-        self._check_strides_and_skips()
+        self._check_blocks()
         self._check_size()
 
-    def _check_strides_and_skips(self) -> None:
-        width = self.stem.width
+    def _check_blocks(self) -> None:
+        width, inverted_op = self.stem.width, "uib" if self.head.kind == "mobilenetv4" else "mbconv"
         for i, j, block in ((i, j, block) for i, stage in enumerate(self.stages) for j, block in enumerate(stage)):
+            if block.op != inverted_op and block.is_inverted_bottleneck:
+                allowed = f"{inverted_op!r}, which is an inverted bottleneck's op in a network with head {self.head.kind!r}"
+                raise _invalid(f"stages[{i}][{j}].op", block.op, allowed)
             if j and block.stride != 1:
                 raise _invalid(f"stages[{i}][{j}].stride", block.stride, "1, as only the first block of a stage may downsample")
             if block.skip and (block.stride != 1 or block.width != width):
@@ -240,12 +276,12 @@ class Architecture:
         yield self.head, width, size, size
 
     def to_json(self) -> str:
-        """The canonical text: JSON with sorted keys and no spaces."""
+        """The canonical text: JSON with sorted keys and no spaces, without `start_kernel` where it is 0."""
         return json.dumps(self, default=_as_dict, sort_keys=True, separators=(",", ":"))
 
     @classmethod
     def from_json(cls, text: str) -> Self:
-        """The architecture in a JSON text. Whitespace and key order are free; every field must be there, and no other.
+        """The architecture in a JSON text. Whitespace and key order are free; `start_kernel` may be missing, no other field may.
 
         Raises: ArchitectureError for any other text.
         """
@@ -283,7 +319,11 @@ def architecture_id(text: str) -> str:
 
 
 def _as_dict(value: Any) -> dict[str, Any]:
-    return {name: getattr(value, name) for name in value.__slots__}
+    values = {name: getattr(value, name) for name in value.__slots__}
+    for name, default in DEFAULTS.items():
+        if values.get(name) == default:
+            del values[name]
+    return values
 
 
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -294,7 +334,7 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _construct(cls: type[T], value: Any, path: str) -> T:
-    """An instance of `cls` from a JSON object with exactly its fields. `path` says where the object is; errors begin with it."""
+    """An instance of `cls` from a JSON object with its fields and no other. `path` says where it is; errors begin with it."""
     names = [field.name for field in fields(cls)]  # type: ignore[arg-type]
     if type(value) is not dict:
         raise _invalid(path, value, f"an object with the fields {', '.join(names)}")
@@ -302,7 +342,7 @@ def _construct(cls: type[T], value: Any, path: str) -> T:
         if name not in names:
             raise _invalid(path, name, f"a field; the fields are {', '.join(names)}")
     for name in names:
-        if name not in value:
+        if name not in value and name not in DEFAULTS:
             raise ArchitectureError(f"{path}.{name}: missing; the fields are {', '.join(names)}")
     if cls is Architecture:
         value |= {name: _construct(kind, value[name], f"{path}.{name}") for name, kind in (("stem", Stem), ("head", Head))}
@@ -320,67 +360,3 @@ def _numbered(value: Any, path: str) -> Iterator[tuple[int, Any]]:
     if type(value) is not list:
         raise _invalid(path, value, "a list")
     return enumerate(value)
-
-
-class Row(NamedTuple):
-    """One row of a paper's table: a block and its repeats, with ratios and widths that are not yet multiplied and rounded."""
-
-    width: float
-    """Output channels before multiplying and rounding."""
-    repeats: int = 1
-    op: str = "mbconv"
-    kernel: int = 3
-    stride: int = 1
-    """Stride of the first repeat; the others have stride 1."""
-    expansion: float = 6.0
-    """Hidden channels / input channels."""
-    squeeze: str = "none"
-    """Squeeze-and-excite width. `none`; `input`: a quarter of the input channels, sigmoid gate (MnasNet, EfficientNet);
-    `hidden`: a quarter of the depthwise channels, rounded, hard sigmoid gate (MobileNetV3)."""
-    activation: str = "relu"
-    skip: bool = True
-    """True for a skip wherever the shapes allow one."""
-    linear: bool = True
-    """True for no activation after the last convolution; `conv` always has one."""
-
-
-@lru_cache(maxsize=100_000)  # a search makes the same few blocks again and again
-def make_block(row: Row, width_in: int, width: int, stride: int) -> Block:
-    """A block of the row, with `width_in` input channels and `width` output channels."""
-    hidden = round_width(width_in * row.expansion) if row.op in EXPANDING_OPS else 0
-    squeeze, gate = 0, None
-    if row.squeeze == "input" and row.op != "conv":
-        squeeze, gate = width_in // 4, "sigmoid"
-    elif row.squeeze == "hidden" and row.op != "conv":
-        squeeze, gate = round_width((hidden or width_in) / 4), "hard_sigmoid"
-    return Block(
-        op=row.op,
-        kernel=row.kernel,
-        stride=stride,
-        width=width,
-        hidden=hidden,
-        squeeze=squeeze,
-        gate=gate,
-        activation=row.activation,
-        linear=row.linear and row.op != "conv",
-        skip=row.skip and stride == 1 and width_in == width,
-    )
-
-
-def make_stages(width_in: int, table: tuple[tuple[Row, ...], ...], multiple: float = 1.0) -> tuple[tuple[Block, ...], ...]:
-    """The stages of a paper's table (one tuple of rows per stage), with every width multiplied by `multiple` and rounded."""
-    stages: list[tuple[Block, ...]] = []
-    for rows in table:
-        stages.append(_make_stage(width_in, rows, multiple))
-        width_in = stages[-1][-1].width
-    return tuple(stages)
-
-
-def _make_stage(width_in: int, rows: tuple[Row, ...], multiple: float) -> tuple[Block, ...]:
-    blocks: list[Block] = []
-    for row in rows:
-        width = round_width(row.width * multiple)
-        blocks.append(make_block(row, width_in, width, row.stride))
-        blocks += [make_block(row, width, width, 1)] * (row.repeats - 1)
-        width_in = width
-    return tuple(blocks)

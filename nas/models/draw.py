@@ -63,7 +63,7 @@ def draw(architecture: Architecture, num_classes: int = 1000) -> Drawing:
     """The SVG of a network with `num_classes` outputs: every block, and the params and MACs of every stage.
 
     A box names the operation and its kernel (`/2`: stride 2), the expansion, the output channels, and SE for
-    squeeze-and-excite. An arc over the box is a skip.
+    squeeze-and-excite. `uib 5+3` has kernel 5 before its expansion and 3 inside; 0 is none. An arc over the box is a skip.
     Raises: NasError for a negative number of classes.
     """
     total, rows = cost(architecture, num_classes), list(_rows(architecture, num_classes))
@@ -108,17 +108,19 @@ def _box(part: Part) -> Box:
         return Box("conv 3×3" + "/2" * (value.stride == 2), f"→ {value.width}", details, 3)
     assert isinstance(value, Block)  # the head's boxes are its layers
     expansion = f"×{value.hidden / part.width:.3g} " if value.hidden else ""
-    name = f"{value.op} {value.kernel}×{value.kernel}" + "/2" * (value.stride == 2)
+    kernels = f"{value.start_kernel}+{value.kernel}" if value.op == "uib" else f"{value.kernel}×{value.kernel}"
+    name = f"{value.op} {kernels}" + "/2" * (value.stride == 2)
     result = f"{expansion}→ {value.width}" + " SE" * bool(value.squeeze)
-    return Box(name, result, _details(value, part.width), value.kernel, value.skip)
+    return Box(name, result, _details(value, part.width), max(1, value.start_kernel, value.kernel), value.skip)
 
 
 def _details(block: Block, width_in: int) -> str:
     inside = f", {block.hidden} inside" if block.hidden else ""
+    start = f", kernel {block.start_kernel} before the expansion" if block.start_kernel else ""
     squeeze = f"\nsqueeze-and-excite to {block.squeeze} channels, gate {block.gate}" if block.squeeze else ""
     return (
-        f"{block.op}, kernel {block.kernel}, stride {block.stride}\n{width_in} to {block.width} channels{inside}{squeeze}\n"
-        f"{block.activation}{', skip' if block.skip else ''}"
+        f"{block.op}, kernel {block.kernel}, stride {block.stride}\n{width_in} to {block.width} channels{inside}{start}{squeeze}"
+        f"\n{block.activation}{', skip' if block.skip else ''}"
     )
 
 

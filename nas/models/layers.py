@@ -116,7 +116,8 @@ class Part(NamedTuple):
         for number, conv in enumerate(convolutions, start=1):
             if block.squeeze and conv is last:
                 layers.append(_squeeze(block, conv.width_in, size, skip_values))
-            layers.append(self._convolution(conv, size, skip_values, norm=f"bn{number}"))
+            norm = conv.module.replace(".conv", ".bn") if block.op == "uib" else f"bn{number}"
+            layers.append(self._convolution(conv, size, skip_values, norm=norm))
             size, skip_values = layers[-1].size_out, self.width * self.size**2 * block.skip
         if block.skip:
             layers.append(
@@ -125,13 +126,13 @@ class Part(NamedTuple):
         return layers
 
     def _head_layers(self, head: Head) -> list[Layer]:
-        features, num, pool_first = head.width or self.width, self.num_classes, head.kind == "mobilenetv3"
+        features, num, pool_first = head.width or self.width, self.num_classes, head.kind != "efficientnet"
         pooled = self.width if pool_first else features
         layers = [Layer(kind="pool", width_in=pooled, width=pooled, size=self.size, size_out=1, module="global_pool")]
         if head.width:
             conv = Convolution("conv", "conv_head", self.width, features, self.activation)
-            layer = self._convolution(conv, 1) if pool_first else self._convolution(conv, self.size, norm="bn2")
-            layers.insert(pool_first, layer)
+            norm = {"efficientnet": "bn2", "mobilenetv3": "", "mobilenetv4": "norm_head"}[head.kind]
+            layers.insert(pool_first, self._convolution(conv, 1 if pool_first else self.size, norm=norm))
         if num:
             linear = Layer(kind="linear", width_in=features, width=num, size=1, size_out=1, module="classifier")
             layers.append(replace(linear, weights=features * num, biases=num))

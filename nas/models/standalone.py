@@ -24,8 +24,10 @@ def build(architecture: dict[str, Any], num_classes: int = 1000, **options: Any)
     `options` are those of timm's classes, such as drop_rate, drop_path_rate and in_chans.
     Shapes: (N, 3, resolution, resolution) → (N, num_classes); images of other sizes work too.
     """
-    tensorflow = architecture["convention"] == "tensorflow"
-    network = EfficientNet if architecture["head"]["kind"] == "efficientnet" else MobileNetV3
+    tensorflow, head = architecture["convention"] == "tensorflow", architecture["head"]
+    network = EfficientNet if head["kind"] == "efficientnet" else MobileNetV3
+    if head["kind"] == "mobilenetv4":
+        options["head_norm"] = True
     width = architecture["stem"]["width"]
     stages: list[list[dict[str, Any]]] = []
     for stage in architecture["stages"]:
@@ -36,7 +38,7 @@ def build(architecture: dict[str, Any], num_classes: int = 1000, **options: Any)
     module: Any = network(
         block_args=stages,
         num_classes=num_classes,
-        num_features=architecture["head"]["width"],
+        num_features=head["width"],
         stem_size=architecture["stem"]["width"],
         fix_stem=True,
         round_chs_fn=_unchanged,
@@ -95,7 +97,7 @@ def _unchanged(width: int) -> int:
 def _arguments(block: dict[str, Any], width_in: int) -> dict[str, Any]:
     """A block as arguments for timm's EfficientNetBuilder."""
     arguments: dict[str, Any] = {
-        "block_type": {"conv": "cn", "sep": "ds", "mbconv": "ir", "fused": "er"}[block["op"]],
+        "block_type": {"conv": "cn", "sep": "ds", "mbconv": "ir", "uib": "uir", "fused": "er"}[block["op"]],
         "out_chs": block["width"],
         "stride": block["stride"],
         "act_layer": get_act_layer(block["activation"]),
@@ -111,6 +113,8 @@ def _arguments(block: dict[str, Any], width_in: int) -> dict[str, Any]:
     if block["op"] == "sep":
         return arguments | {"dw_kernel_size": block["kernel"], "pw_act": not block["linear"]}
     arguments["exp_ratio"] = block["hidden"] / width_in  # timm multiplies by `width_in` and rounds, which gives `hidden` again
+    if block["op"] == "uib":
+        return arguments | {"dw_kernel_size_start": block.get("start_kernel", 0), "dw_kernel_size_mid": block["kernel"]}
     return arguments | {"exp_kernel_size" if block["op"] == "fused" else "dw_kernel_size": block["kernel"]}
 
 

@@ -10,7 +10,8 @@ from functools import partial
 from typing import Final
 
 from nas.errors import unknown_name
-from nas.models.architecture import Architecture, Head, Row, Stem, make_stages, round_width
+from nas.models.architecture import Architecture, Head, Stem, round_width
+from nas.models.stages import Row, make_stages
 
 Table = tuple[tuple[Row, ...], ...]
 
@@ -162,6 +163,42 @@ SPNASNET: Final[Table] = (
 )
 
 
+def _universal(width: int, *blocks: tuple[int, int, float]) -> tuple[Row, ...]:
+    """A stage of MobileNetV4: each block's kernel before the expansion, kernel inside (0 for none), and expansion."""
+    return tuple(
+        Row(width, 1, "uib", kernel, stride=1 if number else 2, expansion=expansion, start_kernel=start)
+        for number, (start, kernel, expansion) in enumerate(blocks)
+    )
+
+
+# MobileNetV4's convolutional networks, arXiv:2404.10518, appendix, and timm/models/mobilenetv3.py.
+_CONV_960: Final = (Row(960, op="conv", kernel=1, skip=False),)
+MOBILENETV4_SMALL: Final[Table] = (
+    (Row(32, op="conv", stride=2), Row(32, op="conv", kernel=1, skip=False)),
+    (Row(96, op="conv", stride=2), Row(64, op="conv", kernel=1)),
+    _universal(96, (5, 5, 3), *[(0, 3, 2)] * 4, (3, 0, 4)),
+    _universal(128, (3, 3, 6), (5, 5, 4), (0, 5, 4), (0, 5, 3), (0, 3, 4), (0, 3, 4)),
+    _CONV_960,
+)
+MOBILENETV4_MEDIUM: Final[Table] = (
+    (Row(48, op="fused", stride=2, expansion=4),),
+    _universal(80, (3, 5, 4), (3, 3, 2)),
+    _universal(160, (3, 5, 6), (3, 3, 4), (3, 3, 4), (3, 5, 4), (3, 3, 4), (3, 0, 4), (0, 0, 2), (3, 0, 4)),
+    _universal(
+        256, (5, 5, 6), (5, 5, 4), *[(3, 5, 4)] * 2, (0, 0, 4), (3, 0, 4), (3, 5, 2), (5, 5, 4), *[(0, 0, 4)] * 2, (5, 0, 2)
+    ),
+    _CONV_960,
+)
+MOBILENETV4_LARGE: Final[Table] = (
+    (Row(48, op="fused", stride=2, expansion=4),),
+    _universal(96, (3, 5, 4), (3, 3, 4)),
+    _universal(192, (3, 5, 4), *[(3, 3, 4)] * 3, (3, 5, 4), *[(5, 3, 4)] * 5, (3, 0, 4)),
+    _universal(512, *[(5, 5, 4)] * 4, (5, 0, 4), (5, 3, 4), *[(5, 0, 4)] * 2, (5, 3, 4), (5, 5, 4), *[(5, 0, 4)] * 3),
+    _CONV_960,
+)
+MOBILENETV4: Final = {"small": (MOBILENETV4_SMALL, 32), "medium": (MOBILENETV4_MEDIUM, 32), "large": (MOBILENETV4_LARGE, 24)}
+
+
 def _network(
     table: Table, activation: str, stem: int, head: Head, *, multiple: float = 1.0, resolution: int = 224
 ) -> Architecture:
@@ -214,6 +251,13 @@ def _efficientnet_lite(width: float, depth: float, resolution: int) -> Architect
     return replace(network, stages=make_stages(network.stem.width, (first, *_deeper(tuple(middle), depth), last), width))
 
 
+def _mobilenetv4(table: Table, stem: int, multiple: float = 1.0, resolution: int = 224) -> Architecture:
+    """MobileNetV4 with its widths multiplied, but those of stem and head."""
+    head = Head(kind="mobilenetv4", width=1280)
+    network = _network(table, "relu", stem, head, resolution=resolution)
+    return replace(network, stages=make_stages(stem, table, multiple))
+
+
 def _tensorflow(build: Callable[[], Architecture]) -> Architecture:
     return replace(build(), convention="tensorflow")
 
@@ -242,6 +286,10 @@ def _builders() -> dict[str, Callable[[], Architecture]]:
         builders[f"semnasnet_{percent:03}"] = partial(_network, MNASNET_A1, "relu", 32, _HEAD_1280, multiple=percent / 100)
     builders["mnasnet_small"] = partial(_network, MNASNET_SMALL, "relu", 8, _HEAD_1280)
     builders["fbnetc_100"] = partial(_network, FBNETC, "relu", 16, Head(kind="efficientnet", width=1984))
+    for percent in (35, 50):
+        builders[f"mobilenetv4_conv_small_{percent:03}"] = partial(_mobilenetv4, *MOBILENETV4["small"], percent / 100)
+    for size, resolution in (("small", 224), ("medium", 256), ("large", 384)):  # of timm's default weights
+        builders[f"mobilenetv4_conv_{size}"] = partial(_mobilenetv4, *MOBILENETV4[size], resolution=resolution)
     builders["spnasnet_100"] = partial(_network, SPNASNET, "relu", 32, _HEAD_1280)
     return builders
 

@@ -95,8 +95,9 @@ class SharedNetwork(nn.Module):
             stages.append(nn.Sequential())
             for j, block in enumerate(stage):
                 module: Any = self._block(architecture.convention, i, j, block)
-                if hasattr(module, "conv_dw"):
-                    module.conv_dw.groups = block.hidden or width
+                for conv in block.convolutions(width):
+                    if conv.kind == "depthwise":
+                        module.get_submodule(conv.module).groups = conv.width
                 stages[-1].append(module)
                 width = block.width
         network.blocks = nn.Sequential(*stages)
@@ -112,7 +113,8 @@ class SharedNetwork(nn.Module):
     def _block(self, convention: str, i: int, j: int, block: Block) -> nn.Module:
         """The module of block `j` in stage `i`."""
         small = replace(block, width=SMALL, hidden=SMALL if block.hidden else 0, squeeze=SMALL if block.squeeze else 0)
-        architecture = replace(_SMALL, convention=convention, stages=((small,),))
+        head = Head(kind="mobilenetv4", width=SMALL) if block.op == "uib" else _SMALL.head  # with which any block may be built
+        architecture = replace(_SMALL, convention=convention, stages=((small,),), head=head)
         network: Any = self._built(architecture, (i, j))
         module: nn.Module = network.blocks[0][0]
         return module

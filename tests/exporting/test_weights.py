@@ -19,8 +19,9 @@ from safetensors.torch import load_file, save_file
 import nas
 from nas.exporting.export_folder import FILES, read_export, write_digests
 from nas.exporting.full_training import FullTraining, initial_weights, load_first, pretrained, run_training
-from nas.models.architecture import Architecture, Head, Stem, make_stages
+from nas.models.architecture import Architecture, Head, Stem
 from nas.models.network import OwnNetwork, find_network
+from nas.models.stages import make_stages
 from nas.models.zoo import MOBILENETV2
 from nas.training.checkpoint import best_file, save_weights
 from nas.training.settings import TrainSettings
@@ -260,10 +261,10 @@ def test_feature_maps_are_those_of_the_network(tmp_path):
 
 
 @pytest.fixture
-def hub(tmp_path, monkeypatch):
-    """timm's own cache of the hub, with random weights of MobileNetV3-Small in it and nothing else; no network."""
-    model = timm.create_model("mobilenetv3_small_100")
-    config = timm.get_pretrained_cfg("mobilenetv3_small_100")
+def hub(request, tmp_path, monkeypatch):
+    """timm's own cache of the hub, with random weights of one network, here MobileNetV3-Small, and nothing else; no network."""
+    name = getattr(request, "param", "mobilenetv3_small_100")
+    model, config = timm.create_model(name), timm.get_pretrained_cfg(name)
     place = tmp_path / "hub" / f"models--{config.hf_hub_id.replace('/', '--')}"
     (place / "snapshots" / "abc").mkdir(parents=True)
     (place / "refs").mkdir()
@@ -275,10 +276,16 @@ def hub(tmp_path, monkeypatch):
     return model
 
 
-def test_timms_weights_of_the_same_network_give_its_features(hub):
-    network = OwnNetwork(architecture=replace(nas.reference("mobilenetv3_small_100"), resolution=96))
+@pytest.mark.parametrize(
+    ("hub", "weights"),
+    [("mobilenetv3_small_100", "lamb_in1k"), ("mobilenetv4_conv_small", "e2400_r224_in1k")],
+    indirect=["hub"],
+)
+def test_timms_weights_of_the_same_network_give_its_features(hub, weights):
+    reference = hub.default_cfg["architecture"]
+    network = OwnNetwork(architecture=replace(nas.reference(reference), resolution=96))
     name, state = pretrained(network)
-    assert name == "mobilenetv3_small_100.lamb_in1k"
+    assert name == f"{reference}.{weights}"
     model = network.build(5)
     load_first(model, state, classifier=False)
     x = torch.randn(1, 3, 64, 64)
@@ -311,6 +318,7 @@ def test_a_training_begins_with_timms_weights(hub, tmp_path):
     [
         ("mobilenetv3_large_100", "timm's weights of mobilenetv3_large_100 are not on this machine and cannot be downloaded ("),
         ("timm:mobilenetv3_large_100", "run the same command once where the internet is, or begin with --weights new"),
+        ("mobilenetv4_conv_small_035", "timm has no weights for mobilenetv4_conv_small_035; begin with --weights new"),
         ("efficientnet_b7", "timm has no weights for efficientnet_b7; begin with --weights new"),
         ("timm:efficientnet_b7", "timm has no weights for efficientnet_b7; begin with --weights new"),
         ("./tiny.json", "is not a reference network, so timm has no weights for it; use --weights new"),

@@ -15,6 +15,7 @@ from nas.models.architecture import Architecture, architecture_id, round_width
 from tests.conftest import architectures
 
 TEXT = nas.reference("mobilenetv3_small_100").to_json()
+UNIVERSAL = nas.reference("mobilenetv4_conv_small").to_json()
 PATHS = [
     ("resolution",),
     ("convention",),
@@ -131,7 +132,8 @@ def test_what_is_not_a_text_gives_a_nas_error(value):
         (("stages", 2, 1, "stride"), 2, "architecture.stages[2][1].stride: 2 is not 1, as only the first block"),
         (("stages", 0, 0, "skip"), True, "architecture.stages[0][0].skip: True is not possible"),
         (("resolution",), 8, "architecture.resolution: 8 is not a whole number from 16 to 1024"),
-        (("head", "kind"), "vit", "architecture.head.kind: 'vit' is not one of efficientnet, mobilenetv3"),
+        (("head", "kind"), "vit", "architecture.head.kind: 'vit' is not one of efficientnet, mobilenetv3, mobilenetv4"),
+        (("stages", 2, 0, "start_kernel"), 3, "architecture.stages[2][0].start_kernel: 3 is not 0, as op 'mbconv' has none"),
         (("colour",), 1, "architecture: 'colour' is not a field; the fields are resolution,"),
         (("stages", 2, 0, "gate"), None, "architecture.stages[2][0].gate: None is not one of sigmoid, hard_sigmoid"),
     ],
@@ -140,6 +142,57 @@ def test_an_error_names_the_field_the_value_and_what_is_allowed(path, value, mes
     with pytest.raises(ArchitectureError) as caught:
         Architecture.from_json(with_value(TEXT, path, value))
     assert str(caught.value).startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        (("stages", 3, 0, "start_kernel"), 1, "architecture.stages[3][0].start_kernel: 1 is not one of 0, 3, 5, 7"),
+        (("stages", 3, 0, "start_kernel"), True, "architecture.stages[3][0].start_kernel: True is not one of 0, 3, 5, 7"),
+        (("stages", 3, 0, "hidden"), 0, "architecture.stages[3][0].hidden: 0 is not a multiple of 8"),
+        (
+            ("stages", 2, 1, "op"),
+            "mbconv",
+            "architecture.stages[2][1].op: 'mbconv' is not 'uib', which is an inverted bottleneck's",
+        ),
+        (
+            ("head", "kind"),
+            "mobilenetv3",
+            "architecture.stages[2][1].op: 'uib' is not 'mbconv', which is an inverted bottleneck's",
+        ),
+    ],
+)
+def test_an_error_in_a_universal_block_says_what_is_allowed(path, value, message):
+    with pytest.raises(ArchitectureError) as caught:
+        Architecture.from_json(with_value(UNIVERSAL, path, value))
+    assert str(caught.value).startswith(message)
+
+
+def test_a_universal_block_without_kernels_cannot_have_a_stride():
+    block = nas.reference("mobilenetv4_conv_small").stages[2][0]
+    assert replace(block, kernel=0).stride == 2  # that of the depthwise convolution before the expansion
+    with pytest.raises(ArchitectureError, match="stride: 2 is not 1, as a block without kernels cannot downsample"):
+        replace(block, kernel=0, start_kernel=0)
+
+
+def test_texts_from_before_the_universal_block_keep_their_ids():
+    """Only a block that has a kernel before its expansion writes it."""
+    assert nas.reference("mobilenetv3_small_100").id == "a13a855d9c23942a"
+    assert "start_kernel" not in TEXT
+    assert UNIVERSAL.count("start_kernel") == 4
+    with_zero = with_value(UNIVERSAL, ("stages", 2, 1, "start_kernel"), 0)
+    assert with_zero != UNIVERSAL
+    assert Architecture.from_json(with_zero).to_json() == UNIVERSAL
+
+
+@given(st.sampled_from(("op", "kernel", "start_kernel", "hidden", "stride")), VALUES.filter(lambda value: value != 0))
+def test_a_wrong_value_in_a_universal_block_gives_a_nas_error(name, value):
+    text = with_value(UNIVERSAL, ("stages", 3, 1, name), value)
+    try:
+        architecture = Architecture.from_json(text)
+    except nas.NasError:
+        return
+    assert json.loads(architecture.to_json()) == json.loads(text)
 
 
 @pytest.mark.parametrize("depth", range(900, 1000, 20))

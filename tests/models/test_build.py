@@ -11,7 +11,10 @@ from nas.models.architecture import Stem
 from nas.models.build import build
 from tests.conftest import architectures
 
-NAMES = ("mobilenetv3_small_100", "efficientnet_b0", "mobilenetv1_100", "efficientnetv2_s", "fbnetc_100")
+NAMES = (
+    *("mobilenetv3_small_100", "efficientnet_b0", "mobilenetv1_100", "efficientnetv2_s", "fbnetc_100"),
+    "mobilenetv4_conv_small_035",
+)
 
 
 @settings(max_examples=40)
@@ -24,14 +27,20 @@ def test_any_architecture_runs_and_what_is_written_is_what_is_built(architecture
     assert (model.conv_stem.out_channels, model.conv_stem.stride[0]) == (architecture.stem.width, architecture.stem.stride)
     for blocks, stage in zip(architecture.stages, model.blocks, strict=True):
         for block, module in zip(blocks, stage, strict=True):
-            last = {"conv": "conv", "sep": "conv_pw"}.get(block.op, "conv_pwl")
-            spatial = getattr(module, {"conv": "conv", "fused": "conv_exp"}.get(block.op, "conv_dw"))
-            assert getattr(module, last).out_channels == block.width
-            assert spatial.kernel_size == (block.kernel, block.kernel)
-            assert spatial.stride == (block.stride, block.stride)
+            last = module.get_submodule({"conv": "conv", "sep": "conv_pw", "uib": "pw_proj.conv"}.get(block.op, "conv_pwl"))
+            assert last.out_channels == block.width
             assert module.has_skip == block.skip
+            if block.op == "uib":
+                kernels = [dw.conv.kernel_size[0] if hasattr(dw, "conv") else 0 for dw in (module.dw_start, module.dw_mid)]
+                strides = [dw.conv.stride[0] for dw in (module.dw_start, module.dw_mid) if hasattr(dw, "conv")]
+                assert kernels == [block.start_kernel, block.kernel]
+                assert strides == [1, block.stride][2 - len(strides) :]
+            else:
+                spatial = getattr(module, {"conv": "conv", "fused": "conv_exp"}.get(block.op, "conv_dw"))
+                assert spatial.kernel_size == (block.kernel, block.kernel)
+                assert spatial.stride == (block.stride, block.stride)
             if block.hidden:
-                assert module.conv_pwl.in_channels == block.hidden
+                assert last.in_channels == block.hidden
             if block.squeeze:
                 assert module.se.conv_reduce.out_channels == block.squeeze
                 assert type(module.se.gate).__name__.lower() == block.gate.replace("_", "")

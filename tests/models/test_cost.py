@@ -33,7 +33,7 @@ def test_every_reference():
     assert [found for name in nas.references() if (found := mismatch(nas.reference(name)))] == []
 
 
-@pytest.mark.parametrize("name", ["mnasnet", "mobilenetv3", "efficientnet", "compound"])
+@pytest.mark.parametrize("name", ["mnasnet", "mobilenetv3", "mobilenetv4", "efficientnet", "compound"])
 def test_40_samples_of_each_space(name):
     space, generator = nas.space(name), random.Random(7)
     drawn = [space.decode(sample(space.parameters, generator)) for _ in range(40)]

@@ -24,7 +24,8 @@ def described(block, width_in):
     stride = "/2" if block.stride == 2 else ""
     expansion = f"×{block.hidden / width_in:.3g} " if block.hidden else ""
     squeeze = " SE" if block.squeeze else ""
-    return f"{block.op} {block.kernel}×{block.kernel}{stride}", f"{expansion}→ {block.width}{squeeze}", block.skip
+    kernels = f"{block.start_kernel}+{block.kernel}" if block.op == "uib" else f"{block.kernel}×{block.kernel}"
+    return f"{block.op} {kernels}{stride}", f"{expansion}→ {block.width}{squeeze}", block.skip
 
 
 def check_blocks(network):

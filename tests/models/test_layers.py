@@ -77,6 +77,26 @@ def test_a_network_costs_what_its_layers_cost(architecture):
             ["conv1 320>1280 silu @7", "pool 1280 @7", "linear 1280>1000 @1"],
         ),
         (
+            "mobilenetv4_conv_small",
+            5,
+            [
+                "depthwise5 64 @28",
+                "conv1 64>192 relu @28",
+                "depthwise5/2 192 relu @28",
+                "conv1 192>96 @14",
+            ],
+        ),
+        (
+            "mobilenetv4_conv_small",
+            10,
+            ["depthwise3 96 @14", "conv1 96>384 relu @14", "conv1 384>96 @14", "add 96 @14"],
+        ),
+        (
+            "mobilenetv4_conv_small",
+            -1,
+            ["pool 960 @7", "conv1 960>1280 relu @1", "linear 1280>1000 @1"],
+        ),
+        (
             "efficientnetv2_s",
             3,
             ["conv3/2 24>96 silu @112", "conv1 96>48 @56"],

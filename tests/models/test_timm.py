@@ -16,7 +16,7 @@ import nas
 from nas.spaces import sample
 
 nas.register_with_timm()
-SPACES = ("mnasnet", "mobilenetv3", "efficientnet", "compound")
+SPACES = ("mnasnet", "mobilenetv3", "mobilenetv4", "efficientnet", "compound")
 SIDE = 64
 OPTIONS = {"num_classes": 5, "drop_rate": 0.1, "drop_path_rate": 0.1}
 

@@ -25,6 +25,7 @@ SMALLEST = (  # of each table and convention
     *("mobilenetv1_100", "mobilenetv2_035", "mnasnet_small", "mnasnet_050", "semnasnet_050", "fbnetc_100", "spnasnet_100"),
     *("mobilenetv3_small_075", "mobilenetv3_large_075", "tf_mobilenetv3_small_minimal_100", "efficientnet_b0"),
     *("tf_efficientnet_b0", "tf_efficientnet_lite0", "efficientnetv2_s"),
+    *("mobilenetv4_conv_small_035", "mobilenetv4_conv_medium", "mobilenetv4_conv_large"),
 )
 
 
@@ -46,6 +47,7 @@ def test_the_table_covers_every_network_that_must_be_exact():
         "mobilenetv2_",
         "mobilenetv3_large_",
         "mobilenetv3_small_",
+        "mobilenetv4_conv_",
         "mnasnet_",
         "semnasnet_",
         "fbnetc_100",

@@ -63,9 +63,10 @@ def some_networks():
         "efficientnet_b0",
         "efficientnetv2_s",
         "mobilenetv2_035",
+        "mobilenetv4_conv_small_050",
     )
     found = [nas.reference(name) for name in names]
-    for name in ("mobilenetv3", "mnasnet", "efficientnet"):
+    for name in ("mobilenetv3", "mnasnet", "efficientnet", "mobilenetv4"):
         space = nas.space(name)
         found += [space.decode(sample(space.parameters, generator)) for _ in range(2)]
     return [replace(network, resolution=65) for network in found]  # an odd side, where paddings differ
@@ -138,7 +139,7 @@ def test_on_a_busy_core_nothing_is_claimed():
         (["measure", "mobilenetv3_small_100", "--batch", "100000000"], "batch: 100000000 images do not fit in memory"),
         (["measure", "timm:resnet18"], "is timm's own"),
         (["latency", "bild"], "command 'latency bild' does not exist; did you mean 'latency build'?"),
-        (["latency", "build", "mobilenetv4"], "space 'mobilenetv4' does not exist"),
+        (["latency", "build", "mobilenetv5"], "space 'mobilenetv5' does not exist"),
         (["latency", "build", "mobilenetv3", "--resolution", "97"], "resolution: 97 is not one of space mobilenetv3"),
         (["latency", "build", "mobilenetv3", "--classes", "0"], "classes: 0 is not 1 or more"),
         (["latency", "build", "mobilenetv3", "--limit", "small"], "limit 'small' is not of the form"),
