@@ -27,7 +27,7 @@ NETWORKS = (
     "semnasnet_100",
     "efficientnet_b0",
 )
-SPACES = ("mnasnet", "mobilenetv3", "efficientnet", "compound")
+SPACES = ("mnasnet", "mobilenetv3", "mobilenetv4", "efficientnet", "compound")
 
 
 def count_macs(model: nn.Module, size: int) -> int:

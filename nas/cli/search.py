@@ -90,8 +90,9 @@ def space(name: str | None = None, /) -> None:
     costs = [cost(described.decode(sample(described.parameters, generator))) for _ in range(1_000)]
     print(f"{described.name}: {(type(described).__doc__ or '').splitlines()[0]}\n")
     print(f"{len(described.parameters)} parameters, {num_points(described.parameters):.3g} points\n")
+    longest = max([24, *map(len, described.parameters)])
     for parameter, distribution in described.parameters.items():
-        print(f"  {parameter:<24} {_choices(distribution)}")
+        print(f"  {parameter:<{longest}} {_choices(distribution)}")
     print("\nover 1,000 random points, 1,000 classes: smallest, median, largest")
     for unit, values in (("params_m", sorted(c.params for c in costs)), ("macs_m", sorted(c.macs for c in costs))):
         print(f"  {unit:<24} {values[0] / 1e6:.3f}  {values[500] / 1e6:.3f}  {values[-1] / 1e6:.3f}")

@@ -68,7 +68,7 @@ MISTAKES = [
     (["search", "digits_mobilenetv3", "--space.resolutions", "8"], "space.resolutions: 8 is not from 16 to 1024"),
     (["resume", "."], "is not a run folder"),
     (["resume", "nowhere", "--trials", "3"], "nowhere is not a run folder"),
-    (["space", "mobilenet"], "space 'mobilenet' does not exist; did you mean 'mobilenetv3'?"),
+    (["space", "mobilenet_v3"], "space 'mobilenet_v3' does not exist; did you mean 'mobilenetv3'?"),
     (["table", "."], "is not a run folder"),
     (["export", "."], "is not a run folder"),
     (["runs", "nowhere"], "nowhere is not a folder"),
@@ -150,7 +150,7 @@ def test_a_shell_sees_one_sentence_and_exit_code_2_and_nothing_half_written(fold
 def test_experiments_and_spaces_are_listed_one_line_each(tmp_path, typed):
     assert "  digits_mobilenetv3 " in typed("search", cwd=tmp_path)
     listed = typed("space", cwd=tmp_path)
-    assert all(f"  {name} " in listed for name in ("mnasnet", "mobilenetv3", "efficientnet", "compound"))
+    assert all(f"  {name} " in listed for name in ("mnasnet", "mobilenetv3", "mobilenetv4", "efficientnet", "compound"))
 
 
 def test_a_space_is_described(tmp_path, typed):

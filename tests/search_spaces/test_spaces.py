@@ -11,7 +11,8 @@ import torch
 
 import nas
 from nas.errors import SpaceError
-from nas.models.architecture import Head, Row, Stem, make_block, make_stages
+from nas.models.architecture import Head, Stem
+from nas.models.stages import Row, make_block, make_stages
 from nas.models.zoo import EFFICIENTNET_COEFFICIENTS, MOBILENETV3_LARGE
 from nas.plugins import plugin_names
 from nas.spaces import num_points, sample
@@ -19,6 +20,7 @@ from search_spaces.compound import CompoundSpace, multiples
 from search_spaces.efficientnet import EfficientNetSpace
 from search_spaces.mnasnet import MnasNetSpace
 from search_spaces.mobilenetv3 import MobileNetV3Space
+from search_spaces.mobilenetv4 import MobileNetV4Space
 
 DATA = Path(__file__).parents[1] / "data"
 SPACES = plugin_names("space")
@@ -30,6 +32,7 @@ POINTS = {
         "tf_mobilenetv3_large_minimal_100",
         "tf_mobilenetv3_small_minimal_100",
     },
+    "mobilenetv4": {"mobilenetv4_conv_small", "mobilenetv4_conv_medium", "mobilenetv4_conv_large"},
     "efficientnet": {f"efficientnet_{name}" for name in EFFICIENTNET_COEFFICIENTS},
     "compound": {"efficientnet_b0"},
 }
@@ -101,6 +104,11 @@ def test_choices_that_change_nothing_leave_no_trace():
     params = space.references["mnasnet_100"] | {"stage3.op": "conv"}
     for other in ({"stage3.expansion": 6}, {"stage3.squeeze": 0.25}):
         assert space.decode(params | other).id == space.decode(params).id
+    space = nas.space("mobilenetv4")
+    params = space.references["mobilenetv4_conv_small"]
+    for other in ({"stage2.layer1.kernel": 5}, {"stage2.depth": 3}, {"stage3.layer7.start_kernel": 5}):
+        assert space.decode(params | other).id == space.decode(params).id
+    assert space.decode(params | {"stage3.layer6.start_kernel": 5}).id != space.decode(params).id
     space = nas.space("compound")
     ids = {space.decode({"depth_share": d, "width_share": w, "phi": 0.0}).id for d in (0.0, 0.5, 1.0) for w in (0.0, 1.0)}
     assert ids == {nas.reference("efficientnet_b0").id}
@@ -128,6 +136,26 @@ def test_any_once_for_all_network_of_the_family_is_a_point_of_mobilenetv3():
         assert space.decode(space.encode(architecture)) == architecture
 
 
+@pytest.mark.parametrize("percent", [35, 50])
+def test_the_narrow_mobilenetv4s_are_points_of_the_narrow_space(percent):
+    space = MobileNetV4Space(width_multiple=percent / 100)
+    published = nas.reference(f"mobilenetv4_conv_small_{percent:03}")
+    assert space.decode(space.references["mobilenetv4_conv_small"]) == published
+    assert space.decode(space.encode(published)) == published
+
+
+def test_each_kind_of_universal_block_is_a_choice_of_mobilenetv4():
+    """Extra depthwise, inverted bottleneck, ConvNeXt and feed-forward."""
+    space = nas.space("mobilenetv4")
+    params = space.references["mobilenetv4_conv_medium"]
+    for start_kernel, kernel, num_convolutions in ((5, 3, 4), (0, 5, 3), (3, 0, 3), (0, 0, 2)):
+        network = space.decode(params | {"stage3.layer2.start_kernel": start_kernel, "stage3.layer2.kernel": kernel})
+        block = network.stages[2][1]
+        assert (block.op, block.start_kernel, block.kernel) == ("uib", start_kernel, kernel)
+        assert len(block.convolutions(160)) == num_convolutions
+        assert space.decode(space.encode(network)) == network
+
+
 @pytest.mark.parametrize("phi", [-1.0, 0.5, 1.0, 3.0])
 def test_compound_scaling_doubles_the_budget_by_construction(phi):
     for depth_share in (0.0, 0.3, 1.0):
@@ -147,6 +175,7 @@ def test_compound_takes_any_network():
 def test_fields_make_the_small_spaces_that_small_images_need():
     for space in (
         MobileNetV3Space(width_multiple=0.35, resolutions=(32,), stem_stride=1, skeletons=("small",), conventions=("torch",)),
+        MobileNetV4Space(width_multiple=0.35, resolutions=(32,), stem_stride=1, skeletons=("small", "medium")),
         MnasNetSpace(width_multiple=0.35, resolution=32, stem_stride=1),
     ):
         assert space.references  # the published choices, at this width and resolution
@@ -162,6 +191,9 @@ def test_fields_make_the_small_spaces_that_small_images_need():
         lambda: MobileNetV3Space(skeletons=("huge",)),
         lambda: MobileNetV3Space(resolutions=()),
         lambda: MobileNetV3Space(resolutions=(8,)),
+        lambda: MobileNetV4Space(skeletons=("hybrid",)),
+        lambda: MobileNetV4Space(resolutions=(2000,)),
+        lambda: MobileNetV4Space(stem_stride=4),
         lambda: MnasNetSpace(width_multiple=-1.0),
         lambda: MnasNetSpace(activations=("gelu",)),
         lambda: CompoundSpace(base="resnet50"),

@@ -15,10 +15,12 @@ from nas.supernet.whole import fits, whole_shapes
 from search_spaces.compound import CompoundSpace
 from search_spaces.mnasnet import MnasNetSpace
 from search_spaces.mobilenetv3 import MobileNetV3Space
+from search_spaces.mobilenetv4 import MobileNetV4Space
 
 SMALL = {
     "mobilenetv3": MobileNetV3Space(width_multiple=0.25, head_multiple=0.1, resolutions=(32, 24), stem_stride=1),
     "mnasnet": MnasNetSpace(width_multiple=0.25, resolution=32, stem_stride=1),
+    "mobilenetv4": MobileNetV4Space(width_multiple=0.25, resolutions=(32, 24), stem_stride=1),
     "compound": CompoundSpace(min_phi=-3.0, max_phi=-1.0),
 }
 
