@@ -28,6 +28,7 @@ LAYER = "layer "
 SHOWN = {  # space → the reference that its picture shows
     "mnasnet": "mnasnet_100",
     "mobilenetv3": "mobilenetv3_large_100",
+    "mobilenetv4": "mobilenetv4_conv_medium",
     "efficientnet": "efficientnet_b0",
     "compound": "efficientnet_b0",
 }
@@ -101,7 +102,7 @@ def grouped(parameters: Mapping[str, BaseDistribution]) -> dict[str, dict[str, s
     for path, distribution in parameters.items():
         first, *rest = path.split(".")
         group = first.replace("stage", "stage ") if rest else "network"
-        name = LAYER + rest[-1] if len(rest) > 1 else path.split(".")[-1].replace("_", " ")
+        name = LAYER * (len(rest) > 1) + path.split(".")[-1].replace("_", " ")
         groups.setdefault(group, {})[name] = shown(distribution)
     return groups
 
