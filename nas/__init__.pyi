@@ -6,7 +6,6 @@ from nas.datasets import Dataset as Dataset
 from nas.datasets import ImageData as ImageData
 from nas.datasets import dataset as dataset
 from nas.errors import NasError as NasError
-from nas.exporting.export_folder import load as load
 from nas.exporting.from_run import export as export
 from nas.exporting.from_run import export_front as export_front
 from nas.exporting.full_training import FullTraining as FullTraining
@@ -22,6 +21,7 @@ from nas.models.build import register_with_timm as register_with_timm
 from nas.models.cost import Cost as Cost
 from nas.models.cost import cost as cost
 from nas.models.draw import draw as draw
+from nas.models.export_folder import load as load
 from nas.models.scaling import ScalingRule as ScalingRule
 from nas.models.scaling import scale as scale
 from nas.models.scaling import scale_family as scale_family

@@ -87,7 +87,7 @@ def scale(
 
 
 def _by_name(network: str, **only_of_runs: int | None) -> _Base:
-    from nas.exporting.export_folder import read_export
+    from nas.models.export_folder import read_export
     from nas.models.network import export_folder, find_network
 
     for option, value in only_of_runs.items():

@@ -17,7 +17,12 @@ from torch import nn
 from nas.datasets import Dataset, ImageData
 from nas.datasets.images import open_image
 from nas.errors import MachineBusyError, NasError, describe_error
-from nas.exporting.export_folder import (
+from nas.exporting.fresh_process import BATCH, INT8_FILE, onnx_run
+from nas.exporting.proof import kept_side, proof_images, prove, sample_of, unmappable, warn_of_timms_reader
+from nas.exporting.readme import readme
+from nas.files import atomic_folder
+from nas.models import standalone
+from nas.models.export_folder import (
     CLASS_MAP_FILE,
     CONFIG_FILE,
     IMAGES_FILE,
@@ -29,11 +34,6 @@ from nas.exporting.export_folder import (
     with_weights,
     write_digests,
 )
-from nas.exporting.fresh_process import BATCH, INT8_FILE, onnx_run
-from nas.exporting.proof import kept_side, proof_images, prove, sample_of, unmappable, warn_of_timms_reader
-from nas.exporting.readme import readme
-from nas.files import atomic_folder
-from nas.models import standalone
 from nas.models.network import ARCHITECTURE_FILE, CARD_FILE, WEIGHTS_FILE, Network, OwnNetwork, TimmNetwork
 from nas.models.onnx import OPSET, onnx_model
 from nas.objectives.latency.measure import measure

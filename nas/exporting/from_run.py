@@ -14,8 +14,8 @@ from torch import nn
 from nas.datasets import Dataset, ImageData, load_part
 from nas.datasets.images.splits import PARTS
 from nas.errors import NasError
-from nas.exporting.export_folder import check_replaceable, with_weights
 from nas.exporting.formats import about_images, make_card, measure_accuracy, unread_images, write_export
+from nas.models.export_folder import check_replaceable, with_weights
 from nas.models.network import Network, parse_network
 from nas.paths import absolute
 from nas.runs.front import best as best_row

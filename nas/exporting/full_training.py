@@ -6,22 +6,21 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-import timm
 import torch
 import tyro
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from nas.datasets import Dataset, load_part
 from nas.errors import NasError, describe_error
-from nas.exporting.export_folder import read_export, sha256, with_weights
 from nas.exporting.formats import about_images, make_card, measure_accuracy, write_export
 from nas.files import is_locked, locked
 from nas.machine import usable_cores
 from nas.models.architecture import Architecture
+from nas.models.export_folder import read_export, sha256, with_weights
 from nas.models.network import WEIGHTS_FILE, Network, export_folder, find_network
+from nas.models.pretrained import classifier_of, pretrained
 from nas.paths import absolute, with_absolute_paths
 from nas.plugins import check_type
 from nas.runs.serialization import package_versions
@@ -217,14 +216,6 @@ def run_training(
     )
 
 
-def classifier_of(model: nn.Module) -> set[str]:
-    """The names of the classifier's parameters in a timm model."""
-    classifier: Any = model.get_classifier()  # type: ignore[operator]  # a method of timm's models
-    heads = classifier if isinstance(classifier, tuple | list) else (classifier,)
-    modules = [name for name, module in model.named_modules() if any(module is head for head in heads)]
-    return {name for name in model.state_dict() if name.rpartition(".")[0] in modules}
-
-
 def load_first(model: nn.Module, state: Mapping[str, Tensor], *, classifier: bool) -> None:
     """Load initial weights into a new model; the classifier's only if `classifier` is true."""
     left_out = set() if classifier else classifier_of(model)
@@ -232,26 +223,3 @@ def load_first(model: nn.Module, state: Mapping[str, Tensor], *, classifier: boo
     missing, unexpected = model.load_state_dict(kept, strict=False)
     assert set(missing) <= left_out, missing
     assert not unexpected, unexpected
-
-
-def pretrained(network: Network) -> tuple[str, dict[str, Tensor]]:
-    """(timm's name of the weights, the weights without the classifier); timm downloads and caches them.
-
-    An architecture gets the weights of the published network that it equals, at any resolution.
-
-    Raises: NasError if timm has no weights for it, or they cannot be downloaded.
-    """
-    name = network.timm_name
-    config = timm.get_pretrained_cfg(name)
-    if config is None or not config.has_weights:
-        raise NasError(f"timm has no weights for {name}; begin with --weights new, or from an export's folder")
-    try:
-        model = timm.create_model(name, pretrained=True)
-    except (OSError, RuntimeError, SafetensorError) as error:
-        raise NasError(
-            f"timm's weights of {name} are not on this machine and cannot be downloaded ({describe_error(error)}); "
-            "run the same command once where the internet is, or begin with --weights new"
-        ) from None
-    left_out = classifier_of(model)
-    state = {key: value for key, value in model.state_dict().items() if key not in left_out}
-    return f"{name}.{config.tag}" if config.tag else name, state

@@ -23,8 +23,8 @@ from torch import Tensor, nn
 from nas.datasets import ImageData
 from nas.errors import NasError
 from nas.exporting import fresh_process
-from nas.exporting.export_folder import CLASS_MAP_FILE, IMAGES_FILE
 from nas.exporting.fresh_process import BATCH, FORMATS, INT8_FILE, SAMPLE_FILE, SAMPLE_FOLDER
+from nas.models.export_folder import CLASS_MAP_FILE, IMAGES_FILE
 from nas.training.predict import Preprocess, evenly_spaced
 
 TOLERANCE: Final = 1e-3  # largest difference, relative to the largest logit: each format adds in its own order

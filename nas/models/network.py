@@ -11,6 +11,7 @@ from nas.errors import NasError, describe_error, unknown_name
 from nas.models.architecture import MAX_TEXT, Architecture
 from nas.models.cost import cost
 from nas.models.zoo import reference, references
+from nas.paths import absolute
 
 if TYPE_CHECKING:
     from torch import nn
@@ -196,6 +197,11 @@ def export_folder(name: str | Architecture) -> Path | None:
     if isinstance(name, Architecture) or name in references() or name.startswith(TIMM):
         return None
     return Path(name) if Path(name).is_dir() else None
+
+
+def absolute_name(name: str) -> str:
+    """The absolute path of a network's file or folder; the name of a network, and anything else that is not there, is kept."""
+    return str(absolute(name)) if name not in references() and absolute(name).exists() else name
 
 
 def _named_network(name: str) -> Network:

@@ -11,14 +11,14 @@ from optuna.samplers import BaseSampler
 
 from nas.datasets import Dataset
 from nas.errors import NasError
-from nas.models.zoo import references
+from nas.models.network import absolute_name
 from nas.objectives import Limit, Objective
 from nas.objectives.latency.table import LatencyTable, read_table
 from nas.paths import absolute, with_absolute_paths
 from nas.plugins import check_type
 from nas.spaces import SearchSpace
-from nas.training.settings import TrainSettings
-from nas.training.tuned import TunedSpace
+from nas.training.settings import TrainSettings, check_teacher_settings
+from nas.training.tuned import TEACHER, TunedSpace, resolved_tune
 
 AUTO: Final = "auto"  # trials of a search that ends by itself
 
@@ -158,9 +158,11 @@ class Experiment:
         check_type("tune", self.tune, tuple)
         for text in self.tune:
             check_type("tune", text, str)
+        parameters = self.search_space.parameters if self.tune else ()  # raises for a setting that cannot be searched
+        if TEACHER not in parameters:
+            check_teacher_settings(self.train)
         if not self.tune:
             return
-        self.search_space  # noqa: B018 - raises for a setting that cannot be searched
         if not any(objective.needs_training for objective in self.steering):
             raise NasError("tune: no objective needs training, so no setting has an effect; leave it out, or add val_top1_pct")
         if self.uses_shared_weights:
@@ -252,13 +254,15 @@ class Experiment:
         return replace(
             self,
             dataset=with_absolute_paths(self.dataset),
+            train=self.train.resolved(),
+            tune=tuple(map(resolved_tune, self.tune)),
             objectives=tuple(replace(one, measure=with_absolute_paths(one.measure)) for one in self.objectives),
             storage=storage,
             shared_weights=_absolute_run(self.shared_weights),
             latency=None if self.latency is None else str(absolute(self.latency)),
-            start=tuple(map(_absolute, self.start)),
+            start=tuple(map(absolute_name, self.start)),
             reuse=tuple(str(absolute(run)) for run in self.reuse),
-            baselines=tuple(map(_absolute, self.baselines)),
+            baselines=tuple(map(absolute_name, self.baselines)),
             runs=str(absolute(self.runs)),
         )
 
@@ -278,8 +282,3 @@ def share_of(name: str, text: str) -> float:
 def _absolute_run(name: str) -> str:
     """The absolute path of the run whose shared weights are used; none and train are no paths."""
     return name if name in ("none", "train") else str(absolute(name))
-
-
-def _absolute(name: str) -> str:
-    """The absolute path of a file or folder; the name of a network, and anything else that is not there, is kept as it is."""
-    return str(absolute(name)) if name not in references() and absolute(name).exists() else name

@@ -1,18 +1,19 @@
 """The settings of a training and its report, as plain values; the loop is in `loop.py`."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from nas.errors import NasError
+from nas.models.network import absolute_name
 
 # Allowed intervals of settings; `[` and `]` include the bound, `(` and `)` exclude it.
 INTERVALS: Final = (
-    (("epochs", "batch_size", "lr"), 0, math.inf, "()"),
+    (("epochs", "batch_size", "lr", "teacher_temperature"), 0, math.inf, "()"),
     (("weight_decay", "mixup", "cutmix"), 0, math.inf, "[)"),
     (("warmup_share", "label_smoothing", "drop_rate", "drop_path_rate", "ema_decay"), 0, 1, "[)"),
     (("min_crop", "start_resolution"), 0, 1, "(]"),
-    (("color_jitter", "erasing"), 0, 1, "[]"),
+    (("color_jitter", "erasing", "teacher_share"), 0, 1, "[]"),
     (("randaugment_ops",), 1, 14, "[]"),
     (("randaugment_magnitude",), 0, 30, "[]"),
 )
@@ -21,11 +22,18 @@ CHOICES: Final = {
     "augment": ("none", "randaugment", "trivial"),
     "precision": ("auto", "float32", "bfloat16", "float16"),
 }
+RANDAUGMENT: Final = "randaugment"
+RANDAUGMENT_SETTINGS: Final = ("randaugment_ops", "randaugment_magnitude")
+NO_TEACHER: Final = "none"
+TEACHER_SETTINGS: Final = ("teacher_temperature", "teacher_share")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainSettings:
     """The settings of a training, the same for every network of a run.
+
+    Source of the teacher's temperature and share: arXiv:1503.02531, section 4, the best temperature of 1, 2, 5 and 10, and a
+    weight of 0.5 on the labels.
 
     Raises: NasError for a value that is not allowed.
     """
@@ -70,16 +78,47 @@ class TrainSettings:
     """Resolution of the first epoch as a share of the network's, growing linearly to 1 in the last epoch."""
     precision: str = "auto"
     """auto, float32, bfloat16 or float16; auto picks the fastest for the device."""
+    teacher: str = NO_TEACHER
+    """A trained network to learn from: an export's folder, a published network's name, timm:NAME, or none."""
+    teacher_temperature: float = 2.0
+    """Temperature at which the two networks' logits are compared: the higher, the more the less likely classes count."""
+    teacher_share: float = 0.5
+    """Share of the loss that compares with the teacher, 0 to 1; the rest is the loss on the labels."""
 
     def __post_init__(self) -> None:
         for names, low, high, interval in INTERVALS:
             for name in names:
                 _check_interval(name, getattr(self, name), low, high, interval)
-        if self.augment != "randaugment" and (self.randaugment_ops, self.randaugment_magnitude) != (2, 9):
+        if self.augment != RANDAUGMENT and (self.randaugment_ops, self.randaugment_magnitude) != (2, 9):
             raise NasError(f"train.randaugment_ops and train.randaugment_magnitude do nothing with train.augment {self.augment}")
         for name, choices in CHOICES.items():
             if getattr(self, name) not in choices:
                 raise NasError(f"train.{name}: {getattr(self, name)!r} is not one of {', '.join(choices)}")
+
+    def resolved(self) -> "TrainSettings":
+        """The settings with the absolute path of the teacher's folder, so that they mean the same in every folder and process."""
+        return self if self.teacher == NO_TEACHER else replace(self, teacher=absolute_name(self.teacher))
+
+
+def idle_settings(augment: str, teacher: str) -> tuple[str, ...]:
+    """The names of the settings that have no effect with this augmentation and this teacher."""
+    of_augment = () if augment == RANDAUGMENT else RANDAUGMENT_SETTINGS
+    return of_augment if teacher != NO_TEACHER else (*of_augment, *TEACHER_SETTINGS)
+
+
+def without_teacher(settings: TrainSettings) -> TrainSettings:
+    """The same settings, for a training that has no teacher."""
+    defaults = {name: getattr(TrainSettings(), name) for name in TEACHER_SETTINGS}
+    return replace(settings, teacher=NO_TEACHER, **defaults)
+
+
+def check_teacher_settings(settings: TrainSettings) -> None:
+    """Check that without a teacher no setting of it is given.
+
+    Raises: NasError if one is.
+    """
+    if settings.teacher == NO_TEACHER and settings != without_teacher(settings):
+        raise NasError("train.teacher_temperature and train.teacher_share do nothing without a teacher; give --train.teacher too")
 
 
 def _check_interval(name: str, value: float, low: float, high: float, interval: str) -> None:
@@ -96,7 +135,8 @@ class Epoch:
     epoch: int
     """Counted from 1."""
     train_loss: float
-    """Mean cross-entropy over the epoch's steps and all processes, with label smoothing, mixup and CutMix."""
+    """Mean loss over the epoch's steps and all processes: cross-entropy with label smoothing, mixup and CutMix; with a teacher,
+    its share is the divergence from the teacher."""
     val_top1_pct: float
     """Top-1 on the val part after the epoch, percent."""
     val_images: int

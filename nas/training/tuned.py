@@ -4,7 +4,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any, Final
@@ -13,12 +13,13 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 
 from nas.errors import NasError, unknown_name
 from nas.models.architecture import Architecture
+from nas.models.network import absolute_name
 from nas.spaces import Params, SearchSpace, grid_values
-from nas.training.settings import TrainSettings
+from nas.training.settings import NO_TEACHER, RANDAUGMENT, TrainSettings, idle_settings
 
 PREFIX: Final = "train."
-RANDAUGMENT: Final = "randaugment"
 AUGMENT: Final = f"{PREFIX}augment"
+TEACHER: Final = f"{PREFIX}teacher"
 RANGE: Final = re.compile(r"(?P<low>[^,]+?)\.\.(?P<high>[^,]+?)(?P<log>\s+log)?")
 NUM_ID_DIGITS: Final = 10
 FORM: Final = (
@@ -51,6 +52,15 @@ def parse_tuned(text: str) -> tuple[str, BaseDistribution]:
     if len(set(choices)) < max(2, len(choices)):
         raise NasError(f"tune: {text!r} does not list two or more different values; {FORM}")
     return PREFIX + field, CategoricalDistribution(choices)
+
+
+def resolved_tune(text: str) -> str:
+    """A setting to search as `parse_tuned` reads it, with the absolute paths of teachers' folders."""
+    name, equals, values = text.partition("=")
+    if name.strip() != TEACHER or not equals:
+        return text
+    teachers = (value.strip() for value in values.split(","))
+    return f"{TEACHER}={','.join(one if one == NO_TEACHER else absolute_name(one) for one in teachers)}"
 
 
 def _number(text: str, number: str, read: Callable[[str], Any]) -> Any:
@@ -87,13 +97,16 @@ class TunedSpace(SearchSpace):
         if len(self.tuned) < len(self.tune):
             raise NasError(f"tune: {', '.join(self.tune)} names one setting twice")
         first = {name: grid_values(distribution)[0] for name, distribution in self.tuned.items()}
-        augment: Any = self.tuned.get(AUGMENT)
-        augments = [self.train.augment] if augment is None else augment.choices
-        if RANDAUGMENT in augments and augment is not None:
-            first[AUGMENT] = RANDAUGMENT  # which alone has settings of its own
-        idle = [name for name in self.tuned if name.startswith(PREFIX + RANDAUGMENT)]
-        if idle and RANDAUGMENT not in augments:
-            raise NasError(f"tune: {idle[0]} does nothing with train.augment {', '.join(augments)}")
+        augments, teachers = self.values_of("augment"), self.values_of("teacher")
+        switched_on = {  # so that every other setting has an effect, if it can have one
+            AUGMENT: RANDAUGMENT if RANDAUGMENT in augments else augments[0],
+            TEACHER: next((one for one in teachers if one != NO_TEACHER), NO_TEACHER),
+        }
+        idle = {PREFIX + name for name in idle_settings(*switched_on.values())}
+        for name in (name for name in self.tuned if name in idle):
+            what = f"train.teacher {NO_TEACHER}" if name.startswith(TEACHER) else f"train.augment {', '.join(augments)}"
+            raise NasError(f"tune: {name} does nothing with {what}")
+        first |= {name: value for name, value in switched_on.items() if name in self.tuned}
         for name, distribution in self.tuned.items():
             for value in grid_values(distribution):
                 try:
@@ -105,6 +118,11 @@ class TunedSpace(SearchSpace):
     def tuned(self) -> Mapping[str, BaseDistribution]:
         """Parameter → its values, for each setting to search."""
         return dict(map(parse_tuned, self.tune))
+
+    def values_of(self, setting: str) -> Sequence[Any]:
+        """The values of a setting of names: those that are searched, or the one of `train`."""
+        distribution: Any = self.tuned.get(PREFIX + setting)
+        return [getattr(self.train, setting)] if distribution is None else distribution.choices
 
     @property
     def name(self) -> str:
@@ -145,11 +163,11 @@ def _nearest(distribution: Any, value: Any) -> Any:
 
 
 def setting_changes(params: Mapping[str, Any]) -> dict[str, Any]:
-    """Setting → value, for the settings among a trial's parameters that have an effect: RandAugment's only with RandAugment."""
+    """Setting → value, for the settings among a trial's parameters that have an effect: RandAugment's only with RandAugment, and
+    those of a teacher only with one."""
     changes = {name.removeprefix(PREFIX): value for name, value in params.items() if name.startswith(PREFIX)}
-    if changes.get("augment", RANDAUGMENT) != RANDAUGMENT:
-        changes = {name: value for name, value in changes.items() if not name.startswith(RANDAUGMENT)}
-    return changes
+    idle = _idle(changes)
+    return {name: value for name, value in changes.items() if name not in idle}
 
 
 def settings_with(train: TrainSettings, params: Mapping[str, Any]) -> TrainSettings:
@@ -158,9 +176,12 @@ def settings_with(train: TrainSettings, params: Mapping[str, Any]) -> TrainSetti
     Raises: NasError for a value that is not allowed.
     """
     changes, default = setting_changes(params), TrainSettings()
-    if changes.get("augment", RANDAUGMENT) != RANDAUGMENT:
-        changes |= {name: getattr(default, name) for name in ("randaugment_ops", "randaugment_magnitude")}
-    return replace(train, **changes)
+    return replace(train, **changes | {name: getattr(default, name) for name in _idle(changes)})
+
+
+def _idle(changes: Mapping[str, Any]) -> tuple[str, ...]:
+    """The settings that have no effect with the parameters of a trial, as far as these decide it."""
+    return idle_settings(changes.get("augment", RANDAUGMENT), changes.get("teacher", ""))
 
 
 def settings_id(params: Mapping[str, Any]) -> str:

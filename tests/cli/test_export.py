@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import nas
-from nas.exporting.export_folder import write_digests
+from nas.models.export_folder import write_digests
 from nas.models.network import ARCHITECTURE_FILE, CARD_FILE, WEIGHTS_FILE
 from nas.training.predict import Preprocess, fingerprint, predict
 from tests.conftest import files

@@ -16,7 +16,7 @@ from experiments.heads.backbone import open_backbone
 from experiments.heads.command import command
 from experiments.heads.shapes import CLASSES, draw
 from nas import NasError
-from nas.exporting.export_folder import write_digests
+from nas.models.export_folder import write_digests
 from nas.plugins import plugin_names
 from nas.spaces import sample
 

@@ -21,10 +21,10 @@ from timm.utils import accuracy as timm_accuracy
 
 import nas
 from nas.exporting import fresh_process
-from nas.exporting.export_folder import FILES, read_export
 from nas.exporting.from_run import load_unchanged
 from nas.exporting.full_training import FullTraining, initial_weights, load_first, run_training
 from nas.exporting.proof import prove
+from nas.models.export_folder import FILES, read_export
 from nas.models.network import find_network
 from nas.runs.run_folder import read_experiment
 from nas.training.checkpoint import best_file

@@ -17,8 +17,8 @@ from safetensors.torch import load_file
 
 import nas
 from nas.cli.progress import ShownTraining
-from nas.exporting.export_folder import FILES
 from nas.exporting.full_training import FirstWeights, FullTraining, run_training, train_network
+from nas.models.export_folder import FILES
 from nas.models.network import find_network
 from nas.training.checkpoint import best_file
 from nas.training.predict import Preprocess, num_correct, predict

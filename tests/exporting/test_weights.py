@@ -17,9 +17,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import nas
-from nas.exporting.export_folder import FILES, read_export, write_digests
 from nas.exporting.full_training import FullTraining, initial_weights, load_first, pretrained, run_training
 from nas.models.architecture import Architecture, Head, Stem
+from nas.models.export_folder import FILES, read_export, write_digests
 from nas.models.network import OwnNetwork, find_network
 from nas.models.stages import make_stages
 from nas.models.zoo import MOBILENETV2

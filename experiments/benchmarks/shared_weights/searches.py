@@ -18,7 +18,7 @@ import torch
 from experiments.benchmarks.shared_weights.measurements import NEEDS_ROOT, Bench
 from nas import results
 from nas.datasets import Dataset, load_part
-from nas.exporting.export_folder import with_weights
+from nas.models.export_folder import with_weights
 from nas.models.network import parse_network
 from nas.runs.pareto import Losses, dominates, hypervolume, non_dominated
 from nas.runs.run_folder import weights_file

@@ -21,7 +21,6 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from nas.errors import NasError
-from nas.exporting.fresh_process import INT8_FILE
 from nas.models.network import ARCHITECTURE_FILE, CARD_FILE, WEIGHTS_FILE, Network, parse_network
 from nas.models.standalone import feature_maps
 
@@ -31,6 +30,7 @@ IMAGES_FILE: Final = "images.py"
 CLASS_MAP_FILE: Final = "class_map.txt"
 TORCH_FILE: Final = "model.pt2"
 ONNX_FILE: Final = "model.onnx"
+INT8_FILE: Final = "model_int8.onnx"
 README_FILE: Final = "README.md"
 SUMS_FILE: Final = "SHA256SUMS"
 REQUIRED: Final = (SUMS_FILE, ARCHITECTURE_FILE, CARD_FILE, WEIGHTS_FILE)
