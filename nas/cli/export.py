@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import tyro
 
@@ -11,6 +11,8 @@ from nas.cli.options import Best, Run, Where, WithinError
 from nas.cli.output import log_to_stdout, shown_path
 from nas.errors import NasError
 from nas.plugins import load_plugin, plugin_names
+
+SHORT: Final = {"--teacher": "--train.teacher"}  # options of `nas train`
 
 
 def export(
@@ -50,6 +52,9 @@ def export(
 
 def train(arguments: list[str]) -> None:
     """Train one network in full, and write its folder; the same command resumes a training that was killed."""
+    arguments = [
+        SHORT.get(option, option) + equals + value for option, equals, value in (one.partition("=") for one in arguments)
+    ]
     dataset, options = tyro.cli(_dataset, args=arguments, prog="nas train", return_unknown_args=True, add_help=False)
     names = ", ".join(plugin_names("dataset"))
     if dataset is None and options and not HELP & {*options}:
@@ -63,7 +68,10 @@ def train(arguments: list[str]) -> None:
         default=FullTraining(network=tyro.MISSING, dataset=dataset),
         args=options or ["--help"],
         prog=f"nas train NETWORK --dataset {dataset.name}",
-        description=f"Train one network. --dataset NAME is one of {names}, or the path of a Python file with a DATASET.",
+        description=(
+            f"Train one network. --dataset NAME is one of {names}, or the path of a Python file with a DATASET. "
+            "--teacher is short for --train.teacher."
+        ),
     )
     log_to_stdout()
     with ShownTraining(training.train.epochs) as shown:

@@ -71,7 +71,7 @@ class ShownTraining(Progress):
         speed = f"{self.tasks[0].speed:,.0f} images/s, " if self.tasks[0].speed else ""
         line = f"epoch {epoch.epoch}/{self.epochs}: loss {epoch.train_loss:.3f}, val_top1_pct {epoch.val_top1_pct:.2f}, "
         self.console.print(f"{line}{speed}{epoch.seconds:.1f} s, {left} left", highlight=False, soft_wrap=True)
-        self.update(self.task, epoch=min(epoch.epoch + 1, self.epochs), top1=f"{epoch.val_top1_pct:.2f}")
+        self.update(self.task, epoch=epoch.epoch % self.epochs + 1, top1=f"{epoch.val_top1_pct:.2f}")
         self.epoch_begins = True
 
 

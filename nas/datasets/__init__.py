@@ -101,7 +101,7 @@ class Dataset(ABC):
         Raises: NasError if they cannot be read.
         """
         parts = {part: load_part(self, part) for part in ("train", "val")}
-        digests = {part: (map(_digest, data.images), data.labels) for part, data in parts.items()}
+        digests = {part: (map(pixels_digest, data.images), data.labels) for part, data in parts.items()}
         return Fingerprint.of(digests, tuple(self.classes))
 
 
@@ -115,7 +115,8 @@ def dataset(name: str) -> Dataset:
     return loaded
 
 
-def _digest(image: NDArray[np.uint8]) -> bytes:
+def pixels_digest(image: NDArray[np.uint8]) -> bytes:
+    """A hash of an image's pixels."""
     return hashlib.sha256(image.data).digest()
 
 

@@ -161,6 +161,7 @@ def _training(run: Path, described: Mapping[str, Any], row: "pd.Series[Any]") ->
         names = ("epochs", "processes", "seed", "device", "precision", "seconds")  # a run with a copy knows no more of it
         return {name: getattr(record, name) for name in names}
     settings: dict[str, Any] = asdict(settings_of(row, TrainSettings(**described["train"])))
+    settings["teacher"] = described["teachers"].get(settings["teacher"], settings["teacher"])  # a folder means nothing elsewhere
     if row["weights"] == Weights.FINE_TUNED:
         settings |= fine_tuning_changes(int(row["epochs"]), lr=settings["lr"])
     return settings | {"device": row["device"], "precision": row["precision"], "seconds": float(row["seconds"])}

@@ -1,12 +1,13 @@
 """Trains one network in full: many epochs, checkpoints to resume from after a kill, and an export folder at the end."""
 
+import logging
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 import tyro
@@ -27,7 +28,11 @@ from nas.runs.serialization import package_versions
 from nas.training.checkpoint import Checkpoints, best_file
 from nas.training.device import is_out_of_memory, pick_device
 from nas.training.loop import DivergedError, TrainSetup, best_epoch, check_settings, resolution_at, train
-from nas.training.settings import Epoch, TrainReport, TrainSettings
+from nas.training.noisy_student import MIN_CONFIDENCE, PseudoLabelled, pseudo_labels, read_unlabelled
+from nas.training.settings import NO_TEACHER, Epoch, TrainReport, TrainSettings, check_teacher_settings, without_teacher
+from nas.training.teacher import Teacher, load_teacher
+
+logger = logging.getLogger(__name__)
 
 FULL_SETTINGS = TrainSettings(epochs=80, augment="trivial", erasing=0.1, drop_rate=0.2, ema_decay=0.999, weight_decay=0.05)
 
@@ -49,6 +54,13 @@ class FullTraining:
     """Side of the input images, pixels; by default the network's own."""
     seed: int = 0
     """The seed of random weights, batches and augmentation."""
+    unlabelled: str | None = None
+    """A folder of further images, in whatever folders, which the teacher labels (Noisy Student). Without --train.teacher, the
+    network itself is first trained on the labelled images alone, and is the teacher."""
+    rounds: int = 1
+    """With --unlabelled: how many students are trained, each of which but the last is the teacher of the next."""
+    min_confidence: float = MIN_CONFIDENCE
+    """With --unlabelled: the least probability of its class, by the teacher, with which an image is used."""
     workers: int = 1
     """Processes that share every batch, each with its own GPU; without GPUs, each with a share of the CPU cores."""
     output: str | None = None
@@ -60,6 +72,14 @@ class FullTraining:
             raise NasError(f"seed: {self.seed} is not from 0 to {2**32 - 1}")
         if self.workers < 1:
             raise NasError(f"workers: {self.workers} is not 1 or more")
+        if self.rounds < 1:
+            raise NasError(f"rounds: {self.rounds} is not 1 or more")
+        if not 0 <= self.min_confidence <= 1:
+            raise NasError(f"min-confidence: {self.min_confidence} is not from 0 to 1")
+        if self.unlabelled is None:
+            if (self.rounds, self.min_confidence) != (1, MIN_CONFIDENCE):
+                raise NasError("rounds and min-confidence do nothing without images to label; give --unlabelled too")
+            check_teacher_settings(self.train)
 
     @property
     def target(self) -> Path:
@@ -75,42 +95,15 @@ class FullTraining:
         """The folder of checkpoints during the training: the last and the best epoch."""
         return self.target.with_name(f"{self.target.name}.training")
 
-
-def train_network(
-    training: FullTraining,
-    *,
-    on_epoch: Callable[[Epoch], None] | None = None,
-    on_step: Callable[[int, int], None] | None = None,
-) -> Path:
-    """Train one network and write its export folder; the same call resumes a training that was killed.
-
-    Exports the epoch with the best top-1 on the search validation part, the latest one in a tie. Its weights are loaded from
-    their file and measured on the test part, which is read only then.
-
-    Raises: NasError for an invalid network, setting or resolution, a folder that exists or is in use, a loss that is not finite,
-    or a batch that does not fit in memory.
-    """
-    check_settings(training.train)
-    network = find_network(training.network, resolution=training.resolution)
-    training = replace(training, dataset=with_absolute_paths(training.dataset), output=str(training.target))  # for the workers
-    dataset, target = training.dataset, training.target
-    _check_absent(target)
-    resolutions = {resolution_at(epoch, network.resolution, training.train) for epoch in range(1, training.train.epochs + 1)}
-    network.check(len(dataset.classes), sorted(resolutions))
-    first = initial_weights(training, network)  # may download timm's weights
-    images = dataset.fingerprint().key  # decoded once, here, where its progress shows, and not in every process
-    with _checkpoint_folder(training):
-        _check_absent(target)  # again, now that the lock is held
-        if training.workers > 1:
-            from nas.searching.distributed import train_on_workers  # imports Ray
-
-            work = partial(run_training, training, network, first, images=images)
-            report = train_on_workers(work, workers=training.workers, storage=training.checkpoints, on_epoch=on_epoch)
-        else:
-            report = run_training(training, network, first, images=images, on_epoch=on_epoch, on_step=on_step)
-        _export(training, network, first, report)
-        shutil.rmtree(training.checkpoints)
-    return target
+    def resolved(self) -> "FullTraining":
+        """The training with absolute paths, so that it means the same in every process."""
+        return replace(
+            self,
+            dataset=with_absolute_paths(self.dataset),
+            train=self.train.resolved(),
+            unlabelled=None if self.unlabelled is None else str(absolute(self.unlabelled)),
+            output=str(self.target),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +130,98 @@ def initial_weights(training: FullTraining, network: Network) -> FirstWeights:
     model = with_weights(kept, len(classes), source / WEIGHTS_FILE)
     digest = sha256(source / WEIGHTS_FILE)[:16]
     return FirstWeights(f"{card['id']}, {digest}", model.state_dict(), classes == list(training.dataset.classes))
+
+
+def train_network(
+    training: FullTraining,
+    *,
+    on_epoch: Callable[[Epoch], None] | None = None,
+    on_step: Callable[[int, int], None] | None = None,
+) -> Path:
+    """Train one network and write its export folder; the same call resumes a training that was killed.
+
+    Exports the epoch with the best top-1 on the search validation part, the latest one in a tie. Its weights are loaded from
+    their file and measured on the test part, which is read only then. With images that a teacher labels, earlier rounds are
+    exports of their own beside the folder, NAME-teacher and NAME-round1 onwards.
+
+    Raises: NasError for an invalid network, setting, teacher or resolution, a folder that exists or is in use, a loss that is
+    not finite, or a batch that does not fit in memory.
+    """
+    training = training.resolved()
+    target, teacher = training.target, training.train.teacher
+    _check_absent(target)
+    if training.unlabelled is None:
+        return _train(training, on_epoch=on_epoch, on_step=on_step)
+    read_unlabelled(training.dataset, Path(training.unlabelled))  # before the hours of a teacher
+    if teacher == NO_TEACHER:
+        logger.info("round 0 of %d: %s is trained on the labelled images alone, and teaches", training.rounds, training.network)
+        alone = replace(training, unlabelled=None, rounds=1, min_confidence=MIN_CONFIDENCE, train=without_teacher(training.train))
+        teacher = str(_train(replace(alone, output=f"{target}-teacher"), on_epoch=on_epoch, on_step=on_step))
+    for number in range(1, training.rounds + 1):
+        logger.info("round %d of %d: %s teaches", number, training.rounds, teacher)
+        output = str(target) if number == training.rounds else f"{target}-round{number}"
+        student = replace(training, train=replace(training.train, teacher=teacher), output=output)
+        teacher = str(_train(student, on_epoch=on_epoch, on_step=on_step))
+    return target
+
+
+def _train(
+    training: FullTraining, *, on_epoch: Callable[[Epoch], None] | None, on_step: Callable[[int, int], None] | None
+) -> Path:
+    """Train one network, and write its export; an earlier round that has ended is taken as it is."""
+    check_settings(training.train)
+    network = find_network(training.network, resolution=training.resolution)
+    dataset, settings, target = training.dataset, training.train, training.target
+    resolutions = {resolution_at(epoch, network.resolution, settings) for epoch in range(1, settings.epochs + 1)}
+    network.check(len(dataset.classes), sorted(resolutions))
+    teacher = None if settings.teacher == NO_TEACHER else load_teacher(settings.teacher, dataset, pick_device())
+    first = initial_weights(training, network)  # may download timm's weights
+    images = dataset.fingerprint().key  # decoded once, here, where its progress shows, and not in every process
+    with _checkpoint_folder(training):
+        labelled = None
+        if training.unlabelled is not None and teacher is not None:
+            folder, least = Path(training.unlabelled), training.min_confidence
+            labelled = pseudo_labels(dataset, folder, teacher, min_confidence=least)
+        about = _about(training, first, teacher, labelled) | {"images": images}
+        if target.exists():
+            _check_round(target, network, about)
+            shutil.rmtree(training.checkpoints)
+            return target
+        work = partial(run_training, training, network, first, images=images, pseudo_labelled=labelled)
+        if training.workers > 1:
+            from nas.searching.distributed import train_on_workers  # imports Ray
+
+            report = train_on_workers(work, workers=training.workers, storage=training.checkpoints, on_epoch=on_epoch)
+        else:
+            report = work(on_epoch=on_epoch, on_step=on_step)
+        _export(training, network, report, about)
+        shutil.rmtree(training.checkpoints)
+    return target
+
+
+def _about(
+    training: FullTraining, first: FirstWeights, teacher: Teacher | None, pseudo_labelled: PseudoLabelled | None
+) -> dict[str, Any]:
+    """What the card says of all that a training depends on, beside its network and its images."""
+    settings = asdict(training.train) | {"teacher": NO_TEACHER if teacher is None else teacher.name, "seed": training.seed}
+    unlabelled = {} if pseudo_labelled is None else pseudo_labelled.record | {"min_confidence": training.min_confidence}
+    return settings | {"initial_weights": first.what, "workers": training.workers} | unlabelled
+
+
+def _check_round(target: Path, network: Network, about: Mapping[str, Any]) -> None:
+    """Check that the export of an earlier round is that of the same training.
+
+    Raises: NasError if it is of another one, or no export.
+    """
+    there, _, card = read_export(target)
+    was, now = dict(card["train"]) | {"network": there.to_json()}, dict(about) | {"network": network.to_json()}
+    if different := [name for name, value in now.items() if was.get(name) != value]:
+        name = different[0]
+        raise NasError(
+            f"{target} is there already, from another training: its {name} was {was.get(name)}, and now it is {now[name]}; "
+            "give another folder with --output, or remove it"
+        )
+    logger.info("%s is trained already", target)
 
 
 def _check_absent(target: Path) -> None:
@@ -166,7 +251,7 @@ def _checkpoint_folder(training: FullTraining) -> Iterator[None]:
             shutil.rmtree(folder)
 
 
-def _export(training: FullTraining, network: Network, first: FirstWeights, report: TrainReport) -> None:
+def _export(training: FullTraining, network: Network, report: TrainReport, about: Mapping[str, Any]) -> None:
     """Write the best epoch as an export; its accuracy is measured with the weights loaded again from their file."""
     dataset, best = training.dataset, best_epoch(report.history)
     weights = best_file(training.checkpoints, best.epoch)
@@ -183,9 +268,7 @@ def _export(training: FullTraining, network: Network, first: FirstWeights, repor
             "epoch": best.epoch,
             "trained_val_top1_pct": best.val_top1_pct,
         },
-        train=asdict(training.train)
-        | {"device": report.device, "precision": report.precision}
-        | {"initial_weights": first.what, "workers": training.workers, "seconds": report.seconds},
+        train=dict(about) | {"device": report.device, "precision": report.precision, "seconds": report.seconds},
         versions=package_versions(),
     )
     write_export(training.target, network, weights, card, parts)
@@ -197,6 +280,7 @@ def run_training(
     first: FirstWeights,
     *,
     images: str = "",
+    pseudo_labelled: PseudoLabelled | None = None,
     on_epoch: Callable[[Epoch], None] | None = None,
     on_step: Callable[[int, int], None] | None = None,
 ) -> TrainReport:
@@ -209,7 +293,13 @@ def run_training(
         load_first(model, first.state, classifier=first.classifier)
     return train(
         model.to(pick_device()),
-        TrainSetup(dataset=training.dataset, settings=settings, resolution=network.resolution, seed=training.seed),
+        TrainSetup(
+            dataset=training.dataset,
+            settings=settings,
+            resolution=network.resolution,
+            seed=training.seed,
+            pseudo_labelled=pseudo_labelled,
+        ),
         checkpoints=Checkpoints(folder=training.checkpoints, initial_weights=first.what, images=images),
         on_epoch=on_epoch,
         on_step=on_step,

@@ -102,6 +102,8 @@ class _Description:
     objectives: Annotated[list[_Objective], Field(min_length=1)]
     limits: list[_Limit]
     train: Annotated[TrainSettings, BeforeValidator(_whole)]
+    teachers: dict[str, str]
+    """Teacher as the settings name it → its network and a digest of its weights."""
     tune: list[str]
     sampler: str
     latency: str | None

@@ -46,13 +46,15 @@ def shared_weights_file(run: Path) -> Path:
     return run / SHARED / "weights.safetensors"
 
 
-def create_run(experiment: Experiment, name: str, fingerprint: Fingerprint | None = None) -> Path:
+def create_run(
+    experiment: Experiment, name: str, fingerprint: Fingerprint | None = None, teachers: Mapping[str, str] | None = None
+) -> Path:
     """Create a run folder with its experiment.json under `experiment.runs`.
 
     Raises: NasError if the folder cannot be written.
     """
     stem = f"{name}-{datetime.now(UTC):%Y%m%d-%H%M%S}"
-    described = describe(experiment, name, fingerprint)
+    described = describe(experiment, name, fingerprint, teachers)
     try:
         run = _new_folder(absolute(experiment.runs), stem)
         (run / WEIGHTS).mkdir()

@@ -28,7 +28,7 @@ from nas.runs.experiment import Experiment
 from nas.spaces import SearchSpace
 from nas.training.settings import TrainSettings
 
-SCHEMA: Final = 10
+SCHEMA: Final = 11
 PACKAGES: Final = ("frontier-nas", "torch", "torchvision", "timm", "onnxruntime", "optuna", "ray", "numpy")
 MODULES: Final = {"frontier-nas": "nas"}  # package → its module, where the names differ
 OTHERS: Final = {"space", "dataset", "objectives", "limits", "train", "sampler", "verbose", "runs"}
@@ -37,8 +37,10 @@ PLAIN: Final = tuple(
 )  # fields that are plain values already
 
 
-def describe(experiment: Experiment, name: str, fingerprint: Fingerprint | None = None) -> dict[str, Any]:
-    """An experiment, the fingerprint of its images if they were read, and the machine it runs on, as plain values."""
+def describe(
+    experiment: Experiment, name: str, fingerprint: Fingerprint | None = None, teachers: Mapping[str, str] | None = None
+) -> dict[str, Any]:
+    """An experiment, the fingerprint of its images and the teachers if they were read, and its machine, as plain values."""
     dataset, table = experiment.dataset, experiment.latency_table
     return {
         "schema": SCHEMA,
@@ -53,6 +55,7 @@ def describe(experiment: Experiment, name: str, fingerprint: Fingerprint | None 
         "objectives": [_describe_objective(objective) for objective in experiment.objectives],
         "limits": [{**_fields(limit), "objective": _describe_objective(limit.objective)} for limit in experiment.limits],
         "train": asdict(experiment.train),
+        "teachers": dict(teachers or {}),
         "sampler": experiment.sampler if isinstance(experiment.sampler, str) else type(experiment.sampler).__name__,
         **{field: _plain(getattr(experiment, field)) for field in PLAIN},
         "latency_table": None if table is None else str(table),

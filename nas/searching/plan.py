@@ -26,6 +26,7 @@ from nas.searching.phases import can_continue, wanted, work_left
 from nas.searching.problem import Point, Problem
 from nas.searching.samplers import SAMPLERS, check_sampler
 from nas.searching.shared_source import check_shared_weights, check_source_images, reusable_scores
+from nas.searching.teachers import check_same_teachers, find_teachers
 from nas.searching.warm_start import ReusedResult, WarmStart, baselines, reusable_results, warm_starts
 from nas.spaces import sample
 from nas.training.settings import Epoch, TrainSettings
@@ -115,10 +116,11 @@ def check_images(experiment: Experiment) -> Fingerprint | None:
 
 
 def check_unchanged(experiment: Experiment, run: Path, described: Mapping[str, Any]) -> None:
-    """Check that the images of a run are those that it began with.
+    """Check that the images and the teachers of a run are those that it began with.
 
     Raises: NasError if they are gone, cannot be read or are others.
     """
+    check_same_teachers(str(run), described, find_teachers(experiment), advice="begin a new run, or give its weights back")
     moved = moved_images(described["dataset"], as_json(describe(experiment, ""))["dataset"])
     with nullcontext() if moved else explaining_gone(run, described):
         now = check_images(experiment)

@@ -51,6 +51,7 @@ from nas.searching.searcher import ArchitectureSearcher
 from nas.searching.shared_source import copy_shared_weights
 from nas.searching.state import make_state
 from nas.searching.task import Site, Task
+from nas.searching.teachers import find_teachers
 from nas.searching.worker import run_trial
 
 logger = logging.getLogger(__name__)
@@ -78,14 +79,16 @@ def search(
 
     The first Ctrl-C stops when the running epochs have ended; the second, or SIGTERM, stops at once. `resume` continues the run.
 
-    Raises: NasError, before anything is trained or written, for limits that no network meets, an unknown sampler or optimizer, or
-    resources that the machine does not have. KeyboardInterrupt if it was interrupted; the run folder has the finished trials.
+    Raises: NasError, before anything is trained or written, for limits that no network meets, an unknown sampler or optimizer, a
+    teacher that cannot be used, or resources that the machine does not have. KeyboardInterrupt if it was interrupted; the run
+    folder has the finished trials.
     """
     experiment = with_latency(experiment.resolved())
     plan = make_plan(experiment)
+    teachers = find_teachers(experiment)
     parcel = pack(task_of(experiment, plan))
     with _ray(experiment, parcel, partial(check_images, experiment)) as fingerprint:
-        run = create_run(experiment, name or experiment.space.name, fingerprint)
+        run = create_run(experiment, name or experiment.space.name, fingerprint, teachers)
         with locked(run):
             session = Session(experiment=with_own_table(experiment, run), run=run, plan=plan)
             run_session(session, parcel, watch, watch_training)

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from timm.optim import create_optimizer_v2, list_optimizers
 from timm.scheduler import CosineLRScheduler
 from timm.utils import ModelEmaV3, distribute_bn
@@ -26,8 +27,10 @@ from nas.paths import is_place
 from nas.training.augment import Augment
 from nas.training.checkpoint import PROCESSES, Checkpoints, TrainState, best_file, restore_last, save_last, save_weights
 from nas.training.device import DTYPES, device_name, keep_freed_memory, pick_precision
+from nas.training.noisy_student import PseudoLabelled
 from nas.training.predict import Preprocess, fingerprint, mean_loss, num_correct, predict
-from nas.training.settings import Epoch, TrainReport, TrainSettings
+from nas.training.settings import NO_TEACHER, Epoch, TrainReport, TrainSettings
+from nas.training.teacher import Teacher, distillation_loss, load_teacher
 
 logger = logging.getLogger(__name__)
 
@@ -62,6 +65,8 @@ class TrainSetup:
     """Side of the network's input, pixels."""
     seed: int
     """Seed of the order of the images, of augmentation and of dropout."""
+    pseudo_labelled: PseudoLabelled | None = None
+    """Further images to train on, which a teacher has labelled."""
 
     def preprocess(self, resolution: int) -> Preprocess:
         """The preprocessing of the dataset's images for an input of `resolution` pixels."""
@@ -76,7 +81,12 @@ class _Run:
     images: Tensor
     """uint8 (N, height, width, 3); on the GPU if they fit into its memory."""
     labels: Tensor
+    targets: Tensor | None
+    """The probability of each class, (N, classes), if a teacher has labelled some of the images; else None."""
+    rows: Tensor
+    """The indices of the images that an epoch shows, on the CPU."""
     held_out: ImageData
+    teacher: Teacher | None
     state: TrainState
     network: nn.Module
     """The model; with several processes, wrapped in DistributedDataParallel."""
@@ -97,7 +107,7 @@ class _Run:
     @property
     def steps(self) -> int:
         """Steps per epoch; an incomplete last batch is dropped, with other images in every epoch."""
-        return len(self.labels) // self.batch_size
+        return len(self.rows) // self.batch_size
 
 
 def train(
@@ -161,7 +171,8 @@ def _prepare(model: nn.Module, setup: TrainSetup, before_step: BeforeStep | None
         keep_freed_memory()
     rank, world = (distributed.get_rank(), distributed.get_world_size()) if distributed.is_initialized() else (0, 1)
     part, held_out = load_part(setup.dataset, "train"), load_part(setup.dataset, "val")
-    images, batch_size = torch.from_numpy(part.images), min(settings.batch_size, len(part))
+    pixels, labels, targets, rows = _with_pseudo_labelled(part, setup)
+    images, batch_size = torch.from_numpy(pixels), min(settings.batch_size, len(rows))
     fits = device.type == "cuda" and images.nbytes < torch.cuda.mem_get_info(device)[0] / 2  # the other half is for training
     if batch_size % world or batch_size < 2 * world:  # BatchNorm needs two images or more
         raise NasError(f"train.batch_size: {batch_size} images cannot be shared evenly by {world} process(es), two or more each")
@@ -171,8 +182,11 @@ def _prepare(model: nn.Module, setup: TrainSetup, before_step: BeforeStep | None
     return _Run(
         setup=setup,
         images=images.to(device) if fits else images,
-        labels=torch.from_numpy(part.labels).to(device),
+        labels=labels.to(device),
+        targets=None if targets is None else targets.to(device),
+        rows=rows,
         held_out=held_out,
+        teacher=load_teacher(settings.teacher, setup.dataset, device) if is_taught(settings) else None,
         state=TrainState(
             model=model,
             ema=ModelEmaV3(model, decay=settings.ema_decay, use_warmup=True) if settings.ema_decay else None,
@@ -181,13 +195,29 @@ def _prepare(model: nn.Module, setup: TrainSetup, before_step: BeforeStep | None
         ),
         network=_distributed(model, changes=before_step is not None) if world > 1 else model,
         mix=_mix(settings, len(setup.dataset.classes)),
-        schedule=_schedule(optimizer, settings, len(part) // batch_size),
+        schedule=_schedule(optimizer, settings, len(rows) // batch_size),
         precision=precision,
         batch_size=batch_size,
         rank=rank,
         world=world,
         before_step=before_step,
     )
+
+
+def is_taught(settings: TrainSettings) -> bool:
+    """Whether a teacher has a share of the loss."""
+    return settings.teacher != NO_TEACHER and settings.teacher_share > 0
+
+
+def _with_pseudo_labelled(part: ImageData, setup: TrainSetup) -> tuple[NDArray[np.uint8], Tensor, Tensor | None, Tensor]:
+    """(images, labels, targets, rows) of the training part with the images that a teacher has labelled, if there are any."""
+    more, labels = setup.pseudo_labelled, torch.from_numpy(part.labels)
+    if more is None:
+        return part.images, labels, None, torch.arange(len(part))
+    soft = torch.from_numpy(more.probabilities)
+    targets = torch.cat((functional.one_hot(labels, soft.shape[1]).to(soft.dtype), soft))
+    rows = torch.cat((torch.arange(len(part)), len(part) + torch.from_numpy(more.rows)))
+    return np.concatenate((part.images, more.load())), torch.cat((labels, soft.argmax(1))), targets, rows
 
 
 def _distributed(model: nn.Module, *, changes: bool) -> nn.Module:
@@ -224,7 +254,7 @@ def _train_epoch(run: _Run, epoch: int, on_step: Callable[[int, int], None] | No
     share = slice(run.rank * run.batch_size // run.world, (run.rank + 1) * run.batch_size // run.world)
     run.network.train()
     losses = torch.empty(run.steps, device=run.device)
-    order = torch.randperm(len(run.labels), generator=generator)
+    order = run.rows[torch.randperm(len(run.rows), generator=generator)]
     for i, batch in enumerate(order[: run.steps * run.batch_size].split(run.batch_size)):
         update = (epoch - 1) * run.steps + i
         run.schedule.step_update(update)
@@ -255,12 +285,16 @@ def _step(run: _Run, augment: Augment, indices: Tensor, crops: Tensor) -> Tensor
     state, settings = run.state, run.setup.settings
     state.optimizer.zero_grad(set_to_none=True)
     x = augment(run.images, indices, crops).to(run.device, non_blocking=True)
-    y = run.labels[indices.to(run.device, non_blocking=True)]
+    y = (run.labels if run.targets is None else run.targets)[indices.to(run.device, non_blocking=True)]
     if run.mix is not None:
         x, y = run.mix(x, y)
     x = x.contiguous(memory_format=torch.channels_last)
     with torch.autocast(run.device.type, DTYPES[run.precision], enabled=run.precision != "float32"):
-        loss = functional.cross_entropy(run.network(x), y, label_smoothing=settings.label_smoothing)
+        logits = run.network(x)
+        loss = functional.cross_entropy(logits, y, label_smoothing=settings.label_smoothing)
+        if run.teacher is not None:
+            lesson = distillation_loss(logits, run.teacher.logits(x, augment.preprocess), settings.teacher_temperature)
+            loss = (1 - settings.teacher_share) * loss + settings.teacher_share * lesson
     state.scaler.scale(loss).backward()
     state.scaler.step(state.optimizer)
     state.scaler.update()
@@ -306,7 +340,10 @@ def best_epoch(history: Sequence[Epoch]) -> Epoch:
 def _identity(run: _Run, checkpoints: Checkpoints) -> dict[str, Any]:
     """What a checkpoint and a training must have in common, so that the training can resume from it."""
     setup, labels = run.setup, run.labels.cpu().numpy().tobytes()
-    return {f"train.{name}": value for name, value in asdict(setup.settings).items()} | {
+    settings = {f"train.{name}": value for name, value in asdict(setup.settings).items() if name != "teacher"}  # a place
+    return settings | {
+        "teacher": run.teacher.name if run.teacher is not None else None,
+        "pseudo-labelled images": setup.pseudo_labelled.record if setup.pseudo_labelled is not None else None,
         "seed": setup.seed,
         "first weights": checkpoints.initial_weights,
         "resolution": setup.resolution,

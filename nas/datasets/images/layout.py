@@ -26,17 +26,21 @@ def find_parts(root: Path) -> dict[str, Folder]:
     Parts are train/ with val/, test/ or both, in any letter case.
     Raises: NasError with the tree and what to give or arrange, for any other layout.
     """
-    return _parts_of(_opened(root))
+    return _parts_of(opened(root, f"it must have {ARRANGEMENTS}"))
 
 
-def _opened(root: Path) -> Folder:
+def opened(root: Path, demand: str) -> Folder:
+    """The folder at `root`; `demand` says what it must be.
+
+    Raises: NasError if it is no folder, or cannot be read.
+    """
     folder = Folder(str(root))
     if not folder.content.error:
         return folder
     if folder.content.error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
         kind = "is a link that leads to no folder" if root.is_symlink() else "is not a folder"
         kind = "is a file, not a folder" if root.is_file() else kind
-        raise NasError(f"{shown(root)} {kind}; it must have {ARRANGEMENTS}")
+        raise NasError(f"{shown(root)} {kind}; {demand}")
     raise _unreadable(folder, folder.content.error)
 
 

@@ -8,12 +8,12 @@ from functools import lru_cache
 from pathlib import Path
 
 from nas.datasets.images.folders import LOST, Folder, Why
-from nas.datasets.images.layout import TWO_CLASSES, find_parts
+from nas.datasets.images.layout import TWO_CLASSES, find_parts, opened
 from nas.datasets.images.names import class_name, natural_key, shown
 from nas.datasets.images.splits import PARTS, hold_out, in_hash_order
 from nas.errors import NasError
 
-__all__ = ["LOST", "LeftOut", "Listing", "Why", "class_names", "folder_names", "list_images", "shown"]
+__all__ = ["LOST", "LeftOut", "Listing", "Why", "class_names", "folder_names", "list_images", "list_unlabelled", "shown"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,6 +116,24 @@ def list_images(root: Path, *, share: float = 1.0) -> Listing:
     )
 
 
+def list_unlabelled(root: Path) -> Listing:
+    """Every image under `root`, in whatever folders, as one class of the training part.
+
+    Raises: NasError if `root` is no folder, cannot be read, or has no image.
+    """
+    folder = opened(root, "give a folder of images")
+    walk = _Walk(root, "train", [[folder]])
+    _check_filled(walk, [[folder]])
+    (paths,) = walk.by_class
+    return Listing(
+        root=root,
+        classes=("unlabelled",),
+        parts={part: dict.fromkeys(sorted(paths) if part == "train" else (), 0) for part in PARTS},
+        sizes=(len(paths),),
+        left_out=tuple(walk.left_out),
+    )
+
+
 def _class_folders(level: Folder) -> dict[str, list[Folder]]:
     """Class → its folders, in the order of the labels; a name may be there both composed and decomposed."""
     by_class: dict[str, list[Folder]] = {}
@@ -181,24 +199,24 @@ class _Walk:
                 waiting.extend(sub for sub in one.folders.values() if not sub.linked)
 
     def _enter(self, folder: Folder, label: int) -> bool:
-        prefix = folder.path.removeprefix(self._root)
+        prefix = f"{folder.path}/".removeprefix(self._root)  # empty for the root itself
         try:
             device, inode = folder.key
         except OSError:
-            self._leave_out(prefix, label, Why.UNREADABLE_FOLDER)
+            self._leave_out(prefix.rstrip("/"), label, Why.UNREADABLE_FOLDER)
             return False
         if (device, inode) in self._folders:
-            self._leave_out(prefix, label, Why.LINKED_TWICE)
+            self._leave_out(prefix.rstrip("/"), label, Why.LINKED_TWICE)
             return False
         self._folders.add((device, inode))
         content = folder.content
         for name, file in content.images.items():
-            self._add(f"{prefix}/{name}", label, (device, file))
-        self._file_links.extend((f"{prefix}/{name}", label) for name in sorted(content.linked_images))
+            self._add(f"{prefix}{name}", label, (device, file))
+        self._file_links.extend((f"{prefix}{name}", label) for name in sorted(content.linked_images))
         for name, why in content.left_out:
-            self._leave_out(f"{prefix}/{name}", label, why)
+            self._leave_out(f"{prefix}{name}", label, why)
         if content.error:
-            self._leave_out(prefix, label, Why.UNREADABLE_FOLDER)
+            self._leave_out(prefix.rstrip("/"), label, Why.UNREADABLE_FOLDER)
         return True
 
     def _add(self, path: str, label: int, key: tuple[int, int]) -> None:
