@@ -152,6 +152,7 @@ def train_network(
     _check_absent(target)
     if training.unlabelled is None:
         return _train(training, on_epoch=on_epoch, on_step=on_step)
+    _network_of(training)
     read_unlabelled(training.dataset, Path(training.unlabelled))  # before the hours of a teacher
     if teacher == NO_TEACHER:
         logger.info("round 0 of %d: %s is trained on the labelled images alone, and teaches", training.rounds, training.network)
@@ -169,11 +170,7 @@ def _train(
     training: FullTraining, *, on_epoch: Callable[[Epoch], None] | None, on_step: Callable[[int, int], None] | None
 ) -> Path:
     """Train one network, and write its export; an earlier round that has ended is taken as it is."""
-    check_settings(training.train)
-    network = find_network(training.network, resolution=training.resolution)
-    dataset, settings, target = training.dataset, training.train, training.target
-    resolutions = {resolution_at(epoch, network.resolution, settings) for epoch in range(1, settings.epochs + 1)}
-    network.check(len(dataset.classes), sorted(resolutions))
+    network, dataset, settings, target = _network_of(training), training.dataset, training.train, training.target
     teacher = None if settings.teacher == NO_TEACHER else load_teacher(settings.teacher, dataset, pick_device())
     first = initial_weights(training, network)  # may download timm's weights
     images = dataset.fingerprint().key  # decoded once, here, where its progress shows, and not in every process
@@ -197,6 +194,18 @@ def _train(
         _export(training, network, report, about)
         shutil.rmtree(training.checkpoints)
     return target
+
+
+def _network_of(training: FullTraining) -> Network:
+    """The network of a training.
+
+    Raises: NasError if there is no such network, it cannot read images of some resolution, or the optimizer cannot be used.
+    """
+    check_settings(training.train)
+    network, settings = find_network(training.network, resolution=training.resolution), training.train
+    resolutions = {resolution_at(epoch, network.resolution, settings) for epoch in range(1, settings.epochs + 1)}
+    network.check(len(training.dataset.classes), sorted(resolutions))
+    return network
 
 
 def _about(

@@ -344,6 +344,7 @@ def _identity(run: _Run, checkpoints: Checkpoints) -> dict[str, Any]:
     return settings | {
         "teacher": run.teacher.name if run.teacher is not None else None,
         "pseudo-labelled images": setup.pseudo_labelled.record if setup.pseudo_labelled is not None else None,
+        "teacher that labelled them": setup.pseudo_labelled.teacher if setup.pseudo_labelled is not None else None,
         "seed": setup.seed,
         "first weights": checkpoints.initial_weights,
         "resolution": setup.resolution,

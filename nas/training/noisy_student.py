@@ -45,7 +45,7 @@ class PseudoLabelled:
     def record(self) -> dict[str, Any]:
         """What a card and the identity of a checkpoint say of it."""
         numbers = {"pseudo_labelled": len(self.picked), "pseudo_labelled_an_epoch": len(self.rows)}
-        return {"unlabelled": self.digest, "labelled_by": self.teacher, **numbers}
+        return {"unlabelled": self.digest, **numbers}
 
     def load(self) -> NDArray[np.uint8]:
         """The picked images: (picked, side, side, 3).

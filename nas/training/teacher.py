@@ -123,5 +123,5 @@ def _frozen(network_id: str, network: nn.Module, preprocess: Preprocess, outputs
     for name, tensor in network.state_dict().items():
         digest.update(name.encode() + tensor.numpy().tobytes())
     network.eval().requires_grad_(requires_grad=False).to(memory_format=torch.channels_last)
-    what = f"{network_id}, weights {digest.hexdigest()[:16]}"
+    what = f"{network_id} (weights {digest.hexdigest()[:16]})"
     return Teacher(name=what, network=network, preprocess=preprocess, outputs=outputs)
