@@ -26,7 +26,7 @@ from nas.paths import absolute, with_absolute_paths
 from nas.plugins import check_type
 from nas.runs.serialization import package_versions
 from nas.training.checkpoint import Checkpoints, best_file
-from nas.training.device import is_out_of_memory, pick_device
+from nas.training.device import is_out_of_memory, pick_device, pick_precision
 from nas.training.loop import DivergedError, TrainSetup, best_epoch, check_settings, resolution_at, train
 from nas.training.noisy_student import MIN_CONFIDENCE, PseudoLabelled, pseudo_labels, read_unlabelled
 from nas.training.settings import NO_TEACHER, Epoch, TrainReport, TrainSettings, check_teacher_settings, without_teacher
@@ -213,6 +213,7 @@ def _about(
 ) -> dict[str, Any]:
     """What the card says of all that a training depends on, beside its network and its images."""
     settings = asdict(training.train) | {"teacher": NO_TEACHER if teacher is None else teacher.name, "seed": training.seed}
+    settings["precision"] = pick_precision(training.train.precision, pick_device())
     unlabelled = {} if pseudo_labelled is None else pseudo_labelled.record | {"min_confidence": training.min_confidence}
     return settings | {"initial_weights": first.what, "workers": training.workers} | unlabelled
 
@@ -277,7 +278,7 @@ def _export(training: FullTraining, network: Network, report: TrainReport, about
             "epoch": best.epoch,
             "trained_val_top1_pct": best.val_top1_pct,
         },
-        train=dict(about) | {"device": report.device, "precision": report.precision, "seconds": report.seconds},
+        train=dict(about) | {"device": report.device, "seconds": report.seconds},
         versions=package_versions(),
     )
     write_export(training.target, network, weights, card, parts)

@@ -8,9 +8,10 @@ import resource
 import shutil
 import struct
 import subprocess
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -25,6 +26,7 @@ from nas.models.stages import make_stages
 from nas.models.zoo import MOBILENETV2
 from nas.training.checkpoint import best_file, save_weights
 from nas.training.settings import TrainSettings
+from nas.training.teacher import load_teacher
 from tests.data.shades import Shades
 
 NUM_MUTATIONS = 200
@@ -310,6 +312,37 @@ def test_a_training_begins_with_timms_weights(hub, tmp_path):
     state = load_file(best_file(training.checkpoints, 1))
     assert torch.allclose(state["conv_stem.weight"], hub.conv_stem.weight, atol=1e-6)
     assert state["classifier.weight"].shape == (2, 1024)
+
+
+@dataclass(frozen=True)
+class OfImageNet(Shades):
+    """Dark and bright images in folders with names of ImageNet's classes."""
+
+    @property
+    def class_folders(self):
+        return ("n01443537", "n01440764")
+
+
+@pytest.mark.parametrize("name", ["mobilenetv3_small_100", "timm:mobilenetv3_small_100"])
+def test_a_pretrained_network_teaches_the_classes_of_imagenet(hub, name):
+    teacher = load_teacher(name, OfImageNet(), torch.device("cpu"))
+    assert teacher.outputs.tolist() == [1, 0]
+    assert (teacher.preprocess.resolution, teacher.preprocess.mean) == (224, (0.485, 0.456, 0.406))
+    images = OfImageNet().load("val").images[:2]
+    with torch.no_grad():
+        logits = hub.eval()(teacher.preprocess(torch.from_numpy(images)))[:, [1, 0]]
+    assert np.allclose(teacher.probabilities(images), logits.softmax(1).numpy(), atol=1e-5)
+
+
+@pytest.mark.usefixtures("hub")
+def test_a_teacher_that_cannot_be_downloaded_is_one_sentence():
+    with pytest.raises(nas.NasError) as caught:
+        load_teacher("mobilenetv3_large_100", OfImageNet(), torch.device("cpu"))
+    assert str(caught.value).startswith(
+        "train.teacher: timm's weights of mobilenetv3_large_100 are not on this machine and cannot"
+    )
+    assert "where the internet is, or give another teacher" in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.usefixtures("hub")

@@ -1,5 +1,7 @@
 """Shared weights are trained by the one loop: each step draws a feasible network, and a resumed training gives equal bits."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -11,6 +13,8 @@ from nas.supernet.scoring import make_scorer, read_shared
 from nas.supernet.training import WEIGHTS_FILE, SharedTraining, train_shared
 from nas.training.settings import LAST_FILE, TrainSettings
 from search_spaces.mobilenetv3 import MobileNetV3Space
+from tests.data.stripes import architecture
+from tests.data.teachers import write_teacher
 
 SPACE = MobileNetV3Space(width_multiple=0.2, head_multiple=0.05, skeletons=("small",), resolutions=(24, 16), stem_stride=1)
 SETTINGS = TrainSettings(epochs=2, batch_size=256, optimizer="lamb", lr=0.01)
@@ -54,6 +58,13 @@ def test_a_resumed_training_gives_equal_bits(trained, tmp_path):
     assert (tmp_path / LAST_FILE).is_file()
     train_shared(training(tmp_path))
     assert (tmp_path / WEIGHTS_FILE).read_bytes() == (trained[0] / WEIGHTS_FILE).read_bytes()
+
+
+def test_shared_weights_are_taught_too(trained, tmp_path):
+    teacher = write_teacher(tmp_path / "net", architecture(), Digits.classes)
+    taught = replace(SETTINGS, epochs=1, teacher=teacher, teacher_share=1.0)
+    report = train_shared(training(tmp_path / "shared", settings=taught))
+    assert report.history[0].train_loss < 0.5 * trained[1][0].train_loss  # a teacher that was never trained is easy to follow
 
 
 def test_a_resume_with_another_space_is_refused(tmp_path):

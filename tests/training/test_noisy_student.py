@@ -49,7 +49,7 @@ def contrary():
 
 @pytest.fixture
 def folder(tmp_path):
-    """60 new images in folders of folders, of which a third runs across, 5 of each part of the dataset, and a text."""
+    """60 new images in folders of folders, of which a third runs across, 14 of the dataset, one that is broken, and a text."""
     generator = np.random.default_rng(9)
     images = generator.integers(0, 60, (60, 12, 12, 3), dtype=np.uint8)
     images[20:, :, ::4] += 180
@@ -85,7 +85,7 @@ def test_a_teacher_labels_whole_new_images_of_any_folder(folder, caplog):
     caplog.set_level("INFO")
     teacher = contrary()
     picked = pseudo_labels(Few(), folder, teacher, min_confidence=0.3)
-    assert "75 images, 14 of the dataset's left out, 61 confident and picked" in caplog.text  # a fifth image of train is new
+    assert "74 images, 14 of the dataset's left out, 50 confident and picked; an epoch shows 60" in caplog.text
     assert "left out: 1 unreadable" in caplog.text
     images = picked.load()
     assert np.array_equal(teacher.probabilities(images), picked.probabilities)
@@ -168,7 +168,7 @@ def test_images_that_cannot_be_used_are_one_sentence(folder, tmp_path):
     assert "empty has no images" in refusal(Few(), empty)
     assert "broken can be read; give a folder of images" in refusal(Few(), broken)
     assert "copies is one of dataset stripes; give a folder of other images" in refusal(Few(), copies)
-    assert "nowhere as confident as min-confidence 1, and at most 0." in refusal(Few(), folder, 1.0)
+    assert "nowhere as confident as min-confidence 1, and at most 1.00; lower it" in refusal(Few(), folder, 1.0)
     assert "has images of 8 x 12 pixels; they must be square" in refusal(Wide(), folder)
 
 
@@ -188,4 +188,4 @@ class Deep(Few):
 def test_the_record_says_which_images_there_were(folder):
     picked = pseudo_labels(Few(), folder, contrary(), min_confidence=0.3)
     assert isinstance(picked, PseudoLabelled)
-    assert picked.record == {"unlabelled": picked.digest, "pseudo_labelled": 61, "pseudo_labelled_an_epoch": 60}
+    assert picked.record == {"unlabelled": picked.digest, "pseudo_labelled": 50, "pseudo_labelled_an_epoch": 60}

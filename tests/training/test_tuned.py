@@ -56,6 +56,8 @@ def test_a_setting_is_a_range_or_a_list(text, name, distribution):
         (["train.randaugment_ops=1..3"], "does nothing with train.augment none"),
         (["train.augment=none,trivial", "train.randaugment_ops=1..3"], "does nothing with train.augment none, trivial"),
         (["train.lr=1..2", "train.lr=3..4"], "names one setting twice"),
+        (["train.teacher_share=0.1..1"], "train.teacher_share does nothing with train.teacher none"),
+        (["train.teacher=net..other"], "is a range, and train.teacher is a name"),
     ],
 )
 def test_what_cannot_be_searched_is_one_sentence(tune, sentence):
