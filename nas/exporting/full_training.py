@@ -141,8 +141,8 @@ def train_network(
     """Train one network and write its export folder; the same call resumes a training that was killed.
 
     Exports the epoch with the best top-1 on the search validation part, the latest one in a tie. Its weights are loaded from
-    their file and measured on the test part, which is read only then. With images that a teacher labels, earlier rounds are
-    exports of their own beside the folder, NAME-teacher and NAME-round1 onwards.
+    their file and measured on the test part, which is read only then, except to leave its images out of those that a
+    teacher labels. With such images, earlier rounds are exports beside the folder, NAME-teacher and NAME-round1 onwards.
 
     Raises: NasError for an invalid network, setting, teacher or resolution, a folder that exists or is in use, a loss that is
     not finite, or a batch that does not fit in memory.

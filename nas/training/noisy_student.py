@@ -21,6 +21,7 @@ logger = logging.getLogger(__name__)
 
 MIN_CONFIDENCE: Final = 0.3  # of the teacher in an image's class (section 3.1)
 MOST_PER_CLASS: Final = 130_000  # images of each class that are used (section 3.1)
+LABELLED_AT_ONCE: Final = 4096  # images in memory while the teacher labels them
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -67,7 +68,8 @@ def pseudo_labels(dataset: Dataset, folder: Path, teacher: Teacher, *, min_confi
     new = _new_images(dataset, unlabelled.images)
     if not len(new):
         raise NasError(f"unlabelled: every image in {folder} is one of dataset {dataset.name}; give a folder of other images")
-    probabilities = teacher.probabilities(unlabelled.images[new])
+    chunks = np.array_split(new, -(-len(new) // LABELLED_AT_ONCE))
+    probabilities = np.concatenate([teacher.probabilities(unlabelled.images[chunk]) for chunk in chunks])
     rows = select(probabilities, min_confidence=min_confidence)
     if not len(rows):
         highest = probabilities.max()

@@ -42,10 +42,12 @@ class Teacher:
 
         Shapes: (N, 3, resolution, resolution) → (N, classes).
         """
-        there, here = (
-            torch.tensor((one.mean, one.std), device=x.device)[..., None, None] for one in (preprocess, self.preprocess)
+        own, side = self.preprocess, self.preprocess.resolution
+        mean, std, own_mean, own_std = (
+            torch.tensor(values)[:, None, None].to(x.device, non_blocking=True)
+            for values in (preprocess.mean, preprocess.std, own.mean, own.std)
         )
-        views, side = x * (there[1] / here[1]) + (there[0] - here[0]) / here[1], self.preprocess.resolution
+        views = x * (std / own_std) + (mean - own_mean) / own_std
         if x.shape[-1] != side:
             views = functional.interpolate(views, (side, side), mode="bilinear", antialias=True, align_corners=False)
         logits: Tensor = self.network(views.contiguous(memory_format=torch.channels_last))
