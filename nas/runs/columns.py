@@ -112,7 +112,12 @@ HISTORY: Final = (
     Column("run", "str", "Name of the run folder."),
     Column("trial", "Int64", "Number of the trial, as in the table of trials."),
     Column("epoch", "Int64", "Counted from 1."),
-    Column("train_loss", "float64", "Mean cross-entropy of the epoch's steps, label smoothing and mixing included.", "nat"),
+    Column(
+        "train_loss",
+        "float64",
+        "Mean cross-entropy of the epoch's steps, smoothing and mixing of labels included; a teacher's share is the divergence from it.",
+        "nat",
+    ),
     Column("val_top1_pct", "float64", "Top-1 on the images of the search validation part after the epoch.", "%"),
     Column("val_images", "Int64", "Number of those images."),
     Column("seconds", "float64", "Time of the epoch's training and validation.", "s"),
