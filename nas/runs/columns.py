@@ -115,7 +115,7 @@ HISTORY: Final = (
     Column(
         "train_loss",
         "float64",
-        "Mean cross-entropy of the epoch's steps, smoothing and mixing of labels included; a teacher's share is the divergence from it.",
+        "Mean cross-entropy of the epoch's steps, with label smoothing and mixing; a teacher's share is the divergence from it.",
         "nat",
     ),
     Column("val_top1_pct", "float64", "Top-1 on the images of the search validation part after the epoch.", "%"),
