@@ -4,15 +4,18 @@ import json
 import random
 import shutil
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 import nas
 from experiments.heads import detection, segmentation
 from experiments.heads.backbone import open_backbone
+from experiments.heads.bifpn import BiFPN, Node
 from experiments.heads.command import command
 from experiments.heads.shapes import CLASSES, draw
 from nas import NasError
@@ -37,6 +40,21 @@ def one_thread():
 @pytest.fixture(scope="module")
 def held_out():
     return draw(64, SIZE, np.random.default_rng(100))
+
+
+# EfficientDet-Dphi's neck on the maps of its EfficientNet, without biases before a BatchNorm: side of the image, channels of the
+# maps of strides 8, 16 and 32, params, multiply-adds. Source: effdet.efficientdet.BiFpn of effdet 0.4.1, counted by
+# torch.utils.flop_counter; the paper has totals alone. D6 and D7 are left out: there, the authors sum without weights.
+PUBLISHED_NECKS = (
+    (512, (40, 112, 320), 194_361, 136_203_264),
+    (640, (40, 112, 320), 387_628, 450_639_200),
+    (768, (48, 120, 352), 703_007, 1_216_329_408),
+    (896, (48, 136, 384), 1_550_834, 3_755_971_520),
+    (1024, (56, 160, 448), 3_335_941, 10_744_760_320),
+    (1280, (64, 176, 512), 5_388_037, 27_275_414_400),
+)
+# EfficientDet-D0 with its two heads: params, multiply-adds. Source: https://arxiv.org/abs/1911.09070, Table 2.
+PUBLISHED_D0 = (3.9e6, 2.5e9)
 
 
 def without_stride_8():
@@ -125,6 +143,60 @@ def test_detection_learns(held_out):
     assert detection.ap50(model, held_out) > 0.12
 
 
+def test_a_bifpn_learns_as_well_on_the_same_three_levels(held_out):
+    """Measured over three seeds: AA to BB."""
+    torch.manual_seed(0)
+    model = detection.detector(SMALL, SIZE, neck="bifpn")
+    detection.train(model, 120, size=SIZE, generator=np.random.default_rng(0))
+    assert detection.ap50(model, held_out) > 0.12
+
+
+@pytest.mark.parametrize("phi", range(6))
+def test_a_bifpn_costs_what_the_authors_does(phi):
+    size, channels, params, macs = PUBLISHED_NECKS[phi]
+    with torch.device("meta"):
+        neck = BiFPN(channels, phi=phi).eval()
+        maps = {str(stride): torch.zeros(1, c, size // stride, size // stride) for c, stride in zip(channels, (8, 16, 32))}
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        neck(maps)
+    assert (sum(p.numel() for p in neck.parameters()), counter.get_total_flops() // 2) == (params, macs)
+
+
+def test_with_the_papers_heads_it_makes_efficientdet_d0():
+    """Three separable convolutions a head, then one to 9 anchors' boxes or 90 classes; a BatchNorm for each of five levels."""
+    backbone = nas.cost(replace(nas.reference("efficientnet_b0"), resolution=512), 0)
+    head_conv = 320 * 1280
+    _, _, neck_params, neck_macs = PUBLISHED_NECKS[0]
+    separable, pixels = 64 * 9 + 64**2, sum((512 // 2**level) ** 2 for level in range(3, 8))
+    predictions = [64 * 9 + 64 * 9 * outputs for outputs in (4, 90)]
+    heads = sum(3 * separable + prediction for prediction in predictions)
+    head_params = heads + 2 * 3 * (64 + 5 * 2 * 64) + 9 * (4 + 90)
+    params = backbone.params - head_conv - 2 * 1280 + neck_params + head_params
+    macs = backbone.macs - head_conv * 16**2 + neck_macs + heads * pixels
+    assert params == pytest.approx(PUBLISHED_D0[0], rel=0.01)
+    assert macs == pytest.approx(PUBLISHED_D0[1], rel=0.01)
+
+
+def test_fusion_is_the_mean_by_its_positive_weights():
+    node, x = Node([8, 8], 8).eval(), torch.rand(2, 8, 4, 4)
+    node.convolution = nn.Identity()
+    coarse, fine = torch.full((2, 8, 2, 2), 3.0), torch.full((2, 8, 8, 8), 3.0)
+    for other in (torch.full_like(x, 3.0), coarse, fine):
+        torch.testing.assert_close(node([x, other]), (x + 3) / 2, rtol=1e-4, atol=1e-4)
+    node.weights.data = torch.tensor([3.0, 1.0])
+    torch.testing.assert_close(node([x, coarse]), (3 * x + 3) / 4, rtol=1e-4, atol=1e-4)
+    node.weights.data = torch.tensor([3.0, -1.0])
+    torch.testing.assert_close(node([x, coarse]), x, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(("size", "strides"), [(96, [8, 16, 32]), (160, [8, 16, 32, 64]), (512, [8, 16, 32, 64, 128])])
+def test_a_bifpn_has_the_levels_whose_boxes_fit_into_the_image(size, strides):
+    assert detection.levels((8, 16, 32), size) == strides
+    model = detection.detector(SMALL, size, neck="bifpn", phi=1)
+    maps = model.backbone.eval()(torch.zeros(1, 3, size, size))
+    assert [x.shape for x in maps.values()] == [(1, 88, -(-size // stride), -(-size // stride)) for stride in strides]
+
+
 @pytest.mark.parametrize("name", plugin_names("space"))
 def test_a_network_of_every_space_carries_both_heads(name):
     space = nas.space(name)
@@ -179,6 +251,24 @@ def test_the_command_prints_the_quality_before_and_after(head, monkeypatch, caps
     command(head.run, description=head.__doc__)
     (line,) = capsys.readouterr().out.splitlines()
     assert line.startswith(f"mobilenetv2_035: 2 steps of {head.BATCH_SIZE} images of 32 px in ")
+
+
+def test_the_command_takes_a_neck(monkeypatch, capsys):
+    options = {"neck": "fpn", "phi": 0}
+    arguments = ["head", "mobilenetv2_035", "--steps", "1", "--size", "32"]
+    monkeypatch.setattr(sys, "argv", [*arguments, "--neck", "bifpn", "--phi", "1"])
+    command(detection.run, description="", options=options)
+    assert "AP50" in capsys.readouterr().out
+    for mistake, sentence in (
+        (["--neck", "pan"], "neck 'pan' does not exist; did you mean 'fpn'? known: bifpn, fpn"),
+        (["--phi", "2"], "phi: 2 does nothing with the neck fpn; give bifpn"),
+        (["--neck", "bifpn", "--phi", "8"], "phi: 8 is not from 0 to 7"),
+    ):
+        monkeypatch.setattr(sys, "argv", [*arguments, *mistake])
+        with pytest.raises(SystemExit) as stop:
+            command(detection.run, description="", options=options)
+        assert stop.value.code == 2
+        assert capsys.readouterr().err == f"head: {sentence}\n"
 
 
 @pytest.mark.parametrize(
