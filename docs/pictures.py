@@ -1,6 +1,7 @@
 """Makes the pictures of the pages from a real run: `python docs/pictures.py RUN`, with Chromium and its driver installed.
 
-Each is made twice, NAME-light and NAME-dark, as a page's colours may differ from those that the reader's system asks for.
+`python docs/pictures.py line/line.csv` makes that of *From MNIST to a searched network*, without a browser. Each picture is made
+twice, NAME-light and NAME-dark, as a page's colours may differ from those that the reader's system asks for.
 """
 
 import base64
@@ -13,6 +14,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+import pandas as pd
 from optuna.distributions import BaseDistribution, CategoricalDistribution
 from PIL import Image
 from selenium import webdriver
@@ -21,6 +23,7 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.support.wait import WebDriverWait
 
 import nas
+from experiments.line_picture import draw_line
 
 FOLDER = Path(__file__).parent / "pictures"
 SCHEMES = {"light": ("#1f2328", "#ffffff"), "dark": ("#e6edf3", "#0d1117")}  # text and ground, as on GitHub
@@ -43,8 +46,13 @@ FLOW = (  # name, what it is, fill
 RESULTS = (("table", "pandas DataFrame"), ("page", "one HTML file"), ("export", "PyTorch, timm, ONNX"))
 
 
-def main(run: Path) -> None:
-    """Makes every picture."""
+def draw_table(csv: Path) -> None:
+    """Makes the picture of the line, from the table of `python -m experiments.line`."""
+    write_svg("line", without_scheme(draw_line(pd.read_csv(csv))))
+
+
+def draw_run(run: Path) -> None:
+    """Makes every other picture."""
     FOLDER.mkdir(exist_ok=True)
     for space, reference in SHOWN.items():
         write_svg(f"space-{space}", with_choices(nas.draw(nas.reference(reference)), nas.space(space).parameters))
@@ -221,4 +229,5 @@ def screenshot(driver: webdriver.Chrome, page: Path, name: str, element: str | N
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    source = Path(sys.argv[1])
+    (draw_table if source.suffix == ".csv" else draw_run)(source)

@@ -24,23 +24,28 @@ EPSILON: Final = 1e-4  # of fast normalised fusion, section 3.3
 class BiFPN(nn.Module):
     """The neck of EfficientDet-D`phi`, on a network's feature maps of `channels`, from fine to coarse.
 
-    `num_levels` maps come out. Those coarser than the network's are made from its coarsest by pooling.
+    `num_levels` maps come out. Those coarser than the network's are made from its coarsest by pooling. It has DEPTHS[phi]
+    layers, or `max_layers`, for images smaller than those of EfficientDet.
 
     Shapes: maps (N, channels[i], height / 2^i, width / 2^i) by name → the same with WIDTHS[phi] channels, `num_levels` of them.
-    Raises: NasError for a phi outside 0 to 7, or fewer levels than maps.
+    Raises: NasError for a phi outside 0 to 7, no layers, or fewer levels than maps.
     """
 
-    def __init__(self, channels: Sequence[int], *, phi: int = 0, num_levels: int = NUM_LEVELS) -> None:
+    def __init__(
+        self, channels: Sequence[int], *, phi: int = 0, num_levels: int = NUM_LEVELS, max_layers: int = max(DEPTHS)
+    ) -> None:
         super().__init__()
         if not 0 <= phi < len(WIDTHS):
             raise NasError(f"phi: {phi} is not from 0 to {len(WIDTHS) - 1}")
         if not 2 <= len(channels) <= num_levels:
             raise NasError(f"num_levels: {num_levels} is less than the number of feature maps, {len(channels)}, or than 2")
+        if max_layers < 1:
+            raise NasError(f"max_layers: {max_layers} is not 1 or more")
         self.out_channels, self.num_pooled = WIDTHS[phi], num_levels - len(channels)
         self.coarser = _lateral(channels[-1], self.out_channels) if self.num_pooled else nn.Identity()
         first = [*channels, *[self.out_channels] * self.num_pooled]
         later = [self.out_channels] * num_levels
-        self.layers = nn.ModuleList(Layer(later if i else first, self.out_channels) for i in range(DEPTHS[phi]))
+        self.layers = nn.ModuleList(Layer(later if i else first, self.out_channels) for i in range(min(DEPTHS[phi], max_layers)))
 
     def forward(self, maps: Mapping[str, Tensor]) -> OrderedDict[str, Tensor]:
         """The fused maps, from fine to coarse, named by their number."""

@@ -6,7 +6,7 @@ higher score matched is 0.5 or more.
 
 Usage: python -m experiments.heads.detection [NETWORK] [--steps 200] [--size 96] [--neck fpn|bifpn] [--phi 0]
 NETWORK is a reference (`nas.references()`), an exported folder, whose weights initialise it, or an architecture's file.
-`--phi`, 0 to 7, gives the BiFPN of EfficientDet-D0 to D7.
+`--phi`, 0 to 7, gives the BiFPN of EfficientDet-D0 to D7, with fewer layers for images smaller than theirs.
 """
 
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ from torchvision.models.detection.retinanet import RetinaNet, RetinaNetHead
 from torchvision.ops import FeaturePyramidNetwork, box_iou
 
 from experiments.heads.backbone import NamedMaps, open_backbone
-from experiments.heads.bifpn import NUM_LEVELS, WIDTHS, BiFPN
+from experiments.heads.bifpn import NUM_LEVELS, BiFPN
 from experiments.heads.command import command
 from experiments.heads.shapes import CLASSES, Shapes, draw
 from experiments.heads.training import before_and_after, fit
@@ -50,7 +50,7 @@ def detector(network: str | Architecture, size: int, *, neck: str = "fpn", phi: 
     if len(strides) < 3:
         raise NasError(f"its maps have strides {', '.join(map(str, strides))}; the feature pyramid takes three")
     strides = levels(strides[-3:], size) if neck == "bifpn" else strides[-3:]
-    fusion, width = make_neck(neck, channels[-3:], phi=phi, num_levels=len(strides))
+    fusion, width = make_neck(neck, channels[-3:], phi=phi, size=size, num_levels=len(strides))
     backbone = NamedMaps(network_maps.features, {"fine": -3, "middle": -2, "coarse": -1})
     sides = tuple(tuple(side * stride for side in ANCHORS) for stride in strides)
     model: nn.Module = RetinaNet(
@@ -66,18 +66,27 @@ def detector(network: str | Architecture, size: int, *, neck: str = "fpn", phi: 
     return model.to(memory_format=torch.channels_last)
 
 
-def make_neck(name: str, channels: Sequence[int], *, phi: int, num_levels: int) -> tuple[nn.Module, int]:
-    """(The neck `fpn` or `bifpn` on feature maps of `channels`, the width of its maps).
+def make_neck(name: str, channels: Sequence[int], *, phi: int, size: int, num_levels: int) -> tuple[nn.Module, int]:
+    """(The neck `fpn` or `bifpn` on feature maps of `channels`, the width of its maps), for images of `size` pixels.
 
     Raises: NasError for another name, or a phi that the neck does not have.
     """
     if name == "bifpn":
-        return BiFPN(channels, phi=phi, num_levels=num_levels), WIDTHS[phi]
+        neck = BiFPN(channels, phi=phi, num_levels=num_levels, max_layers=max_layers(size))
+        return neck, neck.out_channels
     if name != "fpn":
         raise unknown_name("neck", name, ("fpn", "bifpn"))
     if phi:
         raise NasError(f"phi: {phi} does nothing with the neck fpn; give bifpn")
     return FeaturePyramidNetwork(channels, FPN_WIDTH), FPN_WIDTH
+
+
+def max_layers(size: int) -> int:
+    """The most layers of a BiFPN for images of `size` pixels.
+
+    EfficientDet's rule ties both to one number: 512 + 128 * phi pixels and 3 + phi layers; so an image of 96 px has one layer.
+    """
+    return max(1, 3 + (size - 512) // 128)
 
 
 def levels(strides: Sequence[int], size: int) -> list[int]:

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
@@ -132,14 +132,7 @@ class TimmNetwork:
 
     def costs(self, num_classes: int) -> dict[str, int]:
         """The params of the built network and its macs for one image, by name."""
-        import torch
-        from torch.utils.flop_counter import FlopCounterMode
-
-        with torch.device("meta"):
-            module, image = self.build(num_classes).eval(), torch.zeros(1, 3, self.resolution, self.resolution)
-            with torch.no_grad(), FlopCounterMode(display=False) as counter:
-                module(image)
-        return {"params": sum(p.numel() for p in module.parameters()), "macs": counter.get_total_flops() // 2}
+        return count_costs(lambda: self.build(num_classes), self.resolution)
 
     def check(self, num_classes: int, resolutions: Iterable[int]) -> None:
         """Check that the network can read images of these resolutions.
@@ -164,6 +157,21 @@ class TimmNetwork:
         config = timm.get_pretrained_cfg(self.name)
         layers = {"first_conv": config.first_conv, "classifier": config.classifier}
         return {"architecture": self.name, "pretrained_cfg": {key: name for key, name in layers.items() if name is not None}}
+
+
+def count_costs(build: Callable[[], "nn.Module"], resolution: int) -> dict[str, int]:
+    """The params of the module that `build` makes, and its macs for one image of `resolution` pixels, by name.
+
+    Multiply-adds are those of convolutions and linear layers. The module is built without memory for its weights.
+    """
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with torch.device("meta"):
+        module, image = build().eval(), torch.zeros(1, 3, resolution, resolution)
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+            module(image)
+    return {"params": sum(p.numel() for p in module.parameters()), "macs": counter.get_total_flops() // 2}
 
 
 Network: TypeAlias = OwnNetwork | TimmNetwork

@@ -144,7 +144,7 @@ def test_detection_learns(held_out):
 
 
 def test_a_bifpn_learns_as_well_on_the_same_three_levels(held_out):
-    """Measured over three seeds: AA to BB."""
+    """Measured over three seeds: 0.24 to 0.29."""
     torch.manual_seed(0)
     model = detection.detector(SMALL, SIZE, neck="bifpn")
     detection.train(model, 120, size=SIZE, generator=np.random.default_rng(0))
@@ -156,7 +156,10 @@ def test_a_bifpn_costs_what_the_authors_does(phi):
     size, channels, params, macs = PUBLISHED_NECKS[phi]
     with torch.device("meta"):
         neck = BiFPN(channels, phi=phi).eval()
-        maps = {str(stride): torch.zeros(1, c, size // stride, size // stride) for c, stride in zip(channels, (8, 16, 32))}
+        maps = {
+            str(stride): torch.zeros(1, c, size // stride, size // stride)
+            for c, stride in zip(channels, (8, 16, 32), strict=True)
+        }
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         neck(maps)
     assert (sum(p.numel() for p in neck.parameters()), counter.get_total_flops() // 2) == (params, macs)

@@ -17,13 +17,13 @@ import torch
 import nas
 from experiments.digits_mobilenetv3 import EXPERIMENT
 from nas.cli.app import run
-from nas.errors import MachineBusyError
+from nas.errors import MachineBusyError, NasError
 from nas.models.layers import layers
 from nas.models.network import OwnNetwork
 from nas.models.onnx import onnx_model
 from nas.objectives import Candidate, objective, parse_limit
 from nas.objectives.latency.build_table import build_table, check_table, compare_latencies, reachable
-from nas.objectives.latency.measure import measure, profile, runner, timed
+from nas.objectives.latency.measure import measure, measure_module, profile, runner, timed
 from nas.objectives.latency.table import LatencyTable, Setup, newest_table, read_table, table_folder
 from nas.objectives.mnasnet_reward import HARD
 from nas.runs.serialization import as_json, describe, experiment_of
@@ -113,6 +113,16 @@ def test_a_measurement_says_what_it_is_of(hurried):
     assert found.runs >= 20
     assert found.device
     assert found.runtime_version == torch.__version__
+
+
+def test_any_module_is_measured_in_torch_as_a_network_is(hurried):
+    setup, module = Setup(runtime="torch", batch=2), nas.build(SMALL, 10)
+    network, same = measure(SMALL, 10, setup), measure_module(module, 64, setup)
+    assert 1 / 3 < same.median_ms / network.median_ms < 3  # as other tests run meanwhile
+    assert same.runtime_version == torch.__version__
+    assert not module.training
+    with pytest.raises(NasError, match="runtime: onnxruntime cannot run a module; give torch"):
+        measure_module(module, 64, Setup())
 
 
 def test_on_a_busy_core_nothing_is_claimed():

@@ -70,11 +70,25 @@ def measure(
     Raises: NasError for a device that this machine lacks; MachineBusyError if in every attempt other processes took the CPU
     (checked with one CPU thread), or the latency of a reference network changed by more than 5 % from before to after.
     """
-    with (
-        _within_memory(setup),
-        runner(architecture, num_classes, setup) as run,
-        runner(reference(REFERENCE), 1000, replace(setup, batch=1)) as run_reference,
-    ):
+    with _within_memory(setup), runner(architecture, num_classes, setup) as run:
+        return measure_runs(run, setup, attempts=attempts)
+
+
+def measure_module(model: nn.Module, resolution: int, setup: Setup, *, attempts: int = ATTEMPTS) -> Latency:
+    """The latency of any torch module that reads images of `resolution` pixels, as `measure` has it; torch's alone.
+
+    Raises: NasError as `measure`, and for another runtime than torch.
+    """
+    if setup.runtime != "torch":
+        raise NasError(f"runtime: {setup.runtime} cannot run a module; give torch")
+    check_device(setup)
+    with _within_memory(setup), _module_runner(model, resolution, setup) as run:
+        return measure_runs(run, setup, attempts=attempts)
+
+
+def measure_runs(run: Callable[[], object], setup: Setup, *, attempts: int) -> Latency:
+    """The latency of what `run` runs once, between two measurements of the reference network."""
+    with runner(reference(REFERENCE), 1000, replace(setup, batch=1)) as run_reference:
         times, before, after = between_references(
             lambda: timed(run, SECONDS),
             run_reference,
@@ -242,11 +256,19 @@ def _onnxruntime(
 @contextmanager
 def _torch(architecture: Architecture, num_classes: int, setup: Setup) -> Iterator[tuple[nn.Module, Callable[[], object]]]:
     """The network, and a function that runs it once."""
+    model = build(architecture, num_classes)
+    with _module_runner(model, architecture.resolution, setup) as run:
+        yield model, run
+
+
+@contextmanager
+def _module_runner(model: nn.Module, resolution: int, setup: Setup) -> Iterator[Callable[[], object]]:
+    """A function that runs a module once; moves the module to the device and leaves it in eval mode."""
     dtype, threads_before = DTYPES[setup.dtype], torch.get_num_threads()
     torch.set_num_threads(setup.threads)
     try:
-        model = build(architecture, num_classes).eval().to(setup.device, dtype).to(memory_format=torch.channels_last)
-        shape = (setup.batch, 3, architecture.resolution, architecture.resolution)
+        model.eval().to(setup.device, dtype).to(memory_format=torch.channels_last)
+        shape = (setup.batch, 3, resolution, resolution)
         image = torch.randn(shape, device=setup.device, dtype=dtype).to(memory_format=torch.channels_last)
 
         def run() -> None:
@@ -255,7 +277,7 @@ def _torch(architecture: Architecture, num_classes: int, setup: Setup) -> Iterat
             if setup.device == "cuda":
                 torch.cuda.synchronize()
 
-        yield model, run
+        yield run
     finally:
         torch.set_num_threads(threads_before)
 
