@@ -20,7 +20,7 @@ from torchvision.models.detection.retinanet import RetinaNet, RetinaNetHead
 from torchvision.ops import FeaturePyramidNetwork, box_iou
 
 from experiments.heads.backbone import NamedMaps, open_backbone
-from experiments.heads.bifpn import NUM_LEVELS, BiFPN
+from experiments.heads.bifpn import DEPTHS, NUM_LEVELS, BiFPN
 from experiments.heads.command import command
 from experiments.heads.shapes import CLASSES, Shapes, draw
 from experiments.heads.training import before_and_after, fit
@@ -142,7 +142,8 @@ def run(network: str, *, steps: int, size: int, seed: int, neck: str = "fpn", ph
         size=size,
         seed=seed,
     )
-    trained = f"{network}: {steps} steps of {BATCH_SIZE} images of {size} px in {seconds:.0f} s"
+    layers = f" with {min(DEPTHS[phi], max_layers(size))} of D{phi}'s {DEPTHS[phi]} BiFPN layers" if neck == "bifpn" else ""
+    trained = f"{network}{layers}: {steps} steps of {BATCH_SIZE} images of {size} px in {seconds:.0f} s"
     return f"{trained}; loss {losses[0]:.2f} to {losses[-1]:.2f}, AP50 {before:.3f} to {after:.3f}"
 
 

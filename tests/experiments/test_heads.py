@@ -261,7 +261,7 @@ def test_the_command_takes_a_neck(monkeypatch, capsys):
     arguments = ["head", "mobilenetv2_035", "--steps", "1", "--size", "32"]
     monkeypatch.setattr(sys, "argv", [*arguments, "--neck", "bifpn", "--phi", "1"])
     command(detection.run, description="", options=options)
-    assert "AP50" in capsys.readouterr().out
+    assert "with 1 of D1's 4 BiFPN layers: " in capsys.readouterr().out
     for mistake, sentence in (
         (["--neck", "pan"], "neck 'pan' does not exist; did you mean 'fpn'? known: bifpn, fpn"),
         (["--phi", "2"], "phi: 2 does nothing with the neck fpn; give bifpn"),
