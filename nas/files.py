@@ -80,7 +80,8 @@ def atomic_folder(target: Path, check: Callable[[Path], None]) -> Iterator[Path]
             check(target)
             _replace(target, old, partial)
     except OSError as error:
-        raise NasError(f"{target} cannot be written: {error.strerror or error}; give another folder with --output") from None
+        advice = "run the same command again once it can, or give another folder with --output"
+        raise NasError(f"{target} cannot be written: {error.strerror or error}; {advice}") from None
 
 
 def _replace(target: Path, old: Path, partial: Path) -> None:

@@ -61,13 +61,15 @@ def space(name: str) -> SearchSpace:
 def check_choices(field: str, choices: Sequence[object], allowed: Sequence[object]) -> None:
     """Check a space's field that lists choices.
 
-    Raises: NasError if the list is empty, or a choice is not allowed.
+    Raises: NasError if the list is empty, or a choice is not allowed or there twice.
     """
     if not choices:
         raise NasError(f"space.{field}: no choice given; give at least one")
     wrong = [choice for choice in choices if choice not in allowed]
     if wrong:
         raise NasError(f"space.{field}: {wrong[0]!r} is not among {', '.join(map(str, allowed))}")
+    if len(set(choices)) < len(choices):
+        raise NasError(f"space.{field}: {', '.join(map(str, choices))} names one choice twice")
 
 
 def check_range(field: str, value: float, low: float, high: float, *, step: float = 0.0) -> None:

@@ -91,9 +91,9 @@ def test_one_process_at_a_time_and_a_killed_one_is_no_hindrance(tmp_path):
 
 def test_a_place_that_cannot_be_written_is_one_sentence(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(NasError, match=r"net cannot be written: .*; give another folder with --output"):
+    with pytest.raises(NasError, match=r"net cannot be written: .*; run the same command again once it can, or give"):
         write(tmp_path / "file" / "net")
-    with pytest.raises(NasError, match=r"/proc/sys/my_net cannot be written: .*; give another folder"):
+    with pytest.raises(NasError, match=r"/proc/sys/my_net cannot be written: .*, or give another folder"):
         write(Path("/proc/sys/my_net"))
 
 

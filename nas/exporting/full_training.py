@@ -1,5 +1,6 @@
 """Trains one network in full: many epochs, checkpoints to resume from after a kill, and an export folder at the end."""
 
+import json
 import logging
 import shutil
 from collections.abc import Callable, Iterator, Mapping
@@ -20,7 +21,7 @@ from nas.files import is_locked, locked
 from nas.machine import usable_cores
 from nas.models.architecture import Architecture
 from nas.models.export_folder import read_export, sha256, with_weights
-from nas.models.network import WEIGHTS_FILE, Network, export_folder, find_network
+from nas.models.network import CARD_FILE, WEIGHTS_FILE, Network, export_folder, find_network
 from nas.models.pretrained import classifier_of, pretrained
 from nas.paths import absolute, with_absolute_paths
 from nas.plugins import check_type
@@ -153,7 +154,10 @@ def train_network(
     if training.unlabelled is None:
         return _train(training, on_epoch=on_epoch, on_step=on_step)
     _network_of(training)
-    read_unlabelled(training.dataset, Path(training.unlabelled))  # before the hours of a teacher
+    _check_rounds(training)
+    unlabelled, _ = read_unlabelled(training.dataset, Path(training.unlabelled))  # before the hours of a teacher
+    if unlabelled.left_out:
+        logger.warning("%s: left out: %s", training.unlabelled, unlabelled.left_out)
     if teacher == NO_TEACHER:
         logger.info("round 0 of %d: %s is trained on the labelled images alone, and teaches", training.rounds, training.network)
         alone = replace(training, unlabelled=None, rounds=1, min_confidence=MIN_CONFIDENCE, train=without_teacher(training.train))
@@ -162,8 +166,35 @@ def train_network(
         logger.info("round %d of %d: %s teaches", number, training.rounds, teacher)
         output = str(target) if number == training.rounds else f"{target}-round{number}"
         student = replace(training, train=replace(training.train, teacher=teacher), output=output)
-        teacher = str(_train(student, on_epoch=on_epoch, on_step=on_step))
+        before, teacher = teacher, str(_train(student, on_epoch=on_epoch, on_step=on_step))
+        _compare(before, teacher)
     return target
+
+
+def _check_rounds(training: FullTraining) -> None:
+    """Check that a checkpoint of the last round follows the round before it.
+
+    Raises: NasError if it was made with another number of rounds.
+    """
+    if training.rounds == 1 and training.train.teacher != NO_TEACHER:
+        return  # no round is before
+    before = f"round{training.rounds - 1}" if training.rounds > 1 else "teacher"
+    if training.checkpoints.exists() and not Path(f"{training.target}-{before}").exists():
+        raise NasError(
+            f"rounds: {training.checkpoints} holds the last round of another number than {training.rounds}; give that number, or "
+            "another folder with --output, or remove it"
+        )
+
+
+def _compare(teacher: str, student: str) -> None:
+    """Warn of a student that is less accurate than its teacher on the same images."""
+    if not Path(teacher, CARD_FILE).is_file():
+        return
+    cards = [json.loads(Path(folder, CARD_FILE).read_text(encoding="utf-8")).get("accuracy", {}) for folder in (teacher, student)]
+    before, after = (card.get("val_top1_pct") for card in cards)
+    if cards[0].get("dataset") == cards[1]["dataset"] and before is not None and after < before:
+        line = "the student %s is less accurate than its teacher: val_top1_pct %.2f, and the teacher's %.2f"
+        logger.warning(line, student, after, before)
 
 
 def _train(
@@ -184,7 +215,8 @@ def _train(
             _check_round(target, network, about)
             shutil.rmtree(training.checkpoints)
             return target
-        work = partial(run_training, training, network, first, images=images, pseudo_labelled=labelled)
+        name = None if teacher is None else teacher.name
+        work = partial(run_training, training, network, first, images=images, pseudo_labelled=labelled, teacher=name)
         if training.workers > 1:
             from nas.searching.distributed import train_on_workers  # imports Ray
 
@@ -214,7 +246,7 @@ def _about(
     """What the card says of all that a training depends on, beside its network and its images."""
     settings = asdict(training.train) | {"teacher": NO_TEACHER if teacher is None else teacher.name, "seed": training.seed}
     settings["precision"] = pick_precision(training.train.precision, pick_device())
-    unlabelled = {} if pseudo_labelled is None else pseudo_labelled.record | {"min_confidence": training.min_confidence}
+    unlabelled = {} if pseudo_labelled is None else pseudo_labelled.record
     return settings | {"initial_weights": first.what, "workers": training.workers} | unlabelled
 
 
@@ -291,10 +323,14 @@ def run_training(
     *,
     images: str = "",
     pseudo_labelled: PseudoLabelled | None = None,
+    teacher: str | None = None,
     on_epoch: Callable[[Epoch], None] | None = None,
     on_step: Callable[[int, int], None] | None = None,
 ) -> TrainReport:
-    """Train in this process, from the initial weights or the last checkpoint; `images` is the key of their fingerprint."""
+    """Train in this process, from the initial weights or the last checkpoint.
+
+    `images` is the key of their fingerprint, and `teacher` the name that the teacher's network must have.
+    """
     settings = training.train
     torch.set_num_threads(min(torch.get_num_threads(), usable_cores()))  # torch itself knows no CPU quota
     torch.manual_seed(training.seed)  # so that new weights depend on the seed alone
@@ -309,6 +345,7 @@ def run_training(
             resolution=network.resolution,
             seed=training.seed,
             pseudo_labelled=pseudo_labelled,
+            teacher=teacher,
         ),
         checkpoints=Checkpoints(folder=training.checkpoints, initial_weights=first.what, images=images),
         on_epoch=on_epoch,

@@ -137,6 +137,7 @@ def _read_card(file: Path) -> tuple[dict[str, Any], list[str]]:
         numbers = [*how["mean"], *how["std"]]
         whole = isinstance(classes, list) and all(isinstance(name, str) for name in classes)
         whole = whole and len(numbers) == 6 and all(isinstance(number, int | float) for number in numbers)
+        whole = whole and min(how["std"]) > 0
     except (ValueError, KeyError, TypeError, RecursionError):
         whole = False
     if not whole:

@@ -144,7 +144,13 @@ def _scorer(shared: SharedWeights) -> Scorer:
 
 
 def _setup(network: Network, task: Task, settings: TrainSettings) -> TrainSetup:
-    return TrainSetup(dataset=task.dataset, settings=settings, resolution=network.resolution, seed=task.seed)
+    return TrainSetup(
+        dataset=task.dataset,
+        settings=settings,
+        resolution=network.resolution,
+        seed=task.seed,
+        teacher=task.teachers.get(settings.teacher),
+    )
 
 
 def _continued(

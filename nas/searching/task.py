@@ -35,6 +35,8 @@ class Task:
     """The seed of weights and batches."""
     latency: LatencyTable | None = None
     """The latencies of layers on the target device; None to measure each network's latency if an objective needs it."""
+    teachers: Mapping[str, str] = field(default_factory=dict)
+    """Teacher as the settings name it → the name of its network, with which the run began."""
     fine_tuning: TrainSettings | None = None
     """The settings of a fine-tuning; None if the session has no shared weights."""
     shared: SharedWeights | None = None

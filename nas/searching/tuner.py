@@ -8,7 +8,7 @@ import shutil
 import sys
 import traceback
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict
 from functools import partial
@@ -86,7 +86,7 @@ def search(
     experiment = with_latency(experiment.resolved())
     plan = make_plan(experiment)
     teachers = find_teachers(experiment)
-    parcel = pack(task_of(experiment, plan))
+    parcel = pack(task_of(experiment, plan, teachers))
     with _ray(experiment, parcel, partial(check_images, experiment)) as fingerprint:
         run = create_run(experiment, name or experiment.space.name, fingerprint, teachers)
         with locked(run):
@@ -131,7 +131,7 @@ def resume(
             record_session(folder, described, after, finished=True, over=over)
             logger.info("%s is finished; its images are read from their new place", folder)
             return folder
-        parcel = pack(task_of(after, plan))
+        parcel = pack(task_of(after, plan, described["teachers"]))
         with _ray(after, parcel, check):
             record_session(folder, described, after, over=over)
             session = Session(
@@ -164,8 +164,8 @@ def _ray(experiment: Experiment, parcel: Parcel, read_images: Callable[[], T]) -
         yield read[0]
 
 
-def task_of(experiment: Experiment, plan: Plan) -> Task:
-    """What every trial of a session does."""
+def task_of(experiment: Experiment, plan: Plan, teachers: Mapping[str, str]) -> Task:
+    """What every trial of a session does; `teachers` are those that the run began with."""
     problem = plan.problem
     return Task(
         dataset=experiment.dataset,
@@ -173,6 +173,7 @@ def task_of(experiment: Experiment, plan: Plan) -> Task:
         settings=experiment.train,
         seed=experiment.seed,
         latency=problem.latency_table,
+        teachers=teachers,
         fine_tuning=fine_tuning(experiment),
     )
 

@@ -67,6 +67,8 @@ class TrainSetup:
     """Seed of the order of the images, of augmentation and of dropout."""
     pseudo_labelled: PseudoLabelled | None = None
     """Further images to train on, which a teacher has labelled."""
+    teacher: str | None = None
+    """The name that the teacher's network must have, as its folder may change meanwhile; None for any."""
 
     def preprocess(self, resolution: int) -> Preprocess:
         """The preprocessing of the dataset's images for an input of `resolution` pixels."""
@@ -186,7 +188,7 @@ def _prepare(model: nn.Module, setup: TrainSetup, before_step: BeforeStep | None
         targets=None if targets is None else targets.to(device),
         rows=rows,
         held_out=held_out,
-        teacher=load_teacher(settings.teacher, setup.dataset, device) if is_taught(settings) else None,
+        teacher=_teacher(setup, device),
         state=TrainState(
             model=model,
             ema=ModelEmaV3(model, decay=settings.ema_decay, use_warmup=True) if settings.ema_decay else None,
@@ -202,6 +204,20 @@ def _prepare(model: nn.Module, setup: TrainSetup, before_step: BeforeStep | None
         world=world,
         before_step=before_step,
     )
+
+
+def _teacher(setup: TrainSetup, device: torch.device) -> Teacher | None:
+    """The teacher of a training, if it has one.
+
+    Raises: NasError if it cannot be used, or is another than it must be.
+    """
+    if not is_taught(setup.settings):
+        return None
+    teacher = load_teacher(setup.settings.teacher, setup.dataset, device)
+    if setup.teacher not in (None, teacher.name):
+        where = setup.settings.teacher
+        raise NasError(f"train.teacher: {where} has changed; it was {setup.teacher}, and now it is {teacher.name}; put it back")
+    return teacher
 
 
 def is_taught(settings: TrainSettings) -> bool:
@@ -293,8 +309,8 @@ def _step(run: _Run, augment: Augment, indices: Tensor, crops: Tensor) -> Tensor
         logits = run.network(x)
         loss = functional.cross_entropy(logits, y, label_smoothing=settings.label_smoothing)
         if run.teacher is not None:
-            lesson = distillation_loss(logits, run.teacher.logits(x, augment.preprocess), settings.teacher_temperature)
-            loss = (1 - settings.teacher_share) * loss + settings.teacher_share * lesson
+            distillation = distillation_loss(logits, run.teacher.logits(x, augment.preprocess), settings.teacher_temperature)
+            loss = (1 - settings.teacher_share) * loss + settings.teacher_share * distillation
     state.scaler.scale(loss).backward()
     state.scaler.step(state.optimizer)
     state.scaler.update()
@@ -343,8 +359,8 @@ def _identity(run: _Run, checkpoints: Checkpoints) -> dict[str, Any]:
     settings = {f"train.{name}": value for name, value in asdict(setup.settings).items() if name != "teacher"}  # a place
     return settings | {
         "teacher": run.teacher.name if run.teacher is not None else None,
-        "pseudo-labelled images": setup.pseudo_labelled.record if setup.pseudo_labelled is not None else None,
-        "teacher that labelled them": setup.pseudo_labelled.teacher if setup.pseudo_labelled is not None else None,
+        **(setup.pseudo_labelled.record if setup.pseudo_labelled is not None else {}),
+        "teacher that labelled images": setup.pseudo_labelled.teacher if setup.pseudo_labelled is not None else None,
         "seed": setup.seed,
         "first weights": checkpoints.initial_weights,
         "resolution": setup.resolution,

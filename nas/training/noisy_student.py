@@ -36,17 +36,19 @@ class PseudoLabelled:
     picked: NDArray[np.intp]
     """The places in the folder of the images that are used."""
     probabilities: NDArray[np.float32]
-    """The teacher's for each picked image: (picked, classes)."""
+    """The label of each picked image, the teacher's probabilities of the dataset's classes: (picked, classes)."""
     rows: NDArray[np.intp]
     """For each time that an epoch shows an image: its place in `picked`."""
     teacher: str
     """The teacher's name."""
+    min_confidence: float
+    """The least probability of its class with which an image was picked."""
 
     @property
     def record(self) -> dict[str, Any]:
         """What a card and the identity of a checkpoint say of it."""
         numbers = {"pseudo_labelled": len(self.picked), "pseudo_labelled_an_epoch": len(self.rows)}
-        return {"unlabelled": self.digest, **numbers}
+        return {"min_confidence": self.min_confidence, "unlabelled": self.digest, **numbers}
 
     def load(self) -> NDArray[np.uint8]:
         """The picked images: (picked, side, side, 3).
@@ -64,10 +66,7 @@ def pseudo_labels(dataset: Dataset, folder: Path, teacher: Teacher, *, min_confi
 
     Raises: NasError if images cannot be read, or none of them is left.
     """
-    unlabelled = read_unlabelled(dataset, folder)
-    new = _new_images(dataset, unlabelled.images)
-    if not len(new):
-        raise NasError(f"unlabelled: every image in {folder} is one of dataset {dataset.name}; give a folder of other images")
+    unlabelled, new = read_unlabelled(dataset, folder)
     chunks = np.array_split(new, -(-len(new) // LABELLED_AT_ONCE))
     probabilities = np.concatenate([teacher.probabilities(unlabelled.images[chunk]) for chunk in chunks])
     rows = select(probabilities, min_confidence=min_confidence)
@@ -78,23 +77,25 @@ def pseudo_labels(dataset: Dataset, folder: Path, teacher: Teacher, *, min_confi
             "lower it, or give a better teacher"
         )
     used, rows = np.unique(rows, return_inverse=True)
+    labels = probabilities[used]
     picked = PseudoLabelled(
         folder=folder,
         side=unlabelled.images.shape[1],
         digest=unlabelled.digest,
         picked=new[used],
-        probabilities=probabilities[used],
+        probabilities=labels / np.maximum(labels.sum(1, keepdims=True), np.finfo(np.float32).tiny),
         rows=rows,
         teacher=teacher.name,
+        min_confidence=min_confidence,
     )
-    _tell(picked, dataset, num_images=len(unlabelled.images), num_new=len(new))
+    _log_counts(picked, dataset, num_images=len(unlabelled.images), num_new=len(new))
     return picked
 
 
-def read_unlabelled(dataset: Dataset, folder: Path) -> UnlabelledImages:
-    """The images of a folder, in the size of a dataset's.
+def read_unlabelled(dataset: Dataset, folder: Path) -> tuple[UnlabelledImages, NDArray[np.intp]]:
+    """(The images of a folder in the size of a dataset's, the places of those that are not the dataset's own).
 
-    Raises: NasError if they cannot be read, or cannot have that size or depth.
+    Raises: NasError if they cannot be read, cannot have that size or depth, or are all the dataset's own.
     """
     _, height, width, _ = load_part(dataset, "val").images.shape
     if height != width:
@@ -105,12 +106,15 @@ def read_unlabelled(dataset: Dataset, folder: Path) -> UnlabelledImages:
         raise NasError(f"unlabelled: {error}") from None
     if not len(unlabelled.images):
         raise NasError(f"unlabelled: no image in {folder} can be read; give a folder of images")
-    if {8, dataset.bits} < {8, dataset.bits, unlabelled.bits}:
+    if unlabelled.bits not in (None, dataset.bits):
         raise NasError(
             f"unlabelled: the images in {folder} have {unlabelled.bits} bits and those of dataset {dataset.name} {dataset.bits}; "
             "give images of the same depth"
         )
-    return unlabelled
+    new = _new_images(dataset, unlabelled.images)
+    if not len(new):
+        raise NasError(f"unlabelled: every image in {folder} is one of dataset {dataset.name}; give a folder of other images")
+    return unlabelled, new
 
 
 def _new_images(dataset: Dataset, images: NDArray[np.uint8]) -> NDArray[np.intp]:
@@ -135,12 +139,12 @@ def select(probabilities: NDArray[np.float32], *, min_confidence: float) -> NDAr
     return np.concatenate([np.resize(rows, quota) for rows in by_class if len(rows)] or [confident])
 
 
-def _tell(picked: PseudoLabelled, dataset: Dataset, *, num_images: int, num_new: int) -> None:
+def _log_counts(picked: PseudoLabelled, dataset: Dataset, *, num_images: int, num_new: int) -> None:
     """Log how many images of each class there are."""
     labels = picked.probabilities.argmax(1)
     counts = np.bincount(labels, minlength=len(dataset.classes))
     line = "unlabelled: %d images, %d of the dataset's left out, %d confident and picked; an epoch shows %d"
     logger.info(line, num_images, num_images - num_new, len(picked.picked), len(picked.rows))
-    few = [f"{name} {number:,}" for name, number in zip(dataset.classes, counts, strict=True) if number < counts.mean() / 2]
+    few = [f"{name} ({number:,})" for name, number in zip(dataset.classes, counts, strict=True) if number < counts.mean() / 2]
     if few:
         logger.warning("unlabelled: the teacher labels few images as %s", ", ".join(few[:5]) + ", ..." * (len(few) > 5))

@@ -113,12 +113,14 @@ def without_teacher(settings: TrainSettings) -> TrainSettings:
 
 
 def check_teacher_settings(settings: TrainSettings) -> None:
-    """Check that without a teacher no setting of it is given.
+    """Check that a teacher and its settings have an effect.
 
-    Raises: NasError if one is.
+    Raises: NasError for settings without a teacher, or a teacher without a share of the loss.
     """
     if settings.teacher == NO_TEACHER and settings != without_teacher(settings):
         raise NasError("train.teacher_temperature and train.teacher_share do nothing without a teacher; give --train.teacher too")
+    if settings.teacher != NO_TEACHER and settings.teacher_share == 0:
+        raise NasError(f"train.teacher: {settings.teacher} does nothing with train.teacher_share 0; give a higher share")
 
 
 def _check_interval(name: str, value: float, low: float, high: float, interval: str) -> None:

@@ -5,6 +5,7 @@ It sees the very images that the student sees, cropped, augmented and mixed alik
 
 import hashlib
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -29,7 +30,7 @@ class Teacher:
     """A trained network that never changes: it stays in eval mode and gets no gradients."""
 
     name: str
-    """The id of the network and a digest of its weights, wherever its folder is."""
+    """The id of the network and a digest of its weights, its classes and its preprocessing, wherever its folder is."""
     network: nn.Module
     preprocess: Preprocess
     """How the network's own input is made; a student's may be another."""
@@ -54,13 +55,13 @@ class Teacher:
         return logits[:, self.outputs]
 
     def probabilities(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """The probability of each class of the dataset, for whole images without augmentation.
+        """The probability of each class of the dataset among all that the network has, for whole images without augmentation.
 
-        Shapes: uint8 (N, height, width, 3) → (N, classes).
+        Shapes: uint8 (N, height, width, 3) → (N, classes), whose rows add up to 1 or less.
         """
         data = ImageData(images=images, labels=np.zeros(len(images), np.int64))
         logits = predict(self.network, data, self.preprocess)
-        return logits[:, self.outputs.cpu()].softmax(1).numpy()
+        return logits.softmax(1)[:, self.outputs.cpu()].numpy()
 
 
 def distillation_loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
@@ -70,8 +71,8 @@ def distillation_loss(student: Tensor, teacher: Tensor, temperature: float) -> T
 
     Shapes: (N, classes), (N, classes) → ().
     """
-    taken, wanted = ((logits.float() / temperature).log_softmax(1) for logits in (student, teacher))
-    return temperature**2 * functional.kl_div(taken, wanted, reduction="batchmean", log_target=True)
+    student_log, teacher_log = ((logits.float() / temperature).log_softmax(1) for logits in (student, teacher))
+    return temperature**2 * functional.kl_div(student_log, teacher_log, reduction="batchmean", log_target=True)
 
 
 def load_teacher(name: str, dataset: Dataset, device: torch.device) -> Teacher:
@@ -96,6 +97,8 @@ def load_teacher(name: str, dataset: Dataset, device: torch.device) -> Teacher:
 
 def _from_timm(name: str, dataset: Dataset) -> Teacher:
     if name not in references() and not name.startswith(TIMM):
+        if "/" in name and not Path(name).exists():
+            raise NasError(f"there is no folder {name}; put it back, or {OTHERS}")
         find_network(name)  # raises if there is no such file
         raise NasError(f"{name} is an architecture without weights; {OTHERS}")
     network = find_network(name)
@@ -121,9 +124,9 @@ def _outputs(name: str, classes: list[str], dataset: Dataset, *, advice: str) ->
 
 
 def _frozen(network_id: str, network: nn.Module, preprocess: Preprocess, outputs: Tensor) -> Teacher:
-    digest: Any = hashlib.sha256()
+    digest: Any = hashlib.sha256(repr((preprocess, outputs.tolist())).encode())
     for name, tensor in network.state_dict().items():
         digest.update(name.encode() + tensor.numpy().tobytes())
     network.eval().requires_grad_(requires_grad=False).to(memory_format=torch.channels_last)
-    what = f"{network_id} (weights {digest.hexdigest()[:16]})"
-    return Teacher(name=what, network=network, preprocess=preprocess, outputs=outputs)
+    name = f"{network_id} ({digest.hexdigest()[:16]})"
+    return Teacher(name=name, network=network, preprocess=preprocess, outputs=outputs)

@@ -152,7 +152,7 @@ def test_a_network_that_is_there_is_never_replaced(whole, mistaken):
         (["mobilenetv2_035", *DIGITS, "--train.optimizer", "adamx"], "optimizer 'adamx' does not exist"),
         (["mobilenetv2_035", *DIGITS, "--train.augment", "auto"], "train.augment: 'auto' is not one of none, "),
         (["mobilenetv2_035", *DIGITS, "--train.erasing", "2"], "train.erasing: 2.0 is not in [0, 1]"),
-        (["mobilenetv2_035", *DIGITS, "--teacher", "./nowhere"], "train.teacher: network './nowhere' does not exist; give an"),
+        (["mobilenetv2_035", *DIGITS, "--teacher", "./nowhere"], "train.teacher: there is no folder "),
         (["mobilenetv2_035", *DIGITS, "--teacher=timm:resnet18"], "lacks 0, a class of dataset digits; train it on these images"),
         (["mobilenetv2_035", *DIGITS, "--train.teacher-share", "0.1"], "do nothing without a teacher; give --train.teacher too"),
         (["mobilenetv2_035", *DIGITS, "--rounds", "2"], "do nothing without images to label; give --unlabelled too"),

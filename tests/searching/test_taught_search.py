@@ -49,7 +49,7 @@ def test_every_trial_is_taught_by_the_same_teacher_from_any_folder(tmp_path, mis
     assert taught.history[0].train_loss == pytest.approx(loss, rel=1e-4)
     assert alone.history[0].train_loss != pytest.approx(loss, rel=1e-2)
     shutil.rmtree(here / "net")
-    assert "does not exist; give an export's folder" in mistaken("resume", run, "--trials", 3, cwd=there)
+    assert f"train.teacher: there is no folder {here / 'net'}; put it back" in mistaken("resume", run, "--trials", 3, cwd=there)
     write_teacher(here / "net", architecture(), DIGITS, seed=1)
     sentence = mistaken("resume", run, "--trials", 3, cwd=there)
     assert f"its teacher {here / 'net'} was " in sentence
@@ -59,10 +59,10 @@ def test_every_trial_is_taught_by_the_same_teacher_from_any_folder(tmp_path, mis
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        (["--train.teacher", "./nowhere"], "train.teacher: network './nowhere' does not exist"),
+        (["--train.teacher", "./nowhere"], "train.teacher: there is no folder "),
         (["--train.teacher", "timm:resnet18"], "lacks 0, a class of dataset digits; train it on these images first"),
         (["--train.teacher-temperature", "4"], "do nothing without a teacher; give --train.teacher too"),
-        (["--tune", "train.teacher=none,./nowhere"], "train.teacher: network './nowhere' does not exist"),
+        (["--tune", "train.teacher=none,./nowhere"], "train.teacher: there is no folder "),
         (["--tune", "train.teacher_share=0.1..0.9"], "train.teacher_share does nothing with train.teacher none"),
     ],
 )

@@ -1,5 +1,7 @@
 """A student learns what its teacher says, of the very images that it sees, and the teacher stays as it is."""
 
+import json
+import re
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -8,6 +10,7 @@ import torch
 
 import nas
 from nas.errors import NasError
+from nas.models.export_folder import write_digests
 from nas.training.checkpoint import Checkpoints
 from nas.training.loop import TrainSetup, train
 from nas.training.predict import Preprocess, num_correct, predict
@@ -134,14 +137,14 @@ def test_a_teacher_of_more_classes_in_another_order_gives_those_of_the_images(tm
     assert teacher.preprocess.mean == (0.4, 0.5, 0.6)
     with torch.no_grad():
         own = whole(teacher.preprocess(torch.from_numpy(VAL.images)))
-    assert np.allclose(teacher.probabilities(VAL.images), own[:, [3, 1]].softmax(1).numpy(), atol=1e-5)
+    assert np.allclose(teacher.probabilities(VAL.images), own.softmax(1)[:, [3, 1]].numpy(), atol=1e-5)  # of all four
     assert teacher.logits(x, PREPROCESS).shape == (96, 2)
 
 
 @pytest.mark.parametrize(
     ("name", "sentence"),
     [
-        ("./nowhere", "train.teacher: network './nowhere' does not exist; give an export's folder or"),
+        ("./nowhere", "train.teacher: there is no folder ./nowhere; put it back, or give another teacher: an export's folder"),
         (".", "train.teacher: . is not an exported network: it has no SHA256SUMS"),
         ("mobilenetv2_35", "train.teacher: network 'mobilenetv2_35' does not exist; did you mean 'mobilenetv2_035'?"),
         ("tiny.json", "train.teacher: tiny.json is an architecture without weights; give another teacher: an export's folder"),
@@ -172,10 +175,30 @@ def test_a_checkpoint_of_another_teacher_is_refused_wherever_its_folder_is(tmp_p
     other = write_teacher(tmp_path / "other", architecture(), Stripes.classes, seed=1)
     _, first = trained(replace(settings, teacher=here), checkpoints=checkpoints)
     assert trained(replace(settings, teacher=there), checkpoints=checkpoints)[1].history == first.history
-    with pytest.raises(NasError, match=r"another training: its teacher was \w+ \(weights \w+\), and now it is \w+ \(weights"):
+    with pytest.raises(NasError, match=r"another training: its teacher was \w+ \(\w+\), and now it is \w+ \("):
         trained(replace(settings, teacher=other), checkpoints=checkpoints)
     with pytest.raises(NasError, match=r"another training: its teacher was .*, and now it is None"):
         trained(settings, checkpoints=checkpoints)
+
+
+def test_a_teacher_that_changes_while_a_run_goes_on_is_refused(tmp_path):
+    here = write_teacher(tmp_path / "here", architecture(), Stripes.classes)
+    name = load_teacher(here, Stripes(), CPU).name
+    setup = TrainSetup(dataset=Stripes(), settings=replace(SETTINGS, epochs=1, teacher=here), resolution=16, seed=0, teacher=name)
+    train(TwoLayers(), setup)
+    write_teacher(tmp_path / "here", architecture(), Stripes.classes[::-1])  # the same weights say something else
+    with pytest.raises(NasError, match=rf"train\.teacher: .*here has changed; it was {re.escape(name)}, and now it is"):
+        train(TwoLayers(), setup)
+
+
+def test_a_teacher_whose_images_have_no_deviation_is_refused(tmp_path):
+    here = write_teacher(tmp_path, architecture(), Stripes.classes)
+    card = json.loads((tmp_path / "card.json").read_text())
+    card["preprocess"]["std"] = [0, 0.5, 0.5]
+    (tmp_path / "card.json").write_text(json.dumps(card))
+    write_digests(tmp_path)
+    with pytest.raises(NasError, match=r"card\.json is damaged: it has no id, classes, or mean and std"):
+        load_teacher(here, Stripes(), CPU)
 
 
 @pytest.mark.parametrize("fields", [{"teacher_temperature": 0}, {"teacher_share": 1.1}, {"teacher_share": -0.1}])
@@ -188,3 +211,5 @@ def test_settings_of_a_teacher_need_one():
     check_teacher_settings(TrainSettings(teacher="net", teacher_share=0.1))
     with pytest.raises(NasError, match=r"do nothing without a teacher; give --train\.teacher too"):
         check_teacher_settings(TrainSettings(teacher_share=0.1))
+    with pytest.raises(NasError, match=r"train\.teacher: net does nothing with train\.teacher_share 0; give a higher share"):
+        check_teacher_settings(TrainSettings(teacher="net", teacher_share=0))

@@ -1,7 +1,6 @@
 """Images without labels: any folder of image files, nested or not, decoded once into a cache of its own."""
 
 import hashlib
-import logging
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +11,6 @@ from numpy.typing import NDArray
 from nas.datasets.images.cache import cached_images
 from nas.datasets.images.listing import LOST, list_unlabelled
 
-logger = logging.getLogger(__name__)
-
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class UnlabelledImages:
@@ -22,9 +19,11 @@ class UnlabelledImages:
     images: NDArray[np.uint8]
     """(N, side, side, 3), memory-mapped."""
     digest: str
-    """A hash of the files' contents, in any order."""
-    bits: int
-    """The depth of images with more than 8 bits; 8 without any."""
+    """A hash of the files' contents, in the order of their names."""
+    bits: int | None
+    """The depth of images that are stored with more than 8 bits; None without any."""
+    left_out: str
+    """How many files were left out, and why; empty for none."""
 
 
 def unlabelled_images(folder: Path, *, side: int) -> UnlabelledImages:
@@ -34,14 +33,12 @@ def unlabelled_images(folder: Path, *, side: int) -> UnlabelledImages:
     """
     listing = list_unlabelled(folder)
     cached = cached_images(listing, side=side, allow_missing=1.0)
-    digests = cached.digests["train"]
     lost = Counter(one.why for one in listing.left_out if one.why in LOST)
     reasons = [f"{number:,} {why}" for why, number in lost.items()]
     reasons += [f"{len(cached.findings.unreadable):,} unreadable"] * bool(cached.findings.unreadable)
-    if reasons:
-        logger.warning("%s: left out: %s", folder, ", ".join(reasons))
     return UnlabelledImages(
         images=cached.parts["train"][0],
-        digest=hashlib.sha256(b"".join(sorted(map(bytes, digests)))).hexdigest()[:16],
-        bits=cached.bits,
+        digest=hashlib.sha256(b"".join(map(bytes, cached.digests["train"]))).hexdigest()[:16],
+        bits=cached.bits if cached.findings.deep else None,
+        left_out=", ".join(reasons),
     )
