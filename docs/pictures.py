@@ -23,7 +23,7 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.support.wait import WebDriverWait
 
 import nas
-from experiments.line_picture import draw_line
+from experiments.line.picture import draw_line
 
 FOLDER = Path(__file__).parent / "pictures"
 SCHEMES = {"light": ("#1f2328", "#ffffff"), "dark": ("#e6edf3", "#0d1117")}  # text and ground, as on GitHub

@@ -174,15 +174,15 @@ def train_network(
 def _check_rounds(training: FullTraining) -> None:
     """Check that a checkpoint of the last round follows the round before it.
 
-    Raises: NasError if it was made with another number of rounds.
+    Raises: NasError if it is of a training with another number of rounds.
     """
     if training.rounds == 1 and training.train.teacher != NO_TEACHER:
         return  # no round is before
-    before = f"round{training.rounds - 1}" if training.rounds > 1 else "teacher"
-    if training.checkpoints.exists() and not Path(f"{training.target}-{before}").exists():
+    before = Path(f"{training.target}-{f'round{training.rounds - 1}' if training.rounds > 1 else 'teacher'}")
+    if training.checkpoints.exists() and not before.exists():
         raise NasError(
-            f"rounds: {training.checkpoints} holds the last round of another number than {training.rounds}; give that number, or "
-            "another folder with --output, or remove it"
+            f"{training.checkpoints} holds a training with other --rounds, or with no --unlabelled: {before.name} is missing; "
+            "give its options again, or another folder with --output, or remove it"
         )
 
 

@@ -12,8 +12,8 @@ import pandas as pd
 import pytest
 
 import nas
-from experiments import line
-from experiments.line_picture import SIDE, draw_line
+from experiments.line import __main__ as line
+from experiments.line.picture import SIDE, draw_line
 from nas.datasets.digits import Digits
 from nas.datasets.imagenette import CLASSES
 from nas.models.network import find_network

@@ -25,7 +25,7 @@ from pydantic import TypeAdapter
 from torch import nn
 
 import nas
-from experiments.line_picture import draw_line
+from experiments.line.picture import draw_line
 from nas import Architecture, NasError, TrainSettings
 from nas.cli.app import USER_ERROR
 from nas.datasets import Dataset, ImageData, load_part
@@ -339,7 +339,8 @@ def make_table(entries: Sequence[Entry], journal: Journal) -> pd.DataFrame:
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The options of the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    how = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(prog="line", description=__doc__, formatter_class=how)
     for name in FOLDERS:
         parser.add_argument(f"--{name}", type=Path, help="the folder of its images, by default data")
     parser.add_argument("--small", action="store_true", help="few images and epochs: minutes on two cores")
