@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 from optuna.distributions import BaseDistribution, CategoricalDistribution
 
 from nas.errors import NasError, SpaceError
-from nas.models.architecture import Architecture
+from nas.models.architecture import RESOLUTIONS, Architecture
 from nas.plugins import check_type, load_plugin
 
 Params: TypeAlias = dict[str, Any]  # parameter name → value
@@ -81,6 +81,16 @@ def check_range(field: str, value: float, low: float, high: float, *, step: floa
         raise NasError(f"space.{field}: {value!r} is not from {low} to {high}")
     if step and abs(value / step - round(value / step)) > 1e-6:
         raise NasError(f"space.{field}: {value!r} is not a multiple of {step}")
+
+
+def check_resolutions(resolutions: Sequence[int]) -> None:
+    """Check a space's choices of the side of the input, pixels.
+
+    Raises: NasError if there is none, one is there twice, or one is no resolution of an Architecture.
+    """
+    check_choices("resolutions", resolutions, resolutions)
+    for resolution in resolutions:
+        check_range("resolutions", resolution, *RESOLUTIONS)
 
 
 def num_points(parameters: Mapping[str, BaseDistribution]) -> float:

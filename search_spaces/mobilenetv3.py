@@ -11,10 +11,10 @@ from typing import Any, Final
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
 
-from nas.models.architecture import CONVENTIONS, RESOLUTIONS, Architecture, Block, Head, Stem, round_width
+from nas.models.architecture import CONVENTIONS, Architecture, Block, Head, Stem, round_width
 from nas.models.stages import Row, make_stages
 from nas.models.zoo import MOBILENETV3_LARGE, MOBILENETV3_SMALL, Table, reference
-from nas.spaces import Params, SearchSpace, check_choices, check_encoding, check_range, first_choices
+from nas.spaces import Params, SearchSpace, check_choices, check_encoding, check_range, check_resolutions, first_choices
 
 TABLES: Final[dict[str, Table]] = {"large": MOBILENETV3_LARGE, "small": MOBILENETV3_SMALL}
 HEAD_WIDTHS: Final = {"large": 1280, "small": 1024}
@@ -54,9 +54,7 @@ class MobileNetV3Space(SearchSpace):
         check_range("head_multiple", self.head_multiple, 0.01, 4.0)
         check_choices("skeletons", self.skeletons, tuple(TABLES))
         check_choices("conventions", self.conventions, CONVENTIONS)
-        check_choices("resolutions", self.resolutions, self.resolutions)
-        for resolution in self.resolutions:
-            check_range("resolutions", resolution, *RESOLUTIONS)
+        check_resolutions(self.resolutions)
         check_choices("stem_stride", (self.stem_stride,), (1, 2))
 
     @property

@@ -10,10 +10,10 @@ from typing import Any, Final
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
 
-from nas.models.architecture import RESOLUTIONS, Architecture, Block, Head, Stem, round_width
+from nas.models.architecture import Architecture, Block, Head, Stem, round_width
 from nas.models.stages import Row, make_stages
 from nas.models.zoo import MOBILENETV4, Table, reference
-from nas.spaces import Params, SearchSpace, check_choices, check_encoding, check_range, first_choices
+from nas.spaces import Params, SearchSpace, check_choices, check_encoding, check_range, check_resolutions, first_choices
 
 KERNELS: Final = (0, 3, 5)  # 0 for no depthwise convolution
 EXPANSIONS: Final = (2, 3, 4, 6)  # of the published networks
@@ -43,9 +43,7 @@ class MobileNetV4Space(SearchSpace):
     def __post_init__(self) -> None:
         check_range("width_multiple", self.width_multiple, 0.1, 4.0)
         check_choices("skeletons", self.skeletons, tuple(MOBILENETV4))
-        check_choices("resolutions", self.resolutions, self.resolutions)
-        for resolution in self.resolutions:
-            check_range("resolutions", resolution, *RESOLUTIONS)
+        check_resolutions(self.resolutions)
         check_choices("stem_stride", (self.stem_stride,), (1, 2))
 
     @property

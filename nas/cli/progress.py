@@ -104,7 +104,7 @@ class _SearchProgress(Progress):
         after = f"{', as believed' if state.beliefs else ''}{f', growth {gain} a trial' if gain else ''}"
         values = ", ".join(f"{one.name} {one.loss(loss):.4g}" for one, loss in objectives)
         yield Text(
-            f"best {values}; front {len(front)}, hypervolume {state.hypervolume():.3f}{after}" if front else "no network yet"
+            f"best {values}; front {len(front)}, hypervolume {state.hypervolume(front):.3f}{after}" if front else "no network yet"
         )
 
 

@@ -4,7 +4,7 @@ import logging
 import math
 import time
 from collections import deque
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -257,9 +257,9 @@ class SearchState:
         networks = {self.trials[number].id: number for number in list(self.front_weights.finished)}
         return front_of([self._losses(number) for number in networks.values()])
 
-    def hypervolume(self) -> float:
-        """The share that this front dominates of the box around all finished feasible trials, 0 to 1."""
-        return Box.around(list(self.front_weights.finished.values())).share(self.front())
+    def hypervolume(self, front: Iterable[Losses]) -> float:
+        """The share that a front dominates of the box around all finished feasible trials, 0 to 1."""
+        return Box.around(list(self.front_weights.finished.values())).share(front)
 
     def _candidates(self, *, deviations: float) -> list[int]:
         """The done trials that are on the believed front, or would be if their top-1 were so many standard deviations higher."""

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from timm.optim import create_optimizer_v2, list_optimizers
 from timm.scheduler import CosineLRScheduler
 from timm.utils import ModelEmaV3, distribute_bn
@@ -27,9 +26,9 @@ from nas.paths import is_place
 from nas.training.augment import Augment
 from nas.training.checkpoint import PROCESSES, Checkpoints, TrainState, best_file, restore_last, save_last, save_weights
 from nas.training.device import DTYPES, device_name, keep_freed_memory, pick_precision
-from nas.training.noisy_student import PseudoLabelled
+from nas.training.noisy_student import PseudoLabelled, with_pseudo_labelled
 from nas.training.predict import Preprocess, fingerprint, mean_loss, num_correct, predict
-from nas.training.settings import NO_TEACHER, Epoch, TrainReport, TrainSettings
+from nas.training.settings import Epoch, TrainReport, TrainSettings
 from nas.training.teacher import Teacher, distillation_loss, load_teacher
 
 logger = logging.getLogger(__name__)
@@ -173,7 +172,7 @@ def _prepare(model: nn.Module, setup: TrainSetup, before_step: BeforeStep | None
         keep_freed_memory()
     rank, world = (distributed.get_rank(), distributed.get_world_size()) if distributed.is_initialized() else (0, 1)
     part, held_out = load_part(setup.dataset, "train"), load_part(setup.dataset, "val")
-    pixels, labels, targets, rows = _with_pseudo_labelled(part, setup)
+    pixels, labels, targets, rows = with_pseudo_labelled(part, setup.pseudo_labelled)
     images, batch_size = torch.from_numpy(pixels), min(settings.batch_size, len(rows))
     fits = device.type == "cuda" and images.nbytes < torch.cuda.mem_get_info(device)[0] / 2  # the other half is for training
     if batch_size % world or batch_size < 2 * world:  # BatchNorm needs two images or more
@@ -211,29 +210,13 @@ def _teacher(setup: TrainSetup, device: torch.device) -> Teacher | None:
 
     Raises: NasError if it cannot be used, or is another than it must be.
     """
-    if not is_taught(setup.settings):
+    if not setup.settings.is_taught:
         return None
     teacher = load_teacher(setup.settings.teacher, setup.dataset, device)
     if setup.teacher not in (None, teacher.name):
         where = setup.settings.teacher
         raise NasError(f"train.teacher: {where} has changed; it was {setup.teacher}, and now it is {teacher.name}; put it back")
     return teacher
-
-
-def is_taught(settings: TrainSettings) -> bool:
-    """Whether a teacher has a share of the loss."""
-    return settings.teacher != NO_TEACHER and settings.teacher_share > 0
-
-
-def _with_pseudo_labelled(part: ImageData, setup: TrainSetup) -> tuple[NDArray[np.uint8], Tensor, Tensor | None, Tensor]:
-    """(images, labels, targets, rows) of the training part with the images that a teacher has labelled, if there are any."""
-    more, labels = setup.pseudo_labelled, torch.from_numpy(part.labels)
-    if more is None:
-        return part.images, labels, None, torch.arange(len(part))
-    soft = torch.from_numpy(more.probabilities)
-    targets = torch.cat((functional.one_hot(labels, soft.shape[1]).to(soft.dtype), soft))
-    rows = torch.cat((torch.arange(len(part)), len(part) + torch.from_numpy(more.rows)))
-    return np.concatenate((part.images, more.load())), torch.cat((labels, soft.argmax(1))), targets, rows
 
 
 def _distributed(model: nn.Module, *, changes: bool) -> nn.Module:

@@ -9,9 +9,12 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
 
-from nas.datasets import Dataset, load_part, pixels_digest
+from nas.datasets import Dataset, ImageData, load_part, pixels_digest
 from nas.datasets.images.splits import PARTS
 from nas.datasets.images.unlabelled import UnlabelledImages, unlabelled_images
 from nas.errors import NasError
@@ -137,6 +140,22 @@ def select(probabilities: NDArray[np.float32], *, min_confidence: float) -> NDAr
     by_class = [ranked[labels[ranked] == label] for label in range(probabilities.shape[1])]
     quota = min(MOST_PER_CLASS, max(1, round(len(confident) / len(by_class))))
     return np.concatenate([np.resize(rows, quota) for rows in by_class if len(rows)] or [confident])
+
+
+def with_pseudo_labelled(part: ImageData, more: PseudoLabelled | None) -> tuple[NDArray[np.uint8], Tensor, Tensor | None, Tensor]:
+    """(Images, labels, targets, rows) of a training part and of the images that a teacher has labelled, if there are any.
+
+    Targets are the probabilities of the classes, None where a teacher labels nothing; rows are what an epoch shows.
+    Shapes: uint8 (N, height, width, 3), (N,), (N, classes), (shown,).
+    Raises: NasError if the folder has other images by now.
+    """
+    labels = torch.from_numpy(part.labels)
+    if more is None:
+        return part.images, labels, None, torch.arange(len(part))
+    soft = torch.from_numpy(more.probabilities)
+    targets = torch.cat((functional.one_hot(labels, soft.shape[1]).to(soft.dtype), soft))
+    rows = torch.cat((torch.arange(len(part)), len(part) + torch.from_numpy(more.rows)))
+    return np.concatenate((part.images, more.load())), torch.cat((labels, soft.argmax(1))), targets, rows
 
 
 def _log_counts(picked: PseudoLabelled, dataset: Dataset, *, num_images: int, num_new: int) -> None:

@@ -95,6 +95,11 @@ class TrainSettings:
             if getattr(self, name) not in choices:
                 raise NasError(f"train.{name}: {getattr(self, name)!r} is not one of {', '.join(choices)}")
 
+    @property
+    def is_taught(self) -> bool:
+        """Whether a teacher has a share of the loss."""
+        return self.teacher != NO_TEACHER and self.teacher_share > 0
+
     def resolved(self) -> "TrainSettings":
         """The settings with the absolute path of the teacher's folder, so that they mean the same in every folder and process."""
         return self if self.teacher == NO_TEACHER else replace(self, teacher=absolute_name(self.teacher))

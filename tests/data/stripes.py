@@ -22,12 +22,17 @@ class Stripes(Dataset):
     mirrors = True
 
     def load(self, part: str) -> ImageData:
-        generator = np.random.default_rng({"train": 0, "val": 1, "test": 2}[part])
-        images = generator.integers(0, 60, (96, 12, 12, 3), dtype=np.uint8)
         labels = np.arange(96) % 2
-        images[labels == 0, :, ::4] += 180
-        images[labels == 1, ::4] += 180
+        images = striped(labels, seed={"train": 0, "val": 1, "test": 2}[part])
         return ImageData(images=images, labels=labels.astype(np.int64))
+
+
+def striped(labels, *, seed):
+    """An image of 12 pixels for each label: 0 for stripes down, 1 for stripes across."""
+    images = np.random.default_rng(seed).integers(0, 60, (len(labels), 12, 12, 3), dtype=np.uint8)
+    images[labels == 0, :, ::4] += 180
+    images[labels == 1, ::4] += 180
+    return images
 
 
 class TwoLayers(nn.Sequential):

@@ -13,7 +13,7 @@ from nas.exporting.full_training import FullTraining, train_network
 from nas.training.checkpoint import saved_processes
 from nas.training.settings import TrainSettings
 from nas.training.teacher import load_teacher
-from tests.data.stripes import Stripes, architecture
+from tests.data.stripes import Stripes, architecture, striped
 from tests.data.teachers import write_teacher
 
 pytestmark = pytest.mark.slow
@@ -36,10 +36,7 @@ def killed_at(number, seen):
 @pytest.fixture
 def training(tmp_path):
     """One of two rounds, with a folder of 40 images and a teacher that was never trained."""
-    generator = np.random.default_rng(9)
-    images = generator.integers(0, 60, (40, 12, 12, 3), dtype=np.uint8)
-    images[20:, :, ::4] += 180
-    images[:20, ::4] += 180
+    images = striped(np.arange(40) < 20, seed=9)
     (tmp_path / "more").mkdir()
     for i, image in enumerate(images):
         Image.fromarray(image).save(tmp_path / "more" / f"{i}.png")

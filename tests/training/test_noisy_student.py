@@ -16,7 +16,7 @@ from nas.training.noisy_student import PseudoLabelled, pseudo_labels, read_unlab
 from nas.training.predict import Preprocess, num_correct, predict
 from nas.training.settings import TrainSettings
 from nas.training.teacher import Teacher
-from tests.data.stripes import Stripes, TwoLayers
+from tests.data.stripes import Stripes, TwoLayers, striped
 
 PREPROCESS = Preprocess(resolution=16, mean=(0.5,) * 3, std=(0.5,) * 3)
 SETTINGS = TrainSettings(epochs=8, batch_size=16, lr=3e-2, min_crop=0.8, label_smoothing=0)
@@ -50,10 +50,7 @@ def contrary():
 @pytest.fixture
 def folder(tmp_path):
     """60 new images in folders of folders, of which a third runs across, 14 of the dataset, one that is broken, and a text."""
-    generator = np.random.default_rng(9)
-    images = generator.integers(0, 60, (60, 12, 12, 3), dtype=np.uint8)
-    images[20:, :, ::4] += 180
-    images[:20, ::4] += 180
+    images = striped(np.arange(60) < 20, seed=9)
     copies = [Few().load(part).images[:5] for part in ("train", "val", "test")]
     for i, image in enumerate((*images, *np.concatenate(copies))):
         place = tmp_path / "more" / "abc"[i % 3] / str(i % 2)
