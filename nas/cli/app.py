@@ -34,6 +34,7 @@ GROUPS: Final[dict[str, tuple[str, dict[str, str]]]] = {
 COMMANDS: Final = {name: module for _, commands in GROUPS.values() for name, module in commands.items()}
 READS_OWN_OPTIONS: Final = frozenset(("search", "resume", "train"))  # options depend on the experiment, run or dataset
 ONLY_PRINT: Final = frozenset(("runs", "table", "compare", "space", "measure"))  # a failure if their output cannot be written
+REPEATABLE: Final = frozenset(("--limit", "--log"))  # options of several values that may also be given once for each
 HELP: Final = frozenset(("-h", "--help"))
 USER_ERROR: Final = 2
 
@@ -82,6 +83,7 @@ def _run(words: list[str]) -> int:
             raise NasError(
                 f"the value of {word.rstrip('=') or before} is empty, as a shell's unset variable is; give one, or leave it out"
             )
+    options = _joined(options)
     flags = [word.partition("=")[0].replace("_", "-") for word in options if word.startswith("--")]
     if repeated := [flag for flag in flags if flags.count(flag) > 1]:
         raise NasError(f"{repeated[0]} is given twice; give it once, with all its values after it")
@@ -97,6 +99,21 @@ def _run(words: list[str]) -> int:
     except SystemExit as stop:  # tyro has printed the help or a mistake
         return int(stop.code or 0)
     return 0
+
+
+def _joined(options: list[str]) -> list[str]:
+    """The options, with the values of a repeated one together: `--limit A --limit=B` is `--limit A B`."""
+    parts: list[list[str]] = [[]]  # the words before the first option, then each option with its words
+    for word in options:
+        name, equals, value = word.partition("=")
+        if not word.startswith("--"):
+            parts[-1].append(word)
+        elif name in REPEATABLE and (before := [part for part in parts if part[:1] == [name]]):
+            parts.remove(before[0])
+            parts.append([*before[0], value] if equals else before[0])
+        else:
+            parts.append([name, value] if name in REPEATABLE and equals else [word])
+    return [word for part in parts for word in part]
 
 
 def _file_of(error: OSError) -> str:

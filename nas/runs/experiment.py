@@ -15,8 +15,9 @@ from nas.models.network import absolute_name
 from nas.objectives import Limit, Objective
 from nas.objectives.latency.table import LatencyTable, read_table
 from nas.paths import absolute, with_absolute_paths
-from nas.plugins import check_type
+from nas.plugins import absolute_plugin, check_type
 from nas.spaces import SearchSpace
+from nas.trackers import check_log
 from nas.training.settings import TrainSettings, check_teacher_settings
 from nas.training.tuned import TEACHER, TunedSpace, resolved_tune
 
@@ -33,8 +34,8 @@ class Experiment:
     """The images to train and rank on."""
     objectives: tuple[Objective, ...]
     """What to find the Pareto front of, and what is only to look at: names of objectives, or paths of files that export one."""
-    limits: Annotated[tuple[Limit, ...], tyro.conf.arg(name="limit"), tyro.conf.UseAppendAction] = ()
-    """A limit that every network must meet before it is trained, such as "macs_m<60"; give it once for each limit."""
+    limits: Annotated[tuple[Limit, ...], tyro.conf.arg(name="limit")] = ()
+    """Limits that every network must meet before it is trained, such as "macs_m<60"."""
     latency: str | None = None
     """Latency table that predicts latency_ms; by default the newest built here for this space; without one, trials measure it."""
     train: TrainSettings = field(default_factory=TrainSettings)
@@ -82,6 +83,8 @@ class Experiment:
     """Folder or URI, reachable from every node, for the checkpoints of running trials; by default in the run folder."""
     seed: int = 0
     """Seed of the sampler, and of the initial weights and the batches of every trial."""
+    log: tuple[str, ...] = ()
+    """Where to log each trial too: tensorboard, mlflow, wandb, trackio, or the path of a file that exports a TRACKER."""
     verbose: bool = False
     """Whether Ray's own messages are shown."""
     runs: str = "runs"
@@ -119,6 +122,7 @@ class Experiment:
                 "early-stopping: networks are judged by their top-1 after each epoch and by costs known before training, so one "
                 f"objective alone may need training, and it must be that top-1; given: {', '.join(names)}"
             )
+        check_log(self.log)
         if not self.runs:
             raise NasError("runs: an empty name; give a folder, such as runs")
         gpus = self.gpus_per_trial
@@ -263,6 +267,7 @@ class Experiment:
             start=tuple(map(absolute_name, self.start)),
             reuse=tuple(str(absolute(run)) for run in self.reuse),
             baselines=tuple(map(absolute_name, self.baselines)),
+            log=tuple(map(absolute_plugin, self.log)),
             runs=str(absolute(self.runs)),
         )
 
