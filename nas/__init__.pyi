@@ -10,6 +10,7 @@ from nas.exporting.from_run import export as export
 from nas.exporting.from_run import export_front as export_front
 from nas.exporting.full_training import FullTraining as FullTraining
 from nas.exporting.full_training import train_network as train_network
+from nas.exporting.push import push as push
 from nas.exporting.verify import verify as verify
 from nas.exporting.verify_shared import verify_shared as verify_shared
 from nas.models.architecture import Architecture as Architecture

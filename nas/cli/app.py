@@ -24,7 +24,10 @@ GROUPS: Final[dict[str, tuple[str, dict[str, str]]]] = {
         {"search": "search", "resume": "search", "space": "search", "runs": "results", "clean": "results"},
     ),
     "look": ("nas table RUN --front", dict.fromkeys(("table", "report", "compare", "verify", "dashboard"), "results")),
-    "take away": ("nas export RUN --best val_top1_pct", {"export": "export", "train": "export", "scale": "scale"}),
+    "take away": (
+        "nas export RUN --best val_top1_pct",
+        {"export": "export", "push": "export", "train": "export", "scale": "scale"},
+    ),
     "latency": (
         "nas latency build mobilenetv3 --resolution 224",
         dict.fromkeys(("measure", "latency build", "latency check"), "latency"),

@@ -1,4 +1,4 @@
-"""`nas export` and `nas train`, which write export folders."""
+"""`nas export` and `nas train`, which write export folders, and `nas push`, which sends one."""
 
 import json
 from pathlib import Path
@@ -48,6 +48,20 @@ def export(
     if trial is not None or best is not None or within_error:
         raise NasError("front: takes every network on it; leave out --trial, --best and --within-error, or --front")
     export_front(run, conditions=where, output=output, int8=int8, on_done=_print_export_line)
+
+
+def push(folder: Path, repo: str, /, *, private: bool = False) -> None:
+    """Send an export to the Hugging Face hub, from where timm loads it.
+
+    Args:
+        folder: The folder that `nas export` or `nas train` has written.
+        repo: The repository, OWNER/NAME, such as anna/mobilenet-digits; it is made if it is not there.
+        private: Whether a new repository is private.
+    """
+    from nas.exporting.push import push as push_export
+
+    print(push_export(folder, repo, private=private))
+    print(f'\nits README.md says how to load it; timm: timm.create_model("hf-hub:{repo}", pretrained=True)')
 
 
 def train(arguments: list[str]) -> None:
