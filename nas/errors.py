@@ -14,6 +14,10 @@ DISK_FAULTS: Final = tuple(map(os.strerror, (errno.ENOSPC, errno.EDQUOT, errno.E
 class NasError(Exception):
     """A user's mistake. The text is one sentence: the value, what is allowed, and where."""
 
+    def _render_traceback_(self) -> list[str]:
+        """What a notebook shows instead of a traceback."""
+        return [f"{type(self).__name__}: {self}"]
+
 
 class ArchitectureError(NasError):
     """An architecture with a value that is not allowed."""

@@ -79,7 +79,9 @@ class _SearchProgress(Progress):
     """A bar for each phase of a search, its trials by status, its best values so far, which the searcher has at each refresh."""
 
     def __init__(self, searcher: "ArchitectureSearcher") -> None:
-        self.searcher, console = searcher, Console()  # set before super().__init__, which draws
+        from nas.searching.status import status_lines  # imports Ray, which a training does not need
+
+        self.searcher, self.status_lines, console = searcher, status_lines, Console()  # before super().__init__, which draws
         self.phases: dict[str, TaskID] = {}
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("left"))
         options: dict[str, Any] = {"refresh_per_second": 4, "speed_estimate_period": math.inf}
@@ -88,24 +90,12 @@ class _SearchProgress(Progress):
 
     def get_renderables(self) -> Iterator[RenderableType]:
         """The bars and two lines below them."""
-        state, tally = self.searcher.state, self.searcher.state.log.tally
         for phase in self.searcher.phases() if self.phases else ():
             self.update(self.phases[phase.name], completed=phase.ended, total=phase.total, visible=True)
+        counts, best = self.status_lines(self.searcher)
         yield self.make_tasks_table(self.tasks)
-        yield Text.from_markup(
-            f"[green]{tally.done} done[/] · {len(self.searcher.pending)} running · {tally.stopped} stopped early · "
-            f"{f'[red]{tally.failed} failed[/]' if tally.failed else '0 failed'} · {tally.infeasible} infeasible"
-            f"{' · stopping after the epochs under way' if state.interrupted.is_set() else ''}"
-        )
-        front = state.front()
-        best = [min(losses) for losses in zip(*front, strict=True)]
-        objectives = zip(state.session.plan.problem.objectives, best, strict=True) if front else ()
-        gain = state.growth.gain
-        after = f"{', as believed' if state.beliefs else ''}{f', growth {gain} a trial' if gain else ''}"
-        values = ", ".join(f"{one.name} {one.loss(loss):.4g}" for one, loss in objectives)
-        yield Text(
-            f"best {values}; front {len(front)}, hypervolume {state.hypervolume(front):.3f}{after}" if front else "no network yet"
-        )
+        yield Text.from_markup(counts)
+        yield Text(best)
 
 
 @contextmanager

@@ -9,7 +9,7 @@ import sys
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict
 from functools import partial
 from os import PathLike
@@ -28,6 +28,7 @@ from nas.runs.trial import Status, Weights
 from nas.runs.trial_log import check_history, read_history, read_trials
 from nas.searching.early_stopping import EarlyStopping
 from nas.searching.interrupt import interruptible
+from nas.searching.notebook import notebook, shown_in_notebook
 from nas.searching.parcel import Parcel, in_worker, pack
 from nas.searching.phases import WatchTraining, fine_tuning
 from nas.searching.plan import (
@@ -60,7 +61,7 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-# A context manager that displays a running search; by default, only the log does.
+# A context manager that displays a running search; by default only the log does, and in a notebook also a bar.
 Watch = Callable[[ArchitectureSearcher], AbstractContextManager[object]]
 
 
@@ -70,11 +71,12 @@ def unseen() -> Iterator[Callable[[int, int], None]]:
     yield lambda done, total: None  # noqa: ARG005
 
 
+@notebook()
 def search(
     experiment: Experiment,
     *,
     name: str | None = None,
-    watch: Watch = nullcontext,
+    watch: Watch = shown_in_notebook,
     watch_training: WatchTraining = unseen,
 ) -> Path:
     """Run an experiment and return its run folder; the folder's name begins with `name`, by default the space's name.
@@ -99,11 +101,12 @@ def search(
     return run
 
 
+@notebook()
 def resume(
     run: str | PathLike[str],
     *,
     experiment: Experiment | None = None,
-    watch: Watch = nullcontext,
+    watch: Watch = shown_in_notebook,
     watch_training: WatchTraining = unseen,
     **changes: Any,
 ) -> Path:
