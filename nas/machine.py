@@ -4,6 +4,7 @@ import math
 import os
 import platform
 import re
+from contextlib import suppress
 from pathlib import Path
 
 
@@ -26,6 +27,21 @@ def has_amx_bfloat16() -> bool:
     """Whether the CPU multiplies matrices of bfloat16 in tiles; only Linux tells."""
     flags = re.search(r"^flags\s*:\s*(.+)", _cpuinfo(), re.MULTILINE)
     return flags is not None and "amx_bf16" in flags[1].split()
+
+
+def memory_limit() -> tuple[int, int]:
+    """(memory that this process may use, what of it is free), bytes: of the machine or its control group; 0 if unknown."""
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
+    except OSError:  # no Linux
+        return 0, 0
+    values = {name: 1024 * int(value.split()[0]) for name, _, value in (line.partition(":") for line in lines)}
+    total, free = values["MemTotal"], values["MemAvailable"]
+    for limit, used in (("memory.max", "memory.current"), ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes")):
+        with suppress(OSError, ValueError):  # no such group, or `max` for no limit
+            most, now = (int((Path("/sys/fs/cgroup") / name).read_text(encoding="utf-8")) for name in (limit, used))
+            total, free = min(total, most), min(free, max(0, most - now))
+    return total, free
 
 
 def _cpuinfo() -> str:

@@ -32,11 +32,14 @@ GROUPS: Final[dict[str, tuple[str, dict[str, str]]]] = {
         "nas latency build mobilenetv3 --resolution 224",
         dict.fromkeys(("measure", "latency build", "latency check"), "latency"),
     ),
+    "when it does not work": ("nas doctor --json", {"doctor": "doctor"}),
 }
 """Group → (an example, command → the module with its function)."""
 COMMANDS: Final = {name: module for _, commands in GROUPS.values() for name, module in commands.items()}
 READS_OWN_OPTIONS: Final = frozenset(("search", "resume", "train"))  # options depend on the experiment, run or dataset
-ONLY_PRINT: Final = frozenset(("runs", "table", "compare", "space", "measure"))  # a failure if their output cannot be written
+ONLY_PRINT: Final = frozenset(
+    ("runs", "table", "compare", "space", "measure", "doctor")
+)  # a failure if their output cannot be written
 REPEATABLE: Final = frozenset(("--limit", "--log"))  # options of several values that may also be given once for each
 HELP: Final = frozenset(("-h", "--help"))
 USER_ERROR: Final = 2
