@@ -1,0 +1,1 @@
+"""FrontierSampler as a package of the OptunaHub registry: `python -m experiments.optunahub REGISTRY`."""
