@@ -2,7 +2,7 @@
 
 Medians over seeds, with bands from the lower to the upper quartile. A duplicate proposal is answered again and does not count.
 
-Usage: python -m experiments.optunahub.figure FILE [--seeds 20] [--gp-seeds 5] [--budget 100] [--processes 2]
+Usage: python -m experiments.optunahub.figure FILE [--seeds 20] [--budget 100] [--processes 2]
 FILE is nas-bench-macro_cifar10.json of github.com/xiusu/NAS-Bench-Macro. Takes about ten minutes, most of it Optuna's GP.
 """
 
@@ -32,16 +32,11 @@ LEFT, TOP, RIGHT, BOTTOM = 56, 34, 140, 46
 LOWEST: Final = 70.0  # lowest share on the axis, percent
 
 
-def search(file: str, *, seeds: int, gp_seeds: int, budget: int, processes: int) -> dict[str, NDArray[np.float64]]:
+def search(file: str, *, seeds: int, budget: int, processes: int) -> dict[str, NDArray[np.float64]]:
     """Sampler → the share of the true front's hypervolume, percent; (seeds, different networks)."""
     problem = problems(file)[PROBLEM]
-    numbers = {name: gp_seeds if name == "gp" else seeds for name in SAMPLERS}
     with ProcessPoolExecutor(processes, initializer=quiet) as pool:
-        ends = {
-            name: [pool.submit(named, PROBLEM, file, name, 1, seed, budget) for seed in range(number)]
-            for name, number in numbers.items()
-            if number
-        }
+        ends = {name: [pool.submit(named, PROBLEM, file, name, 1, seed, budget) for seed in range(seeds)] for name in SAMPLERS}
         results: dict[str, list[SearchResult]] = {name: [end.result() for end in of] for name, of in ends.items()}
     networks, _ = all_losses(problem, ())
     shares, _ = scores(problem, results, networks, "the true")
@@ -94,7 +89,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("file")
     parser.add_argument("--seeds", type=int, default=20)
-    parser.add_argument("--gp-seeds", type=int, default=5, help="of Optuna's GP, which is slow; 0 leaves it out")
     parser.add_argument("--budget", type=int, default=100, help="different networks of one search")
     parser.add_argument("--processes", type=int, default=2)
     shares = search(**vars(parser.parse_args()))

@@ -3,6 +3,7 @@
 The accuracy is made up, so that the example takes seconds; put a training in its place. Prints the front.
 """
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ LIMIT = 9_000  # weights
 def num_weights(params: dict[str, Any]) -> int:
     """The weights of the dense layers: exact, and computed without a training."""
     widths = list(params.values())
-    return sum(before * after for before, after in zip(widths, widths[1:], strict=False))
+    return sum(before * after for before, after in pairwise(widths))
 
 
 def accuracy(params: dict[str, Any]) -> float:
