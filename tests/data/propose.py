@@ -1,4 +1,4 @@
-"""Prints as JSON what the sampler of a registry's package proposes in a short study: propose.py REGISTRY/package."""
+"""Writes as JSON what the sampler of a registry's package proposes in a short study: propose.py REGISTRY/package."""
 
 import json
 import sys
@@ -35,4 +35,4 @@ def proposals(sampler_class, seed=3):
 
 if __name__ == "__main__":
     package = optunahub.load_local_module("samplers/frontier", registry_root=sys.argv[1])
-    print(json.dumps(proposals(package.FrontierSampler)))
+    sys.stdout.write(json.dumps(proposals(package.FrontierSampler)))

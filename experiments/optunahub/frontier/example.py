@@ -1,27 +1,26 @@
-"""Searches the widths of a network of seven layers for much accuracy with few weights, in a space of 4^7 = 16,384 networks.
+"""Searches the widths of a network of seven layers for much accuracy with few weights, in a space of 5^7 = 78,125 networks.
 
 The accuracy is made up, so that the example takes seconds; put a training in its place. Prints the front.
 """
 
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import optuna
 import optunahub
-from optuna.distributions import CategoricalDistribution
+from optuna.distributions import IntDistribution
 
-SPACE = {f"width{i}": CategoricalDistribution((16, 24, 32, 48)) for i in range(7)}
+SPACE = {f"width{i}": IntDistribution(16, 48, step=8) for i in range(7)}
 LIMIT = 9_000  # weights
 
 
-def num_weights(params: dict[str, Any]) -> int:
+def num_weights(params: dict[str, int]) -> int:
     """The weights of the dense layers: exact, and computed without a training."""
     widths = list(params.values())
     return sum(before * after for before, after in pairwise(widths))
 
 
-def accuracy(params: dict[str, Any]) -> float:
+def accuracy(params: dict[str, int]) -> float:
     """What a training would measure: it saturates with each width, and the narrowest layer counts most."""
     widths = [width / 48 for width in params.values()]
     return 1 - 0.3 * sum((1 - width) ** 2 for width in widths) / len(widths) - 0.2 * (1 - min(widths))
@@ -29,7 +28,7 @@ def accuracy(params: dict[str, Any]) -> float:
 
 def objective(trial: optuna.Trial) -> tuple[float, int]:
     """The accuracy and the weights of one network."""
-    params = {name: trial.suggest_categorical(name, distribution.choices) for name, distribution in SPACE.items()}
+    params = {name: trial.suggest_int(name, 16, 48, step=8) for name in SPACE}
     return accuracy(params), num_weights(params)
 
 
