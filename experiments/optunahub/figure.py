@@ -3,7 +3,8 @@
 Medians over seeds, with bands from the lower to the upper quartile. A duplicate proposal is answered again and does not count.
 
 Usage: python -m experiments.optunahub.figure FILE [--seeds 20] [--budget 100] [--processes 2]
-FILE is nas-bench-macro_cifar10.json of github.com/xiusu/NAS-Bench-Macro. Takes about ten minutes, most of it Optuna's GP.
+FILE is nas-bench-macro_cifar10.json of github.com/xiusu/NAS-Bench-Macro. It takes about
+eight minutes on two idle cores, most of them for Optuna's GP.
 """
 
 import argparse
