@@ -4,8 +4,8 @@ The package has the files of `nas/sampler/` and `nas/errors.py` as they are, but
 licence, and what lies in `frontier/` beside this file. It becomes REGISTRY/package/samplers/frontier.
 
 Usage: python -m experiments.optunahub REGISTRY
-REGISTRY is a clone of github.com/optuna/optunahub-registry, or any folder. That registry takes contributions under the MIT license
-alone; who hands the package in must hold the right to give it.
+REGISTRY is a clone of github.com/optuna/optunahub-registry, or any folder. That registry takes only the MIT license;
+who hands the package in must hold the right to give it so.
 """
 
 import argparse
