@@ -1,4 +1,4 @@
-"""Loads spaces, datasets, objectives, experiments and trackers by the name of their file or by its path."""
+"""Loads spaces, datasets, objectives and experiments by the name of their file or by its path."""
 
 import ast
 import importlib
@@ -22,7 +22,6 @@ PACKAGES: Final = {
     "dataset": ("nas.datasets", "DATASET"),
     "objective": ("nas.objectives", "OBJECTIVE"),
     "experiment": ("experiments", "EXPERIMENT"),
-    "tracker": ("nas.trackers", "TRACKER"),
 }
 USER_PREFIX: Final = "_nas_user_"  # of the private names of modules that are loaded by path
 OWN_PACKAGES: Final = frozenset(("nas", "search_spaces", "experiments"))
@@ -49,7 +48,7 @@ def load_plugin(kind: str, name: str) -> Any:
     Raises: NasError for an unknown name, or for a file that is missing, raises an error, or does not export the object.
     """
     package, attribute = PACKAGES[kind]
-    if is_path(name):
+    if name.endswith(".py") or "/" in name:
         module = load_module(absolute(name))
     elif name in plugin_names(kind):
         module = importlib.import_module(f"{package}.{name}")
@@ -58,16 +57,6 @@ def load_plugin(kind: str, name: str) -> Any:
     if not hasattr(module, attribute):
         raise NasError(f"{name} exports no {attribute}; define {attribute} = ... at the top level of the file")
     return getattr(module, attribute)
-
-
-def is_path(name: str) -> bool:
-    """Whether the name of a plug-in is the path of a user's file."""
-    return name.endswith(".py") or "/" in name
-
-
-def absolute_plugin(name: str) -> str:
-    """The name of a plug-in, or the absolute path of a user's file, so that it means the same in every folder."""
-    return str(absolute(name)) if is_path(name) else name
 
 
 def check_type(field: str, value: object, expected: type) -> None:

@@ -24,9 +24,8 @@ from nas.models.export_folder import read_export, sha256, with_weights
 from nas.models.network import CARD_FILE, WEIGHTS_FILE, Network, export_folder, find_network
 from nas.models.pretrained import classifier_of, pretrained
 from nas.paths import absolute, with_absolute_paths
-from nas.plugins import absolute_plugin, check_type
+from nas.plugins import check_type
 from nas.runs.serialization import package_versions
-from nas.trackers import KEY_FILE, Trackers, check_log
 from nas.training.checkpoint import Checkpoints, best_file
 from nas.training.device import is_out_of_memory, pick_device, pick_precision
 from nas.training.loop import DivergedError, TrainSetup, best_epoch, check_settings, resolution_at, train
@@ -65,14 +64,11 @@ class FullTraining:
     """With --unlabelled: the least probability of its class, by the teacher, with which an image is used."""
     workers: int = 1
     """Processes that share every batch, each with its own GPU; without GPUs, each with a share of the CPU cores."""
-    log: tuple[str, ...] = ()
-    """Where to log each epoch too: tensorboard, mlflow, wandb, trackio, or the path of a file that exports a TRACKER."""
     output: str | None = None
     """The folder to write, by default exports/NETWORK-DATASET."""
 
     def __post_init__(self) -> None:
         check_type("dataset", self.dataset, Dataset)
-        check_log(self.log)
         if not 0 <= self.seed < 2**32:
             raise NasError(f"seed: {self.seed} is not from 0 to {2**32 - 1}")
         if self.workers < 1:
@@ -107,7 +103,6 @@ class FullTraining:
             dataset=with_absolute_paths(self.dataset),
             train=self.train.resolved(),
             unlabelled=None if self.unlabelled is None else str(absolute(self.unlabelled)),
-            log=tuple(map(absolute_plugin, self.log)),
             output=str(self.target),
         )
 
@@ -206,7 +201,6 @@ def _train(
     training: FullTraining, *, on_epoch: Callable[[Epoch], None] | None, on_step: Callable[[int, int], None] | None
 ) -> Path:
     """Train one network, and write its export; an earlier round that has ended is taken as it is."""
-    trackers = Trackers(training.log)
     network, dataset, settings, target = _network_of(training), training.dataset, training.train, training.target
     teacher = None if settings.teacher == NO_TEACHER else load_teacher(settings.teacher, dataset, pick_device())
     first = initial_weights(training, network)  # may download timm's weights
@@ -223,43 +217,15 @@ def _train(
             return target
         name = None if teacher is None else teacher.name
         work = partial(run_training, training, network, first, images=images, pseudo_labelled=labelled, teacher=name)
-        with _tracked(trackers, training, about, on_epoch) as on_each_epoch:
-            if training.workers > 1:
-                from nas.searching.distributed import train_on_workers  # imports Ray
+        if training.workers > 1:
+            from nas.searching.distributed import train_on_workers  # imports Ray
 
-                report = train_on_workers(work, workers=training.workers, storage=training.checkpoints, on_epoch=on_each_epoch)
-            else:
-                report = work(on_epoch=on_each_epoch, on_step=on_step)
-            _export(training, network, report, about)
+            report = train_on_workers(work, workers=training.workers, storage=training.checkpoints, on_epoch=on_epoch)
+        else:
+            report = work(on_epoch=on_epoch, on_step=on_step)
+        _export(training, network, report, about)
         shutil.rmtree(training.checkpoints)
     return target
-
-
-@contextmanager
-def _tracked(
-    trackers: Trackers, training: FullTraining, about: Mapping[str, Any], on_epoch: Callable[[Epoch], None] | None
-) -> Iterator[Callable[[Epoch], None]]:
-    """Logs the training in the block to trackers, however it ends; gives the callback for its epochs."""
-    network = training.network if isinstance(training.network, str) else training.network.id
-    facts, target, status = {"network": network, "dataset": training.dataset.name, **about}, training.target, "failed"
-    trackers.open(training.checkpoints, facts, name=target.name, folder=target.parent)
-
-    def seen(epoch: Epoch) -> None:
-        trackers.epoch(None, epoch.epoch, epoch.metrics)
-        if on_epoch is not None:
-            on_epoch(epoch)
-
-    try:
-        yield seen
-        status = "done"
-    except KeyboardInterrupt:
-        status = "interrupted"
-        raise
-    finally:
-        card = target / CARD_FILE
-        accuracy = json.loads(card.read_text(encoding="utf-8"))["accuracy"] if status == "done" else {}
-        trackers.end(None, status, accuracy, files=[card] if accuracy else [])
-        trackers.close()
 
 
 def _network_of(training: FullTraining) -> Network:
@@ -323,7 +289,7 @@ def _checkpoint_folder(training: FullTraining) -> Iterator[None]:
             "give a smaller --train.batch-size, --resolution or network"
         ) from None
     finally:
-        if not is_locked(lock) and folder.is_dir() and {entry.name for entry in folder.iterdir()} <= {"lock", KEY_FILE}:
+        if not is_locked(lock) and folder.is_dir() and {entry.name for entry in folder.iterdir()} <= {"lock"}:
             shutil.rmtree(folder)
 
 

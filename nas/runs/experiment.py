@@ -15,9 +15,8 @@ from nas.models.network import absolute_name
 from nas.objectives import Limit, Objective
 from nas.objectives.latency.table import LatencyTable, read_table
 from nas.paths import absolute, with_absolute_paths
-from nas.plugins import absolute_plugin, check_type
+from nas.plugins import check_type
 from nas.spaces import SearchSpace
-from nas.trackers import check_log
 from nas.training.settings import TrainSettings, check_teacher_settings
 from nas.training.tuned import TEACHER, TunedSpace, resolved_tune
 
@@ -83,8 +82,6 @@ class Experiment:
     """Folder or URI, reachable from every node, for the checkpoints of running trials; by default in the run folder."""
     seed: int = 0
     """Seed of the sampler, and of the initial weights and the batches of every trial."""
-    log: tuple[str, ...] = ()
-    """Where to log each trial too: tensorboard, mlflow, wandb, trackio, or the path of a file that exports a TRACKER."""
     verbose: bool = False
     """Whether Ray's own messages are shown."""
     runs: str = "runs"
@@ -122,7 +119,6 @@ class Experiment:
                 "early-stopping: networks are judged by their top-1 after each epoch and by costs known before training, so one "
                 f"objective alone may need training, and it must be that top-1; given: {', '.join(names)}"
             )
-        check_log(self.log)
         if not self.runs:
             raise NasError("runs: an empty name; give a folder, such as runs")
         gpus = self.gpus_per_trial
@@ -267,7 +263,6 @@ class Experiment:
             start=tuple(map(absolute_name, self.start)),
             reuse=tuple(str(absolute(run)) for run in self.reuse),
             baselines=tuple(map(absolute_name, self.baselines)),
-            log=tuple(map(absolute_plugin, self.log)),
             runs=str(absolute(self.runs)),
         )
 

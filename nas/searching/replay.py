@@ -106,7 +106,6 @@ def _continue(state: SearchState, trial: Trial, point: Point, epochs: Epochs) ->
         epochs=dict(epochs.get(trial.number, {})),
         lost_nodes=[None] * trial.crashes,  # earlier sessions did not record the nodes
     )
-    state.log.track(trial)
     reused = state.session.plan.reused.get(point.id)
     if not (trial.is_baseline or point.feasible):
         state.end(pending, Outcome(status=Status.STOPPED, reason=Reason.LIMIT))

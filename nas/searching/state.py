@@ -340,7 +340,7 @@ def make_state(session: Session) -> SearchState:
     experiment, problem = session.experiment, session.plan.problem
     seeds = experiment.seeds_per_network
     sampler = make_sampler(experiment.sampler, problem, seed=experiment.seed, session=session.number, seeds_per_network=seeds)
-    log = TrialLog(run=session.run, trackers=session.trackers)
+    log = TrialLog(run=session.run)
     directions = {objective.name: objective.direction for objective in problem.objectives}
     study = create_study(directions, name=session.run.name, sampler=sampler)
     believes = not experiment.uses_shared_weights and any(one.learning_curve for one in problem.trained[:1])

@@ -8,10 +8,9 @@ from typing import Any
 
 from nas.records import append_record
 from nas.runs.run_folder import HISTORY_FILE, TRIALS_FILE
-from nas.runs.trial import Outcome, Reason, Status, Trial, Weights
+from nas.runs.trial import Outcome, Reason, Status, Trial
 from nas.runs.trial_log import Event
 from nas.searching.problem import Point
-from nas.trackers import Trackers
 from nas.training.settings import Epoch
 
 
@@ -50,31 +49,12 @@ class TrialLog:
 
     run: Path
     tally: Tally = field(default_factory=Tally)
-    trackers: Trackers = field(default_factory=Trackers)
-    """Where all but the networks that are only scored, by shared weights, is logged too."""
-    _tracked: set[int] = field(default_factory=set)
-    """Trials that the trackers have and that have not ended."""
 
     def start(self, trial: Trial) -> None:
         """Log a trial that starts."""
         what = {"id": trial.id, "values": dict(trial.values), "params": dict(trial.params), "architecture": trial.architecture}
         what |= {name: getattr(trial, name) for name in ("source", "name", "weights", "from_trial", "seed")}
         self._write(Event.START, trial.number, **what, baseline=trial.is_baseline or None)
-        self.track(trial)
-
-    def track(self, trial: Trial) -> None:
-        """Let the trackers log a trial that starts or continues."""
-        if self.trackers and trial.number is not None and trial.weights is not Weights.SHARED:
-            facts = {
-                "network": trial.id,
-                "source": trial.source,
-                "name": trial.name,
-                "weights": trial.weights,
-                "seed": trial.seed,
-            }
-            facts = {name: str(value) for name, value in facts.items() if value is not None}
-            self.trackers.begin(trial.number, {**facts, **trial.params, **trial.values})
-            self._tracked.add(trial.number)
 
     def skip(self, status: Status, point: Point, *, source: str = "search", name: str | None = None) -> None:
         """Log and count a skipped proposal: infeasible or a duplicate."""
@@ -97,28 +77,16 @@ class TrialLog:
     def interrupt(self, trial: int, *, epochs: int, values: Mapping[str, float]) -> None:
         """Log a trial that has not ended, with its values so far."""
         self._write(Event.INTERRUPT, trial, epochs=epochs, values=dict(values))
-        self._track_end(trial, Status.INTERRUPTED, values)
 
     def end(self, trial: int, outcome: Outcome, *, reused: bool = False) -> None:
         """Log the end of a trial, with all its values."""
         record = outcome.to_record()
         del record["history"]
         self._write(Event.END, trial, **record, reused=reused or None)
-        more = {"epochs": outcome.epochs, "seconds": outcome.seconds}
-        self._track_end(
-            trial, outcome.status, {**outcome.values, **{k: v for k, v in more.items() if v is not None}}, outcome.error
-        )
-
-    def _track_end(self, trial: int, status: Status, values: Mapping[str, float], error: str | None = None) -> None:
-        if trial in self._tracked:
-            self._tracked.remove(trial)
-            self.trackers.end(trial, status.value, values, error=error or "")
 
     def epoch(self, trial: int, epoch: Epoch) -> None:
         """Log an epoch of a trial."""
         append_record(self.run / HISTORY_FILE, {"trial": trial} | asdict(epoch))
-        if trial in self._tracked:
-            self.trackers.epoch(trial, epoch.epoch, epoch.metrics)
 
     def _write(self, event: Event, trial: int | None, **fields: Any) -> None:
         """Write one event without the fields that are None."""

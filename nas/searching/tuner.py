@@ -53,9 +53,7 @@ from nas.searching.shared_source import copy_shared_weights
 from nas.searching.state import make_state
 from nas.searching.task import Site, Task
 from nas.searching.teachers import find_teachers
-from nas.searching.tracked import tracked
 from nas.searching.worker import run_trial
-from nas.trackers import Trackers
 
 logger = logging.getLogger(__name__)
 
@@ -84,20 +82,18 @@ def search(
     The first Ctrl-C stops when the running epochs have ended; the second, or SIGTERM, stops at once. `resume` continues the run.
 
     Raises: NasError, before anything is trained or written, for limits that no network meets, an unknown sampler or optimizer, a
-    teacher or a tracker that cannot be used, or resources that the machine does not have. KeyboardInterrupt if it was
-    interrupted; the run folder has the finished trials.
+    teacher that cannot be used, or resources that the machine does not have. KeyboardInterrupt if it was interrupted; the run
+    folder has the finished trials.
     """
     experiment = with_latency(experiment.resolved())
-    trackers = Trackers(experiment.log)
     plan = make_plan(experiment)
     teachers = find_teachers(experiment)
     parcel = pack(task_of(experiment, plan, teachers))
     with _ray(experiment, parcel, partial(check_images, experiment)) as fingerprint:
         run = create_run(experiment, name or experiment.space.name, fingerprint, teachers)
         with locked(run):
-            session = Session(experiment=with_own_table(experiment, run), run=run, plan=plan, trackers=trackers)
-            with tracked(session):
-                run_session(session, parcel, watch, watch_training)
+            session = Session(experiment=with_own_table(experiment, run), run=run, plan=plan)
+            run_session(session, parcel, watch, watch_training)
     return run
 
 
@@ -123,7 +119,6 @@ def resume(
     folder = absolute(run).resolve()
     described = read_experiment(folder)
     after = next_experiment(described, folder, experiment, changes)
-    trackers = Trackers(after.log)
     with locked(folder):
         mend_logs(folder)
         past, history = read_trials(folder), read_history(folder)
@@ -150,10 +145,8 @@ def resume(
                 past=past,
                 history=history,
                 over=over,
-                trackers=trackers,
             )
-            with tracked(session):
-                run_session(session, parcel, watch, watch_training)
+            run_session(session, parcel, watch, watch_training)
     return folder
 
 

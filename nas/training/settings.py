@@ -151,11 +151,6 @@ class Epoch:
     seconds: float
     """Time of training and validation, seconds."""
 
-    @property
-    def metrics(self) -> dict[str, float]:
-        """What a tracker logs of the epoch."""
-        return {"train_loss": self.train_loss, "val_top1_pct": self.val_top1_pct, "seconds": self.seconds}
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainReport:
