@@ -50,4 +50,6 @@ from nas.searching.tuner import resume as resume
 from nas.searching.tuner import search as search
 from nas.spaces import SearchSpace as SearchSpace
 from nas.spaces import space as space
+from nas.trackers import Job as Job
+from nas.trackers import Tracker as Tracker
 from nas.training.settings import TrainSettings as TrainSettings

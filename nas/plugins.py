@@ -1,4 +1,4 @@
-"""Loads spaces, datasets, objectives and experiments by the name of their file or by its path."""
+"""Loads spaces, datasets, objectives, trackers and experiments by the name of their file or by its path."""
 
 import ast
 import importlib
@@ -21,6 +21,7 @@ PACKAGES: Final = {
     "space": ("search_spaces", "SPACE"),
     "dataset": ("nas.datasets", "DATASET"),
     "objective": ("nas.objectives", "OBJECTIVE"),
+    "tracker": ("nas.trackers", "TRACKER"),
     "experiment": ("experiments", "EXPERIMENT"),
 }
 USER_PREFIX: Final = "_nas_user_"  # of the private names of modules that are loaded by path
@@ -48,7 +49,7 @@ def load_plugin(kind: str, name: str) -> Any:
     Raises: NasError for an unknown name, or for a file that is missing, raises an error, or does not export the object.
     """
     package, attribute = PACKAGES[kind]
-    if name.endswith(".py") or "/" in name:
+    if _is_path(name):
         module = load_module(absolute(name))
     elif name in plugin_names(kind):
         module = importlib.import_module(f"{package}.{name}")
@@ -57,6 +58,29 @@ def load_plugin(kind: str, name: str) -> Any:
     if not hasattr(module, attribute):
         raise NasError(f"{name} exports no {attribute}; define {attribute} = ... at the top level of the file")
     return getattr(module, attribute)
+
+
+def absolute_plugin(name: str) -> str:
+    """The name of a plug-in, or the absolute path of a user's file, so that it means the same in every folder."""
+    return str(absolute(name)) if _is_path(name) else name
+
+
+def check_plugins(kind: str, names: object, *, field: str) -> None:
+    """Check that the value of a field is a tuple of names of plug-ins or paths of files, each once. Executes no file.
+
+    Raises: NasError if it is not.
+    """
+    if not isinstance(names, tuple):
+        raise NasError(f"{field}: {names!r} is a {type(names).__name__}; it must be a tuple of names")
+    for name in names:
+        if names.count(name) > 1:
+            raise NasError(f"{field}: {name} is there twice; give it once")
+        if not _is_path(name) and name not in plugin_names(kind):
+            raise unknown_name(kind, name, plugin_names(kind))
+
+
+def _is_path(name: str) -> bool:
+    return name.endswith(".py") or "/" in name
 
 
 def check_type(field: str, value: object, expected: type) -> None:

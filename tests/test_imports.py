@@ -14,7 +14,7 @@ PACKAGE = Path(nas.__file__).parent
 # A package imports itself and those that stand before it; nothing imports the public names of `nas`.
 RULE = """
 errors, plugins, files, paths, records, machine, statistics < models < spaces < datasets < training < objectives < supernet <
-runs < sampler < searching < exporting < cli
+runs < trackers < sampler < searching < exporting < cli
 """
 ROWS = [row.replace(",", " ").split() for row in RULE.split("<")]
 ROW = {package: row for row, packages in enumerate(ROWS) for package in packages}

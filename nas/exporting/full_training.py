@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from nas.datasets import Dataset, load_part
 from nas.errors import NasError, describe_error
 from nas.exporting.formats import about_images, make_card, measure_accuracy, write_export
+from nas.exporting.tracked import tracked_training
 from nas.files import is_locked, locked
 from nas.machine import usable_cores
 from nas.models.architecture import Architecture
@@ -24,8 +25,9 @@ from nas.models.export_folder import read_export, sha256, with_weights
 from nas.models.network import CARD_FILE, WEIGHTS_FILE, Network, export_folder, find_network
 from nas.models.pretrained import classifier_of, pretrained
 from nas.paths import absolute, with_absolute_paths
-from nas.plugins import check_type
+from nas.plugins import absolute_plugin, check_plugins, check_type
 from nas.runs.serialization import package_versions
+from nas.trackers import IDS_FILE, open_trackers
 from nas.training.checkpoint import Checkpoints, best_file
 from nas.training.device import is_out_of_memory, pick_device, pick_precision
 from nas.training.loop import DivergedError, TrainSetup, best_epoch, check_settings, resolution_at, train
@@ -64,11 +66,14 @@ class FullTraining:
     """With --unlabelled: the least probability of its class, by the teacher, with which an image is used."""
     workers: int = 1
     """Processes that share every batch, each with its own GPU; without GPUs, each with a share of the CPU cores."""
+    log: tuple[str, ...] = ()
+    """Tools to log each epoch to as it ends: tensorboard, mlflow, wandb, trackio, or paths of files that export a TRACKER."""
     output: str | None = None
     """The folder to write, by default exports/NETWORK-DATASET."""
 
     def __post_init__(self) -> None:
         check_type("dataset", self.dataset, Dataset)
+        check_plugins("tracker", self.log, field="log")
         if not 0 <= self.seed < 2**32:
             raise NasError(f"seed: {self.seed} is not from 0 to {2**32 - 1}")
         if self.workers < 1:
@@ -103,6 +108,7 @@ class FullTraining:
             dataset=with_absolute_paths(self.dataset),
             train=self.train.resolved(),
             unlabelled=None if self.unlabelled is None else str(absolute(self.unlabelled)),
+            log=tuple(map(absolute_plugin, self.log)),
             output=str(self.target),
         )
 
@@ -151,6 +157,7 @@ def train_network(
     training = training.resolved()
     target, teacher = training.target, training.train.teacher
     _check_absent(target)
+    open_trackers(training.log)  # a library that is missing shows now, and not after the hours of a teacher
     if training.unlabelled is None:
         return _train(training, on_epoch=on_epoch, on_step=on_step)
     _network_of(training)
@@ -217,15 +224,33 @@ def _train(
             return target
         name = None if teacher is None else teacher.name
         work = partial(run_training, training, network, first, images=images, pseudo_labelled=labelled, teacher=name)
-        if training.workers > 1:
-            from nas.searching.distributed import train_on_workers  # imports Ray
+        params = about | {"network": network.id, "dataset": dataset.name}
+        tracked = partial(tracked_training, training.log, network, target, checkpoints=training.checkpoints)
+        with tracked(params=params, num_classes=len(dataset.classes)) as log_epoch:
 
-            report = train_on_workers(work, workers=training.workers, storage=training.checkpoints, on_epoch=on_epoch)
-        else:
-            report = work(on_epoch=on_epoch, on_step=on_step)
-        _export(training, network, report, about)
+            def on_each(epoch: Epoch) -> None:
+                log_epoch(epoch)
+                if on_epoch is not None:
+                    on_epoch(epoch)
+
+            _export(training, network, _report(training, work, on_epoch=on_each, on_step=on_step), about)
         shutil.rmtree(training.checkpoints)
     return target
+
+
+def _report(
+    training: FullTraining,
+    work: Callable[..., TrainReport],
+    *,
+    on_epoch: Callable[[Epoch], None],
+    on_step: Callable[[int, int], None] | None,
+) -> TrainReport:
+    """The report of `work`, done in this process or on several."""
+    if training.workers == 1:
+        return work(on_epoch=on_epoch, on_step=on_step)
+    from nas.searching.distributed import train_on_workers  # imports Ray
+
+    return train_on_workers(work, workers=training.workers, storage=training.checkpoints, on_epoch=on_epoch)
 
 
 def _network_of(training: FullTraining) -> Network:
@@ -289,7 +314,7 @@ def _checkpoint_folder(training: FullTraining) -> Iterator[None]:
             "give a smaller --train.batch-size, --resolution or network"
         ) from None
     finally:
-        if not is_locked(lock) and folder.is_dir() and {entry.name for entry in folder.iterdir()} <= {"lock"}:
+        if not is_locked(lock) and folder.is_dir() and {entry.name for entry in folder.iterdir()} <= {"lock", IDS_FILE}:
             shutil.rmtree(folder)
 
 

@@ -126,6 +126,7 @@ class _Description:
     address: str | None
     storage: str | None
     seed: int
+    log: list[str]
     latency_table: str | None
     """The device and the error of the latency table, in one line."""
     latency_error_pct: float | None

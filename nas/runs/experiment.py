@@ -15,7 +15,7 @@ from nas.models.network import absolute_name
 from nas.objectives import Limit, Objective
 from nas.objectives.latency.table import LatencyTable, read_table
 from nas.paths import absolute, with_absolute_paths
-from nas.plugins import check_type
+from nas.plugins import absolute_plugin, check_plugins, check_type
 from nas.spaces import SearchSpace
 from nas.training.settings import TrainSettings, check_teacher_settings
 from nas.training.tuned import TEACHER, TunedSpace, resolved_tune
@@ -82,6 +82,8 @@ class Experiment:
     """Folder or URI, reachable from every node, for the checkpoints of running trials; by default in the run folder."""
     seed: int = 0
     """Seed of the sampler, and of the initial weights and the batches of every trial."""
+    log: tuple[str, ...] = ()
+    """Tools to log each trial to as it runs: tensorboard, mlflow, wandb, trackio, or paths of files that export a TRACKER."""
     verbose: bool = False
     """Whether Ray's own messages are shown."""
     runs: str = "runs"
@@ -104,6 +106,7 @@ class Experiment:
                 f"objectives: {', '.join(one.name for one in self.objectives if not one.steers)} can only be looked at beside an "
                 f"objective to search by that needs training, such as val_top1_pct; given: {', '.join(names)}"
             )
+        check_plugins("tracker", self.log, field="log")
         self._check_trials()
         self._check_seeds()
         self._check_tune()
@@ -263,6 +266,7 @@ class Experiment:
             start=tuple(map(absolute_name, self.start)),
             reuse=tuple(str(absolute(run)) for run in self.reuse),
             baselines=tuple(map(absolute_name, self.baselines)),
+            log=tuple(map(absolute_plugin, self.log)),
             runs=str(absolute(self.runs)),
         )
 

@@ -2,6 +2,7 @@
 
 `experiment.json`: the experiment, and each session's versions and machine. `trials.jsonl`: the log from which trials are read.
 `history.jsonl`: one line per trial and epoch. `checkpoints/`: weights. `latency.json`: the latency table, if one is used.
+`trackers.jsonl`: the ids of the run and its trials in the tools of `--log`. `tensorboard/`: event files.
 `shared/`: shared weights, and the record of their training. `full/`: networks trained in full. `ray/`: Ray's state during a
 search. Read `trial_log.py` next.
 """

@@ -28,7 +28,7 @@ from nas.runs.experiment import Experiment
 from nas.spaces import SearchSpace
 from nas.training.settings import TrainSettings
 
-SCHEMA: Final = 11
+SCHEMA: Final = 12
 PACKAGES: Final = ("frontier-nas", "torch", "torchvision", "timm", "onnxruntime", "optuna", "ray", "numpy")
 MODULES: Final = {"frontier-nas": "nas"}  # package → its module, where the names differ
 OTHERS: Final = {"space", "dataset", "objectives", "limits", "train", "sampler", "verbose", "runs"}

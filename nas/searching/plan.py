@@ -29,6 +29,7 @@ from nas.searching.shared_source import check_shared_weights, check_source_image
 from nas.searching.teachers import check_same_teachers, find_teachers
 from nas.searching.warm_start import ReusedResult, WarmStart, baselines, reusable_results, warm_starts
 from nas.spaces import sample
+from nas.trackers import Tracking
 from nas.training.settings import Epoch, TrainSettings
 from nas.training.tuned import PREFIX
 
@@ -201,6 +202,8 @@ class Session:
     """(trial, epoch) for every epoch of the trials in `past`."""
     over: bool = False
     """Whether an earlier session found that no further network is worth its trial."""
+    tracking: Tracking = field(default_factory=Tracking)
+    """The trackers that the experiment names."""
 
     @property
     def storage(self) -> str:

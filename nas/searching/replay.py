@@ -112,7 +112,7 @@ def _continue(state: SearchState, trial: Trial, point: Point, epochs: Epochs) ->
     elif reused is not None and is_choice and trial.seed is None:
         state.end(pending, reused.outcome, weights=reused.weights, reused=True)
     else:
-        state.log.resume(trial.number)
+        state.log.resume(trial)
         state.waiting.append(pending)
 
 

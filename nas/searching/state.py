@@ -29,6 +29,7 @@ from nas.searching.plan import Session
 from nas.searching.problem import Point
 from nas.searching.proposals import Proposer
 from nas.searching.samplers import FRONTIER, make_sampler
+from nas.searching.tracked import TrackedTrials
 from nas.searching.trial_writer import TrialLog
 from nas.training.settings import Epoch
 
@@ -231,6 +232,8 @@ class SearchState:
                 added = added_share(before, list(self.front_weights.front.values()), list(self.front_weights.finished.values()))
                 self.growth.end(added, self._surprise(pending, ended))
         self.update_beliefs()
+        if self.session.tracking.is_on:
+            self.log.tracked.progress(self.log.tally.ended, self._progress(ended))
         if self._is_logged(ended):
             logger.info("%s", self._summary(ended, len(pending.epochs)))
 
@@ -295,6 +298,15 @@ class SearchState:
         before = [(0, self.scores[trial.id])] if trial.id in self.scores else []
         return [*before, *self.curve(epochs)]
 
+    def _progress(self, ended: Trial) -> dict[str, float]:
+        """How far the search is after a trial, for its trackers; with the values of a score, which is no job of theirs."""
+        tally, front, objectives = self.log.tally, self.front(), self.session.plan.problem.objectives
+        best_losses = map(min, zip(*front, strict=True))  # none before a network is done
+        best = {f"best_{one.name}": one.loss(loss) for one, loss in zip(objectives, best_losses, strict=False)}
+        counts = {"done": tally.done, "failed": tally.failed, "stopped": tally.stopped, "front": len(front)}
+        score = {f"score_{name}": value for name, value in ended.values.items() if ended.weights is Weights.SHARED}
+        return counts | {"hypervolume": self.hypervolume(front)} | best | score
+
     def _is_logged(self, trial: Trial) -> bool:
         """Whether the log has a line for an ended trial: of scores only failures, the front and every twentieth part."""
         if trial.weights is not Weights.SHARED or trial.status is not Status.DONE:
@@ -340,7 +352,7 @@ def make_state(session: Session) -> SearchState:
     experiment, problem = session.experiment, session.plan.problem
     seeds = experiment.seeds_per_network
     sampler = make_sampler(experiment.sampler, problem, seed=experiment.seed, session=session.number, seeds_per_network=seeds)
-    log = TrialLog(run=session.run)
+    log = TrialLog(run=session.run, tracked=TrackedTrials(session.tracking, session.run))
     directions = {objective.name: objective.direction for objective in problem.objectives}
     study = create_study(directions, name=session.run.name, sampler=sampler)
     believes = not experiment.uses_shared_weights and any(one.learning_curve for one in problem.trained[:1])

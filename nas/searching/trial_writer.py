@@ -11,6 +11,7 @@ from nas.runs.run_folder import HISTORY_FILE, TRIALS_FILE
 from nas.runs.trial import Outcome, Reason, Status, Trial
 from nas.runs.trial_log import Event
 from nas.searching.problem import Point
+from nas.searching.tracked import TrackedTrials
 from nas.training.settings import Epoch
 
 
@@ -49,12 +50,15 @@ class TrialLog:
 
     run: Path
     tally: Tally = field(default_factory=Tally)
+    tracked: TrackedTrials = field(default_factory=TrackedTrials)
+    """Hands the same events to the trackers of the search, if it has some."""
 
     def start(self, trial: Trial) -> None:
         """Log a trial that starts."""
         what = {"id": trial.id, "values": dict(trial.values), "params": dict(trial.params), "architecture": trial.architecture}
         what |= {name: getattr(trial, name) for name in ("source", "name", "weights", "from_trial", "seed")}
         self._write(Event.START, trial.number, **what, baseline=trial.is_baseline or None)
+        self.tracked.begin(trial)
 
     def skip(self, status: Status, point: Point, *, source: str = "search", name: str | None = None) -> None:
         """Log and count a skipped proposal: infeasible or a duplicate."""
@@ -66,9 +70,10 @@ class TrialLog:
         """Log costs of an earlier trial that a new limit needs."""
         self._write(Event.MEASURED, trial, values=dict(values))
 
-    def resume(self, trial: int) -> None:
+    def resume(self, trial: Trial) -> None:
         """Log that a trial of an earlier session continues."""
-        self._write(Event.RESUME, trial)
+        self._write(Event.RESUME, trial.number)
+        self.tracked.begin(trial)
 
     def retry(self, trial: int, *, retries: int, crashes: int) -> None:
         """Log that a trial starts again after it lost its worker process or machine."""
@@ -77,16 +82,19 @@ class TrialLog:
     def interrupt(self, trial: int, *, epochs: int, values: Mapping[str, float]) -> None:
         """Log a trial that has not ended, with its values so far."""
         self._write(Event.INTERRUPT, trial, epochs=epochs, values=dict(values))
+        self.tracked.end(trial, Outcome(status=Status.INTERRUPTED, epochs=epochs, values=values))
 
     def end(self, trial: int, outcome: Outcome, *, reused: bool = False) -> None:
         """Log the end of a trial, with all its values."""
         record = outcome.to_record()
         del record["history"]
         self._write(Event.END, trial, **record, reused=reused or None)
+        self.tracked.end(trial, outcome)
 
     def epoch(self, trial: int, epoch: Epoch) -> None:
         """Log an epoch of a trial."""
         append_record(self.run / HISTORY_FILE, {"trial": trial} | asdict(epoch))
+        self.tracked.epoch(trial, epoch)
 
     def _write(self, event: Event, trial: int | None, **fields: Any) -> None:
         """Write one event without the fields that are None."""

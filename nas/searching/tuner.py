@@ -53,7 +53,9 @@ from nas.searching.shared_source import copy_shared_weights
 from nas.searching.state import make_state
 from nas.searching.task import Site, Task
 from nas.searching.teachers import find_teachers
+from nas.searching.tracked import tracked
 from nas.searching.worker import run_trial
+from nas.trackers import Tracking, open_trackers
 
 logger = logging.getLogger(__name__)
 
@@ -89,10 +91,12 @@ def search(
     plan = make_plan(experiment)
     teachers = find_teachers(experiment)
     parcel = pack(task_of(experiment, plan, teachers))
+    trackers = open_trackers(experiment.log)
     with _ray(experiment, parcel, partial(check_images, experiment)) as fingerprint:
         run = create_run(experiment, name or experiment.space.name, fingerprint, teachers)
         with locked(run):
-            session = Session(experiment=with_own_table(experiment, run), run=run, plan=plan)
+            tracking = Tracking(trackers, run)
+            session = Session(experiment=with_own_table(experiment, run), run=run, plan=plan, tracking=tracking)
             run_session(session, parcel, watch, watch_training)
     return run
 
@@ -135,6 +139,7 @@ def resume(
             logger.info("%s is finished; its images are read from their new place", folder)
             return folder
         parcel = pack(task_of(after, plan, described["teachers"]))
+        trackers = open_trackers(after.log)
         with _ray(after, parcel, check):
             record_session(folder, described, after, over=over)
             session = Session(
@@ -145,6 +150,7 @@ def resume(
                 past=past,
                 history=history,
                 over=over,
+                tracking=Tracking(trackers, folder),
             )
             run_session(session, parcel, watch, watch_training)
     return folder
@@ -186,8 +192,13 @@ def run_session(session: Session, parcel: Parcel, watch: Watch, watch_training: 
 
     Raises: NasError for an error that ends it early. KeyboardInterrupt if it was interrupted.
     """
+    logger.info("run folder %s", session.run)
+    with tracked(session):
+        _run_session(session, parcel, watch, watch_training)
+
+
+def _run_session(session: Session, parcel: Parcel, watch: Watch, watch_training: WatchTraining) -> None:
     run, experiment = session.run, session.experiment
-    logger.info("run folder %s", run)
     workers, gpus = resources(experiment)
     with _reporting_full_disk(run):
         if experiment.uses_shared_weights:

@@ -1,0 +1,220 @@
+"""Trackers: other tools that show a search or a training while it runs, such as TensorBoard or MLflow.
+
+Each file here exports one TRACKER, a class, and is named after it. Their libraries are imported when a tracker is opened.
+`Tracking` makes all calls of them, so that none delays or ends a search. Read `tensorboard.py` next.
+"""
+
+import logging
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from queue import SimpleQueue
+from threading import Thread
+from typing import Any, Final, Literal
+
+from pydantic import TypeAdapter
+
+from nas.errors import NasError, user_code
+from nas.plugins import load_plugin
+from nas.records import append_record, cut_torn_line, read_records
+from nas.runs.trial import Status
+from nas.training.settings import Epoch
+
+logger = logging.getLogger(__name__)
+
+PROJECT: Final = "frontier-nas"  # the project, or MLflow's experiment, unless the tool's own environment variable names another
+IDS_FILE: Final = "trackers.jsonl"  # the id of each job in each tracker, with which a later session continues it
+WAIT_SECONDS: Final = 30.0  # at the end, for what the trackers still have to log
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """A search, a trial of it, or a full training, as a tracker begins it."""
+
+    key: str
+    """What tells it from others of its group: `search`, `trial3`; for a full training its name."""
+    group: str
+    """The name of the run folder, or of the full training."""
+    kind: Literal["search", "trial", "train"]
+    folder: Path
+    """Where a tracker that writes files and has no other place may write them."""
+    params: Mapping[str, Any]
+    """What it began with: texts, numbers, truth values and None."""
+    values: Mapping[str, float] = field(default_factory=dict)
+    """What is measured before its first epoch, such as multiply-adds."""
+
+    @property
+    def name(self) -> str:
+        """Its name among those of all groups."""
+        return f"{self.group}-{self.key}" if self.kind == "trial" else self.group
+
+
+class Tracker(ABC):
+    """A tool's log of a search with its trials, or of a full training.
+
+    The constructor takes no arguments, imports the tool's library and writes nothing. The methods run in one thread, in the order
+    of the events, and may take their time. After an error in one of them, none is called any more.
+    """
+
+    @abstractmethod
+    def begin(self, job: Job, past: str | None) -> str:
+        """Begin a job, or continue it under the id that an earlier `begin` returned; returns its id."""
+
+    @abstractmethod
+    def log(self, key: str, step: int, values: Mapping[str, float]) -> None:
+        """Log values of a job at a step, which is the epoch of a training."""
+
+    @abstractmethod
+    def attach(self, key: str, file: Path) -> None:
+        """Keep a file with a job; the file is removed afterwards."""
+
+    @abstractmethod
+    def end(self, key: str, status: Status, values: Mapping[str, Any]) -> None:
+        """End a job with its last values: numbers and texts, such as the reason of a failure."""
+
+    @abstractmethod
+    def place(self, key: str) -> str:
+        """Where to look at a job: an address, or a command to type."""
+
+
+def open_trackers(names: Sequence[str]) -> dict[str, Tracker]:
+    """Name → tracker, with its library imported and nothing written.
+
+    Raises: NasError for an unknown name, a library that is missing or has no account, or a file that exports no tracker.
+    """
+    trackers: dict[str, Tracker] = {}
+    for name in names:
+        kind = load_plugin("tracker", name)
+        if not (isinstance(kind, type) and issubclass(kind, Tracker)):
+            raise NasError(f"tracker {name}: its TRACKER is {kind!r}; it must be a class that inherits nas.Tracker")
+        with user_code(f"tracker {name}"):
+            trackers[name] = kind()
+    return trackers
+
+
+@contextmanager
+def installed(extra: str) -> Iterator[None]:
+    """Turn an import that fails inside the block into one sentence; `extra` is this project's extra with the library.
+
+    Raises: NasError if it fails.
+    """
+    try:
+        yield
+    except ImportError as error:
+        raise NasError(f"{error}; install its library with pip install 'frontier-nas[{extra}]'") from None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Id:
+    tracker: str
+    job: str
+    id: str
+
+
+ID_LINE: Final = TypeAdapter(_Id)
+
+
+class _Line(Thread):
+    """The thread of one tracker: it makes the calls in their order, until the first error."""
+
+    def __init__(self, name: str, tracker: Tracker, ids: Path) -> None:
+        super().__init__(name=f"tracker {name}", daemon=True)
+        self.tracker = tracker
+        self._key, self._file = name, ids
+        self._ids: dict[str, str] = {}
+        self._calls: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+        self.is_off = False
+
+    def add(self, call: Callable[[], None] | None) -> None:
+        """Add a call; None ends the thread."""
+        if not self.is_off:
+            self._calls.put(call)
+
+    def run(self) -> None:
+        """Make the calls. An error turns the tracker off, which one warning says."""
+        try:
+            with user_code(self.name):
+                self._read_ids()
+                while (call := self._calls.get()) is not None:
+                    call()
+        except NasError as error:
+            if not self.is_off:
+                logger.warning("%s; it logs no more, and all else continues", error)
+        self.is_off = True
+
+    def begin(self, job: Job) -> None:
+        """Begin or continue a job, and note its id."""
+        past = self._ids.get(job.key)
+        now = self.tracker.begin(job, past)
+        if now != past:
+            self._ids[job.key] = now
+            append_record(self._file, {"tracker": self._key, "job": job.key, "id": now})
+        if job.kind != "trial":
+            logger.info("%s: %s", self.name, self.tracker.place(job.key))
+
+    def _read_ids(self) -> None:
+        if self._file.is_file():
+            lines = (line for _, line in read_records(self._file, ID_LINE))
+            self._ids = {line.job: line.id for line in lines if line.tracker == self._key}
+
+
+class Tracking:
+    """The trackers of a search or a training, each in a thread of its own: all methods but `close` return at once."""
+
+    def __init__(self, trackers: Mapping[str, Tracker] | None = None, folder: Path = Path()) -> None:
+        """`folder` has the file of ids.
+
+        Raises: NasError if that file cannot be read.
+        """
+        file = folder / IDS_FILE
+        self._lines = [_Line(name, tracker, file) for name, tracker in (trackers or {}).items()]
+        if self._lines and file.is_file():
+            cut_torn_line(file)
+        for line in self._lines:
+            line.start()
+
+    @property
+    def is_on(self) -> bool:
+        """Whether a tracker still logs."""
+        return any(not line.is_off for line in self._lines)
+
+    def begin(self, job: Job) -> None:
+        """Begin a job, or continue it in the trackers where an earlier session began it."""
+        for line in self._lines:
+            line.add(lambda line=line: line.begin(job))  # type: ignore[misc]
+
+    def log(self, key: str, step: int, values: Mapping[str, float]) -> None:
+        """Log values of a job at a step."""
+        self._add(lambda tracker: tracker.log(key, step, values))
+
+    def epoch(self, key: str, epoch: Epoch) -> None:
+        """Log an epoch of a job."""
+        values = {"val_top1_pct": epoch.val_top1_pct, "train_loss": epoch.train_loss, "epoch_seconds": epoch.seconds}
+        self.log(key, epoch.epoch, values)
+
+    def attach(self, key: str, file: Path) -> None:
+        """Keep a file with a job; it must stay until `close` returns."""
+        self._add(lambda tracker: tracker.attach(key, file))
+
+    def end(self, key: str, status: Status, values: Mapping[str, Any]) -> None:
+        """End a job with its last values, those that are not None."""
+        last = {name: value for name, value in values.items() if value is not None}
+        self._add(lambda tracker: tracker.end(key, status, last))
+
+    def close(self) -> None:
+        """Wait until the trackers have logged everything, at most WAIT_SECONDS; a warning names one that has not."""
+        deadline = time.monotonic() + WAIT_SECONDS
+        for line in self._lines:
+            line.add(None)
+        for line in self._lines:
+            line.join(max(0.0, deadline - time.monotonic()))
+            if line.is_alive():
+                line.is_off = True
+                logger.warning("%s has not logged everything within %g s; the rest is lost", line.name, WAIT_SECONDS)
+
+    def _add(self, call: Callable[[Tracker], None]) -> None:
+        for line in self._lines:
+            line.add(lambda tracker=line.tracker: call(tracker))  # type: ignore[misc]
