@@ -18,7 +18,10 @@ PIPE_COLUMNS = 100_000  # characters; no line is that long, so none wraps in a p
 
 def log_to_stdout() -> None:
     """Send the log of a search or a training to the current sys.stdout."""
+    from nas.trackers import is_no_library  # takes a tenth of a second, which other commands save
+
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stdout, force=True)
+    logging.getLogger().handlers[0].addFilter(is_no_library)
     logging.getLogger("nas").setLevel(logging.INFO)
     logging.getLogger("timm").setLevel(logging.ERROR)  # timm warns about a cosine schedule of one step
 

@@ -103,17 +103,22 @@ def tracked(session: Session) -> Iterator[None]:
 
 def _params(experiment: Experiment) -> dict[str, Any]:
     """The fields of an experiment, each by the name of its option."""
-    lists = {"objectives": experiment.objectives, "limits": experiment.limits}
-    names = {name: ", ".join(getattr(one, "name", str(one)) for one in values) for name, values in lists.items()}
-    sampler = experiment.sampler if isinstance(experiment.sampler, str) else type(experiment.sampler).__name__
-    parts = {"space": experiment.space.name, "dataset": experiment.dataset.name, "sampler": sampler} | names
+    parts = {
+        "space": experiment.space.name,
+        "dataset": experiment.dataset.name,
+        "objectives": tuple(one.name for one in experiment.objectives),
+        "limits": experiment.limits,
+        "sampler": experiment.sampler if isinstance(experiment.sampler, str) else type(experiment.sampler).__name__,
+    }
     train = {f"train.{name}": value for name, value in asdict(experiment.train).items()}
     return _plain(parts | train | {name: getattr(experiment, name) for name in PLAIN})
 
 
 def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
     """Values as trackers take them: numbers, truth values, None, and texts for all others."""
-    return {name: value if isinstance(value, bool | int | float | None) else str(value) for name, value in values.items()}
+    texts = {name: ", ".join(map(str, value)) for name, value in values.items() if isinstance(value, tuple)}
+    plain = {name: value if isinstance(value, bool | int | float | None) else str(value) for name, value in values.items()}
+    return plain | texts
 
 
 def _front_files(run: Path, folder: Path) -> list[Path]:

@@ -27,6 +27,7 @@ logger = logging.getLogger(__name__)
 
 PROJECT: Final = "frontier-nas"  # the project, or MLflow's experiment, unless the tool's own environment variable names another
 IDS_FILE: Final = "trackers.jsonl"  # the id of each job in each tracker, with which a later session continues it
+THREAD: Final = "tracker "  # how the name of a tracker's thread begins
 WAIT_SECONDS: Final = 30.0  # at the end, for what the trackers still have to log
 
 
@@ -95,6 +96,11 @@ def open_trackers(names: Sequence[str]) -> dict[str, Tracker]:
     return trackers
 
 
+def is_no_library(record: logging.LogRecord) -> bool:
+    """False for what the library of a tracker logs, such as each try to reach a server; one warning here says what went wrong."""
+    return record.name.startswith("nas.") or not (record.threadName or "").startswith(THREAD)
+
+
 @contextmanager
 def installed(extra: str) -> Iterator[None]:
     """Turn an import that fails inside the block into one sentence; `extra` is this project's extra with the library.
@@ -121,7 +127,7 @@ class _Line(Thread):
     """The thread of one tracker: it makes the calls in their order, until the first error."""
 
     def __init__(self, name: str, tracker: Tracker, ids: Path) -> None:
-        super().__init__(name=f"tracker {name}", daemon=True)
+        super().__init__(name=f"{THREAD}{name}", daemon=True)
         self.tracker = tracker
         self._key, self._file = name, ids
         self._ids: dict[str, str] = {}

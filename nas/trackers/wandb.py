@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from nas.errors import NasError
 from nas.runs.trial import Status
-from nas.trackers import PROJECT, Job, Tracker, installed
+from nas.trackers import PROJECT, WAIT_SECONDS, Job, Tracker, installed
 
 EXIT_CODES: Final = {Status.FAILED: 1, Status.INTERRUPTED: 255}  # which W&B shows as failed and killed; all others as finished
 
@@ -21,6 +21,7 @@ class WandbTracker(Tracker):
         with installed("wandb"):
             import wandb
         self._wandb = wandb
+        os.environ.setdefault("WANDB_FINISH_TIMEOUT", f"{WAIT_SECONDS:g}")  # else a server that is gone would keep our process
         wandb.setup(settings=wandb.Settings(silent=True, console="off"))  # its lines would break our display
         try:
             wandb.login(verify=False)  # at a terminal it asks for the key here, before anything is trained
@@ -68,9 +69,9 @@ class WandbTracker(Tracker):
         run.finish(exit_code=EXIT_CODES.get(status, 0))
 
     def place(self, key: str) -> str:
-        """The run's page, or how to send an offline run to one."""
+        """The run's page, or how to send the offline runs to one."""
         run = self._runs[key]
-        return f"wandb sync {Path(run.dir).parent}" if run.offline else str(run.url)
+        return f"wandb sync {Path(run.dir).parents[1]}/offline-run-*" if run.offline else str(run.url)
 
 
 TRACKER: Final = WandbTracker
