@@ -303,7 +303,7 @@ class SearchState:
         tally, front, objectives = self.log.tally, self.front(), self.session.plan.problem.objectives
         best_losses = map(min, zip(*front, strict=True))  # none before a network is done
         best = {f"best_{one.name}": one.loss(loss) for one, loss in zip(objectives, best_losses, strict=False)}
-        counts = {"done": tally.done, "failed": tally.failed, "stopped": tally.stopped, "front": len(front)}
+        counts = {"done": tally.done, "failed": tally.failed, "stopped": tally.stopped, "num_front": len(front)}
         score = {f"score_{name}": value for name, value in ended.values.items() if ended.weights is Weights.SHARED}
         return counts | {"hypervolume": self.hypervolume(front)} | best | score
 

@@ -40,7 +40,7 @@ class MlflowTracker(Tracker):
             parent = self._runs.get("search") if job.kind == "trial" else None
             tags = {"kind": job.kind} | ({} if parent is None else {"mlflow.parentRunId": parent})
             run = str(self._client.create_run(self._experiment, run_name=job.name, tags=tags).info.run_id)
-            params = [self._entities.Param(_name(name), str(value)) for name, value in job.params.items()]
+            params = [self._entities.Param(_name(name), str(one)) for name, one in job.params.items() if one is not None]
             for start in range(0, len(params), BATCH):
                 self._client.log_batch(run, params=params[start : start + BATCH])
         self._runs[job.key] = run

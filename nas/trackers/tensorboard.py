@@ -2,7 +2,7 @@
 
 import csv
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -35,9 +35,13 @@ class TensorBoardTracker(Tracker):
         self._folder = job.folder / FOLDER
         self._writers[job.key] = self._make_writer(str(self._folder / job.key))
         self._steps[job.key] = 0
-        if past is None:
+        if past is not None:
+            return past
+        if job.kind == "search":  # it would be a row among its trials on the HParams page
+            self._write_text(job.key, "parameters", _table(["name", "value"], job.params.items()))
+        else:
             self._write_hparams(job)
-            self.log(job.key, 0, job.values)
+        self.log(job.key, 0, job.values)
         return job.key
 
     def log(self, key: str, step: int, values: Mapping[str, float]) -> None:
@@ -52,8 +56,7 @@ class TensorBoardTracker(Tracker):
             return
         with file.open(encoding="utf-8", newline="") as table:
             head, *rows = csv.reader(table)
-        lines = ("|" + "|".join(cells) + "|" for cells in (head, ["---"] * len(head), *rows))
-        self._write_text(key, file.stem, "\n".join(lines))
+        self._write_text(key, file.stem, _table(head, rows))
 
     def end(self, key: str, status: Status, values: Mapping[str, Any]) -> None:
         """Numbers as values of the last step, texts as texts, and the status for the HParams page."""
@@ -61,8 +64,8 @@ class TensorBoardTracker(Tracker):
         for name, value in values.items():
             if isinstance(value, str):
                 self._write_text(key, name, value)
-        ended = self._status.STATUS_FAILURE if status is Status.FAILED else self._status.STATUS_SUCCESS
-        info = self._plugin_data.SessionEndInfo(status=ended, end_time_secs=time.time())
+        ended = {Status.FAILED: self._status.STATUS_FAILURE, Status.INTERRUPTED: self._status.STATUS_UNKNOWN}
+        info = self._plugin_data.SessionEndInfo(status=ended.get(status, self._status.STATUS_SUCCESS), end_time_secs=time.time())
         data = self._plugin_data.HParamsPluginData(session_end_info=info)
         self._write_metadata(key, self._hparams.SESSION_END_INFO_TAG, data)
         self._writers.pop(key).close()
@@ -96,6 +99,11 @@ class TensorBoardTracker(Tracker):
         writer = self._writers[key]
         writer.add_event(self._event(wall_time=time.time(), step=step, summary=self._summary(value=values)))
         writer.flush()
+
+
+def _table(head: Sequence[str], rows: Iterable[Iterable[Any]]) -> str:
+    """A table in Markdown."""
+    return "\n".join("|" + "|".join(map(str, cells)) + "|" for cells in (head, ["---"] * len(head), *rows))
 
 
 TRACKER: Final = TensorBoardTracker
