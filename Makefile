@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 INSTALLED := $(VENV)/installed
 
-.PHONY: demo test check docs clean
+.PHONY: demo test check docs lowest clean
 
 demo: $(INSTALLED)  ## a real search on handwritten digits, its front, and an export proven in a fresh process
 	$(VENV)/bin/python -m experiments.benchmarks.demo
@@ -14,6 +14,12 @@ check: $(INSTALLED)
 	$(VENV)/bin/ruff check
 	$(VENV)/bin/ruff format --check
 	$(VENV)/bin/mypy
+
+lowest:  ## the demo with exactly the lower bounds of pyproject.toml
+	$(PYTHON) -m venv .venv-lowest
+	.venv-lowest/bin/python -m pip install --quiet uv
+	.venv-lowest/bin/uv pip install --quiet --python .venv-lowest/bin/python --resolution lowest-direct --editable .
+	.venv-lowest/bin/python -m experiments.benchmarks.demo
 
 docs: $(VENV)/docs  ## the documentation, in site/; a warning is an error
 	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict
@@ -28,4 +34,4 @@ $(INSTALLED): pyproject.toml
 	touch $@
 
 clean:
-	rm -rf $(VENV)
+	rm -rf $(VENV) .venv-lowest
