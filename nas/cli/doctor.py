@@ -9,6 +9,7 @@ import shutil
 import tempfile
 import textwrap
 from collections.abc import Iterator
+from importlib import import_module
 from importlib.metadata import PackageNotFoundError, distribution, version
 from pathlib import Path
 from typing import Annotated, Final
@@ -24,7 +25,7 @@ PACKAGES: Final = (
     *("pillow", "scikit-learn", "huggingface_hub"),
 )
 SHARED_MEMORY: Final = Path("/dev/shm")  # noqa: S108 - where Ray puts the arrays that its processes share
-LEAST_SHARED: Final = 2**30  # bytes; a container has 64 MB unless it is told otherwise
+LEAST_SHARED: Final = 2**30  # bytes; Docker gives a container 64 MB
 GIB: Final = 2**30
 
 
@@ -56,9 +57,7 @@ def doctor(*, as_json: Annotated[bool, arg(name="json")] = False) -> None:
 
 
 def _versions() -> Iterator[tuple[str, str]]:
-    import nas
-
-    yield "frontier-nas", nas.__version__
+    yield "frontier-nas", import_module("nas").__version__
     yield "python", platform.python_version()
     for package in PACKAGES:
         yield package, _installed(package) or "missing"

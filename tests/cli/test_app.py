@@ -36,7 +36,7 @@ MISTAKES = [
     (["search", NINE, "--dataset", "digit"], "dataset 'digit' does not exist; did you mean 'digits'?"),
     (["search", NINE, "--objectives", "val_top1"], "objective 'val_top1' does not exist; did you mean 'val_top1_pct'?"),
     (["search", NINE, "--log", "mlfow"], "tracker 'mlfow' does not exist; did you mean 'mlflow'?"),
-    (["search", NINE, "--log", "mlflow", "--log=mlflow"], "log: mlflow, mlflow names one tracker twice"),
+    (["search", NINE, "--log", "mlflow", "--log=mlflow"], "log: mlflow is there twice; give it once"),
     (["search", NINE, "--limit", "macs_m<9", "params_m<0.00001"], "no network of space nine meets"),
     (["search", NINE, "--limit=params_m<0.00001", "--limit", "macs_m<9"], "no network of space nine meets"),
     (["search", NINE, "--trials", "3", "--trials", "4"], "--trials is given twice"),
