@@ -7,13 +7,14 @@ from collections.abc import Mapping
 from dataclasses import fields, is_dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Annotated, Any, Final, TypeVar
 
 from nas.errors import NasError
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
 NAME: Final = "frontier-nas"  # of folders for this project's files
+NoPath = Annotated[str, "never a path"]  # a text in a user's field that is the name of something else
 BEGINNINGS: Final = ("~", "./", "../")  # of a text that can only be a path
 PARTS: Final = ("train", "val", "test")  # in a user's field more often the part of a dataset than a folder beside
 
@@ -61,7 +62,7 @@ def with_absolute_paths(value: T) -> T:
     """A dataclass instance with the paths in its fields made absolute; any other value as it is.
 
     A path is a `Path`, or a text in a field that is annotated as one. Any other text is one if it begins with ~, ./ or ../, or if
-    there is such a file or folder; never a text of a `Literal`, or the name of a part.
+    there is such a file or folder; never a text of a `Literal` or a `NoPath`, or the name of a part.
     """
     if not is_dataclass(value) or isinstance(value, type):
         return value
@@ -80,7 +81,7 @@ def _absolute_field(value: Any, kind: Any) -> Any:
     if isinstance(value, Path) or (isinstance(value, str) and "Path" in str(kind)):
         whole = absolute(value)
         return value if isinstance(value, Path) and whole == value else whole
-    if not isinstance(value, str) or "Literal" in str(kind) or value in PARTS:
+    if not isinstance(value, str) or value in PARTS or any(word in str(kind) for word in ("Literal", "never a path")):
         return value
     is_path = value.startswith(BEGINNINGS) or os.path.exists(value)  # noqa: PTH110 - False for any text
     return str(absolute(value)) if is_path and str(absolute(value)) != value else value

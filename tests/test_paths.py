@@ -10,7 +10,7 @@ from typing import Literal
 import pytest
 
 import nas
-from nas.paths import absolute, expanded, user_folder, with_absolute_paths
+from nas.paths import NoPath, absolute, expanded, user_folder, with_absolute_paths
 from tests.conftest import type_command
 from tests.simulated_search import EXPERIMENT
 
@@ -71,6 +71,7 @@ class Places:
     many: Sequence[str] = ("images", "nothing")
     split: str = "train"
     kind: Literal["images", "other"] = "images"
+    column: NoPath | None = "images"
     bucket: str = "s3://images"
     size: int = 3
     none: Path | None = None

@@ -64,25 +64,33 @@ class ImageFolder(Dataset):
 
         Raises: NasError for another layout, or too many unreadable files.
         """
-        cached = self._cached()
-        images, labels = cached.parts[part]
-        unreadable, root = cached.findings.unreadable, cached.listing.root
-        files = [root / path for path in cached.listing.parts[part] if path not in unreadable]
-        return ImageData(images=images, labels=labels, files=files)
+        return part_of_images(self._cached(), part)
 
     def fingerprint(self) -> Fingerprint:
         """The fingerprint of the files that can be read, wherever they are; all three parts.
 
         Every search, export and training takes it once, when it starts: so it also logs an account of all files.
         """
-        cached = self._cached()
-        tell(cached.listing, cached.findings)
-        digests = {part: (map(bytes, cached.digests[part]), labels) for part, (_, labels) in cached.parts.items()}
-        return Fingerprint.of(digests, cached.listing.classes)
+        return fingerprint_of_files(self._cached())
 
     def _cached(self) -> CachedImages:
         listing = list_images(Path(self.root), share=self.share)
         return cached_images(listing, side=self.side, allow_missing=self.allow_missing)
+
+
+def part_of_images(cached: CachedImages, part: str) -> ImageData:
+    """The images of a part, with the files that they were decoded from."""
+    images, labels = cached.parts[part]
+    unreadable, root = cached.findings.unreadable, cached.listing.root
+    files = [root / path for path in cached.listing.parts[part] if path not in unreadable]
+    return ImageData(images=images, labels=labels, files=files)
+
+
+def fingerprint_of_files(cached: CachedImages) -> Fingerprint:
+    """The fingerprint of the files that can be read; logs an account of all files."""
+    tell(cached.listing, cached.findings)
+    digests = {part: (map(bytes, cached.digests[part]), labels) for part, (_, labels) in cached.parts.items()}
+    return Fingerprint.of(digests, cached.listing.classes)
 
 
 DATASET: Final = ImageFolder()

@@ -36,3 +36,22 @@ def save_values(path: Path, values, dtype="uint16", **options) -> Path:
 def decoded(path: Path, side: int, bits: int = 8):
     """The pixels of an image file."""
     return np.asarray(open_image(path, bits=bits, side=side))
+
+
+def as_parquet(root: Path, target: Path, classes=None) -> Path:
+    """The images of a folder of classes, or of parts, in Parquet files as the package datasets writes them, one for each part."""
+    from datasets import ClassLabel, Dataset, Features, Image
+
+    target.mkdir(parents=True)
+    parts = [part for part in ("train", "val", "test") if (root / part).is_dir()]
+    for part in parts or [""]:
+        names = classes or sorted(folder.name for folder in (root / part).iterdir())
+        files = [(label, file) for label, name in enumerate(names) for file in sorted((root / part / name).iterdir())]
+        rows = {
+            "image": [{"bytes": file.read_bytes(), "path": file.name} for _, file in files],
+            "label": [label for label, _ in files],
+        }
+        split = {"val": "validation", "": "train"}.get(part, part)
+        features = Features({"image": Image(), "label": ClassLabel(names=list(names))})
+        Dataset.from_dict(rows, features=features).to_parquet(target / f"{split}-00000-of-00001.parquet")
+    return target

@@ -20,7 +20,7 @@ from nas.datasets.cifar10 import CIFAR10
 from nas.datasets.imagenette import CLASSES
 from nas.datasets.images.splits import PARTS
 from nas.plugins import plugin_names
-from tests.data.pictures import fill
+from tests.data.pictures import as_parquet, fill
 
 
 def write_mnist(root):
@@ -64,6 +64,8 @@ def dataset(request, tmp_path, monkeypatch):
         write_mnist(tmp_path)
     elif name == "cifar10":
         write_cifar10(tmp_path, monkeypatch)
+    elif name == "huggingface":
+        return replace(nas.dataset(name), path=str(as_parquet(fill(tmp_path / "photos"), tmp_path / "parquet")))
     else:
         fill(tmp_path, classes=tuple(CLASSES) if name == "imagenette" else ("cat", "dog"))
     return replace(nas.dataset(name), root=str(tmp_path))

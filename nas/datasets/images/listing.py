@@ -10,10 +10,21 @@ from pathlib import Path
 from nas.datasets.images.folders import LOST, Folder, Why
 from nas.datasets.images.layout import TWO_CLASSES, find_parts, opened
 from nas.datasets.images.names import class_name, natural_key, shown
-from nas.datasets.images.splits import PARTS, hold_out, in_hash_order
+from nas.datasets.images.splits import PARTS, hold_out, in_hash_order, part_beside
 from nas.errors import NasError
 
-__all__ = ["LOST", "LeftOut", "Listing", "Why", "class_names", "folder_names", "list_images", "list_unlabelled", "shown"]
+__all__ = [
+    "LOST",
+    "LeftOut",
+    "Listing",
+    "Why",
+    "class_names",
+    "folder_names",
+    "list_images",
+    "list_unlabelled",
+    "listing_of",
+    "shown",
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,15 +106,31 @@ def list_images(root: Path, *, share: float = 1.0) -> Listing:
     if len(classes) == 1:  # of two folders whose names are the same text
         names = ", ".join(ascii(folder.name) for folder in by_class["train"][classes[0]])
         raise NasError(f"{shown(root)} has the one class {classes[0]}, in the folders {names}; {TWO_CLASSES}")
-    others = [part for part in folders if part != "train"]
     walks: dict[str, _Walk] = {}
     for part, folder in folders.items():
         _check_same(folder, by_class[part], classes)
-        name = "test" if [part] == others else part  # a single one is the test part, val/ too
+        name = part_beside(part, folders)
         in_order = [by_class[part][one] for one in classes]
         walks[name] = _Walk(root, name, in_order)
         _check_filled(walks[name], in_order)
-    parts = _three_parts({part: walk.by_class for part, walk in walks.items()})
+    left_out = (*_beside(root, folders), *(one for walk in walks.values() for one in walk.left_out))
+    present = {part: walk.by_class for part, walk in walks.items()}
+    return listing_of(root, classes, present, share=share, left_out=left_out)
+
+
+def listing_of(
+    root: Path,
+    classes: tuple[str, ...],
+    present: Mapping[str, list[list[str]]],
+    *,
+    share: float = 1.0,
+    left_out: tuple[LeftOut, ...] = (),
+) -> Listing:
+    """The listing of the parts that are `present`, each a list of paths per class; the others are held out of train.
+
+    Raises: NasError for a class with too few images to hold some out.
+    """
+    parts = _three_parts(dict(present))
     sizes = tuple(map(sum, zip(*(map(len, files) for files in parts.values()), strict=True)))
     if share < 1:
         parts["train"] = [files[: max(1, round(share * len(files)))] for files in map(in_hash_order, parts["train"])]
@@ -112,7 +139,7 @@ def list_images(root: Path, *, share: float = 1.0) -> Listing:
         classes=classes,
         parts={part: {path: i for i, paths in enumerate(files) for path in sorted(paths)} for part, files in parts.items()},
         sizes=sizes,
-        left_out=(*_beside(root, folders), *(one for walk in walks.values() for one in walk.left_out)),
+        left_out=left_out,
     )
 
 

@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Final
 
 PARTS: Final = ("train", "val", "test")
@@ -18,6 +18,11 @@ def hold_out(by_class: Sequence[Sequence[str]], num_parts: int, share: float = H
             parts[i].append(ordered[i * size : (i + 1) * size])
         parts[num_parts].append(ordered[num_parts * size :])
     return parts
+
+
+def part_beside(part: str, present: Collection[str]) -> str:
+    """The part that one of the `present` parts is: a single one beside train is the test part, val too."""
+    return "test" if part != "train" and len(present) == 2 else part
 
 
 def in_hash_order(names: Sequence[str]) -> list[str]:
