@@ -32,7 +32,7 @@ RUN = "runs/digits_mobilenetv3-20261129-075242"  # the run that the pages show
 SEARCH = "nas search digits_mobilenetv3"
 EXPORT = f"nas export {RUN} --best val_top1_pct --output ./net"
 SHORTER = ("--trials", 8, "--train.epochs", 1)  # the same search in less time, of as many networks as a surrogate needs
-OTHER_PROGRAMS = ("cd", "docker", "git", "pip", "ray", "uv", ".venv/bin/pip", ".venv/bin/python")
+OTHER_PROGRAMS = ("cd", "docker", "git", "pip", "pipx", "ray", "uv", ".venv/bin/pip", ".venv/bin/python")
 pytestmark = pytest.mark.slow
 
 
