@@ -110,7 +110,8 @@ def test_every_mode_keeps_what_is_bright(tmp_path, mode):
         grey = Image.fromarray(ramp.astype(np.uint8))
         to_lab = ImageCms.buildTransform(ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB"), "RGB", "LAB")
         image = ImageCms.applyTransform(grey.convert("RGB"), to_lab) if mode == "LAB" else grey.convert("RGB").convert(mode)
-    image.save(tmp_path / "x.tif")
+    compressed = {"compression": "tiff_lzw"} if mode == "YCbCr" else {}  # Pillow 12.3 cannot read its own without
+    image.save(tmp_path / "x.tif", **compressed)
     pixels = decoded(tmp_path / "x.tif", 16).astype(int)
     assert pixels[:, 10:].mean() > pixels[:, :6].mean() + 100
 
