@@ -144,10 +144,6 @@ def reachable(
     if resolutions is not None and fixed and not is_choice(resolutions, resolution):
         raise NasError(f"resolution: {resolution} is not one of space {space.name}, which has {resolutions}")
 
-    def meets(network: Architecture) -> bool:
-        candidate = Candidate(network=OwnNetwork(architecture=network), num_classes=num_classes)
-        return all(limit.excess(limit.objective.measure(candidate)) <= 0 for limit in limits)
-
     networks: dict[Architecture, None] = {}
     seen_keys: set[str] = set()
     quiet = drawn = 0
@@ -156,7 +152,8 @@ def reachable(
         point = references.pop() if references else sample(space.parameters, generator)
         network = space.decode(point | fixed)
         drawn, quiet = drawn + 1, quiet + 1
-        if (resolution is None or network.resolution == resolution) and network not in networks and meets(network):
+        new = network not in networks and (resolution is None or network.resolution == resolution)
+        if new and is_within(network, limits, num_classes):
             networks[network] = None
             keys = {layer.key for layer in layers(network, 0)}
             quiet = quiet if keys <= seen_keys else 0
@@ -165,6 +162,12 @@ def reachable(
         and_resolution = f" and resolution {resolution}" if resolution else ""
         raise NasError(f"no network of space {space.name} with these limits{and_resolution}")
     return list(networks)
+
+
+def is_within(network: Architecture, limits: Sequence[Limit], num_classes: int) -> bool:
+    """True if a network meets every limit at `num_classes` outputs."""
+    candidate = Candidate(network=OwnNetwork(architecture=network), num_classes=num_classes)
+    return all(limit.excess(limit.objective.measure(candidate)) <= 0 for limit in limits)
 
 
 def _timed_layers(network: Architecture, num_classes: int, setup: Setup, run_reference: Callable[[], object]) -> dict[str, Any]:
@@ -229,8 +232,14 @@ def check_table(
     """The table with its error over `number` random networks; `on_network` gets a network, its measured and its predicted ms.
 
     If the machine was too busy to measure a network, another network takes its place.
-    Raises: MachineBusyError if that happens more than `number` times; NasError if the table lacks a layer.
+    Raises: MachineBusyError if that happens more than `number` times; NasError if the table lacks a layer, or was
+    fitted to networks that were measured elsewhere.
     """
+    if table.setup is None:
+        raise NasError(
+            f"the latency table of {table.device} was fitted to networks that were measured on another device than this machine, "
+            "so nothing here can check it; its error on held-out networks is in the table"
+        )
     pairs: list[tuple[float, float]] = []
     failures: list[MachineBusyError] = []
     for network in random.Random(1).sample(list(networks), len(networks)):

@@ -90,7 +90,8 @@ class LatencyTable:
     device: str
     """The device's model."""
     runtime_version: str
-    setup: Setup
+    setup: Setup | None
+    """How networks were run; None if the table was fitted to whole networks that were measured on another device."""
     date: str
     """When the table was made, ISO 8601."""
     space: str
@@ -125,13 +126,15 @@ class LatencyTable:
 
     def __str__(self) -> str:
         """The device, the runtime and the error in one line, as a search prints it."""
-        setup = self.setup
-        how = f"{self.device}, {setup.runtime} {self.runtime_version}, {setup.threads} thread(s), batch {setup.batch}"
+        setup, networks = self.setup, "measured networks"
+        if setup is None:
+            how, networks = f"{self.device}, fitted to the latencies of whole networks", "held-out networks"
+        else:
+            how = f"{self.device}, {setup.runtime} {self.runtime_version}, {setup.threads} thread(s), batch {setup.batch}"
         if self.check is None:
             return f"{how}; not checked against measured networks"
         return (
-            f"{how}; over {self.check.networks} measured networks MAPE {self.check.mape_pct:.1f} %, "
-            f"Spearman {self.check.spearman:.3f}"
+            f"{how}; over {self.check.networks} {networks} MAPE {self.check.mape_pct:.1f} %, Spearman {self.check.spearman:.3f}"
         )
 
     def write(self, file: Path) -> None:

@@ -1,0 +1,147 @@
+"""Makes a latency table from the latencies of whole networks, for a device that times no layers, such as a phone.
+
+A roofline for each kind of layer predicts a layer's milliseconds from its multiply-adds and the values that it moves. Then each
+layer of the measured networks gets a factor on its prediction. Layers of no measured network keep their prediction.
+"""
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final, TypeAlias
+
+import numpy as np
+import pandas as pd
+from scipy.optimize import nnls
+from sklearn.linear_model import RidgeCV
+from sklearn.model_selection import KFold
+
+from nas.errors import NasError, SpaceError
+from nas.models.architecture import Architecture
+from nas.models.layers import Layer, layers
+from nas.objectives import Limit
+from nas.objectives.latency.build_table import compare_latencies, reachable
+from nas.objectives.latency.measured import read_list
+from nas.objectives.latency.table import LatencyTable
+from nas.spaces import SearchSpace
+
+MIN_NETWORKS: Final = 10  # fewer give no error to believe
+FOLDS: Final = 10  # of the cross-validation that gives the table's error
+STRENGTHS: Final = np.logspace(-4, 4, 33)  # of the ridge, from which leave-one-out cross-validation takes one
+
+Array: TypeAlias = "np.ndarray[Any, Any]"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measurements:
+    """The latencies of networks of a space on another device."""
+
+    device: str
+    """The device's name: that of the file."""
+    milliseconds: Mapping[Architecture, float]
+    unmeasured: int
+    """How many rows of the file have no milliseconds."""
+
+
+def read_measurements(file: Path, space: SearchSpace, num_classes: int) -> Measurements:
+    """The latencies in a list that `nas latency sample` wrote and its user filled; several of one network give their median.
+
+    Raises: NasError for a wrong row, a network of another space or with another number of classes, or too few networks.
+    """
+    rows, measured = read_list(file), dict[Architecture, list[float]]()
+    for row in rows:
+        where = f"{file}: line {row.line}"
+        try:
+            space.encode(row.architecture)
+        except SpaceError as error:
+            raise NasError(f"{where}: {error}; name the space that the list was made for") from None
+        if row.num_classes != num_classes:
+            raise NasError(
+                f"{where}: its network has {row.num_classes} classes, not {num_classes}; give --classes {row.num_classes}"
+            )
+        if row.ms is not None:
+            measured.setdefault(row.architecture, []).append(row.ms)
+    if len(measured) < MIN_NETWORKS:
+        raise NasError(
+            f"{file} has the milliseconds of {len(measured)} networks; a table needs {MIN_NETWORKS} or more, and 100 are better"
+        )
+    milliseconds = {network: statistics.median(values) for network, values in measured.items()}
+    return Measurements(device=file.stem, milliseconds=milliseconds, unmeasured=sum(row.ms is None for row in rows))
+
+
+def fit_table(
+    measurements: Measurements,
+    space: SearchSpace,
+    *,
+    resolution: int | None = None,
+    limits: Sequence[Limit] = (),
+    num_classes: int = 1000,
+) -> LatencyTable:
+    """A table of the space's layers that fits the measured networks, with its error from cross-validation over networks.
+
+    It has every layer of networks within the limits, and of the given resolution or those between the lowest and the highest
+    that were measured.
+
+    Raises: NasError if the space has no such network.
+    """
+    measured = [layers(network, num_classes) for network in measurements.milliseconds]
+    sides = [network.resolution for network in measurements.milliseconds]
+    others = reachable(space, resolution=resolution, limits=limits, num_classes=num_classes)
+    covered = [layers(network, num_classes) for network in others if min(sides) <= network.resolution <= max(sides)]
+    all_layers = {layer.key: layer for network in (*measured, *covered) for layer in network}
+    milliseconds = np.array(list(measurements.milliseconds.values()))
+    counts, features = _counts(measured, list(all_layers)), _features(list(all_layers.values()))
+    held_out = np.zeros(len(milliseconds))
+    for fitted, tested in KFold(FOLDS, shuffle=True, random_state=0).split(counts):
+        held_out[tested] = counts[tested] @ _layer_ms(counts[fitted], features, milliseconds[fitted])
+    layer_ms = _layer_ms(counts, features, milliseconds)
+    return LatencyTable(
+        device=measurements.device,
+        runtime_version="",
+        setup=None,
+        date=datetime.now(UTC).isoformat(timespec="seconds"),
+        space=space.name,
+        milliseconds={key: float(f"{ms:.6g}") for key, ms in zip(all_layers, layer_ms, strict=True)},
+        check=compare_latencies(milliseconds, held_out),
+    )
+
+
+def _counts(networks: Sequence[Sequence[Layer]], keys: Sequence[str]) -> Array:
+    """How often each network has each layer. Shapes: (networks, layers)."""
+    column = {key: number for number, key in enumerate(keys)}
+    counts = np.zeros((len(networks), len(keys)))
+    for row, network in zip(counts, networks, strict=True):
+        np.add.at(row, [column[layer.key] for layer in network], 1)
+    return counts
+
+
+def _features(all_layers: Sequence[Layer]) -> Array:
+    """What a layer's latency depends on: its multiply-adds, the values it moves and a constant, in the columns of its kind.
+
+    Each network has one pooling layer, so that the constant of this kind is one for each network.
+    Shapes: (layers, kinds * 3).
+    """
+    costs = [(layer.macs, _moved_values(layer), 1) for layer in all_layers]
+    kinds = pd.get_dummies(pd.Series([layer.kind for layer in all_layers])).to_numpy(dtype=float)
+    return np.concatenate([kinds * column[:, None] for column in np.array(costs, dtype=float).T], axis=1)
+
+
+def _moved_values(layer: Layer) -> int:
+    """The number of values that a layer reads and writes: its input, or both inputs of a sum, its weights and its output."""
+    inputs = 2 if layer.kind == "add" else 1
+    return inputs * layer.width_in * layer.size**2 + layer.params + layer.width * layer.size_out**2
+
+
+def _layer_ms(counts: Array, features: Array, milliseconds: Array) -> Array:
+    """Milliseconds of each layer, none below 0, that fit those of networks with least relative error.
+
+    Shapes: counts (networks, layers), features (layers, columns), milliseconds (networks,) → (layers,).
+    """
+    columns = counts @ features / milliseconds[:, None]
+    scales = np.maximum(columns.max(axis=0), np.finfo(float).tiny)
+    roofline = features @ (nnls(columns / scales, np.ones(len(columns)))[0] / scales)
+    shares = counts * roofline / milliseconds[:, None]  # of each layer in the network's measured latency, as predicted
+    ridge = RidgeCV(alphas=STRENGTHS, fit_intercept=False).fit(shares, 1 - shares.sum(axis=1))
+    layer_ms: Array = roofline * np.maximum(1 + ridge.coef_, 0)
+    return layer_ms
