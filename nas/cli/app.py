@@ -30,7 +30,7 @@ GROUPS: Final[dict[str, tuple[str, dict[str, str]]]] = {
     ),
     "latency": (
         "nas latency build mobilenetv3 --resolution 224",
-        dict.fromkeys(("measure", "latency build", "latency check"), "latency"),
+        dict.fromkeys(("measure", "latency build", "latency check", "latency sample"), "latency"),
     ),
     "when it does not work": ("nas doctor --json", {"doctor": "doctor"}),
 }

@@ -1,4 +1,4 @@
-"""`nas measure`, `nas latency build` and `nas latency check`."""
+"""`nas measure`, `nas latency build`, `nas latency check` and `nas latency sample`."""
 
 import shlex
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from nas.cli.options import Limits
 from nas.cli.output import shown_path
 from nas.errors import NasError
 from nas.models.architecture import Architecture
-from nas.objectives.latency.table import Setup, read_table, table_file
+from nas.objectives.latency.table import ONE_THREAD, Setup, read_table, table_file
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,13 +43,25 @@ def measure(network: str, /, *, setup: Setup, shape: Shape) -> None:
     )
 
 
-def latency_build(space: str, /, *, setup: Setup, shape: Shape, limit: Limits = (), output: Path | None = None) -> None:
+def latency_build(
+    space: str, /, *, setup: Setup, shape: Shape, limit: Limits = (), output: Path | None = None, measured: Path | None = None
+) -> None:
     """Time every layer of a space on this machine, for `latency_ms`; the same command resumes an interrupted build.
 
     Args:
         space: The space's name, or the path of a Python file with a SPACE.
-        output: The table's file, by default in the folder where searches look for tables.
+        output: The table's file, by default in the folder where searches look for tables, or beside the file of --measured.
+        measured: Time nothing here, but fit the table to whole networks that were measured on another device: the list of
+            `nas latency sample` with the milliseconds in its column ms. The table's device has the name of this file.
     """
+    if measured is not None:
+        if setup != ONE_THREAD:
+            raise NasError(
+                f"--runtime, --device, --threads, --batch and --dtype say how this machine measures, but {measured} was measured "
+                "elsewhere; leave them out"
+            )
+        _fit(space, measured, shape, limit, output=output or measured.with_suffix(".json"))
+        return
     from nas.cli.progress import bar
     from nas.objectives.latency.build_table import build_table
     from nas.objectives.latency.measure import device_model
@@ -75,6 +87,7 @@ def latency_check(table: Path, /, *, shape: Shape, limit: Limits = (), networks:
         space: The space to draw them from, by default the one that the table was built for.
     """
     built = read_table(table)
+    built.own_setup()  # before the drawing, which takes a while
     from nas.objectives.latency.build_table import check_table
 
     def on_network(network: Architecture, measured: float, predicted: float) -> None:
@@ -85,6 +98,56 @@ def latency_check(table: Path, /, *, shape: Shape, limit: Limits = (), networks:
     checked.write(table)
     print(checked.check)
     print(checked)
+
+
+def _fit(space: str, measured: Path, shape: Shape, limit: tuple[str, ...], *, output: Path) -> None:
+    """Write and print a table that fits whole networks. Raises: NasError for a wrong row, or too few."""
+    if output == measured:
+        raise NasError(f"output: {output} is the file of --measured; give another for the table")
+    from nas.objectives import parse_limit
+    from nas.objectives.latency.fit_table import fit_table, read_measurements
+    from nas.spaces import space as find_space
+
+    own = find_space(space)
+    measurements = read_measurements(measured, own, shape.classes)
+    limits = [parse_limit(text) for text in limit]
+    table = fit_table(measurements, own, resolution=shape.resolution, limits=limits, num_classes=shape.classes)
+    table.write(output)
+    number, left_out = len(measurements.milliseconds), measurements.unmeasured
+    print(f"{number} measured networks" + f"; {left_out} rows have no milliseconds and are left out" * bool(left_out))
+    print(table.check)
+    print(table)
+    print(f"{len(table.milliseconds):,} layers: {shown_path(output)}")
+
+
+def latency_sample(space: str, /, *, output: Path, shape: Shape, limit: Limits = (), networks: int = 200, seed: int = 0) -> None:
+    """Write networks of a space as ONNX files to measure on another device, such as a phone, and a list for their milliseconds.
+
+    Their multiply-adds are spread over the space's range. The same command resumes an interrupted one.
+
+    Args:
+        space: The space's name, or the path of a Python file with a SPACE.
+        output: The folder for the files and the list, networks.csv.
+        networks: How many networks to write; 100 or more give a good table.
+        seed: Another seed gives other networks.
+    """
+    from nas.cli.progress import bar
+    from nas.objectives import parse_limit
+    from nas.objectives.latency.fit_table import MIN_NETWORKS
+    from nas.objectives.latency.sample import spread, write_sample
+    from nas.spaces import space as find_space
+
+    if networks < MIN_NETWORKS:
+        raise NasError(f"networks: {networks} is not {MIN_NETWORKS} or more, which a table needs")
+    limits = [parse_limit(text) for text in limit]
+    drawn = spread(find_space(space), networks, resolution=shape.resolution, limits=limits, num_classes=shape.classes, seed=seed)
+    with bar("networks written") as on_progress:
+        file = write_sample(drawn, shape.classes, output, on_progress=on_progress)
+    print(
+        f"{len(drawn)} networks: measure them, and write the milliseconds for one image into the column ms of {shown_path(file)}"
+    )
+    options = [f"--classes {shape.classes}"] + [f"--limit {shlex.join(limit)}"] * bool(limit)
+    print("\n" + " ".join([f"nas latency build {shlex.quote(space)} --measured", shown_path(file), *options]))
 
 
 def _reachable(space: str, shape: Shape, limits: tuple[str, ...], **points_and_seed: int) -> list[Architecture]:

@@ -80,8 +80,8 @@ def fit_table(
 ) -> LatencyTable:
     """A table of the space's layers that fits the measured networks, with its error from cross-validation over networks.
 
-    It has every layer of networks within the limits, and of the given resolution or those between the lowest and the highest
-    that were measured.
+    It has every layer of networks within the limits, of the given resolution or of those from the lowest to the highest that was
+    measured; but no kind of layer that no measured network has.
 
     Raises: NasError if the space has no such network.
     """
@@ -89,7 +89,8 @@ def fit_table(
     sides = [network.resolution for network in measurements.milliseconds]
     others = reachable(space, resolution=resolution, limits=limits, num_classes=num_classes)
     covered = [layers(network, num_classes) for network in others if min(sides) <= network.resolution <= max(sides)]
-    all_layers = {layer.key: layer for network in (*measured, *covered) for layer in network}
+    kinds = {layer.kind for network in measured for layer in network}
+    all_layers = {layer.key: layer for network in (*measured, *covered) for layer in network if layer.kind in kinds}
     milliseconds = np.array(list(measurements.milliseconds.values()))
     counts, features = _counts(measured, list(all_layers)), _features(list(all_layers.values()))
     held_out = np.zeros(len(milliseconds))

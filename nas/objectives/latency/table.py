@@ -120,6 +120,18 @@ class LatencyTable:
                 f"{self.space}: build one for this space, its resolution and number of classes with `nas latency build`"
             ) from None
 
+    def own_setup(self) -> Setup:
+        """How networks are run to check the table.
+
+        Raises: NasError if the table was fitted to networks that were measured on another device.
+        """
+        if self.setup is None:
+            raise NasError(
+                f"the latency table of {self.device} was fitted to networks measured there, so this machine cannot check "
+                "it; `nas latency build --measured` checks it by cross-validation, and has written the error into it"
+            )
+        return self.setup
+
     def missing(self, architecture: Architecture, num_classes: int) -> list[str]:
         """Keys of the layers of a network that the table lacks."""
         return list(dict.fromkeys(key for key in _keys(architecture, num_classes) if key not in self.milliseconds))
