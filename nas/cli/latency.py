@@ -60,7 +60,7 @@ def latency_build(
                 f"--runtime, --device, --threads, --batch and --dtype say how this machine measures, but {measured} was measured "
                 "elsewhere; leave them out"
             )
-        _fit(space, measured, shape, limit, output=output or measured.with_suffix(".json"))
+        _fit(space, measured, shape, limit, output=output)
         return
     from nas.cli.progress import bar
     from nas.objectives.latency.build_table import build_table
@@ -100,7 +100,7 @@ def latency_check(table: Path, /, *, shape: Shape, limit: Limits = (), networks:
     print(checked)
 
 
-def _fit(space: str, measured: Path, shape: Shape, limit: tuple[str, ...], *, output: Path) -> None:
+def _fit(space: str, measured: Path, shape: Shape, limit: tuple[str, ...], *, output: Path | None) -> None:
     """Write and print a table that fits whole networks. Raises: NasError for a wrong row, or too few."""
     if output == measured:
         raise NasError(f"output: {output} is the file of --measured; give another for the table")
@@ -112,6 +112,7 @@ def _fit(space: str, measured: Path, shape: Shape, limit: tuple[str, ...], *, ou
     measurements = read_measurements(measured, own, shape.classes)
     limits = [parse_limit(text) for text in limit]
     table = fit_table(measurements, own, resolution=shape.resolution, limits=limits, num_classes=shape.classes)
+    output = output or measured.with_suffix(".json")
     table.write(output)
     number, left_out = len(measurements.milliseconds), measurements.unmeasured
     print(f"{number} measured networks" + f"; {left_out} rows have no milliseconds and are left out" * bool(left_out))
