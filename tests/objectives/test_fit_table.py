@@ -312,7 +312,9 @@ def test_a_table_has_every_layer_between_the_measured_resolutions(hundred):
     assert unseen
     off = {f"stage{stage}.squeeze": False for stage in (1, 2, 3)}
     without = fit_table(measurements([SPACE.decode(SPACE.encode(one) | off) for one in small[:20]]), SPACE, num_classes=10)
-    assert not any(key.startswith("squeeze") for key in without.milliseconds)  # nothing says how long they take
+    squeezes = [ms for key, ms in without.milliseconds.items() if key.startswith("squeeze")]
+    assert squeezes
+    assert min(squeezes) > 0  # by the roofline of all layers, as no network has one
 
 
 def test_a_phones_networks_are_sampled_measured_fitted_and_searched(tmp_path, typed, mistaken, monkeypatch):

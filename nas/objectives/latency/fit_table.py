@@ -1,7 +1,8 @@
 """Makes a latency table from the latencies of whole networks, for a device that times no layers, such as a phone.
 
-A roofline for each kind of layer predicts a layer's milliseconds from its multiply-adds and the values that it moves. Then each
-layer of the measured networks gets a factor on its prediction. Layers of no measured network keep their prediction.
+A roofline predicts a layer's milliseconds from its multiply-adds and the values that it moves: at first one for all layers, then
+one for each kind of layer, near the first. Then each layer of the measured networks gets a factor on its prediction; the other
+layers keep theirs.
 """
 
 import statistics
@@ -28,6 +29,7 @@ from nas.spaces import SearchSpace
 
 MIN_NETWORKS: Final = 10  # fewer give no error to believe
 FOLDS: Final = 10  # of the cross-validation that gives the table's error
+KIND_RIDGE: Final = 0.03  # weight, in networks, of the prior that every kind of layer has the roofline of all
 STRENGTHS: Final = np.logspace(-4, 4, 33)  # of the ridge, from which leave-one-out cross-validation takes one
 
 Array: TypeAlias = "np.ndarray[Any, Any]"
@@ -81,7 +83,7 @@ def fit_table(
     """A table of the space's layers that fits the measured networks, with its error from cross-validation over networks.
 
     It has every layer of networks within the limits, of the given resolution or of those from the lowest to the highest that was
-    measured; but no kind of layer that no measured network has.
+    measured.
 
     Raises: NasError if the space has no such network.
     """
@@ -89,8 +91,7 @@ def fit_table(
     sides = [network.resolution for network in measurements.milliseconds]
     others = reachable(space, resolution=resolution, limits=limits, num_classes=num_classes)
     covered = [layers(network, num_classes) for network in others if min(sides) <= network.resolution <= max(sides)]
-    kinds = {layer.kind for network in measured for layer in network}
-    all_layers = {layer.key: layer for network in (*measured, *covered) for layer in network if layer.kind in kinds}
+    all_layers = {layer.key: layer for network in (*measured, *covered) for layer in network}
     milliseconds = np.array(list(measurements.milliseconds.values()))
     counts, features = _counts(measured, list(all_layers)), _features(list(all_layers.values()))
     held_out = np.zeros(len(milliseconds))
@@ -118,14 +119,15 @@ def _counts(networks: Sequence[Sequence[Layer]], keys: Sequence[str]) -> Array:
 
 
 def _features(all_layers: Sequence[Layer]) -> Array:
-    """What a layer's latency depends on: its multiply-adds, the values it moves and a constant, in the columns of its kind.
+    """What a layer's latency depends on: its multiply-adds, the values it moves and a constant, each in the column of its kind.
 
-    Each network has one pooling layer, so that the constant of this kind is one for each network.
-    Shapes: (layers, kinds * 3).
+    Each network has one pooling layer, so the constant of this kind is one for each network.
+    Shapes: (layers, 3, kinds).
     """
-    costs = [(layer.macs, _moved_values(layer), 1) for layer in all_layers]
+    costs = np.array([(layer.macs, _moved_values(layer), 1) for layer in all_layers], dtype=float)
     kinds = pd.get_dummies(pd.Series([layer.kind for layer in all_layers])).to_numpy(dtype=float)
-    return np.concatenate([kinds * column[:, None] for column in np.array(costs, dtype=float).T], axis=1)
+    features: Array = costs[:, :, None] * kinds[:, None, :]
+    return features
 
 
 def _moved_values(layer: Layer) -> int:
@@ -137,12 +139,24 @@ def _moved_values(layer: Layer) -> int:
 def _layer_ms(counts: Array, features: Array, milliseconds: Array) -> Array:
     """Milliseconds of each layer, none below 0, that fit those of networks with least relative error.
 
-    Shapes: counts (networks, layers), features (layers, columns), milliseconds (networks,) → (layers,).
+    Shapes: counts (networks, layers), features (layers, 3, kinds), milliseconds (networks,) → (layers,).
     """
-    columns = counts @ features / milliseconds[:, None]
-    scales = np.maximum(columns.max(axis=0), np.finfo(float).tiny)
-    roofline = features @ (nnls(columns / scales, np.ones(len(columns)))[0] / scales)
+    roofline = _roofline(counts, features, milliseconds)
     shares = counts * roofline / milliseconds[:, None]  # of each layer in the network's measured latency, as predicted
     ridge = RidgeCV(alphas=STRENGTHS, fit_intercept=False).fit(shares, 1 - shares.sum(axis=1))
     layer_ms: Array = roofline * np.maximum(1 + ridge.coef_, 0)
     return layer_ms
+
+
+def _roofline(counts: Array, features: Array, milliseconds: Array) -> Array:
+    """Milliseconds of each layer by the roofline of its kind, with coefficients of 0 or more; shapes as `_layer_ms` has them."""
+    num_layers, _, kinds = features.shape
+    columns = np.tensordot(counts / milliseconds[:, None], features, axes=1)  # (networks, 3, kinds)
+    scales = columns.sum(axis=2).mean(axis=0)  # of each of the three, so that their coefficients are comparable
+    ones = np.ones(len(columns))
+    of_all, _ = nnls(columns.sum(axis=2) / scales, ones)
+    prior, weight = np.repeat(of_all, kinds), np.sqrt(KIND_RIDGE)
+    rows = (columns / scales[:, None]).reshape(len(columns), -1)
+    of_kinds, _ = nnls(np.r_[rows, weight * np.eye(len(prior))], np.r_[ones, weight * prior])
+    roofline: Array = (features / scales[:, None]).reshape(num_layers, -1) @ of_kinds
+    return roofline
