@@ -49,7 +49,8 @@ class Measurements:
 def read_measurements(file: Path, space: SearchSpace, num_classes: int) -> Measurements:
     """The latencies in a list that `nas latency sample` wrote and its user filled; several of one network give their median.
 
-    Raises: NasError for a wrong row, a network of another space or with another number of classes, or too few networks.
+    Raises: NasError for a wrong row, a network of another space or with another number of classes, too few networks, or
+    the same milliseconds for all.
     """
     rows, measured = read_list(file), dict[Architecture, list[float]]()
     for row in rows:
@@ -69,6 +70,9 @@ def read_measurements(file: Path, space: SearchSpace, num_classes: int) -> Measu
             f"{file} has the milliseconds of {len(measured)} networks; a table needs {MIN_NETWORKS} or more, and 100 are better"
         )
     milliseconds = {network: statistics.median(values) for network, values in measured.items()}
+    least, most = min(milliseconds.values()), max(milliseconds.values())
+    if least == most:
+        raise NasError(f"{file}: all {len(measured)} networks take {least:g} ms; write the milliseconds of each")
     return Measurements(device=file.stem, milliseconds=milliseconds, unmeasured=sum(row.ms is None for row in rows))
 
 

@@ -90,6 +90,7 @@ class LatencyTable:
     device: str
     """The device's model."""
     runtime_version: str
+    """Empty if the networks were measured on another device."""
     setup: Setup | None
     """How networks were run; None if the table was fitted to whole networks that were measured on another device."""
     date: str
