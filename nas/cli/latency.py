@@ -102,8 +102,9 @@ def latency_check(table: Path, /, *, shape: Shape, limit: Limits = (), networks:
 
 def _fit(space: str, measured: Path, shape: Shape, limit: tuple[str, ...], *, output: Path | None) -> None:
     """Write and print a table that fits whole networks. Raises: NasError for a wrong row, or too few."""
-    if output == measured:
-        raise NasError(f"output: {output} is the file of --measured; give another for the table")
+    file = output or measured.parent / f"{measured.stem}.json"
+    if file.resolve() == measured.resolve():
+        raise NasError(f"output: {file} is the file of --measured; give another for the table")
     from nas.objectives import parse_limit
     from nas.objectives.latency.fit_table import fit_table, read_measurements
     from nas.spaces import space as find_space
@@ -112,13 +113,12 @@ def _fit(space: str, measured: Path, shape: Shape, limit: tuple[str, ...], *, ou
     measurements = read_measurements(measured, own, shape.classes)
     limits = [parse_limit(text) for text in limit]
     table = fit_table(measurements, own, resolution=shape.resolution, limits=limits, num_classes=shape.classes)
-    output = output or measured.with_suffix(".json")
-    table.write(output)
+    table.write(file)
     number, left_out = len(measurements.milliseconds), measurements.unmeasured
     print(f"{number} measured networks" + f"; {left_out} rows have no milliseconds and are left out" * bool(left_out))
     print(table.check)
     print(table)
-    print(f"{len(table.milliseconds):,} layers: {shown_path(output)}")
+    print(f"{len(table.milliseconds):,} layers: {shown_path(file)}")
 
 
 def latency_sample(space: str, /, *, output: Path, shape: Shape, limit: Limits = (), networks: int = 200, seed: int = 0) -> None:

@@ -263,10 +263,12 @@ def test_a_wrong_list_is_one_sentence(change, sentence, tmp_path, hundred):
             "--dtype say how this machine measures, but a.csv was measured",
         ),
         (["build", NARROW, "--measured", "a.csv", "--output", "a.csv"], "output: a.csv is the file of --measured"),
+        (["build", NARROW, "--measured", "a.csv", "--output", "../{name}/a.csv"], "is the file of --measured"),
+        (["build", NARROW, "--measured", "a.json"], "output: a.json is the file of --measured; give another for the table"),
     ],
 )
 def test_a_wrong_command_is_one_sentence(arguments, sentence, mistaken, tmp_path):
-    assert sentence in mistaken("latency", *arguments, cwd=tmp_path)
+    assert sentence in mistaken("latency", *(str(word).format(name=tmp_path.name) for word in arguments), cwd=tmp_path)
 
 
 def test_more_networks_predict_and_rank_better_and_better_than_a_roofline(hundred):
