@@ -311,6 +311,8 @@ def test_a_table_has_every_layer_between_the_measured_resolutions(hundred):
         network = SPACE.decode(sample(SPACE.parameters, generator))
         assert bool(table.missing(network, 10)) == (network.resolution == 32)
     assert min(table.milliseconds.values()) >= 0
+    with pytest.raises(NasError, match="networks were measured at 24 to 24 px, and none of space narrow is there with this"):
+        fit_table(measurements(small[:20]), SPACE, resolution=32, num_classes=10)
     unseen = table.milliseconds.keys() - {layer.key for network in small[:20] for layer in layers(network, 10)}
     assert unseen
     off = {f"stage{stage}.squeeze": False for stage in (1, 2, 3)}

@@ -89,12 +89,17 @@ def fit_table(
     It has every layer of networks within the limits, of the given resolution or of those from the lowest to the highest that was
     measured.
 
-    Raises: NasError if the space has no such network.
+    Raises: NasError if the space has no such network, or none of a resolution that was measured.
     """
     measured = [layers(network, num_classes) for network in measurements.milliseconds]
     sides = [network.resolution for network in measurements.milliseconds]
     others = reachable(space, resolution=resolution, limits=limits, num_classes=num_classes)
     covered = [layers(network, num_classes) for network in others if min(sides) <= network.resolution <= max(sides)]
+    if not covered:
+        raise NasError(
+            f"networks were measured at {min(sides)} to {max(sides)} px, and none of space {space.name} is there with this "
+            "resolution and these limits; give a --resolution that was measured, or none"
+        )
     all_layers = {layer.key: layer for network in (*measured, *covered) for layer in network}
     milliseconds = np.array(list(measurements.milliseconds.values()))
     counts, features = _counts(measured, list(all_layers)), _features(list(all_layers.values()))
