@@ -98,10 +98,14 @@ def test_a_sample_follows_from_its_seed_and_keeps_to_limits_and_resolution():
 def test_a_small_space_gives_every_network_and_no_more():
     tiny = nas.space(str(NARROW.with_name("tiny_space.py")))
     assert {network.resolution for network in spread(tiny, 3)} == {32, 48, 64}
-    with pytest.raises(
-        NasError, match="networks: 4 are more than the 3 that space tiny has with this resolution and these limits"
-    ):
+    with pytest.raises(NasError, match=r"networks: 4 are too many, as walks through space tiny .* at only 3 different ones"):
         spread(tiny, 4)
+
+
+def test_a_tight_limit_leaves_enough_networks():
+    networks = spread(SPACE, 100, resolution=24, limits=[parse_limit("macs_m<1")], num_classes=10)
+    assert len(set(networks)) == 100
+    assert max(cost(network, 10).macs for network in networks) < 1e6
 
 
 @contextmanager

@@ -5,7 +5,7 @@ Read `fit_table.py` next, which makes a latency table from the list.
 
 import math
 import random
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -42,7 +42,7 @@ def spread(
     Random networks alone have nearly the same multiply-adds. So each network comes from a random walk: it starts at a random
     network, changes one parameter at a time, and keeps what leads nearer to its own number of multiply-adds.
 
-    Raises: NasError if the space has too few networks with this resolution and these limits.
+    Raises: NasError if the walks end at too few networks with this resolution and these limits.
     """
     generator = random.Random(seed)
     starts = reachable(space, resolution=resolution, limits=limits, num_classes=num_classes, quiet_draws=QUIET_DRAWS, seed=seed)
@@ -50,12 +50,13 @@ def spread(
     def allowed(network: Architecture) -> bool:
         return (resolution is None or network.resolution == resolution) and is_within(network, limits, num_classes)
 
+    networks: dict[Architecture, None] = {}
+
     def walk(macs: float) -> Architecture:
-        return _walk(space, generator.choice(starts), macs, allowed, generator)
+        return _walk(space, generator.choice(starts), macs, allowed, taken=networks, generator=generator)
 
     low = min(_macs(walk(LEAST)) for _ in range(END_WALKS))
     high = max(_macs(walk(MOST)) for _ in range(END_WALKS))
-    networks: dict[Architecture, None] = {}
     for i in range(number):
         target = low * (high / low) ** (i / max(number - 1, 1))
         walked = (walk(target) for _ in range(ATTEMPTS))
@@ -63,8 +64,8 @@ def spread(
         network = next((one for one in walked if one not in networks), None) or next(unused, None)
         if network is None:
             raise NasError(
-                f"networks: {number} are more than the {len(networks)} that space {space.name} has with this resolution and "
-                "these limits; give fewer"
+                f"networks: {number} are too many, as walks through space {space.name} with this resolution and these limits "
+                f"ended at only {len(networks)} different ones; give fewer"
             )
         networks[network] = None
     return sorted(networks, key=_macs)
@@ -75,18 +76,27 @@ def _macs(network: Architecture) -> int:
 
 
 def _walk(
-    space: SearchSpace, start: Architecture, macs: float, allowed: Callable[[Architecture], bool], generator: random.Random
+    space: SearchSpace,
+    start: Architecture,
+    macs: float,
+    allowed: Callable[[Architecture], bool],
+    *,
+    taken: Container[Architecture],
+    generator: random.Random,
 ) -> Architecture:
-    """The end of a random walk from an allowed network to another one with about `macs` multiply-adds."""
+    """The end of a random walk from an allowed network to another one with about `macs` multiply-adds, which is not taken.
+
+    Within the tolerance the walk goes anywhere, as the nearest networks may be taken. After STEPS it may end at a taken one.
+    """
     point, network = space.encode(start), start
     for _ in range(STEPS if point else 0):
         ratio = _macs(network) / macs
-        if abs(ratio - 1) < TOLERANCE:
+        if abs(ratio - 1) < TOLERANCE and network not in taken:
             break
         name = generator.choice(list(point))
         changed = point | sample({name: space.parameters[name]}, generator)
         candidate = space.decode(changed)
-        if abs(math.log(_macs(candidate) / macs)) <= abs(math.log(ratio)) and allowed(candidate):
+        if abs(math.log(_macs(candidate) / macs)) <= max(abs(math.log(ratio)), math.log1p(TOLERANCE)) and allowed(candidate):
             point, network = changed, candidate
     return network
 
