@@ -14,7 +14,8 @@ from typing import Any, Final, TypeAlias
 
 import numpy as np
 import pandas as pd
-from scipy.optimize import nnls
+from scipy import sparse
+from scipy.optimize import lsq_linear, nnls
 from sklearn.linear_model import RidgeCV
 from sklearn.model_selection import KFold
 
@@ -151,10 +152,22 @@ def _layer_ms(counts: Array, features: Array, milliseconds: Array) -> Array:
     Shapes: counts (networks, layers), features (layers, 3, kinds), milliseconds (networks,) → (layers,).
     """
     roofline = _roofline(counts, features, milliseconds)
-    shares = counts * roofline / milliseconds[:, None]  # of each layer in the network's measured latency, as predicted
-    ridge = RidgeCV(alphas=STRENGTHS, fit_intercept=False).fit(shares, 1 - shares.sum(axis=1))
-    layer_ms: Array = roofline * np.maximum(1 + ridge.coef_, 0)
+    layer_ms: Array = roofline * _factors(counts * roofline / milliseconds[:, None])
     return layer_ms
+
+
+def _factors(shares: Array) -> Array:
+    """Factors of 0 or more, one a layer, that bring the sum of each network's shares to 1; a ridge pulls them towards 1.
+
+    A share is a layer's predicted part of its network's measured latency. A layer of no network gets 1.
+    Shapes: (networks, layers) → (layers,).
+    """
+    strength = RidgeCV(alphas=STRENGTHS, fit_intercept=False).fit(shares, 1 - shares.sum(axis=1)).alpha_
+    (num_networks, num_layers), weight = shares.shape, np.sqrt(strength)
+    system = sparse.vstack([sparse.csr_matrix(shares), weight * sparse.identity(num_layers)], format="csr")
+    target = np.repeat([1.0, weight], [num_networks, num_layers])
+    factors: Array = lsq_linear(system, target, bounds=(0, np.inf), lsmr_tol="auto").x
+    return factors
 
 
 def _roofline(counts: Array, features: Array, milliseconds: Array) -> Array:
