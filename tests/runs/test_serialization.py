@@ -30,14 +30,18 @@ def test_versions_need_no_package_of_the_modules_name(monkeypatch):
 
 
 def test_a_folder_without_a_commit_a_path_without_git_and_a_system_without_proc(tmp_path, monkeypatch):
-    def unreadable(path, **options):
-        raise PermissionError(path)
+    def without_proc(path, **options):
+        if path.is_relative_to("/proc"):
+            raise PermissionError(path)
+        return read_text(path, **options)
+
+    read_text = Path.read_text
 
     subprocess.run(["git", "init", "-q", tmp_path], check=True)
     monkeypatch.chdir(tmp_path)
     assert describe_session({})["git_commit"] is None
     monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setattr(Path, "read_text", unreadable)
+    monkeypatch.setattr(Path, "read_text", without_proc)
     session = describe_session({})
     assert session["git_commit"] is None
     assert session["machine"]["processor"]
