@@ -6,6 +6,7 @@ import itertools
 import logging
 import math
 import os
+import resource
 import shutil
 import sys
 import tempfile
@@ -139,6 +140,17 @@ def mistaken():
         return answer.errors
 
     return sentence
+
+
+@contextmanager
+def full_disk(size: int) -> Iterator[None]:
+    """No file can grow beyond so many bytes."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def files(folder):

@@ -4,10 +4,8 @@ import errno
 import fcntl
 import multiprocessing
 import os
-import resource
 import signal
 import time
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -15,6 +13,7 @@ import pytest
 
 from nas.errors import NasError
 from nas.files import atomic_folder, is_locked, locked, write_atomically
+from tests.conftest import full_disk
 
 
 def only_mine(target):
@@ -95,17 +94,6 @@ def test_a_place_that_cannot_be_written_is_one_sentence(tmp_path):
         write(tmp_path / "file" / "net")
     with pytest.raises(NasError, match=r"/proc/sys/my_net cannot be written: .*, or give another folder"):
         write(Path("/proc/sys/my_net"))
-
-
-@contextmanager
-def full_disk(size):
-    """No file can grow beyond so many bytes."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def test_a_full_disk_keeps_the_file_that_was_there(tmp_path):

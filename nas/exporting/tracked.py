@@ -4,15 +4,14 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from nas.errors import NasError
+from nas.models.export_folder import README_FILE
 from nas.models.network import CARD_FILE, Network
 from nas.runs.trial import Status
 from nas.trackers import Job, Tracking, open_trackers
 from nas.training.settings import Epoch
-
-README: Final = "README.md"
 
 
 @contextmanager
@@ -37,7 +36,7 @@ def tracked_training(
     try:
         yield lambda epoch: tracking.epoch(name, epoch)
         status, last = Status.DONE, _accuracy(target)
-        tracking.attach(name, target / README)
+        tracking.attach(name, target / README_FILE)
     except KeyboardInterrupt:
         status = Status.INTERRUPTED
         raise

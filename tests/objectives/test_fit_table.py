@@ -3,8 +3,6 @@
 import csv
 import io
 import random
-import resource
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -29,6 +27,7 @@ from nas.objectives.latency.sample import LIST, spread, write_sample
 from nas.objectives.latency.table import ONE_THREAD, newest_table, read_table, table_folder
 from nas.searching.plan import problem_of, with_latency
 from nas.spaces import sample
+from tests.conftest import full_disk
 
 NARROW = Path(__file__).parent.parent / "data" / "narrow_space.py"
 SPACE = nas.space(str(NARROW))
@@ -111,17 +110,6 @@ def test_a_tight_limit_leaves_enough_networks():
     networks = spread(SPACE, 100, resolution=24, limits=[parse_limit("macs_m<1")], num_classes=10)
     assert len(set(networks)) == 100
     assert max(cost(network, 10).macs for network in networks) < 1e6
-
-
-@contextmanager
-def full_disk(size):
-    """No file can grow beyond so many bytes."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def test_an_interrupted_sample_continues_and_keeps_the_milliseconds(tmp_path):
