@@ -42,6 +42,15 @@ def user_code(what: str) -> Iterator[None]:
         raise NasError(f"{what} raised {describe_error(error)}") from error
 
 
+@contextmanager
+def needs_extra(extra: str) -> Iterator[None]:
+    """Turn an import that fails inside the block into a NasError; `extra` is the extra of this package that installs it."""
+    try:
+        yield
+    except ImportError as error:
+        raise NasError(f"{extra}: {error}; install it with pip install 'frontier-nas[{extra}]'") from None
+
+
 def describe_error(error: BaseException) -> str:
     """The type of an exception and the first line of its text, at most 500 characters."""
     return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"[:500]

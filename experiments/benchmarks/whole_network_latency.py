@@ -95,11 +95,22 @@ def measured(space: SearchSpace, resolution: int, seed: int, folder: Path) -> Pa
         pd.DataFrame(rows).to_csv(folder / MEASUREMENTS, index=False)
         print(f"round {number}: {(time.perf_counter() - started) / 60:.1f} minutes", flush=True)
         if number == 0:
-            started = time.perf_counter()
-            table = build_table(reachable(space, resolution=resolution), space=space.name, output=folder / TABLE)
-            minutes = (time.perf_counter() - started) / 60
-            print(f"{len(table.milliseconds):,} layers in {minutes:.1f} minutes", flush=True)
+            time_layers(space, resolution, folder / TABLE)
     return folder / MEASUREMENTS
+
+
+def time_layers(space: SearchSpace, resolution: int, file: Path) -> None:
+    """Write the table of layers; while the machine is busy, wait for it."""
+    started, networks = time.perf_counter(), reachable(space, resolution=resolution)
+    while True:
+        try:
+            table = build_table(networks, space=space.name, output=file)  # continues with the layers that are left
+        except MachineBusyError as error:
+            print(f"{error}; goes on in a minute", flush=True)
+            time.sleep(60)
+        else:
+            break
+    print(f"{len(table.milliseconds):,} layers in {(time.perf_counter() - started) / 60:.1f} minutes", flush=True)
 
 
 def compare(space: SearchSpace, resolution: int, file: Path) -> None:

@@ -109,17 +109,19 @@ def _run(words: list[str]) -> int:
 
 def _joined(options: list[str]) -> list[str]:
     """The options, with the values of a repeated one together: `--limit A --limit=B` is `--limit A B`."""
-    parts: list[list[str]] = [[]]  # the words before the first option, then each option with its words
+    others: list[str] = []
+    repeatable: dict[str, list[str]] = {}
+    words = others  # to which the next words belong
     for word in options:
         name, equals, value = word.partition("=")
-        if not word.startswith("--"):
-            parts[-1].append(word)
-        elif name in REPEATABLE and (before := [part for part in parts if part[:1] == [name]]):
-            parts.remove(before[0])
-            parts.append([*before[0], value] if equals else before[0])
+        if name in REPEATABLE:
+            values = repeatable.setdefault(name, [name])
+            values += [value] * bool(equals)
+            words = others if equals else values
         else:
-            parts.append([name, value] if name in REPEATABLE and equals else [word])
-    return [word for part in parts for word in part]
+            words = others if word.startswith("--") else words
+            words.append(word)
+    return others + [word for values in repeatable.values() for word in values]
 
 
 def _file_of(error: OSError) -> str:

@@ -46,12 +46,10 @@ def doctor(*, as_json: Annotated[bool, arg(name="json")] = False) -> None:
     if as_json:
         print(json.dumps(facts, indent=2))
         return
+    versions = ", ".join(f"{name}\u00a0{value}" for name, value in facts.pop("versions").items())
+    print(textwrap.fill(versions, 100, initial_indent="versions\n  ", subsequent_indent="  ").replace("\u00a0", " "))
     for title, rows in facts.items():
         print(title)
-        if title == "versions":
-            line = ", ".join(f"{name}\u00a0{value}" for name, value in rows.items())
-            print(textwrap.fill(line, 100, initial_indent="  ", subsequent_indent="  ").replace("\u00a0", " "))
-            continue
         for name, value in rows.items():
             print(f"  {name:<15} {value}")
 

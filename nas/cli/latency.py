@@ -105,6 +105,7 @@ def _fit(space: str, measured: Path, shape: Shape, limit: tuple[str, ...], *, ou
     file = output or measured.parent / f"{measured.stem}.json"
     if file.resolve() == measured.resolve():
         raise NasError(f"output: {file} is the file of --measured; give another for the table")
+    from nas.cli.progress import drawing
     from nas.objectives import parse_limit
     from nas.objectives.latency.fit_table import fit_table, read_measurements
     from nas.spaces import space as find_space
@@ -112,7 +113,8 @@ def _fit(space: str, measured: Path, shape: Shape, limit: tuple[str, ...], *, ou
     own = find_space(space)
     measurements = read_measurements(measured, own, shape.classes)
     limits = [parse_limit(text) for text in limit]
-    table = fit_table(measurements, own, resolution=shape.resolution, limits=limits, num_classes=shape.classes)
+    with drawing():
+        table = fit_table(measurements, own, resolution=shape.resolution, limits=limits, num_classes=shape.classes)
     table.write(file)
     number, left_out = len(measurements.milliseconds), measurements.unmeasured
     print(f"{number} measured networks" + f"; {left_out} rows have no milliseconds and are left out" * bool(left_out))
@@ -132,7 +134,7 @@ def latency_sample(space: str, /, *, output: Path, shape: Shape, limit: Limits =
         networks: How many networks to write; 100 or more give a good table.
         seed: Another seed gives other networks.
     """
-    from nas.cli.progress import bar
+    from nas.cli.progress import bar, drawing
     from nas.objectives import parse_limit
     from nas.objectives.latency.fit_table import MIN_NETWORKS
     from nas.objectives.latency.sample import spread, write_sample
@@ -141,7 +143,9 @@ def latency_sample(space: str, /, *, output: Path, shape: Shape, limit: Limits =
     if networks < MIN_NETWORKS:
         raise NasError(f"networks: {networks} is not {MIN_NETWORKS} or more, which a table needs")
     limits = [parse_limit(text) for text in limit]
-    drawn = spread(find_space(space), networks, resolution=shape.resolution, limits=limits, num_classes=shape.classes, seed=seed)
+    own = find_space(space)
+    with drawing():
+        drawn = spread(own, networks, resolution=shape.resolution, limits=limits, num_classes=shape.classes, seed=seed)
     with bar("networks written") as on_progress:
         file = write_sample(drawn, shape.classes, output, on_progress=on_progress)
     print(
@@ -153,9 +157,11 @@ def latency_sample(space: str, /, *, output: Path, shape: Shape, limit: Limits =
 
 def _reachable(space: str, shape: Shape, limits: tuple[str, ...], **points_and_seed: int) -> list[Architecture]:
     """The networks to time layers of, from a space within limits. Raises: NasError if there is none."""
+    from nas.cli.progress import drawing
     from nas.objectives import parse_limit
     from nas.objectives.latency.build_table import reachable
     from nas.spaces import space as find_space
 
-    parsed = [parse_limit(text) for text in limits]
-    return reachable(find_space(space), resolution=shape.resolution, limits=parsed, num_classes=shape.classes, **points_and_seed)
+    own, parsed = find_space(space), [parse_limit(text) for text in limits]
+    with drawing():
+        return reachable(own, resolution=shape.resolution, limits=parsed, num_classes=shape.classes, **points_and_seed)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 
 from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.status import Status
 from rich.text import Text
 
 from nas.cli.output import log_to_stdout
@@ -25,6 +26,11 @@ def bar(label: str) -> Iterator[Callable[[int, int], None]]:
     with Progress(TextColumn(label), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()) as progress:
         task = progress.add_task(label, visible=False)
         yield lambda done, total: progress.update(task, completed=done, total=total, visible=True)
+
+
+def drawing() -> Status:
+    """Shows in a terminal, while the block runs, that networks are drawn, which may take half a minute."""
+    return Console().status("drawing networks")
 
 
 @contextmanager

@@ -19,19 +19,19 @@ from typing import Any, Final, TypeVar
 
 from nas.datasets import Dataset, ImageData
 from nas.datasets.image_folder import IMAGENET_MEAN, IMAGENET_STD, ImageFolder, fingerprint_of_files, part_of_images
-from nas.datasets.images.cache import CachedImages, cache_folder, cached_images
+from nas.datasets.images.cache import CachedImages, cache_folder, cached_images, stamp_of_file
 from nas.datasets.images.fingerprint import Fingerprint
 from nas.datasets.images.listing import listing_of
 from nas.datasets.images.names import PART_OF, natural_key
 from nas.datasets.images.splits import PARTS, part_beside
-from nas.errors import NasError, describe_error
+from nas.errors import NasError, describe_error, needs_extra
 from nas.files import locked
 from nas.paths import BEGINNINGS, NoPath, absolute
 
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
-SCHEMA: Final = 1
+SCHEMA: Final = 2
 INDEX_FILE: Final = "index.json"
 SAVED: Final = ("dataset_dict.json", "state.json")  # either is in a folder that save_to_disk wrote
 LABEL: Final = "label"  # the column that is taken if no column says by its type that it holds classes
@@ -62,6 +62,8 @@ class HuggingFace(Dataset):
     """A dataset of the hub, such as food101 or OWNER/NAME, or a folder with its Parquet files or images."""
     config: NoPath | None = None
     """Which of the dataset's configurations, if it has several."""
+    revision: NoPath | None = None
+    """A branch, tag or commit of the hub's dataset, by default its newest when it is first used."""
     image: NoPath | None = None
     """The column of the images, if there are several."""
     label: NoPath | None = None
@@ -111,8 +113,10 @@ class HuggingFace(Dataset):
     def _folder(self) -> Path:
         """The folder of the image files, which the first call writes."""
         source = _source(self.path)
-        stamp = _stamp(source) if isinstance(source, Path) else ""
-        key = hashlib.sha256(repr((SCHEMA, str(source), self.config, self.image, self.label, stamp)).encode()).hexdigest()[:16]
+        if isinstance(source, Path) and self.revision is not None:
+            raise NasError(f"dataset.revision: {source} is a folder, which has no revisions; leave it out")
+        version = _stamp(source) if isinstance(source, Path) else self.revision
+        key = hashlib.sha256(repr((SCHEMA, str(source), self.config, self.image, self.label, version)).encode()).hexdigest()[:16]
         folder = cache_folder() / f"{re.sub(r'[^A-Za-z0-9]', '_', Path(source).name)}-{key}"
         if not (folder / INDEX_FILE).is_file():
             arriving = folder.with_name(f".{folder.name}.partial")
@@ -141,16 +145,8 @@ def _source(path: str) -> Path | str:
 def _stamp(folder: Path) -> str:
     """A hash of the names, sizes and times of the files in a folder."""
     files = ((place, name) for place, _, names in os.walk(folder) for name in names)
-    entries = sorted((path, *_size_and_time(path)) for path in (f"{place}/{name}" for place, name in files))
+    entries = sorted((path, stamp_of_file(path)) for path in (f"{place}/{name}" for place, name in files))
     return hashlib.sha256(os.fsencode(repr(entries))).hexdigest()
-
-
-def _size_and_time(path: str) -> tuple[int, int]:
-    try:
-        status = os.stat(path)  # noqa: PTH116 - a Path of each of 10,000 files takes time
-    except OSError:
-        return 0, 0
-    return status.st_size, status.st_mtime_ns
 
 
 def _read_index(folder: Path) -> Files:
@@ -172,7 +168,7 @@ def _write(dataset: HuggingFace, source: Path | str, folder: Path, arriving: Pat
     """
     logger.info("reading %s with the package datasets", source)
     with _reading(source):
-        splits = _load(source, dataset.config)
+        splits = _load(source, dataset.config, dataset.revision)
         image, label = _columns(splits, dataset, source)
         tables = _parts(splits, source)
         names, labels = _labels(tables, label, source)
@@ -212,9 +208,9 @@ def _reason(source: Path | str, error: Exception) -> str:
     if "gated" in said:
         return f"{source} is gated: ask for access at https://huggingface.co/datasets/{source}; {LOG_IN}"
     if "DatasetNotFoundError" in kinds:
-        return (
-            f"{source} is neither a folder nor a dataset of the hub that you may read; check the name; if it is private, {LOG_IN}"
-        )
+        no_dataset = f"{source} is neither a folder nor a dataset of the hub that you may read; check the name"
+        no_revision = f"{source}: {said.rstrip('.')}; --dataset.revision is a branch, tag or commit"
+        return no_revision if said.startswith("Revision ") else f"{no_dataset}; if it is private, {LOG_IN}"
     if isinstance(error, ConnectionError):
         return f"{source} is no folder, and not on this machine yet, and the hub cannot be reached: {describe_error(error)}"
     if "config" in said.lower() and (names := re.search(r"\[(.*?)\]", said)):
@@ -224,14 +220,10 @@ def _reason(source: Path | str, error: Exception) -> str:
     return f"{source} cannot be read: {describe_error(error.__cause__ or error)}"
 
 
-def _load(source: Path | str, config: str | None) -> Mapping[str, Any]:
+def _load(source: Path | str, config: str | None, revision: str | None) -> Mapping[str, Any]:
     """Split → its table."""
-    try:
+    with needs_extra("huggingface"):
         import datasets  # takes seconds; only a process that writes the files needs it
-    except ImportError as error:
-        raise NasError(
-            f"dataset huggingface needs a package that cannot be imported ({error}); pip install 'frontier-nas[huggingface]'"
-        ) from None
     from huggingface_hub.utils import disable_progress_bars  # type: ignore[attr-defined] # it exports by a list
     from rich.console import Console
 
@@ -239,7 +231,7 @@ def _load(source: Path | str, config: str | None) -> Mapping[str, Any]:
         datasets.disable_progress_bars()
         disable_progress_bars()
     saved = isinstance(source, Path) and any((source / name).is_file() for name in SAVED)
-    tables = datasets.load_from_disk(source) if saved else datasets.load_dataset(str(source), config)
+    tables = datasets.load_from_disk(source) if saved else datasets.load_dataset(str(source), config, revision=revision)
     return tables if isinstance(tables, dict) else {"train": tables}
 
 

@@ -10,7 +10,7 @@ from nas.errors import NasError
 from nas.models.export_folder import README_FILE
 from nas.models.network import CARD_FILE, Network
 from nas.runs.trial import Status
-from nas.trackers import Job, Tracking, open_trackers
+from nas.trackers import Job, Tracking, open_trackers, plain_values
 from nas.training.settings import Epoch
 
 
@@ -30,8 +30,7 @@ def tracked_training(
         return
     costs = {cost: value / 1e6 for cost, value in network.costs(num_classes).items()}
     values = {"params_m": costs["params"], "macs_m": costs["macs"]}
-    plain = {key: value if isinstance(value, bool | int | float | None) else str(value) for key, value in params.items()}
-    tracking.begin(Job(key=name, group=name, kind="train", folder=target.parent, params=plain, values=values))
+    tracking.begin(Job(key=name, group=name, kind="train", folder=target.parent, params=plain_values(params), values=values))
     status, last = Status.FAILED, dict[str, Any]()
     try:
         yield lambda epoch: tracking.epoch(name, epoch)

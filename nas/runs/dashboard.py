@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from nas.errors import NasError
+from nas.errors import NasError, needs_extra
 from nas.runs.optuna_study import RunStudy
 
 PAUSE: Final = 2.0  # seconds between two reads of the log; optuna-dashboard caches a study for as long
@@ -19,10 +19,8 @@ def serve(run: Path, *, port: int, on_ready: Callable[[str], None]) -> None:
     """
     if not 0 < port < 65_536:
         raise NasError(f"port: {port} is not from 1 to 65535")
-    try:
+    with needs_extra("dashboard"):
         from optuna_dashboard import run_server
-    except ImportError:
-        raise NasError("optuna-dashboard is not installed; install it with `pip install 'frontier-nas[dashboard]'`") from None
     run_study = RunStudy(run)
 
     def follow() -> None:

@@ -14,7 +14,7 @@ from nas.runs.experiment import Experiment
 from nas.runs.serialization import PLAIN
 from nas.runs.trial import Outcome, Status, Trial, Weights
 from nas.searching.plan import Session
-from nas.trackers import Job, Tracking
+from nas.trackers import Job, Tracking, plain_values
 from nas.training.settings import Epoch
 from nas.training.tuned import PREFIX, setting_changes
 
@@ -46,7 +46,7 @@ class TrackedTrials:
                 group=self.run.name,
                 kind="trial",
                 folder=self.run,
-                params=_plain(params | about),
+                params=plain_values(params | about),
                 values=dict(trial.values),
             )
         )
@@ -63,7 +63,7 @@ class TrackedTrials:
         self._begun.remove(number)
         values = {name: value for name, value in outcome.values.items() if not (outcome.epochs and name in OF_EPOCHS)}
         about = {name: getattr(outcome, name) for name in ("reason", "error", "seconds", "val_loss", "peak_memory_mb", "device")}
-        self.tracking.end(_key(number), outcome.status, values | _plain(about))
+        self.tracking.end(_key(number), outcome.status, values | plain_values(about))
 
     def progress(self, ended: int, values: Mapping[str, float]) -> None:
         """Log how far the search is after so many trials."""
@@ -111,14 +111,7 @@ def _params(experiment: Experiment) -> dict[str, Any]:
         "sampler": experiment.sampler if isinstance(experiment.sampler, str) else type(experiment.sampler).__name__,
     }
     train = {f"train.{name}": value for name, value in asdict(experiment.train).items()}
-    return _plain(parts | train | {name: getattr(experiment, name) for name in PLAIN})
-
-
-def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Values as trackers take them: numbers, truth values, None, and texts for all others."""
-    texts = {name: ", ".join(map(str, value)) for name, value in values.items() if isinstance(value, tuple)}
-    plain = {name: value if isinstance(value, bool | int | float | None) else str(value) for name, value in values.items()}
-    return plain | texts
+    return plain_values(parts | train | {name: getattr(experiment, name) for name in PLAIN})
 
 
 def _front_files(run: Path, folder: Path) -> list[Path]:

@@ -7,8 +7,7 @@ Each file here exports one TRACKER, a class, and is named after it. Their librar
 import logging
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from queue import SimpleQueue
@@ -96,21 +95,16 @@ def open_trackers(names: Sequence[str]) -> dict[str, Tracker]:
     return trackers
 
 
+def plain_values(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Values as a job has them: numbers, truth values and None as they are, tuples with commas, all others as texts."""
+    texts = {name: ", ".join(map(str, value)) for name, value in values.items() if isinstance(value, tuple)}
+    plain = {name: value if isinstance(value, bool | int | float | None) else str(value) for name, value in values.items()}
+    return plain | texts
+
+
 def is_no_library(record: logging.LogRecord) -> bool:
     """False for what the library of a tracker logs, such as each try to reach a server; one warning here says what went wrong."""
     return record.name.startswith("nas.") or not (record.threadName or "").startswith(THREAD)
-
-
-@contextmanager
-def installed(extra: str) -> Iterator[None]:
-    """Turn an import that fails inside the block into one sentence; `extra` is this project's extra with the library.
-
-    Raises: NasError if it fails.
-    """
-    try:
-        yield
-    except ImportError as error:
-        raise NasError(f"{error}; install its library with pip install 'frontier-nas[{extra}]'") from None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -219,7 +213,7 @@ class Tracking:
             line.join(max(0.0, deadline - time.monotonic()))
             if line.is_alive():
                 line.is_off = True
-                logger.warning("%s has not logged everything within %g s; the rest is lost", line.name, WAIT_SECONDS)
+                logger.warning("%s still had to log after %g s; what it had left is lost", line.name, WAIT_SECONDS)
 
     def _add(self, call: Callable[[Tracker], None]) -> None:
         for line in self._lines:

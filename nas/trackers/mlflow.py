@@ -8,8 +8,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
+from nas.errors import needs_extra
 from nas.runs.trial import Status
-from nas.trackers import PROJECT, Job, Tracker, installed
+from nas.trackers import PROJECT, Job, Tracker
 
 ENDS: Final = {Status.DONE: "FINISHED", Status.FAILED: "FAILED"}  # others are KILLED: stopped early, or interrupted
 BATCH: Final = 100  # parameters that a store takes at once; source: mlflow.utils.validation.MAX_PARAMS_TAGS_PER_BATCH
@@ -20,7 +21,7 @@ class MlflowTracker(Tracker):
     """Writes with MLflow's client, which does not touch the run that the user's own code may have started."""
 
     def __init__(self) -> None:
-        with installed("mlflow"):
+        with needs_extra("mlflow"):
             from mlflow import MlflowClient, entities
         logging.getLogger("mlflow").setLevel(logging.WARNING)  # it reports each table that it makes in a new store
         self._make_client, self._entities = MlflowClient, entities

@@ -6,8 +6,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from nas.errors import needs_extra
 from nas.runs.trial import Status
-from nas.trackers import Job, Tracker, installed
+from nas.trackers import Job, Tracker
 
 FOLDER: Final = "tensorboard"
 
@@ -16,7 +17,7 @@ class TensorBoardTracker(Tracker):
     """Writes event files with TensorBoard's own writer, which needs neither torch nor TensorFlow."""
 
     def __init__(self) -> None:
-        with installed("tensorboard"):
+        with needs_extra("tensorboard"):
             from tensorboard.compat.proto import event_pb2, summary_pb2
             from tensorboard.plugins.hparams import api_pb2, plugin_data_pb2
             from tensorboard.plugins.hparams import metadata as hparams

@@ -10,8 +10,9 @@ from typing import Any, Final
 
 import pandas as pd
 
+from nas.errors import needs_extra
 from nas.runs.trial import Status
-from nas.trackers import PROJECT, Job, Tracker, installed
+from nas.trackers import PROJECT, Job, Tracker
 
 logger = logging.getLogger(__name__)
 
@@ -26,7 +27,7 @@ class TrackioTracker(Tracker):
     """
 
     def __init__(self) -> None:
-        with installed("trackio"):
+        with needs_extra("trackio"):
             import trackio
         self._trackio = trackio
         self._problems: list[str] = []

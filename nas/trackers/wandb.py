@@ -7,9 +7,9 @@ from pathlib import Path
 from secrets import token_hex
 from typing import Any, Final
 
-from nas.errors import NasError
+from nas.errors import NasError, needs_extra
 from nas.runs.trial import Status
-from nas.trackers import PROJECT, WAIT_SECONDS, Job, Tracker, installed
+from nas.trackers import PROJECT, WAIT_SECONDS, Job, Tracker
 
 EXIT_CODES: Final = {Status.FAILED: 1, Status.INTERRUPTED: 255}  # which W&B shows as failed and killed; all others as finished
 
@@ -18,7 +18,7 @@ class WandbTracker(Tracker):
     """Writes with the W&B library, whose variables, such as WANDB_PROJECT, say where."""
 
     def __init__(self) -> None:
-        with installed("wandb"):
+        with needs_extra("wandb"):
             import wandb
         self._wandb = wandb
         os.environ.setdefault("WANDB_FINISH_TIMEOUT", f"{WAIT_SECONDS:g}")  # else a server that is gone would keep our process

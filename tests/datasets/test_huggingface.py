@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 import sys
 import threading
 from dataclasses import replace
@@ -141,7 +142,7 @@ def test_the_package_is_needed_once_and_a_change_is_read_anew(tmp_path, rows, mo
         assert dataset.fingerprint() == before
         (dataset._folder() / "index.json").unlink()  # as if its process had been killed
         partial.mkdir()
-        with pytest.raises(NasError, match=r"a package that cannot be imported .*; pip install 'frontier-nas\[huggingface\]'$"):
+        with pytest.raises(NasError, match=r"^huggingface: .*; install it with pip install 'frontier-nas\[huggingface\]'$"):
             dataset.fingerprint()
     assert dataset.fingerprint() == before
     assert not partial.exists()
@@ -232,6 +233,8 @@ class Hub(BaseHTTPRequestHandler):
             return self._answer(b"", *self.server.refusal)
         files = {file.name: file for file in self.server.folder.iterdir()}
         name, commit = path.rpartition("/")[2], "a" * 40
+        if not re.search(rf"/food(/(revision|tree|resolve)/(main|v1|{commit})(/|$)|$)", path):
+            return self._answer(b"", 404, "RevisionNotFound")
         if path.startswith("/api/"):
             about = [{"type": "file", "path": name, "size": file.stat().st_size, "oid": "b" * 40} for name, file in files.items()]
             described = {"id": "anna/food", "sha": commit, "tags": [], "siblings": [{"rfilename": name} for name in files]}
@@ -283,6 +286,16 @@ def test_a_dataset_of_the_hub_is_downloaded_once(hub, tmp_path, monkeypatch):
     assert dataset.fingerprint() == ImageFolder(root=photos, side=16).fingerprint()
     hub.shutdown()
     assert len(replace(dataset, side=8).load("test")) == 40
+
+
+def test_a_revision_of_the_hub_is_read_by_its_name(hub, tmp_path):
+    hub.folder = as_parquet(fill(tmp_path / "photos", ("train",)), tmp_path / "parquet")
+    dataset = HuggingFace(path="anna/food", side=16, revision="v1")
+    assert dataset.fingerprint() == replace(dataset, revision="a" * 40).fingerprint()
+    with pytest.raises(NasError, match=r"^anna/food: Revision 'v2' doesn't .*; --dataset.revision is a branch, tag or commit$"):
+        replace(dataset, revision="v2").load("train")
+    with pytest.raises(NasError, match=r"^dataset.revision: .* is a folder, which has no revisions; leave it out$"):
+        replace(dataset, path=str(hub.folder)).load("train")
 
 
 @pytest.mark.parametrize(

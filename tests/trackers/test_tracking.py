@@ -142,7 +142,7 @@ def test_scores_are_values_of_the_search_and_no_jobs(tmp_path, monkeypatch):
     ("fault", "sentence"),
     [
         ("ends", "tracker {name} raised SystemExit: no licence; it logs no more, and all else continues"),
-        ("hangs", "tracker {name} has not logged everything within 0.3 s; the rest is lost"),
+        ("hangs", "tracker {name} still had to log after 0.3 s; what it had left is lost"),
     ],
 )
 def test_a_tracker_that_ends_or_hangs_costs_one_warning(fault, sentence, tmp_path, monkeypatch, caplog):

@@ -94,11 +94,12 @@ def _name(listing: Listing, side: int) -> str:
     digest = hashlib.sha256(os.fsencode(f"{SCHEMA} {side} {root}"))
     for part in PARTS:
         for path, label in listing.parts[part].items():
-            digest.update(os.fsencode(f"\n{part} {label} {path} {_stamp(f'{root}/{path}')}"))
+            digest.update(os.fsencode(f"\n{part} {label} {path} {stamp_of_file(f'{root}/{path}')}"))
     return f"{re.sub(r'[^A-Za-z0-9]', '_', root.name)}-{side}px-{digest.hexdigest()[:16]}"
 
 
-def _stamp(path: str) -> str:
+def stamp_of_file(path: str) -> str:
+    """What changes when a file does: its size and times."""
     try:
         stat = os.stat(path)  # noqa: PTH116 - a Path of each of 10,000 files takes 0.1 s
     except OSError:
