@@ -18,7 +18,7 @@ check: $(INSTALLED)
 lowest:  ## the demo with exactly the lower bounds of pyproject.toml
 	$(PYTHON) -m venv .venv-lowest
 	.venv-lowest/bin/python -m pip install --quiet uv
-	.venv-lowest/bin/uv pip install --quiet --python .venv-lowest/bin/python --resolution lowest-direct --editable .
+	.venv-lowest/bin/uv pip install --quiet --system-certs --python .venv-lowest/bin/python --resolution lowest-direct --editable .
 	.venv-lowest/bin/nas doctor
 	.venv-lowest/bin/nas search digits_mobilenetv3 --help > /dev/null
 	.venv-lowest/bin/python -m experiments.benchmarks.demo

@@ -186,12 +186,11 @@ def front_page(run: Path, scheme: str) -> str:
     figure.data[1].update(line_color=line, marker_color=line)
     networks = []
     for row in (front.iloc[0], front.iloc[-1]):
+        top1 = row["val_top1_pct_believed"]
         drawing = nas.draw(nas.Architecture.from_json(row["architecture"]), num_classes=10)
         source = base64.b64encode(without_scheme(drawing).replace("<svg ", f'<svg color="{text}" ', 1).encode()).decode()
-        figure.add_annotation(
-            x=row["macs_m"], y=row["val_top1_pct"], text=f"trial {row['trial']}", ax=34, ay=28, arrowcolor=text, arrowwidth=1
-        )
-        caption = f"trial {row['trial']}: {row['val_top1_pct']:.1f} % top-1"
+        figure.add_annotation(x=row["macs_m"], y=top1, text=f"trial {row['trial']}", ax=34, ay=28, arrowcolor=text, arrowwidth=1)
+        caption = f"trial {row['trial']}: believed top-1 {top1:.1f} %"
         networks.append(f'<figure><figcaption>{caption}</figcaption><img src="data:image/svg+xml;base64,{source}"></figure>')
     style = (
         f"body{{margin:0;padding:16px;display:flex;gap:20px;align-items:center;width:fit-content;background:{ground};color:{text};"

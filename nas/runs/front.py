@@ -13,7 +13,7 @@ from nas.runs.trial import Status, Weights
 
 
 def as_believed(df: pd.DataFrame) -> pd.DataFrame:
-    """The table with the believed top-1 in place of the measured one, where there is one.
+    """The table with the believed top-1 in place of the measured one, where there is one; its `titles` say so.
 
     Without a belief, a network that was trained with several seeds has their mean.
     """
@@ -26,7 +26,10 @@ def as_believed(df: pd.DataFrame) -> pd.DataFrame:
         trained = (df["status"] == Status.DONE) & (df["weights"] == Weights.TRAINED)
         repeated = trained & network.isin(network[df["source"] == "repeat"])
         believed = believed.fillna(df[name][repeated].groupby(network[repeated]).transform("mean"))
-    return df.assign(**{name: believed.fillna(df[name])})
+    replaced, titles = df.assign(**{name: believed.fillna(df[name])}), df.attrs.get("titles", {})
+    if name in titles and believed.notna().any():
+        replaced.attrs["titles"] = titles | {name: f"believed {titles[name]}"}
+    return replaced
 
 
 def objectives_of(df: pd.DataFrame, other: Mapping[str, str] | None = None, *, needs: Iterable[str] = ()) -> Mapping[str, str]:

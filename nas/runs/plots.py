@@ -21,8 +21,8 @@ def plot_front(df: pd.DataFrame, x: str | None = None, y: str | None = None) -> 
     """The done trials of `nas.results` over two objectives, with the front of each run as a line through its networks.
 
     By default `y` is the run's first objective and `x` its second. With one objective, its values over the trials, and a line
-    through each new best one. Of the top-1 the believed one is drawn, where there is one. The front is over the two drawn
-    objectives alone, within the limits. Networks by shared weights are rings, fine-tuned ones diamonds.
+    through each new best one. Of the top-1 the believed one is drawn, where there is one, and the axis says so. The front is
+    over the two drawn objectives alone, within the limits. Networks by shared weights are rings, fine-tuned ones diamonds.
 
     Raises: NasError for an `x` or `y` that is no objective of the table, if both are the same, or a table without its `attrs`.
     """
@@ -36,7 +36,7 @@ def plot_front(df: pd.DataFrame, x: str | None = None, y: str | None = None) -> 
         raise NasError(f"x and y are both {x!r}; draw two objectives out of {', '.join(directions)}, or leave x out")
     done = as_believed(df)[df["status"] == Status.DONE].dropna(subset=[x, y])
     runs = list(done["run"].unique())
-    figure, titles = Figure(), df.attrs.get("titles", {})
+    figure, titles = Figure(), done.attrs.get("titles", {})
     for run, colour in zip(runs, COLOURS * (len(runs) // len(COLOURS) + 1), strict=False):
         rows = done[done["run"] == run]
         best = _improvements(rows, y) if x == "trial" else _front_line(rows, x, y)

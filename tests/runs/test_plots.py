@@ -3,6 +3,7 @@
 import pytest
 
 import nas
+from nas.runs.beliefs import Belief, write_beliefs
 from tests.made_up_runs import begin_run, end, run_of_points, skip, start, write
 
 POINTS = [(70.0, 30.0), (60.0, 10.0), (80.0, 40.0), (65.0, 20.0), (60.0, 25.0), (75.0, 45.0)]  # top-1, MACs
@@ -35,6 +36,15 @@ def test_axes_can_be_turned_and_their_titles_are_words(tmp_path):
     assert points(traces(turned)["front"]) == [(60.0, 10.0), (65.0, 20.0), (70.0, 30.0), (80.0, 40.0)]
     assert traces(turned)["front"].line.shape == "vh"
     assert nas.plot_front(df, y="macs_m").to_json() == turned.to_json()
+
+
+def test_the_believed_top1_is_drawn_and_named(tmp_path):
+    run = run_of_points(tmp_path, POINTS[:2])
+    write_beliefs(run, {"id0": Belief(71.0, 1.0)})
+    figure = nas.plot_front(nas.results(run))
+    assert points(traces(figure)["front"]) == [(10.0, 60.0), (30.0, 71.0)]
+    assert figure.layout.yaxis.title.text == "believed top-1 on validation images, %"
+    assert "<br>believed top-1 on validation images, %: " in figure.data[1].hovertemplate
 
 
 def test_what_is_not_done_is_left_out_and_the_hover_names_trial_id_and_objectives(tmp_path):

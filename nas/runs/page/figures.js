@@ -56,6 +56,9 @@ function drawn(name) {
   return BELIEVES && name === CURVE ? column(name).map((value, row) => column(BELIEVED)[row] ?? value) : column(name);
 }
 
+/** The words for what is drawn. */
+const drawnTitle = (name) => axisTitle(BELIEVES && name === CURVE ? BELIEVED : name);
+
 /** The front: the line with steps through it, and its points. */
 function frontTraces(front, xName, yName, error) {
   const [x, y, { mode, line }] = [drawn(xName), drawn(yName), steps(xName, yName)];
@@ -148,7 +151,7 @@ function frontFigure(selected) {
   ];
   if (OBJECTIVES.length === 1 && xName === "trial" && yName === OBJECTIVES[0]) traces.push(bestSoFar(rows.filter((row) => FEASIBLE.has(column("trial")[row])), yName));
   const shown = traces.filter((trace) => trace.x.length || trace.name === "selected");
-  return [shown, layout(axisTitle(xName), axisTitle(yName), {
+  return [shown, layout(drawnTitle(xName), drawnTitle(yName), {
     shapes: limitLines(xName, yName), annotations: referenceNames(references, x, y, logarithmic), xaxis: { type: logarithmic ? "log" : "linear" },
   })];
 }
