@@ -47,7 +47,8 @@ def doctor(*, as_json: Annotated[bool, arg(name="json")] = False) -> None:
         print(json.dumps(facts, indent=2))
         return
     versions = ", ".join(f"{name}\u00a0{value}" for name, value in facts.pop("versions").items())
-    print(textwrap.fill(versions, 100, initial_indent="versions\n  ", subsequent_indent="  ").replace("\u00a0", " "))
+    lines = textwrap.wrap(versions, 98, break_on_hyphens=False)
+    print("\n  ".join(["versions", *lines]).replace("\u00a0", " "))
     for title, rows in facts.items():
         print(title)
         for name, value in rows.items():
