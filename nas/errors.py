@@ -48,7 +48,7 @@ def needs_extra(extra: str) -> Iterator[None]:
     try:
         yield
     except ImportError as error:
-        raise NasError(f"{extra}: {error}; install it with pip install 'frontier-nas[{extra}]'") from None
+        raise NasError(f"{error}; install it with pip install 'frontier-nas[{extra}]'") from None
 
 
 def describe_error(error: BaseException) -> str:

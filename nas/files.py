@@ -66,7 +66,7 @@ def atomic_folder(target: Path, check: Callable[[Path], None]) -> Iterator[Path]
     Raises: NasError if another process writes the folder, or if it cannot be written.
     """
     old, partial, lock = (target.with_name(f".{target.name}.{role}") for role in ("old", "partial", "lock"))
-    busy = f"{target} is being written by another process; wait, or give another folder with --output"
+    busy = f"{target} is being written by another process; wait, or give another folder"
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         lock.touch()
@@ -80,7 +80,7 @@ def atomic_folder(target: Path, check: Callable[[Path], None]) -> Iterator[Path]
             check(target)
             _replace(target, old, partial)
     except OSError as error:
-        advice = "run the same command again once it can, or give another folder with --output"
+        advice = "run the same command again once it can, or give another folder"
         raise NasError(f"{target} cannot be written: {error.strerror or error}; {advice}") from None
 
 

@@ -4,6 +4,7 @@ import math
 import os
 import platform
 import re
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -29,18 +30,19 @@ def has_amx_bfloat16() -> bool:
     return flags is not None and "amx_bf16" in flags[1].split()
 
 
-def memory_limit() -> tuple[int, int]:
-    """(memory that this process may use, what of it is free), bytes: of the machine or its control group; 0 if unknown."""
+def memory_limit(root: Path = Path("/")) -> tuple[int, int]:
+    """(memory that this process may use, what of it is free), bytes: of the machine or its control groups; 0 if unknown."""
     try:
-        lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
+        lines = (root / "proc/meminfo").read_text(encoding="utf-8").splitlines()
     except OSError:  # no Linux
         return 0, 0
     values = {name: 1024 * int(value.split()[0]) for name, _, value in (line.partition(":") for line in lines)}
     total, free = values["MemTotal"], values["MemAvailable"]
-    for limit, used in (("memory.max", "memory.current"), ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes")):
-        with suppress(OSError, ValueError):  # no such group, or `max` for no limit
-            most, now = (int((Path("/sys/fs/cgroup") / name).read_text(encoding="utf-8")) for name in (limit, used))
-            total, free = min(total, most), min(free, max(0, most - now))
+    for group in _groups(root, "memory"):
+        for names in (("memory.max", "memory.current"), ("memory.limit_in_bytes", "memory.usage_in_bytes")):
+            with suppress(OSError, ValueError):  # no such file, or `max` for no limit
+                most, now = (int((group / name).read_text(encoding="utf-8")) for name in names)
+                total, free = min(total, most), min(free, max(0, most - now))
     return total, free
 
 
@@ -54,22 +56,24 @@ def _cpuinfo() -> str:
 
 def _quota(root: Path) -> float:
     """The least CPU quota, in cores, of this process's control group and the groups around it; inf without any."""
+    return min(map(_quota_of, _groups(root, "cpu")), default=math.inf)
+
+
+def _groups(root: Path, controller: str) -> Iterator[Path]:
+    """The folders of this process's control group for a controller, and of the groups around it."""
     try:
         lines = (root / "proc/self/cgroup").read_text(encoding="utf-8").splitlines()
     except OSError:  # no Linux
-        return math.inf
-    least = math.inf
+        return
     for line in lines:
         _, controllers, path = line.split(":", 2)
-        if controllers and "cpu" not in controllers.split(","):
+        if controllers and controller not in controllers.split(","):
             continue
-        mount = root / "sys/fs/cgroup" / ("cpu" if controllers else "")
+        mount = root / "sys/fs/cgroup" / (controller if controllers else "")
         group = mount / path.lstrip("/")
-        for folder in (group, *group.parents):  # inside a container, the group's path may not exist, and the mount is the group
-            least = min(least, _quota_of(folder))
-            if folder == mount:
-                break
-    return least
+        yield group
+        if group != mount:  # inside a container, the group's path may not exist, and the mount is the group
+            yield from (folder for folder in group.parents if folder.is_relative_to(mount))
 
 
 def _quota_of(group: Path) -> float:

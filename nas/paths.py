@@ -41,7 +41,7 @@ def user_folder(variable: str, below_home: str) -> Path:
     if os.environ.get(variable):
         return absolute(os.environ[variable]) / NAME
     folder = absolute("~") / below_home / NAME
-    there = next(path for path in (folder, *folder.parents) if path.exists())
+    there = next(path for path in (folder, *folder.parents) if os.path.exists(path))  # noqa: PTH110 - it may not be readable
     return folder if there == folder or os.access(there, os.W_OK) else _temporary_folder(there, variable)
 
 

@@ -73,6 +73,8 @@ def check_plugins(kind: str, names: object, *, field: str) -> None:
     if not isinstance(names, tuple):
         raise NasError(f"{field}: {names!r} is a {type(names).__name__}; it must be a tuple of names")
     for name in names:
+        if not isinstance(name, str):
+            raise NasError(f"{field}: {name!r} is a {type(name).__name__}; give a {kind}'s name, or the path of a file with one")
         if names.count(name) > 1:
             raise NasError(f"{field}: {name} is there twice; give it once")
         if not _is_path(name) and name not in plugin_names(kind):

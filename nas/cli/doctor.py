@@ -35,14 +35,9 @@ def doctor(*, as_json: Annotated[bool, arg(name="json")] = False) -> None:
     Args:
         as_json: Print it as JSON.
     """
-    facts = {
-        "versions": dict(_versions()),
-        "devices": dict(_devices()),
-        "machine": dict(_machine()),
-        "folders": dict(_folders()),
-        "ray": dict(_ray()),
-        "extras": dict(_extras()),
-    }
+    absolute(".")  # in a folder that is gone, torch would end the process
+    parts = {"devices": _devices, "machine": _machine, "folders": _folders, "ray": _ray, "extras": _extras}
+    facts = {"versions": dict(_versions())} | {title: _rows(part()) for title, part in parts.items()}
     if as_json:
         print(json.dumps(facts, indent=2))
         return
@@ -53,6 +48,16 @@ def doctor(*, as_json: Annotated[bool, arg(name="json")] = False) -> None:
         print(title)
         for name, value in rows.items():
             print(f"  {name:<15} {value}")
+
+
+def _rows(part: Iterator[tuple[str, str]]) -> dict[str, str]:
+    """The rows of a part, with the fault that ends it as the last one."""
+    rows: dict[str, str] = {}
+    try:
+        rows |= part
+    except Exception as error:  # noqa: BLE001 - of whatever a broken installation raises
+        rows["fault"] = describe_error(error)
+    return rows
 
 
 def _versions() -> Iterator[tuple[str, str]]:
@@ -71,13 +76,10 @@ def _installed(package: str) -> str | None:
 
 def _devices() -> Iterator[tuple[str, str]]:
     """Each device, and the precision that `--train.precision auto` takes on it."""
-    try:
-        import torch
+    import torch
 
-        from nas.training.device import pick_precision
-    except ImportError as error:
-        yield "torch", f"cannot be imported: {describe_error(error)}"
-        return
+    from nas.training.device import pick_precision
+
     for index in range(torch.cuda.device_count()):
         about = torch.cuda.get_device_properties(index)
         device = torch.device("cuda", index)
@@ -125,21 +127,19 @@ def _folders() -> Iterator[tuple[str, str]]:
 
 
 def _about(folder: Path) -> str:
-    there = next(path for path in (folder, *folder.parents) if path.exists())
+    there = next(path for path in (folder, *folder.parents) if os.path.exists(path))  # noqa: PTH110 - it may not be readable
     can = "" if there.is_dir() and os.access(there, os.W_OK | os.X_OK) else ", CANNOT BE WRITTEN"
     return f"{folder}, {shutil.disk_usage(there).free / GIB:.1f} GiB free{can}"
 
 
 def _ray() -> Iterator[tuple[str, str]]:
-    """Whether a Ray runs that a search could join; without --address none does."""
-    try:
-        from ray._private.services import find_gcs_addresses
+    """Whether a Ray runs that `ray start` began; those of searches are their own."""
+    from ray._private.services import find_gcs_addresses
+    from ray._private.utils import read_ray_address
 
-        running = sorted(find_gcs_addresses())
-    except Exception as error:  # noqa: BLE001 - of whatever a broken installation raises
-        yield "ray", f"cannot be used: {describe_error(error)}"
-        return
-    yield "running", f"{', '.join(running)}; --address joins it" if running else "none; a search starts its own"
+    address = read_ray_address()
+    is_there = address is not None and address in find_gcs_addresses()
+    yield "running", f"{address}; --address {address} joins it" if is_there else "none to join; a search starts its own"
     if address := os.environ.get("RAY_ADDRESS"):
         yield "RAY_ADDRESS", f"{address}, which only --address heeds"
 

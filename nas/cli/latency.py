@@ -105,6 +105,8 @@ def _fit(space: str, measured: Path, shape: Shape, limit: tuple[str, ...], *, ou
     file = output or measured.parent / f"{measured.stem}.json"
     if file.resolve() == measured.resolve():
         raise NasError(f"output: {file} is the file of --measured; give another for the table")
+    if file.exists():
+        _check_table(file)
     from nas.cli.progress import drawing
     from nas.objectives import parse_limit
     from nas.objectives.latency.fit_table import fit_table, read_measurements
@@ -117,10 +119,20 @@ def _fit(space: str, measured: Path, shape: Shape, limit: tuple[str, ...], *, ou
         table = fit_table(measurements, own, resolution=shape.resolution, limits=limits, num_classes=shape.classes)
     table.write(file)
     number, left_out = len(measurements.milliseconds), measurements.unmeasured
-    print(f"{number} measured networks" + f"; {left_out} rows have no milliseconds and are left out" * bool(left_out))
+    least, most = min(measurements.milliseconds.values()), max(measurements.milliseconds.values())
+    rest = f"; {left_out} rows have no milliseconds and are left out" * bool(left_out)
+    print(f"{number} measured networks of {least:.3g} to {most:.3g} ms{rest}")
     print(table.check)
     print(table)
     print(f"{len(table.milliseconds):,} layers: {shown_path(file)}")
+
+
+def _check_table(file: Path) -> None:
+    """Check that only a table is replaced. Raises: NasError if the file is none."""
+    try:
+        read_table(file)
+    except NasError:
+        raise NasError(f"output: {file} is there and is no latency table; give another file") from None
 
 
 def latency_sample(space: str, /, *, output: Path, shape: Shape, limit: Limits = (), networks: int = 200, seed: int = 0) -> None:

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from functools import lru_cache
+from itertools import chain
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -24,7 +25,7 @@ from nas.datasets.images.fingerprint import Fingerprint
 from nas.datasets.images.listing import listing_of
 from nas.datasets.images.names import PART_OF, natural_key
 from nas.datasets.images.splits import PARTS, part_beside
-from nas.errors import NasError, describe_error, needs_extra
+from nas.errors import NasError, describe_error, is_disk_fault, needs_extra
 from nas.files import locked
 from nas.paths import BEGINNINGS, NoPath, absolute
 
@@ -198,6 +199,9 @@ def _reading(source: Path | str) -> Iterator[None]:
     except NasError:
         raise
     except Exception as error:  # noqa: BLE001 - of the package, the hub's client, or that one's HTTP client
+        if is_disk_fault(str(error)):
+            what = f"the package datasets cannot write its own copy of {source}: {describe_error(error)}"
+            raise NasError(f"{what}; free some space, or set HF_HOME to a folder on another disk") from None
         raise NasError(_reason(source, error)) from None
 
 
@@ -242,7 +246,7 @@ def _columns(splits: Mapping[str, Any], dataset: HuggingFace, source: Path | str
     """
     from datasets import ClassLabel, Image, Value
 
-    features = next(iter(splits.values())).features
+    features = dict(chain.from_iterable(table.features.items() for table in splits.values()))
     images = [name for name, feature in features.items() if isinstance(feature, Image)]
     classes = [name for name, feature in features.items() if isinstance(feature, ClassLabel)]
     naming = [name for name, feature in features.items() if isinstance(feature, Value) and NAMING.fullmatch(feature.dtype)]
@@ -295,7 +299,7 @@ def _labels(tables: Mapping[str, Any], label: str, source: Path | str) -> tuple[
     Raises: NasError if rows lack a class, there is only one, or a part lacks one or has one more.
     """
     classes = {part: _classes(table, label) for part, table in tables.items()}
-    for part in [part for part, of_rows in classes.items() if part != "train" and not any(of_rows)]:
+    for part in [part for part, of_rows in classes.items() if part != "train" and of_rows.count(None) == len(of_rows)]:
         logger.warning("left out: the %s part of %s, which has no classes", part, source)
         del classes[part]
     for part, of_rows in classes.items():
@@ -312,11 +316,13 @@ def _labels(tables: Mapping[str, Any], label: str, source: Path | str) -> tuple[
         if more := sorted({str(one) for one in of_rows}.difference(names)):
             raise NasError(f"{source}: the {part} part has the class {more[0]}, which the training part does not have")
     index = {name: i for i, name in enumerate(names)}
-    return names, {part: [index[one] for one in of_rows if one] for part, of_rows in classes.items()}
+    return names, {part: [index[one] for one in of_rows if one is not None] for part, of_rows in classes.items()}
 
 
 def _classes(table: Any, label: str) -> list[str | None]:
     """The name of each row's class; None for a row without one, which the hub's datasets often give the label -1."""
+    if label not in table.features:
+        return [None] * len(table)
     names = getattr(table.features[label], "names", None)
     values = table.select_columns([label])[:][label]
     if names is None:

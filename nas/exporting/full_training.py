@@ -27,7 +27,7 @@ from nas.models.pretrained import classifier_of, pretrained
 from nas.paths import absolute, with_absolute_paths
 from nas.plugins import absolute_plugin, check_plugins, check_type
 from nas.runs.serialization import package_versions
-from nas.trackers import IDS_FILE, open_trackers
+from nas.trackers import JOBS_FILE, open_trackers
 from nas.training.checkpoint import Checkpoints, best_file
 from nas.training.device import is_out_of_memory, pick_device, pick_precision
 from nas.training.loop import DivergedError, TrainSetup, best_epoch, check_settings, resolution_at, train
@@ -314,7 +314,7 @@ def _checkpoint_folder(training: FullTraining) -> Iterator[None]:
             "give a smaller --train.batch-size, --resolution or network"
         ) from None
     finally:
-        if not is_locked(lock) and folder.is_dir() and {entry.name for entry in folder.iterdir()} <= {"lock", IDS_FILE}:
+        if not is_locked(lock) and folder.is_dir() and {entry.name for entry in folder.iterdir()} <= {"lock", JOBS_FILE}:
             shutil.rmtree(folder)
 
 

@@ -80,7 +80,7 @@ def read_export(source: Path) -> tuple[Network, list[str], dict[str, Any]]:
     for file in REQUIRED:
         if not (source / file).exists():
             raise NasError(f"{source} is not an exported network: it has no {file}; `nas export` writes one")
-    digests = _read_digests(source / SUMS_FILE)
+    digests = read_digests(source / SUMS_FILE)
     for name in (ARCHITECTURE_FILE, CARD_FILE):
         _check_digest(source / name, digests.get(name), MAX_BYTES)
     try:
@@ -103,7 +103,7 @@ def write_digests(folder: Path) -> None:
     (folder / SUMS_FILE).write_text("".join(lines), encoding="utf-8")
 
 
-def _read_digests(file: Path) -> dict[str, str]:
+def read_digests(file: Path) -> dict[str, str]:
     """File name → SHA-256."""
     lines = [re.fullmatch(r"([0-9a-f]{64})  (\S+)", line) for line in _read_text(file).split("\n")[:-1]]
     digests = {line[2]: line[1] for line in lines if line is not None}

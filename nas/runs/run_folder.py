@@ -62,7 +62,7 @@ def create_run(
         for file in (TRIALS_FILE, HISTORY_FILE, LOCK_FILE):
             (run / file).touch()
     except OSError as error:
-        raise NasError(f"runs folder {experiment.runs!r} cannot be written: {error.strerror}; give another with --runs") from None
+        raise NasError(f"runs folder {experiment.runs!r} cannot be written: {error.strerror}; give another folder") from None
     write_experiment(run, described)
     return run
 

@@ -305,7 +305,7 @@ class SearchState:
         best = {f"best_{one.name}": one.loss(loss) for one, loss in zip(objectives, best_losses, strict=False)}
         counts = {"done": tally.done, "failed": tally.failed, "stopped": tally.stopped, "num_front": len(front)}
         score = {f"score_{name}": value for name, value in ended.values.items() if ended.weights is Weights.SHARED}
-        return counts | {"hypervolume": self.hypervolume(front)} | best | score
+        return counts | best | score
 
     def _is_logged(self, trial: Trial) -> bool:
         """Whether the log has a line for an ended trial: of scores only failures, the front and every twentieth part."""
@@ -352,7 +352,7 @@ def make_state(session: Session) -> SearchState:
     experiment, problem = session.experiment, session.plan.problem
     seeds = experiment.seeds_per_network
     sampler = make_sampler(experiment.sampler, problem, seed=experiment.seed, session=session.number, seeds_per_network=seeds)
-    log = TrialLog(run=session.run, tracked=TrackedTrials(session.tracking, session.run))
+    log = TrialLog(run=session.run, tracked=TrackedTrials(session.tracking, session.run, session.history))
     directions = {objective.name: objective.direction for objective in problem.objectives}
     study = create_study(directions, name=session.run.name, sampler=sampler)
     believes = not experiment.uses_shared_weights and any(one.learning_curve for one in problem.trained[:1])

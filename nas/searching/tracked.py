@@ -1,7 +1,7 @@
 """What the trackers of a search get: the search as a job, its trainings as jobs of their own, and at the end its front."""
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -12,7 +12,7 @@ from nas.errors import NasError, user_code
 from nas.runs.columns import SETTINGS
 from nas.runs.experiment import Experiment
 from nas.runs.serialization import PLAIN
-from nas.runs.trial import Outcome, Status, Trial, Weights
+from nas.runs.trial import ENDED, Outcome, Status, Trial, Weights
 from nas.searching.plan import Session
 from nas.trackers import Job, Tracking, plain_values
 from nas.training.settings import Epoch
@@ -30,6 +30,8 @@ class TrackedTrials:
 
     tracking: Tracking = field(default_factory=Tracking)
     run: Path = Path()
+    history: Sequence[tuple[int, Epoch]] = ()
+    """(trial, epoch) of earlier sessions."""
     _begun: set[int] = field(default_factory=set)
 
     def begin(self, trial: Trial) -> None:
@@ -37,19 +39,17 @@ class TrackedTrials:
         if trial.number is None or trial.weights is Weights.SHARED or not self.tracking.is_on:
             return
         self._begun.add(trial.number)
-        about = {name: getattr(trial, name) for name in ("id", "source", "name", "weights", "from_trial", "seed")}
-        params = {f"params.{name}": value for name, value in trial.params.items() if not name.startswith(PREFIX)}
-        params |= {f"{SETTINGS}{name}": value for name, value in setting_changes(trial.params).items()}
-        self.tracking.begin(
-            Job(
-                key=_key(trial.number),
-                group=self.run.name,
-                kind="trial",
-                folder=self.run,
-                params=plain_values(params | about),
-                values=dict(trial.values),
-            )
-        )
+        self.tracking.begin(_job(trial, self.run), [epoch for number, epoch in self.history if number == trial.number])
+
+    def complete(self, past: Iterable[Trial]) -> None:
+        """Log what trackers do not have of the trainings that ended in earlier sessions."""
+        epochs: dict[int, list[Epoch]] = {}
+        for number, epoch in self.history:
+            epochs.setdefault(number, []).append(epoch)
+        for trial in past:
+            if trial.number is not None and trial.weights is not Weights.SHARED and trial.status in ENDED and trial.outcome:
+                job, last = _job(trial, self.run), _last_values(trial.outcome)
+                self.tracking.complete(job, epochs.get(trial.number, []), trial.status, last)
 
     def epoch(self, number: int, epoch: Epoch) -> None:
         """Log an epoch of a training."""
@@ -61,13 +61,27 @@ class TrackedTrials:
         if number not in self._begun:
             return
         self._begun.remove(number)
-        values = {name: value for name, value in outcome.values.items() if not (outcome.epochs and name in OF_EPOCHS)}
-        about = {name: getattr(outcome, name) for name in ("reason", "error", "seconds", "val_loss", "peak_memory_mb", "device")}
-        self.tracking.end(_key(number), outcome.status, values | plain_values(about))
+        self.tracking.end(_key(number), outcome.status, _last_values(outcome))
 
     def progress(self, ended: int, values: Mapping[str, float]) -> None:
         """Log how far the search is after so many trials."""
         self.tracking.log(SEARCH, ended, values)
+
+
+def _job(trial: Trial, run: Path) -> Job:
+    """A training as a job."""
+    about = {name: getattr(trial, name) for name in ("id", "source", "name", "weights", "from_trial", "seed")}
+    params = {f"params.{name}": value for name, value in trial.params.items() if not name.startswith(PREFIX)}
+    params |= {f"{SETTINGS}{name}": value for name, value in setting_changes(trial.params).items()}
+    key, values = f"trial{trial.number}", dict(trial.values)
+    return Job(key=key, group=run.name, kind="trial", folder=run, params=plain_values(params | about), values=values)
+
+
+def _last_values(outcome: Outcome) -> dict[str, Any]:
+    """What a training ends with, without the values that its epochs have logged."""
+    values = {name: value for name, value in outcome.values.items() if not (outcome.epochs and name in OF_EPOCHS)}
+    about = {name: getattr(outcome, name) for name in ("reason", "error", "seconds", "val_loss", "peak_memory_mb", "device")}
+    return values | plain_values(about)
 
 
 def _key(number: int) -> str:
@@ -83,6 +97,7 @@ def tracked(session: Session) -> Iterator[None]:
         return
     params = _params(session.experiment)
     tracking.begin(Job(key=SEARCH, group=run.name, kind="search", folder=run, params=params))
+    TrackedTrials(tracking, run, session.history).complete(session.past)
     status, error, is_hurried = Status.FAILED, None, False
     try:
         yield

@@ -21,6 +21,7 @@ from safetensors.numpy import load
 
 from nas.errors import NasError, is_disk_fault
 from nas.paths import absolute
+from nas.plugins import check_type
 from nas.runs.experiment import Experiment
 from nas.runs.run_folder import RAY, create_run, locked, mend_logs, read_experiment, shared_weights_file, write_experiment
 from nas.runs.shared_weights import read_shared_record
@@ -87,6 +88,9 @@ def search(
     teacher that cannot be used, or resources that the machine does not have. KeyboardInterrupt if it was interrupted; the run
     folder has the finished trials.
     """
+    check_type("experiment", experiment, Experiment)
+    if name is not None and (not name.strip() or "/" in name):
+        raise NasError(f"name: {name!r} is not the beginning of a folder's name; give one without /")
     experiment = with_latency(experiment.resolved())
     plan = make_plan(experiment)
     teachers = find_teachers(experiment)
@@ -294,7 +298,13 @@ def _tuner(session: Session, parcel: Parcel, callback: ReportCallback, gpus: flo
             reuse_actors=True,
             trial_dirname_creator=lambda trial: f"trial{trial.config['trial']}-{trial.trial_id}",
         ),
-        run_config=tune.RunConfig(name=storage.name, storage_path=str(storage.parent), verbose=0, callbacks=[callback]),
+        run_config=tune.RunConfig(
+            name=storage.name,
+            storage_path=str(storage.parent),
+            verbose=0,
+            callbacks=[callback],
+            progress_reporter=tune.CLIReporter(),  # silent here; Tune's own for notebooks would clear the cell
+        ),
     )
 
 

@@ -7,8 +7,9 @@ Each file here exports one TRACKER, a class, and is named after it. Their librar
 import logging
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
 from threading import Thread
@@ -25,7 +26,7 @@ from nas.training.settings import Epoch
 logger = logging.getLogger(__name__)
 
 PROJECT: Final = "frontier-nas"  # the project, or MLflow's experiment, unless the tool's own environment variable names another
-IDS_FILE: Final = "trackers.jsonl"  # the id of each job in each tracker, with which a later session continues it
+JOBS_FILE: Final = "trackers.jsonl"  # how far each job is in each tracker, from where a later session continues it
 THREAD: Final = "tracker "  # how the name of a tracker's thread begins
 WAIT_SECONDS: Final = 30.0  # at the end, for what the trackers still have to log
 
@@ -108,23 +109,29 @@ def is_no_library(record: logging.LogRecord) -> bool:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Id:
+class _Note:
+    """A line of the file of jobs; each field that is there replaces that of an earlier line."""
+
     tracker: str
     job: str
-    id: str
+    id: str | None = None
+    epoch: int | None = None
+    ended: bool | None = None
 
 
-ID_LINE: Final = TypeAdapter(_Id)
+NOTE: Final = TypeAdapter(_Note)
 
 
 class _Line(Thread):
     """The thread of one tracker: it makes the calls in their order, until the first error."""
 
-    def __init__(self, name: str, tracker: Tracker, ids: Path) -> None:
+    def __init__(self, name: str, tracker: Tracker, jobs: Path) -> None:
         super().__init__(name=f"{THREAD}{name}", daemon=True)
         self.tracker = tracker
-        self._key, self._file = name, ids
+        self._key, self._file = name, jobs
         self._ids: dict[str, str] = {}
+        self._epochs: dict[str, int] = {}  # the last one of each job
+        self._ended: set[str] = set()
         self._calls: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         self.is_off = False
 
@@ -137,7 +144,7 @@ class _Line(Thread):
         """Make the calls. An error turns the tracker off, which one warning says."""
         try:
             with user_code(self.name):
-                self._read_ids()
+                self._read_notes()
                 while (call := self._calls.get()) is not None:
                     call()
         except NasError as error:
@@ -145,31 +152,66 @@ class _Line(Thread):
                 logger.warning("%s; it logs no more, and all else continues", error)
         self.is_off = True
 
-    def begin(self, job: Job) -> None:
-        """Begin or continue a job, and note its id."""
+    def begin(self, job: Job, epochs: Iterable[Epoch]) -> None:
+        """Begin or continue a job, and log those of its epochs that an earlier session has not logged."""
         past = self._ids.get(job.key)
         now = self.tracker.begin(job, past)
-        if now != past:
-            self._ids[job.key] = now
-            append_record(self._file, {"tracker": self._key, "job": job.key, "id": now})
+        if not isinstance(now, str):
+            raise NasError(f"begin returned {now!r}; it must return a text, the id of the job")
+        if past is not None and job.key not in self._ended:  # the session was killed, perhaps before its last epoch was sent
+            self._epochs[job.key] = self._epochs.get(job.key, 0) - 1
+        self._note(job.key, id=now, ended=False)
         if job.kind != "trial":
             logger.info("%s: %s", self.name, self.tracker.place(job.key))
+        for epoch in epochs:
+            self.epoch(job.key, epoch)
 
-    def _read_ids(self) -> None:
+    def epoch(self, key: str, epoch: Epoch) -> None:
+        """Log an epoch, unless it is logged."""
+        if epoch.epoch > self._epochs.get(key, 0):
+            values = {"val_top1_pct": epoch.val_top1_pct, "train_loss": epoch.train_loss, "epoch_seconds": epoch.seconds}
+            self.tracker.log(key, epoch.epoch, values)
+            self._note(key, epoch=epoch.epoch)
+
+    def end(self, key: str, status: Status, values: Mapping[str, Any]) -> None:
+        """End a job."""
+        self.tracker.end(key, status, values)
+        self._note(key, ended=True)
+
+    def complete(self, job: Job, epochs: Iterable[Epoch], status: Status, values: Mapping[str, Any]) -> None:
+        """Log what a killed session has not logged of a job that ended."""
+        if job.key not in self._ended:
+            self.begin(job, epochs)
+            self.end(job.key, status, values)
+
+    def _note(self, key: str, **fields: Any) -> None:
+        append_record(self._file, {"tracker": self._key, "job": key, **fields})
+        self._heed(_Note(tracker=self._key, job=key, **fields))
+
+    def _heed(self, note: _Note) -> None:
+        if note.id is not None:
+            self._ids[note.job] = note.id
+        if note.epoch is not None:
+            self._epochs[note.job] = note.epoch
+        if note.ended is not None:
+            (self._ended.add if note.ended else self._ended.discard)(note.job)
+
+    def _read_notes(self) -> None:
         if self._file.is_file():
-            lines = (line for _, line in read_records(self._file, ID_LINE))
-            self._ids = {line.job: line.id for line in lines if line.tracker == self._key}
+            for _, note in read_records(self._file, NOTE):
+                if note.tracker == self._key:
+                    self._heed(note)
 
 
 class Tracking:
     """The trackers of a search or a training, each in a thread of its own: all methods but `close` return at once."""
 
     def __init__(self, trackers: Mapping[str, Tracker] | None = None, folder: Path = Path()) -> None:
-        """`folder` has the file of ids.
+        """`folder` has the file of jobs.
 
         Raises: NasError if that file cannot be read.
         """
-        file = folder / IDS_FILE
+        file = folder / JOBS_FILE
         self._lines = [_Line(name, tracker, file) for name, tracker in (trackers or {}).items()]
         if self._lines and file.is_file():
             cut_torn_line(file)
@@ -181,28 +223,29 @@ class Tracking:
         """Whether a tracker still logs."""
         return any(not line.is_off for line in self._lines)
 
-    def begin(self, job: Job) -> None:
-        """Begin a job, or continue it in the trackers where an earlier session began it."""
-        for line in self._lines:
-            line.add(lambda line=line: line.begin(job))  # type: ignore[misc]
+    def begin(self, job: Job, epochs: Sequence[Epoch] = ()) -> None:
+        """Begin a job, or continue it in the trackers where an earlier session began it; `epochs` are those that it has."""
+        self._add(lambda line: line.begin(job, epochs))
 
     def log(self, key: str, step: int, values: Mapping[str, float]) -> None:
         """Log values of a job at a step."""
-        self._add(lambda tracker: tracker.log(key, step, values))
+        self._add(lambda line: line.tracker.log(key, step, dict(values)))
 
     def epoch(self, key: str, epoch: Epoch) -> None:
-        """Log an epoch of a job."""
-        values = {"val_top1_pct": epoch.val_top1_pct, "train_loss": epoch.train_loss, "epoch_seconds": epoch.seconds}
-        self.log(key, epoch.epoch, values)
+        """Log an epoch of a job, unless it is logged."""
+        self._add(lambda line: line.epoch(key, epoch))
 
     def attach(self, key: str, file: Path) -> None:
         """Keep a file with a job; it must stay until `close` returns."""
-        self._add(lambda tracker: tracker.attach(key, file))
+        self._add(lambda line: line.tracker.attach(key, file))
 
     def end(self, key: str, status: Status, values: Mapping[str, Any]) -> None:
         """End a job with its last values, those that are not None."""
-        last = {name: value for name, value in values.items() if value is not None}
-        self._add(lambda tracker: tracker.end(key, status, last))
+        self._add(lambda line: line.end(key, status, _present(values)))
+
+    def complete(self, job: Job, epochs: Sequence[Epoch], status: Status, values: Mapping[str, Any]) -> None:
+        """Log what a killed session has not logged of a job that ended with these epochs and last values."""
+        self._add(lambda line: line.complete(job, epochs, status, _present(values)))
 
     def close(self) -> None:
         """Wait until the trackers have logged everything, at most WAIT_SECONDS; a warning names one that has not."""
@@ -215,6 +258,10 @@ class Tracking:
                 line.is_off = True
                 logger.warning("%s still had to log after %g s; what it had left is lost", line.name, WAIT_SECONDS)
 
-    def _add(self, call: Callable[[Tracker], None]) -> None:
+    def _add(self, call: Callable[[_Line], None]) -> None:
         for line in self._lines:
-            line.add(lambda tracker=line.tracker: call(tracker))  # type: ignore[misc]
+            line.add(partial(call, line))
+
+
+def _present(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if value is not None}

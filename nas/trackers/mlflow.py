@@ -1,14 +1,19 @@
 """MLflow: a run with a nested run for each trial, in the store of MLFLOW_TRACKING_URI or in MLflow's own default."""
 
 import logging
+import math
 import os
 import re
+import sqlite3
+import tempfile
 import time
 from collections.abc import Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any, Final
 
-from nas.errors import needs_extra
+from nas.errors import NasError, needs_extra
+from nas.files import locked
 from nas.runs.trial import Status
 from nas.trackers import PROJECT, Job, Tracker
 
@@ -23,7 +28,7 @@ class MlflowTracker(Tracker):
     def __init__(self) -> None:
         with needs_extra("mlflow"):
             from mlflow import MlflowClient, entities
-        logging.getLogger("mlflow").setLevel(logging.WARNING)  # it reports each table that it makes in a new store
+        logging.getLogger("mlflow").setLevel(logging.ERROR)  # it reports each table of a new store, and each try to open one
         self._make_client, self._entities = MlflowClient, entities
         self._client: Any = None  # made by `begin`, as it opens the store
         self._experiment = ""
@@ -31,19 +36,28 @@ class MlflowTracker(Tracker):
         self._steps: dict[str, int] = {}
 
     def begin(self, job: Job, past: str | None) -> str:
-        """A new run, nested if it is that of a trial; or the past one if the store still has it."""
+        """A new run, nested if it is that of a trial; or the past one if the store still has it.
+
+        A parameter that has changed since becomes a tag, as MLflow's parameters cannot change.
+        """
         if self._client is None:
-            self._client = self._make_client()
-            self._experiment = self._experiment_id()
+            lock = Path(tempfile.gettempdir(), f"{PROJECT}-mlflow-{os.getuid()}.lock")
+            with locked(lock, busy="", wait_seconds=math.inf, courtesy=True):  # two processes that make one store spoil it
+                self._client = self._make_client()
+                _check_file(self._client.tracking_uri)
+                self._experiment = self._experiment_id()
         self._steps[job.key] = 0
-        run = past if past is not None and self._has_continued(past) else None
-        if run is None:
+        params = {_name(name): str(one) for name, one in job.params.items() if one is not None}
+        before = self._continued(past) if past is not None else None
+        if past is not None and before is not None:
+            run, changed = past, {name: one for name, one in params.items() if before.get(name) not in (None, one)}
+            for name, one in {**changed, "status": "running"}.items():
+                self._client.set_tag(run, name, one)
+        else:
             parent = self._runs.get("search") if job.kind == "trial" else None
             tags = {"kind": job.kind} | ({} if parent is None else {"mlflow.parentRunId": parent})
             run = str(self._client.create_run(self._experiment, run_name=job.name, tags=tags).info.run_id)
-            params = [self._entities.Param(_name(name), str(one)) for name, one in job.params.items() if one is not None]
-            for start in range(0, len(params), BATCH):
-                self._client.log_batch(run, params=params[start : start + BATCH])
+            self._log_params(run, params)
         self._runs[job.key] = run
         self.log(job.key, 0, job.values)
         return run
@@ -83,8 +97,8 @@ class MlflowTracker(Tracker):
         there = self._client.get_experiment_by_name(name)
         return str(self._client.create_experiment(name) if there is None else there.experiment_id)
 
-    def _has_continued(self, run: str) -> bool:
-        """Whether the store has a run of an earlier session, which then runs again."""
+    def _continued(self, run: str) -> dict[str, str] | None:
+        """The parameters of a run of an earlier session, which runs again; None if the store does not have it."""
         from mlflow.exceptions import MlflowException
 
         try:
@@ -92,8 +106,25 @@ class MlflowTracker(Tracker):
         except MlflowException as error:
             if error.error_code != "RESOURCE_DOES_NOT_EXIST":
                 raise
-            return False  # the variables name another store now
-        return True
+            return None  # the variables name another store now
+        return dict(self._client.get_run(run).data.params)
+
+    def _log_params(self, run: str, params: Mapping[str, str]) -> None:
+        entities = [self._entities.Param(name, value) for name, value in params.items()]
+        for start in range(0, len(entities), BATCH):
+            self._client.log_batch(run, params=entities[start : start + BATCH])
+
+
+def _check_file(store: str) -> None:
+    """Check that the file of a store can be written, as MLflow would try for a minute. Raises: NasError if it cannot be."""
+    scheme, _, file = store.partition(":///")
+    if scheme != "sqlite":
+        return
+    try:
+        with closing(sqlite3.connect(file)) as database:
+            database.execute("BEGIN IMMEDIATE")
+    except sqlite3.Error as error:
+        raise NasError(f"{file} cannot be written: {error}") from None
 
 
 def _name(name: str) -> str:

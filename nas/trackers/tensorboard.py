@@ -3,6 +3,7 @@
 import csv
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain, count
 from pathlib import Path
 from typing import Any, Final
 
@@ -32,18 +33,19 @@ class TensorBoardTracker(Tracker):
         self._steps: dict[str, int] = {}
 
     def begin(self, job: Job, past: str | None) -> str:
-        """A new event file in the job's folder; TensorBoard reads several as one."""
+        """A new event file in the job's folder, which no other job has; TensorBoard reads several as one."""
         self._folder = job.folder / FOLDER
-        self._writers[job.key] = self._make_writer(str(self._folder / job.key))
+        others = (f"{job.key}-{number}" for number in count(2))
+        name = past or next(name for name in chain([job.key], others) if not (self._folder / name).exists())
+        self._writers[job.key] = self._make_writer(str(self._folder / name))
         self._steps[job.key] = 0
-        if past is not None:
-            return past
         if job.kind == "search":  # it would be a row among its trials on the HParams page
             self._write_text(job.key, "parameters", _table(["name", "value"], job.params.items()))
-        else:
+        elif past is None:
             self._write_hparams(job)
-        self.log(job.key, 0, job.values)
-        return job.key
+        if past is None:
+            self.log(job.key, 0, job.values)
+        return name
 
     def log(self, key: str, step: int, values: Mapping[str, float]) -> None:
         """One event with all values."""
@@ -62,7 +64,7 @@ class TensorBoardTracker(Tracker):
     def end(self, key: str, status: Status, values: Mapping[str, Any]) -> None:
         """Numbers as values of the last step, texts as texts, and the status for the HParams page."""
         self.log(key, self._steps[key], {name: value for name, value in values.items() if not isinstance(value, str)})
-        for name, value in values.items():
+        for name, value in {**values, "status": status.value}.items():
             if isinstance(value, str):
                 self._write_text(key, name, value)
         ended = {Status.FAILED: self._status.STATUS_FAILURE, Status.INTERRUPTED: self._status.STATUS_UNKNOWN}

@@ -14,6 +14,8 @@ class Recorder(nas.Tracker):
     def begin(self, job: nas.Job, past: str | None) -> str:
         self.file = job.folder / "calls.jsonl"
         self.write("begin", job.key, job.kind, past, dict(job.params), dict(job.values))
+        if os.environ.get("RECORDER") == "number":
+            return 7
         return past or f"id of {job.key}"
 
     def log(self, key, step, values):

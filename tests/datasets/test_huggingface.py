@@ -142,7 +142,7 @@ def test_the_package_is_needed_once_and_a_change_is_read_anew(tmp_path, rows, mo
         assert dataset.fingerprint() == before
         (dataset._folder() / "index.json").unlink()  # as if its process had been killed
         partial.mkdir()
-        with pytest.raises(NasError, match=r"^huggingface: .*; install it with pip install 'frontier-nas\[huggingface\]'$"):
+        with pytest.raises(NasError, match=r"^import of datasets .*; install it with pip install 'frontier-nas\[huggingface\]'$"):
             dataset.fingerprint()
     assert dataset.fingerprint() == before
     assert not partial.exists()

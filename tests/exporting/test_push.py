@@ -1,7 +1,9 @@
 """What `nas push` sends to the hub: a stand-in server takes what the real `huggingface_hub` sends, and timm loads it."""
 
 import base64
+import hashlib
 import json
+import shutil
 import subprocess
 import sys
 import threading
@@ -44,11 +46,15 @@ class Hub(BaseHTTPRequestHandler):
             for line in map(json.loads, body.splitlines()):
                 if line["key"] == "file":
                     self.server.files[line["value"]["path"]] = base64.b64decode(line["value"]["content"])
+                if line["key"] == "deletedFile":
+                    del self.server.files[line["value"]["path"]]
             return self._answer({"success": True, "commitOid": "0" * 40, "commitUrl": f"{self.server.url}/anna/digits/commit/0"})
         return self._answer({"valid": True, "warnings": [], "errors": []})
 
     def do_GET(self):
-        self._answer({"error": "not found"}, 404)
+        if "/tree/" not in self.path:
+            return self._answer({"error": "not found"}, 404)
+        return self._answer([{"type": "file", "path": name, "size": 1, "oid": "0" * 40} for name in self.server.files])
 
     def _answer(self, answer, status=200):
         text = json.dumps(answer).encode()
@@ -90,6 +96,23 @@ def test_what_arrives_is_the_export_and_timm_loads_it(hub, digits_export, tmp_pa
     torch.testing.assert_close(torch.tensor(json.loads(answer.stdout)), expected)
 
 
+def test_an_edited_readme_is_sent_with_sums_that_fit_and_old_files_go(hub, digits_export, tmp_path):
+    folder = tmp_path / "net"
+    shutil.copytree(digits_export, folder)
+    (folder / "README.md").write_text("My own words.\n")
+    hub.files |= {"model_int8.onnx": b"of an earlier export", "notes.txt": b"of somebody"}
+    push(folder, "anna/digits")
+    assert "model_int8.onnx" not in hub.files
+    assert hub.files["notes.txt"] == b"of somebody"
+    readme = hub.files["README.md"].decode()
+    assert readme.startswith("My own words.\n")
+    assert 'timm.create_model("hf-hub:anna/digits", pretrained=True)' in readme
+    assert f"{hashlib.sha256(readme.encode()).hexdigest()}  README.md\n" in hub.files["SHA256SUMS"].decode()
+    (folder / "model.onnx").unlink()
+    with pytest.raises(NasError, match=r"is not whole: it has no model\.onnx; export the network again"):
+        push(folder, "anna/digits")
+
+
 @pytest.mark.parametrize(
     ("status", "sentence"),
     [(401, "does not know who you are: `hf auth login`"), (403, "you may not write there"), (500, "refuses: ")],
@@ -107,6 +130,8 @@ def test_a_hub_out_of_reach_is_one_sentence(digits_export, tmp_path, mistaken, m
 
 
 def test_a_wrong_name_or_folder_is_refused(digits_export, tmp_path, mistaken):
-    for name in ("digits", "a/b/c", "anna/di gits", "anna/--x"):
+    for name in ("digits", "a/b/c", "anna/di gits"):
         assert "give OWNER/NAME" in mistaken("push", digits_export, name, cwd=tmp_path)
+    for name in ("anna/--x", "anna/é", "anna/net.git"):
+        assert f"{name!r} is not a repository of the hub: " in mistaken("push", digits_export, name, cwd=tmp_path)
     assert "is not an exported network" in mistaken("push", tmp_path, "anna/digits", cwd=tmp_path)

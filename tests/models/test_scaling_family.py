@@ -215,6 +215,6 @@ def test_a_family_takes_the_place_of_its_like_alone(tmp_path):
 
 def test_what_cannot_be_written_is_one_sentence_and_leaves_nothing(tmp_path):
     (tmp_path / "file").write_text("mine")
-    with pytest.raises(nas.NasError, match=r"cannot be written: .*, or give another folder with --output"):
+    with pytest.raises(nas.NasError, match=r"cannot be written: .*, or give another folder"):
         nas.write_family(nas.scale_family(SMALL), tmp_path / "file" / "family")
     assert [entry.name for entry in tmp_path.iterdir()] == ["file"]

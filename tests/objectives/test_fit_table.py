@@ -3,6 +3,7 @@
 import csv
 import io
 import random
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -172,7 +173,7 @@ def write_rows(file, rows, **dialect):
     return file
 
 
-def test_a_list_is_read_as_any_spreadsheet_saves_it(tmp_path, hundred):
+def test_a_list_is_read_as_any_spreadsheet_saves_it(tmp_path, hundred, caplog):
     milliseconds = [simulated_ms(network) for network in hundred[:12]]
     rows = as_rows(hundred[:12], [f"{ms:.6f}" for ms in milliseconds])
     german = [[cell.replace(".", ",") if cell.replace(".", "").isdecimal() else cell for cell in row] for row in rows]
@@ -183,13 +184,18 @@ def test_a_list_is_read_as_any_spreadsheet_saves_it(tmp_path, hundred):
         ("plain", rows, {}),
         ("german", german, {"delimiter": ";", "encoding": "utf-8-sig"}),
         ("wide", [*wide, [], [""] * 8], {"delimiter": "\t", "encoding": "cp1252"}),
+        ("unicode", [[], *rows], {"delimiter": "\t", "encoding": "utf-16"}),
     ):
         read = read_measurements(write_rows(tmp_path / f"{name}.csv", saved, **dialect), SPACE, 10)
         assert read.device == name
         assert read.milliseconds == pytest.approx(expected, abs=1e-6)
+    german_file = tmp_path / "german.csv"
+    german_file.write_text("sep=;\n" + german_file.read_text(encoding="utf-8-sig"))  # as Excel's own export begins
+    assert read_measurements(german_file, SPACE, 10).milliseconds == pytest.approx(expected, abs=1e-6)
     twice = [*rows, *([*row[:3], str(3 * float(row[3])), *row[4:]] for row in rows[1:]), as_rows(hundred[12:13], [""])[1]]
     read = read_measurements(write_rows(tmp_path / "twice.csv", twice), SPACE, 10)
     assert read.unmeasured == 1
+    assert "twice.csv: 12 networks have milliseconds that differ by more than 1.5 times" in caplog.text
     assert read.milliseconds == pytest.approx({network: 2 * ms for network, ms in expected.items()}, abs=1e-5)
 
 
@@ -237,6 +243,7 @@ OTHER = replace(nas.reference("mobilenetv3_small_100"), resolution=24)
         ),
         (lambda rows: rows, "phone.csv: all 11 networks take 2.5 ms; write the milliseconds of each"),
         (lambda rows: [], "there is no column 'file'"),
+        (lambda rows: [[*row, row[3]] for row in rows], "there are two columns 'ms'; leave one"),
         (lambda rows: rows[:6], "has the milliseconds of 5 networks; a table needs 10 or more, and 100 are better"),
         (lambda rows: changed(9, ms="")(changed(3, ms="")(rows)), "has the milliseconds of 9 networks"),
     ],
@@ -341,12 +348,16 @@ def test_a_phones_networks_are_sampled_measured_fitted_and_searched(tmp_path, ty
     printed = typed("latency", "build", NARROW, "--measured", file, "--classes", 10, cwd=tmp_path)
     table = read_table(tmp_path / "pixel.json")
     assert (table.device, table.setup, table.check.networks) == ("pixel", None, 37)
-    assert "37 measured networks; 3 rows have no milliseconds and are left out" in printed
+    assert re.search(r"37 measured networks of [\d.]+ to [\d.]+ ms; 3 rows have no milliseconds and are left out", printed)
     assert str(table.check) in printed
     assert (
         f"pixel, fitted to the latencies of whole networks; over 37 held-out networks MAPE {table.check.mape_pct:.1f} %"
         in printed
     )
+    for taken in ("s/networks.csv", "pixel.csv"):
+        sentence = mistaken("latency", "build", NARROW, "--measured", file, "--classes", 10, "--output", taken, cwd=tmp_path)
+        assert sentence.startswith(f"nas: output: {taken} is ")
+    assert read_list(tmp_path / "s" / LIST) == listed
     sentence = mistaken("latency", "check", "pixel.json", "--space", NARROW, "--classes", 10, cwd=tmp_path)
     assert "the latency table of pixel was fitted to networks measured there, so this machine cannot check it" in sentence
     objectives = (objective("val_top1_pct"), objective("latency_ms"))

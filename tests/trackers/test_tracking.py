@@ -15,7 +15,7 @@ from nas.runs.trial import Outcome, Reason, Status
 from nas.runs.trial_log import read_history, read_trials
 from nas.searching.plan import Session, make_plan
 from nas.searching.tracked import tracked
-from nas.trackers import Tracking, open_trackers
+from nas.trackers import Job, Tracking, open_trackers
 from nas.training.settings import TrainSettings
 from tests.conftest import DATA
 from tests.data.recording_tracker import calls_of
@@ -117,6 +117,36 @@ def test_a_session_that_was_interrupted_or_failed_continues_the_same_jobs(tmp_pa
     assert calls(run, "end", "search")[1] == ["search", "failed", {"error": "the disk is full"}]
 
 
+def test_what_a_killed_session_has_not_logged_is_logged_by_the_next_one(tmp_path):
+    experiment = experiment_in(tmp_path, trials=3)
+    session = session_of(experiment)
+    session.tracking.begin(Job(key="search", group=session.run.name, kind="search", folder=session.run, params={}))
+    played = Played(session, workers=2)
+    played.ask("a")
+    played.ask("b")
+    for epoch in (1, 2, 3):
+        played.epoch("a", epoch, 40.0 + epoch)
+    session.tracking.close()
+    played.state.log.tracked.tracking = Tracking()  # from here on, trackers get nothing
+    played.epoch("a", 4, 44.0)
+    played.finish("a", 50.0)
+    played.epoch("b", 1, 30.0)
+    run = session.run
+    second = session_of(experiment, run)
+    with tracked(second):
+        played = Played(second, workers=2)
+        played.ask("b")
+        played.epoch("b", 2, 35.0)
+    (end,) = calls(run, "end", "trial0")
+    assert end[1] == "done"
+    assert [step for _, step, _ in calls(run, "log", "trial0")] == [1, 2, 3, 3, 4]  # the last one before the kill again
+    assert [step for _, step, _ in calls(run, "log", "trial1")] == [1, 2]
+    third = session_of(experiment, run)
+    with tracked(third):
+        pass
+    assert len(calls(run, "begin", "trial0")) == 2
+
+
 def test_scores_are_values_of_the_search_and_no_jobs(tmp_path, monkeypatch):
     monkeypatch.setattr("nas.searching.feasibility.NUM_SAMPLES", 200)
     shared = {"shared_weights": "train", "shared_trials": 3, "sampler": "random", "fine_tune": 1}
@@ -141,6 +171,7 @@ def test_scores_are_values_of_the_search_and_no_jobs(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("fault", "sentence"),
     [
+        ("number", "tracker {name}: begin returned 7; it must return a text, the id of the job; it logs no more"),
         ("ends", "tracker {name} raised SystemExit: no licence; it logs no more, and all else continues"),
         ("hangs", "tracker {name} still had to log after 0.3 s; what it had left is lost"),
     ],
@@ -156,7 +187,8 @@ def test_a_tracker_that_ends_or_hangs_costs_one_warning(fault, sentence, tmp_pat
     assert time.monotonic() - began < 30
     assert (played.results["status"] == "done").sum() == 3
     warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
-    assert warnings == [sentence.format(name=RECORDER)]
+    assert len(warnings) == 1
+    assert warnings[0].startswith(sentence.format(name=RECORDER))
     assert {path.name for path in (session.run / "tensorboard").iterdir()} == {"search", "trial0", "trial1", "trial2"}
 
 
@@ -213,6 +245,8 @@ def test_an_experiment_has_the_absolute_path_of_a_users_tracker(tmp_path, monkey
     assert experiment_in(tmp_path, "./mine.py", "mlflow").resolved().log == (str(tmp_path / "mine.py"), "mlflow")
     with pytest.raises(nas.NasError, match="log: 'mlflow' is a str; it must be a tuple of names"):
         replace(EXPERIMENT, log="mlflow")
+    with pytest.raises(nas.NasError, match="is a ABCMeta; give a tracker's name, or the path of a file with one"):
+        replace(EXPERIMENT, log=(nas.Tracker,))
 
 
 @pytest.mark.slow

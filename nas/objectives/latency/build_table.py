@@ -142,7 +142,8 @@ def reachable(
     generator, resolutions = random.Random(seed), space.parameters.get("resolution")
     fixed = {} if resolution is None or resolutions is None else {"resolution": resolution}
     if resolutions is not None and fixed and not is_choice(resolutions, resolution):
-        raise NasError(f"resolution: {resolution} is not one of space {space.name}, which has {resolutions}")
+        has = ", ".join(map(str, getattr(resolutions, "choices", [resolutions])))
+        raise NasError(f"resolution: {resolution} is not one of space {space.name}, which has {has}")
 
     networks: dict[Architecture, None] = {}
     seen_keys: set[str] = set()

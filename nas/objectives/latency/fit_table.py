@@ -5,6 +5,7 @@ one for each kind of layer, near the first. Then each layer of the measured netw
 layers keep theirs.
 """
 
+import logging
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -31,8 +32,11 @@ from nas.spaces import SearchSpace
 MIN_NETWORKS: Final = 10  # fewer give no error to believe
 FOLDS: Final = 10  # of the cross-validation that gives the table's error
 KIND_RIDGE: Final = 0.03  # weight, in networks, of the prior that every kind of layer has the roofline of all
+LARGEST_RATIO: Final = 1.5  # of measurements of one network, before a warning
+LEAST_SPEARMAN: Final = 0.7  # of the cross-validation, before a warning
 STRENGTHS: Final = np.logspace(-4, 4, 33)  # of the ridge, from which leave-one-out cross-validation takes one
 
+logger = logging.getLogger(__name__)
 Array: TypeAlias = "np.ndarray[Any, Any]"
 
 
@@ -70,6 +74,8 @@ def read_measurements(file: Path, space: SearchSpace, num_classes: int) -> Measu
         raise NasError(
             f"{file} has the milliseconds of {len(measured)} networks; a table needs {MIN_NETWORKS} or more, and 100 are better"
         )
+    if apart := sum(max(values) > LARGEST_RATIO * min(values) for values in measured.values()):
+        logger.warning("%s: %d networks have milliseconds that differ by more than %g times", file, apart, LARGEST_RATIO)
     milliseconds = {network: statistics.median(values) for network, values in measured.items()}
     least, most = min(milliseconds.values()), max(milliseconds.values())
     if least == most:
@@ -107,7 +113,9 @@ def fit_table(
     held_out = np.zeros(len(milliseconds))
     for fitted, tested in KFold(FOLDS, shuffle=True, random_state=0).split(counts):
         held_out[tested] = counts[tested] @ _layer_ms(counts[fitted], features, milliseconds[fitted])
-    layer_ms = _layer_ms(counts, features, milliseconds)
+    layer_ms, check = _layer_ms(counts, features, milliseconds), compare_latencies(milliseconds, held_out)
+    if check.spearman < LEAST_SPEARMAN:
+        logger.warning("the table hardly predicts the measured milliseconds (%s); check that each is its network's", check)
     return LatencyTable(
         device=measurements.device,
         runtime_version="",
@@ -115,7 +123,7 @@ def fit_table(
         date=datetime.now(UTC).isoformat(timespec="seconds"),
         space=space.name,
         milliseconds={key: float(f"{ms:.6g}") for key, ms in zip(all_layers, layer_ms, strict=True)},
-        check=compare_latencies(milliseconds, held_out),
+        check=check,
     )
 
 

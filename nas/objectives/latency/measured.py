@@ -3,9 +3,11 @@
 `sample.py` writes the list, `fit_table.py` makes a latency table from it.
 """
 
+import codecs
 import csv
 import io
 import math
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -57,20 +59,31 @@ def read_list(file: Path) -> list[Listed]:
 
     Raises: NasError for a file that cannot be read or is no such list, and for a wrong value; it names the line.
     """
-    try:
-        text = file.read_bytes().decode("utf-8-sig", errors="replace")  # other columns may have any encoding
-    except OSError as error:
-        raise NasError(f"{file} cannot be read: {error.strerror}") from None
-    separator = max(SEPARATORS, key=text.partition("\n")[0].count)
+    text = _text(file)
+    separator = max(SEPARATORS, key=text.lstrip().partition("\n")[0].count)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator)
     try:
-        columns = [name.strip() for name in next(reader, [])]
+        columns = [name.strip() for name in next(filter(any, reader), [])]
+        if repeated := [name for name in NEEDED if columns.count(name) > 1]:
+            raise NasError(f"{file}: there are two columns {repeated[0]!r}; leave one")
         if missing := [name for name in NEEDED if name not in columns]:
             needed = f"the columns {', '.join(NEEDED)}, as the list that `nas latency sample` writes"
             raise NasError(f"{file}: there is no column {missing[0]!r}; give a CSV file with {needed}")
         return list(_rows(reader, columns, file, "" if separator == "," else ","))
     except csv.Error as error:
         raise NasError(f"{file}: line {reader.line_num} is not CSV: {error}") from None
+
+
+def _text(file: Path) -> str:
+    """The text of a file as spreadsheets save it, in UTF-8 or UTF-16, without Excel's line `sep=`."""
+    try:
+        data = file.read_bytes()
+    except OSError as error:
+        raise NasError(f"{file} cannot be read: {error.strerror}") from None
+    is_wide = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    text = data.decode("utf-16" if is_wide else "utf-8-sig", errors="replace")  # other columns may have any encoding
+    text = text.replace("\r\n", "\n").replace("\r", "\n")
+    return re.sub(r"\A(\s*)sep=.?\n", r"\1\n", text)
 
 
 def _rows(reader: Iterator[list[str]], columns: Sequence[str], file: Path, decimal_comma: str) -> Iterator[Listed]:

@@ -212,6 +212,8 @@ def read_table(file: str | Path) -> LatencyTable:
         text = path.read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
         raise NasError(f"latency table {path} cannot be read: {error}") from None
+    if path.suffix == ".csv":
+        raise NasError(f"{path} is no latency table; `nas latency build SPACE --measured {path}` makes one of a list of networks")
     version = parse(HEADER, text, f"latency table {path}").format
     if version == FORMAT:
         return parse(TABLE, text, f"latency table {path}")
