@@ -6,7 +6,7 @@ import os
 import pytest
 import torch
 
-from nas.machine import _quota, has_amx_bfloat16, processor_name, usable_cores
+from nas.machine import _quota, has_amx_bfloat16, memory_limit, processor_name, usable_cores
 
 
 def test_an_affinity_mask_leaves_fewer_cores():
@@ -47,6 +47,28 @@ def test_the_least_quota_of_the_control_groups_counts(tmp_path, groups, files, c
 
 def test_a_system_without_control_groups_has_no_quota(tmp_path):
     assert _quota(tmp_path) == math.inf
+    assert memory_limit(tmp_path) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    ("groups", "files", "limit"),
+    [
+        ("0::/a", {"a/memory.max": "max", "a/memory.current": "9"}, (8192, 6144)),
+        ("0::/a/b", {"a/memory.max": "4096", "a/memory.current": "1024", "a/b/memory.max": "max"}, (4096, 3072)),
+        (
+            "5:memory:/job",
+            {"memory/job/memory.limit_in_bytes": "2048", "memory/job/memory.usage_in_bytes": "3000"},
+            (2048, 0),
+        ),
+    ],
+)
+def test_the_least_memory_of_the_control_groups_counts(tmp_path, groups, files, limit):
+    meminfo = "MemTotal: 8 kB\nMemFree: 1 kB\nMemAvailable: 6 kB"
+    limits = {f"sys/fs/cgroup/{name}": text for name, text in files.items()}
+    for name, text in {"proc/self/cgroup": groups, "proc/meminfo": meminfo, **limits}.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text + "\n")
+    assert memory_limit(tmp_path) == limit
 
 
 def test_the_processor_has_a_name_on_one_line():

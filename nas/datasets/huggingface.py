@@ -10,7 +10,7 @@ import math
 import os
 import re
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from functools import lru_cache
@@ -307,7 +307,9 @@ def _labels(tables: Mapping[str, Any], label: str, source: Path | str) -> tuple[
             rows = f"{without:,} of {len(of_rows):,} rows of the {part} part"
             raise NasError(f"{source}: {rows} have no class in the column {label}; every image must have one")
     feature = tables["train"].features[label]
-    names = tuple(getattr(feature, "names", None) or sorted({str(one) for one in classes["train"]}, key=natural_key))
+    texts = {str(one) for one in classes["train"]}
+    order: Callable[[str], Any] = int if all(re.fullmatch(r"-?\d+", text) for text in texts) else natural_key
+    names = tuple(getattr(feature, "names", None) or sorted(texts, key=order))
     if len(names) < 2:
         raise NasError(f"{source}: the column {label} has the classes {list(names)}; a classifier needs two or more")
     for part, of_rows in classes.items():

@@ -27,9 +27,9 @@ class MlflowTracker(Tracker):
 
     def __init__(self) -> None:
         with needs_extra("mlflow"):
-            from mlflow import MlflowClient, entities
+            from mlflow import MlflowClient, entities, get_tracking_uri
         logging.getLogger("mlflow").setLevel(logging.ERROR)  # it reports each table of a new store, and each try to open one
-        self._make_client, self._entities = MlflowClient, entities
+        self._store, self._make_client, self._entities = get_tracking_uri, MlflowClient, entities
         self._client: Any = None  # made by `begin`, as it opens the store
         self._experiment = ""
         self._runs: dict[str, str] = {}
@@ -43,8 +43,8 @@ class MlflowTracker(Tracker):
         if self._client is None:
             lock = Path(tempfile.gettempdir(), f"{PROJECT}-mlflow-{os.getuid()}.lock")
             with locked(lock, busy="", wait_seconds=math.inf, courtesy=True):  # two processes that make one store spoil it
+                _check_file(self._store())
                 self._client = self._make_client()
-                _check_file(self._client.tracking_uri)
                 self._experiment = self._experiment_id()
         self._steps[job.key] = 0
         params = {_name(name): str(one) for name, one in job.params.items() if one is not None}

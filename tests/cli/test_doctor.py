@@ -3,6 +3,7 @@
 import json
 import os
 import platform
+import sys
 
 import pytest
 import torch
@@ -32,6 +33,13 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path, typed, monkeypatch):
     folders = json.loads(typed("doctor", "--json", cwd=tmp_path))["folders"]
     assert folders["images"].endswith("CANNOT BE WRITTEN")
     assert not folders["runs"].endswith("CANNOT BE WRITTEN")
+
+
+def test_a_package_that_is_damaged_costs_a_row_and_no_more(tmp_path, typed, monkeypatch):
+    monkeypatch.setitem(sys.modules, "huggingface_hub.constants", None)
+    facts = json.loads(typed("doctor", "--json", cwd=tmp_path))
+    assert facts["folders"]["fault"].startswith("ModuleNotFoundError: import of huggingface_hub.constants halted")
+    assert facts["machine"]["cores"]
 
 
 def test_the_memory_is_that_of_the_machine_or_less():

@@ -105,10 +105,10 @@ def test_texts_and_numbers_name_classes_too(tmp_path, rows):
 
     texts = _write(tmp_path / "texts", {"image": rows["image"], "label": [("cat", "dog")[one] for one in rows["label"]]})
     assert HuggingFace(path=str(texts)).classes == ("cat", "dog")
-    numbered = {"image": rows["image"], "digit": [10 - one for one in rows["label"]]}
+    numbered = {"image": rows["image"], "digit": [10 - 11 * one for one in rows["label"]]}
     numbers = _write(tmp_path / "numbers", numbered, digit=datasets.Value("int64"))
     dataset = HuggingFace(path=str(numbers), label="digit", side=16)
-    assert dataset.classes == ("9", "10")
+    assert dataset.classes == ("-1", "10")
     assert sorted(set(dataset.load("train").labels.tolist())) == [0, 1]
 
 
@@ -119,6 +119,20 @@ def test_a_part_without_labels_and_a_split_that_is_no_part_are_left_out(tmp_path
     with caplog.at_level(logging.WARNING):
         assert [len(dataset.load(part)) for part in PARTS] == [32, 4, 4]
     assert f"left out: the test part of {folder}, which has no classes" in caplog.text
+
+
+def test_a_part_may_lack_the_column_of_classes_and_a_class_its_name(tmp_path, rows, caplog):
+    import datasets
+
+    features = {"label": datasets.ClassLabel(names=["", "dog"])}
+    with_labels = datasets.Dataset.from_dict(rows).cast(datasets.Features({"image": datasets.Image(), **features}))
+    splits = datasets.DatasetDict(test=with_labels.select_columns(["image"]), train=with_labels)
+    splits.save_to_disk(str(tmp_path / "saved"))
+    dataset = HuggingFace(path=str(tmp_path / "saved"), side=16)
+    with caplog.at_level(logging.WARNING):
+        assert sum(len(dataset.load(part)) for part in PARTS) == 40
+    assert dataset.classes == ("", "dog")
+    assert f"left out: the test part of {tmp_path}/saved, which has no classes" in caplog.text
 
 
 def test_an_image_that_is_missing_counts_as_lost(tmp_path, rows):

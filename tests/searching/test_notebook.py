@@ -43,6 +43,8 @@ def run_cell(client, code, on_output=lambda text: None):
         if kind == "stream":
             printed += content["text"]
             on_output(printed)
+        elif kind == "clear_output":
+            raise AssertionError("the cell is cleared, with the bar and what the user printed")
         elif kind in ("display_data", "update_display_data"):
             displayed.append(content["data"])
         elif kind == "error":
@@ -88,3 +90,8 @@ def test_a_mistake_is_one_sentence_in_a_cell(kernel):
     assert error["ename"] == "NasError"
     assert len(error["traceback"]) == 1
     assert "is not a run folder" in error["traceback"][0]
+    for call, sentence in (
+        ("nas.search('digits_mobilenetv3')", "experiment: 'digits_mobilenetv3' is a str; it must be a nas.Experiment"),
+        ("nas.search(experiment, name='a/b')", "name: 'a/b' is not the beginning of a folder's name; give one without /"),
+    ):
+        assert run_cell(client, BEGIN + call)[2]["traceback"] == [f"NasError: {sentence}"]

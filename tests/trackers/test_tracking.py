@@ -1,9 +1,11 @@
 """What trackers get of a search and of a full training, and that none of them ends or delays one. No Ray starts."""
 
 import os
+import sqlite3
 import subprocess
 import sys
 import time
+from contextlib import closing
 from dataclasses import replace
 
 import pytest
@@ -204,6 +206,41 @@ def test_a_server_that_is_not_there_costs_one_warning(tmp_path, monkeypatch, cap
     (warning,) = [one.getMessage() for one in caplog.records if one.levelname == "WARNING" and one.name.startswith("nas")]
     assert warning.startswith("tracker mlflow raised MlflowException: API request to http://127.0.0.1:9/")
     assert "\n" not in warning
+
+
+BEGIN = """
+import logging, pathlib, sys
+from nas.runs.trial import Status
+from nas.trackers import Job, Tracking, open_trackers
+logging.basicConfig(format="%(message)s", stream=sys.stdout)
+folder = pathlib.Path(sys.argv[1])
+folder.mkdir()
+tracking = Tracking(open_trackers(["mlflow"]), folder)
+tracking.begin(Job(key="search", group=folder.name, kind="search", folder=folder, params={}))
+tracking.end("search", Status.DONE, {})
+tracking.close()
+"""
+
+
+def test_two_searches_at_once_make_one_mlflow_store(tmp_path):
+    line = [sys.executable, "-c", BEGIN]
+    variables = os.environ | {"MLFLOW_DISABLE_TELEMETRY": "true"}
+    two = [subprocess.Popen([*line, name], cwd=tmp_path, env=variables, stdout=subprocess.PIPE, text=True) for name in ("a", "b")]
+    assert [one.communicate(timeout=300)[0] for one in two] == ["", ""]
+    with closing(sqlite3.connect(tmp_path / "mlflow.db")) as store:
+        assert sorted(store.execute("SELECT name, status FROM runs")) == [("a", "FINISHED"), ("b", "FINISHED")]
+
+
+def test_a_store_that_cannot_be_written_costs_one_warning_at_once(tmp_path, monkeypatch, caplog):
+    (tmp_path / "mlflow.db").mkdir()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    session = session_of(experiment_in(tmp_path, "mlflow", trials=1))
+    began = time.monotonic()
+    with tracked(session):
+        Played(session, workers=1).play(1)
+    assert time.monotonic() - began < 20
+    (warning,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert warning.startswith(f"tracker mlflow: {tmp_path}/mlflow.db cannot be written: unable to open database file; it logs")
 
 
 def test_a_folder_that_cannot_be_written_costs_one_warning(tmp_path, caplog):
