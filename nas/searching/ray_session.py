@@ -95,7 +95,8 @@ def _start(workers: int | None, address: str | None, folder: Path, *, verbose: b
         reason = f"{type(error).__name__}: {last}"[:500]
         if address is None:
             raise NasError(f"Ray, which runs the trials, does not start on this machine: {reason}") from None
-        raise NasError(f"address {address!r}: no Ray cluster answers there ({reason}); `ray start --head` starts one") from None
+        hint = "`ray start --head` starts one, and one that asks for a token needs RAY_AUTH_MODE=token"
+        raise NasError(f"address {address!r}: no Ray cluster answers there ({reason}); {hint}") from None
 
 
 class _OwnPaths(JobConfig):  # type: ignore[misc]  # Ray has no types for it
