@@ -116,7 +116,7 @@ class _Note:
     job: str
     id: str | None = None
     epoch: int | None = None
-    ended: bool | None = None
+    status: Status | None = None
 
 
 NOTE: Final = TypeAdapter(_Note)
@@ -131,7 +131,7 @@ class _Line(Thread):
         self._key, self._file = name, jobs
         self._ids: dict[str, str] = {}
         self._epochs: dict[str, int] = {}  # the last one of each job
-        self._ended: set[str] = set()
+        self._statuses: dict[str, Status] = {}
         self._calls: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         self.is_off = False
 
@@ -158,9 +158,9 @@ class _Line(Thread):
         now = self.tracker.begin(job, past)
         if not isinstance(now, str):
             raise NasError(f"begin returned {now!r}; it must return a text, the id of the job")
-        if past is not None and job.key not in self._ended:  # the session was killed, perhaps before its last epoch was sent
+        if self._statuses.get(job.key) is Status.RUNNING:  # its session was killed, perhaps before the last epoch was sent
             self._epochs[job.key] = self._epochs.get(job.key, 0) - 1
-        self._note(job.key, id=now, ended=False)
+        self._note(job.key, id=now, status=Status.RUNNING)
         if job.kind != "trial":
             logger.info("%s: %s", self.name, self.tracker.place(job.key))
         for epoch in epochs:
@@ -176,11 +176,11 @@ class _Line(Thread):
     def end(self, key: str, status: Status, values: Mapping[str, Any]) -> None:
         """End a job."""
         self.tracker.end(key, status, values)
-        self._note(key, ended=True)
+        self._note(key, status=status)
 
     def complete(self, job: Job, epochs: Iterable[Epoch], status: Status, values: Mapping[str, Any]) -> None:
         """Log what a killed session has not logged of a job that ended."""
-        if job.key not in self._ended:
+        if self._statuses.get(job.key) is not status:
             self.begin(job, epochs)
             self.end(job.key, status, values)
 
@@ -193,8 +193,8 @@ class _Line(Thread):
             self._ids[note.job] = note.id
         if note.epoch is not None:
             self._epochs[note.job] = note.epoch
-        if note.ended is not None:
-            (self._ended.add if note.ended else self._ended.discard)(note.job)
+        if note.status is not None:
+            self._statuses[note.job] = note.status
 
     def _read_notes(self) -> None:
         if self._file.is_file():

@@ -233,7 +233,7 @@ def test_a_value_that_is_no_number_is_logged_too(offline, tmp_path, caplog):
     tracking.close()
     assert "logs no more" not in caplog.text
     lines = [json.loads(line) for line in (tmp_path / "trackers.jsonl").read_text().splitlines()]
-    assert {(line["tracker"], line["job"]) for line in lines if line.get("ended")} == {(name, "odd") for name in ALL}
+    assert {(line["tracker"], line["job"]) for line in lines if line.get("status") == "failed"} == {(name, "odd") for name in ALL}
     from mlflow import MlflowClient
 
     (run,) = MlflowClient().search_runs(["1"], "attributes.run_name = 'odd'")
