@@ -73,8 +73,8 @@ def _job(trial: Trial, run: Path) -> Job:
     about = {name: getattr(trial, name) for name in ("id", "source", "name", "weights", "from_trial", "seed")}
     params = {f"params.{name}": value for name, value in trial.params.items() if not name.startswith(PREFIX)}
     params |= {f"{SETTINGS}{name}": value for name, value in setting_changes(trial.params).items()}
-    key, values = f"trial{trial.number}", dict(trial.values)
-    return Job(key=key, group=run.name, kind="trial", folder=run, params=plain_values(params | about), values=values)
+    key, plain = _key(trial.number), plain_values(params | about)
+    return Job(key=key, group=run.name, kind="trial", folder=run, params=plain, values=dict(trial.values))
 
 
 def _last_values(outcome: Outcome) -> dict[str, Any]:
@@ -84,7 +84,7 @@ def _last_values(outcome: Outcome) -> dict[str, Any]:
     return values | plain_values(about)
 
 
-def _key(number: int) -> str:
+def _key(number: int | None) -> str:
     return f"trial{number}"
 
 
