@@ -41,6 +41,7 @@ ONLY_PRINT: Final = frozenset(
     ("runs", "table", "compare", "space", "measure", "doctor")
 )  # a failure if their output cannot be written
 REPEATABLE: Final = frozenset(("--limit", "--log"))  # options of several values that may also be given once for each
+FIRST: Final = {"search": "an experiment", "resume": "a run"}  # command → what comes before its options
 HELP: Final = frozenset(("-h", "--help"))
 USER_ERROR: Final = 2
 
@@ -89,6 +90,8 @@ def _run(words: list[str]) -> int:
             raise NasError(
                 f"the value of {word.rstrip('=') or before} is empty, as a shell's unset variable is; give one, or leave it out"
             )
+    if name in FIRST and options and options[0].startswith("--") and options[0] not in HELP:
+        raise NasError(f"nas {name} takes {FIRST[name]} first, and {options[0]} after it")
     options = _joined(options)
     flags = [word.partition("=")[0].replace("_", "-") for word in options if word.startswith("--")]
     if repeated := [flag for flag in flags if flags.count(flag) > 1]:
@@ -115,9 +118,8 @@ def _joined(options: list[str]) -> list[str]:
     for word in options:
         name, equals, value = word.partition("=")
         if name in REPEATABLE:
-            values = repeatable.setdefault(name, [name])
-            values += [value] * bool(equals)
-            words = others if equals else values
+            words = repeatable.setdefault(name, [name])
+            words += [value] * bool(equals)
         else:
             words = others if word.startswith("--") else words
             words.append(word)

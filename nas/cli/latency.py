@@ -163,7 +163,8 @@ def latency_sample(space: str, /, *, output: Path, shape: Shape, limit: Limits =
     print(
         f"{len(drawn)} networks: measure them, and write the milliseconds for one image into the column ms of {shown_path(file)}"
     )
-    options = [f"--classes {shape.classes}"] + [f"--limit {shlex.join(limit)}"] * bool(limit)
+    options = [f"--classes {shape.classes}"] + [f"--resolution {shape.resolution}"] * bool(shape.resolution)
+    options += [f"--limit {shlex.join(limit)}"] * bool(limit)
     print("\n" + " ".join([f"nas latency build {shlex.quote(space)} --measured", shown_path(file), *options]))
 
 

@@ -164,7 +164,7 @@ def _training(run: Path, described: Mapping[str, Any], row: "pd.Series[Any]") ->
     settings["teacher"] = described["teachers"].get(settings["teacher"], settings["teacher"])  # a folder means nothing elsewhere
     if row["weights"] == Weights.FINE_TUNED:
         settings |= fine_tuning_changes(int(row["epochs"]), lr=settings["lr"])
-    return settings | {"device": row["device"], "precision": row["precision"], "seconds": float(row["seconds"])}
+    return settings | {"device": row["device"], "precision": row["precision"], "seconds": round(float(row["seconds"]), 3)}
 
 
 def _weights(described: Mapping[str, Any], row: "pd.Series[Any]") -> dict[str, Any]:

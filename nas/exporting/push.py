@@ -73,11 +73,11 @@ def _files(source: Path, repo: str) -> dict[str, Path | bytes]:
     Raises: NasError if a file is missing, or README.md is no text.
     """
     digests = read_digests(source / SUMS_FILE)
-    if missing := sorted(name for name in digests.keys() - {README_FILE} if not (source / name).is_file()):
+    if missing := sorted(name for name in digests if not (source / name).is_file()):
         raise NasError(f"{source} is not whole: it has no {missing[0]}; export the network again")
     readme = source / README_FILE
     try:
-        text = readme.read_text(encoding="utf-8") if readme.is_file() else ""
+        text = readme.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise NasError(f"{readme} is not UTF-8: {error}") from None
     before, heading, after = text.partition(LOAD)

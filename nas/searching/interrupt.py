@@ -37,7 +37,7 @@ def interruptible(interrupted: Event) -> Iterator[None]:
         if at_once:
             ended_by.append(signum)
             raise KeyboardInterrupt
-        logger.warning("stopping when the running epochs have ended; press Ctrl-C again to stop at once")
+        logger.warning("stopping when the running epochs have ended; press Ctrl-C, or the stop button, again to stop at once")
 
     hang_up = () if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else (signal.SIGHUP,)  # `nohup` ignores it
     before = {signum: signal.signal(signum, stop) for signum in (signal.SIGINT, signal.SIGTERM, *hang_up)}

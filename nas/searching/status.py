@@ -9,7 +9,7 @@ def status_lines(searcher: ArchitectureSearcher) -> tuple[str, str]:
     counts = (
         f"[green]{tally.done} done[/] · {len(searcher.pending)} running · {tally.stopped} stopped early · "
         f"{f'[red]{tally.failed} failed[/]' if tally.failed else '0 failed'} · {tally.infeasible} infeasible"
-        f"{' · stopping after the epochs under way' if state.interrupted.is_set() else ''}"
+        f"{' · stopping after the epochs under way' if state.interrupted.is_set() and searcher.pending else ''}"
     )
     front = state.front()
     if not front:

@@ -209,19 +209,20 @@ def _run_session(session: Session, parcel: Parcel, watch: Watch, watch_training:
             _get_shared_weights(session, workers, gpus, watch_training)
         searcher = ArchitectureSearcher(make_state(session), workers=workers)
         callback = ReportCallback(searcher)
-        try:
-            with interruptible(searcher.state.interrupted), watch(searcher):
-                _tuner(session, parcel, callback, gpus).fit()
-        except (KeyboardInterrupt, *CUT_OFF) as error:  # at its end Tune reads the errors that a full disk has cut off
-            _free_cores(error)
-            if searcher.failure is None:
-                raise
-        finally:
-            callback.kill_workers()
-            shutil.rmtree(run / RAY, ignore_errors=True)  # Ray's own files of this and earlier sessions; nothing reads them
-            early = _closed(searcher)
-            if early and searcher.failure is None:
-                logger.info("`nas resume %s` runs the remaining trials", run)
+        with watch(searcher):
+            try:
+                with interruptible(searcher.state.interrupted):
+                    _tuner(session, parcel, callback, gpus).fit()
+            except (KeyboardInterrupt, *CUT_OFF) as error:  # at its end Tune reads the errors that a full disk has cut off
+                _free_cores(error)
+                if searcher.failure is None:
+                    raise
+            finally:
+                callback.kill_workers()
+                shutil.rmtree(run / RAY, ignore_errors=True)  # Ray's own files of this and earlier sessions; nothing reads them
+                early = _closed(searcher)
+                if early and searcher.failure is None:
+                    logger.info("`nas resume %s` runs the remaining trials", run)
         if searcher.failure is not None:
             raise _with_hint(searcher.failure, run)
     tally = searcher.state.log.tally

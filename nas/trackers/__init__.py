@@ -110,7 +110,7 @@ def is_no_library(record: logging.LogRecord) -> bool:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Note:
-    """A line of the file of jobs; each field that is there replaces that of an earlier line."""
+    """A line of the file of jobs: the id or status that a job now has, or an epoch that is logged."""
 
     tracker: str
     job: str
@@ -130,7 +130,7 @@ class _Line(Thread):
         self.tracker = tracker
         self._key, self._file = name, jobs
         self._ids: dict[str, str] = {}
-        self._epochs: dict[str, int] = {}  # the last one of each job
+        self._epochs: dict[str, set[int]] = {}  # those of each job that are logged
         self._statuses: dict[str, Status] = {}
         self._calls: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         self.is_off = False
@@ -158,17 +158,18 @@ class _Line(Thread):
         now = self.tracker.begin(job, past)
         if not isinstance(now, str):
             raise NasError(f"begin returned {now!r}; it must return a text, the id of the job")
-        if self._statuses.get(job.key) is Status.RUNNING:  # its session was killed, perhaps before the last epoch was sent
-            self._epochs[job.key] = self._epochs.get(job.key, 0) - 1
+        logged = self._epochs.setdefault(job.key, set())
+        if self._statuses.get(job.key) is Status.RUNNING and logged:  # it was killed, perhaps before the last one was sent
+            logged.remove(max(logged))
         self._note(job.key, id=now, status=Status.RUNNING)
         if job.kind != "trial":
             logger.info("%s: %s", self.name, self.tracker.place(job.key))
-        for epoch in epochs:
+        for epoch in sorted(epochs, key=lambda epoch: epoch.epoch):
             self.epoch(job.key, epoch)
 
     def epoch(self, key: str, epoch: Epoch) -> None:
         """Log an epoch, unless it is logged."""
-        if epoch.epoch > self._epochs.get(key, 0):
+        if epoch.epoch not in self._epochs.get(key, ()):
             values = {"val_top1_pct": epoch.val_top1_pct, "train_loss": epoch.train_loss, "epoch_seconds": epoch.seconds}
             self.tracker.log(key, epoch.epoch, values)
             self._note(key, epoch=epoch.epoch)
@@ -192,7 +193,7 @@ class _Line(Thread):
         if note.id is not None:
             self._ids[note.job] = note.id
         if note.epoch is not None:
-            self._epochs[note.job] = note.epoch
+            self._epochs.setdefault(note.job, set()).add(note.epoch)
         if note.status is not None:
             self._statuses[note.job] = note.status
 

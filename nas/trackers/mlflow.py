@@ -59,7 +59,8 @@ class MlflowTracker(Tracker):
             run = str(self._client.create_run(self._experiment, run_name=job.name, tags=tags).info.run_id)
             self._log_params(run, params)
         self._runs[job.key] = run
-        self.log(job.key, 0, job.values)
+        if run != past:
+            self.log(job.key, 0, job.values)
         return run
 
     def log(self, key: str, step: int, values: Mapping[str, float]) -> None:
@@ -102,12 +103,15 @@ class MlflowTracker(Tracker):
         from mlflow.exceptions import MlflowException
 
         try:
-            self._client.update_run(run, status="RUNNING")
+            there = self._client.get_run(run)
         except MlflowException as error:
             if error.error_code != "RESOURCE_DOES_NOT_EXIST":
                 raise
             return None  # the variables name another store now
-        return dict(self._client.get_run(run).data.params)
+        if there.info.lifecycle_stage != "active":  # somebody deleted it
+            return None
+        self._client.update_run(run, status="RUNNING")
+        return dict(there.data.params)
 
     def _log_params(self, run: str, params: Mapping[str, str]) -> None:
         entities = [self._entities.Param(name, value) for name, value in params.items()]

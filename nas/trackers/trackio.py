@@ -51,7 +51,7 @@ class TrackioTracker(Tracker):
             auto_log_gpu=uses_own,
             auto_log_cpu=uses_own,
         )
-        if job.values:
+        if job.values and past is None:
             self.log(job.key, 0, job.values)
         return past or job.name
 

@@ -38,6 +38,7 @@ MISTAKES = [
     (["search", NINE, "--log", "mlfow"], "tracker 'mlfow' does not exist; did you mean 'mlflow'?"),
     (["search", NINE, "--log", "mlflow", "--log=mlflow"], "log: mlflow is there twice; give it once"),
     (["search", NINE, "--limit", "macs_m<9", "params_m<0.00001"], "no network of space nine meets"),
+    (["search", "--trials", "2", NINE], "nas search takes an experiment first, and --trials after it"),
     (["search", NINE, "--limit=params_m<0.00001", "--limit", "macs_m<9"], "no network of space nine meets"),
     (["search", NINE, "--trials", "3", "--trials", "4"], "--trials is given twice"),
     (["search", NINE, "--objectives"], "objectives: none given"),

@@ -190,7 +190,7 @@ def test_a_list_is_read_as_any_spreadsheet_saves_it(tmp_path, hundred, caplog):
         assert read.device == name
         assert read.milliseconds == pytest.approx(expected, abs=1e-6)
     german_file = tmp_path / "german.csv"
-    german_file.write_text("sep=;\n" + german_file.read_text(encoding="utf-8-sig"))  # as Excel's own export begins
+    german_file.write_text('"sep=;"\n' + german_file.read_text(encoding="utf-8-sig"))  # as Excel's own export begins
     assert read_measurements(german_file, SPACE, 10).milliseconds == pytest.approx(expected, abs=1e-6)
     twice = [*rows, *([*row[:3], str(3 * float(row[3])), *row[4:]] for row in rows[1:]), as_rows(hundred[12:13], [""])[1]]
     read = read_measurements(write_rows(tmp_path / "twice.csv", twice), SPACE, 10)

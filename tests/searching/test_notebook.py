@@ -70,7 +70,8 @@ def test_a_search_shows_itself_stops_and_resumes(kernel):
     assert error["ename"] == "Interrupted"
     assert error["traceback"] == ["interrupted; finished work is kept, and nas.resume(RUN) continues"]
     assert "<progress" in displayed[0]["text/html"]
-    assert "done" in displayed[-1]["text/plain"]
+    assert " done · 0 running · " in displayed[-1]["text/plain"]
+    assert "stopping" not in displayed[-1]["text/plain"]
     (run,) = (folder / "runs").iterdir()
     before = nas.results(run)["status"].value_counts()
     assert 0 < before["done"] < 40

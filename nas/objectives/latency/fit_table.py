@@ -100,7 +100,8 @@ def fit_table(
     """
     measured = [layers(network, num_classes) for network in measurements.milliseconds]
     sides = [network.resolution for network in measurements.milliseconds]
-    others = reachable(space, resolution=resolution, limits=limits, num_classes=num_classes)
+    only = sides[0] if len(set(sides)) == 1 else None
+    others = reachable(space, resolution=resolution or only, limits=limits, num_classes=num_classes)
     covered = [layers(network, num_classes) for network in others if min(sides) <= network.resolution <= max(sides)]
     if not covered:
         raise NasError(

@@ -83,7 +83,7 @@ def _text(file: Path) -> str:
     is_wide = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     text = data.decode("utf-16" if is_wide else "utf-8-sig", errors="replace")  # other columns may have any encoding
     text = text.replace("\r\n", "\n").replace("\r", "\n")
-    return re.sub(r"\A(\s*)sep=.?\n", r"\1\n", text)
+    return re.sub(r'\A(\s*)"?sep=.?"?[,;\t]*\n', r"\1\n", text, flags=re.IGNORECASE)
 
 
 def _rows(reader: Iterator[list[str]], columns: Sequence[str], file: Path, decimal_comma: str) -> Iterator[Listed]:
