@@ -53,7 +53,8 @@ def atomic_file(path: Path) -> Iterator[Path]:
     except OSError as error:
         raise NasError(f"{path} cannot be written: {error.strerror or error}; what was there before is kept") from None
     finally:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):  # it is not there, or cannot be
+            partial.unlink()
 
 
 @contextmanager

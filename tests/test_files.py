@@ -96,6 +96,12 @@ def test_a_place_that_cannot_be_written_is_one_sentence(tmp_path):
         write(Path("/proc/sys/my_net"))
 
 
+def test_a_file_whose_folder_is_a_file_is_one_sentence(tmp_path):
+    (tmp_path / "taken").touch()
+    with pytest.raises(NasError, match=r"taken/a\.json cannot be written: (File exists|Not a directory)"):
+        write_atomically(tmp_path / "taken" / "a.json", "text")
+
+
 def test_a_full_disk_keeps_the_file_that_was_there(tmp_path):
     write_atomically(tmp_path / "file", b"before")
     with (

@@ -40,7 +40,9 @@ READS_OWN_OPTIONS: Final = frozenset(("search", "resume", "train"))  # options d
 ONLY_PRINT: Final = frozenset(
     ("runs", "table", "compare", "space", "measure", "doctor")
 )  # a failure if their output cannot be written
-REPEATABLE: Final = frozenset(("--limit", "--log"))  # options of several values that may also be given once for each
+REPEATABLE: Final = frozenset(
+    ("--baselines", "--limit", "--log", "--objectives", "--reuse", "--start", "--tune")
+)  # options of several values that may also be given once for each
 FIRST: Final = {"search": "an experiment", "resume": "a run"}  # command → what comes before its options
 HELP: Final = frozenset(("-h", "--help"))
 USER_ERROR: Final = 2

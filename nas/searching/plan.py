@@ -280,10 +280,13 @@ def check_unfinished(run: Path, experiment: Experiment, plan: Plan, past: Sequen
     new = any(point.id not in trained for point in plan.baselines.values())
     what = "networks are scored" if shared else "trials have ended"
     if not (work_left(experiment, plan.problem, past, over=over) or waiting or new):
-        done = f"{ended} of {max(ended, wanted(experiment))} {what}{', and their front is trained' if shared else ''}"
-        more = "more --shared-trials or --alone, another --fine-tune" if shared else "more --trials"
         if over:
             done, more = f"it ended by itself after {ended} trials", f"--trials {2 * ended} or a smaller --min-gain"
+        else:
+            number = wanted(experiment)  # a resume may ask for fewer than have ended
+            asked = number if isinstance(number, str) else max(ended, number)
+            done = f"{ended} of {asked} {what}{', and their front is trained' if shared else ''}"
+            more = "more --shared-trials or --alone, another --fine-tune" if shared else "more --trials"
         raise FinishedError(f"{run} is finished: {done}; extend it with {more}, or --baselines")
     logger.info("%d %s, %d continue", ended, what, waiting)
 

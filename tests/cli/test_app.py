@@ -41,6 +41,7 @@ MISTAKES = [
     (["search", "--trials", "2", NINE], "nas search takes an experiment first, and --trials after it"),
     (["search", NINE, "--limit=params_m<0.00001", "--limit", "macs_m<9"], "no network of space nine meets"),
     (["search", NINE, "--trials", "3", "--trials", "4"], "--trials is given twice"),
+    (["search", NINE, "--tune", "train.lr=1..2", "--tune=train.lr=2..3"], "names one setting twice"),
     (["search", NINE, "--objectives"], "objectives: none given"),
     (["search", NINE, "--limit", "macs_m"], "limit 'macs_m' is not of the form"),
     (["search", NINE, "--limit", "confidence_nat>0"], "its value needs training"),
