@@ -284,8 +284,8 @@ def check_unfinished(run: Path, experiment: Experiment, plan: Plan, past: Sequen
             done, more = f"it ended by itself after {ended} trials", f"--trials {2 * ended} or a smaller --min-gain"
         else:
             number = wanted(experiment)  # a resume may ask for fewer than have ended
-            asked = number if isinstance(number, str) else max(ended, number)
-            done = f"{ended} of {asked} {what}{', and their front is trained' if shared else ''}"
+            most = number if isinstance(number, str) else max(ended, number)
+            done = f"{ended} of {most} {what}{', and their front is trained' if shared else ''}"
             more = "more --shared-trials or --alone, another --fine-tune" if shared else "more --trials"
         raise FinishedError(f"{run} is finished: {done}; extend it with {more}, or --baselines")
     logger.info("%d %s, %d continue", ended, what, waiting)
