@@ -71,9 +71,8 @@ def _groups(root: Path, controller: str) -> Iterator[Path]:
             continue
         mount = root / "sys/fs/cgroup" / (controller if controllers else "")
         group = mount / path.lstrip("/")
-        yield group
-        if group != mount:  # inside a container, the group's path may not exist, and the mount is the group
-            yield from (folder for folder in group.parents if folder.is_relative_to(mount))
+        # Inside a container, the group's path may not exist, and the mount is the group.
+        yield from (folder for folder in (group, *group.parents) if folder.is_relative_to(mount))
 
 
 def _quota_of(group: Path) -> float:

@@ -41,8 +41,13 @@ def user_folder(variable: str, below_home: str) -> Path:
     if os.environ.get(variable):
         return absolute(os.environ[variable]) / NAME
     folder = absolute("~") / below_home / NAME
-    there = next(path for path in (folder, *folder.parents) if os.path.exists(path))  # noqa: PTH110 - it may not be readable
+    there = existing_part(folder)
     return folder if there == folder or os.access(there, os.W_OK) else _temporary_folder(there, variable)
+
+
+def existing_part(folder: Path) -> Path:
+    """The folder, or the nearest one around it that exists, as far as this user can tell."""
+    return next(path for path in (folder, *folder.parents) if os.path.exists(path))  # noqa: PTH110 - Path's own may raise
 
 
 @cache

@@ -18,7 +18,7 @@ from tyro.conf import arg
 
 from nas.errors import describe_error
 from nas.machine import memory_limit, processor_name, usable_cores
-from nas.paths import absolute, user_folder
+from nas.paths import absolute, existing_part, user_folder
 
 PACKAGES: Final = (
     *("torch", "torchvision", "timm", "ray", "optuna", "numpy", "pandas", "onnx", "onnxruntime", "opencv-python-headless"),
@@ -127,7 +127,7 @@ def _folders() -> Iterator[tuple[str, str]]:
 
 
 def _about(folder: Path) -> str:
-    there = next(path for path in (folder, *folder.parents) if os.path.exists(path))  # noqa: PTH110 - it may not be readable
+    there = existing_part(folder)
     can = "" if there.is_dir() and os.access(there, os.W_OK | os.X_OK) else ", CANNOT BE WRITTEN"
     return f"{folder}, {shutil.disk_usage(there).free / GIB:.1f} GiB free{can}"
 

@@ -119,11 +119,11 @@ class HuggingFace(Dataset):
         version = _stamp(source) if isinstance(source, Path) else self.revision
         key = hashlib.sha256(repr((SCHEMA, str(source), self.config, self.image, self.label, version)).encode()).hexdigest()[:16]
         folder = cache_folder() / f"{re.sub(r'[^A-Za-z0-9]', '_', Path(source).name)}-{key}"
-        if not (folder / INDEX_FILE).is_file():
-            arriving = folder.with_name(f".{folder.name}.partial")
-            with locked(folder.with_name(f".{folder.name}.lock"), busy=f"{folder} is being written", wait_seconds=math.inf):
-                if not (folder / INDEX_FILE).is_file():  # another process may have written it
-                    _write(self, source, folder, arriving)
+        if (folder / INDEX_FILE).is_file():
+            return folder
+        with locked(folder.with_name(f".{folder.name}.lock"), busy=f"{folder} is being written", wait_seconds=math.inf):
+            if not (folder / INDEX_FILE).is_file():  # another process may have written it
+                _write(self, source, folder, folder.with_name(f".{folder.name}.partial"))
         return folder
 
 

@@ -42,7 +42,7 @@ class TrackedTrials:
         self.tracking.begin(_job(trial, self.run), [epoch for number, epoch in self.history if number == trial.number])
 
     def complete(self, past: Iterable[Trial]) -> None:
-        """Log what trackers do not have of the trainings that ended in earlier sessions."""
+        """Log what is missing of the trainings that ended in earlier sessions."""
         epochs: dict[int, list[Epoch]] = {}
         for number, epoch in self.history:
             epochs.setdefault(number, []).append(epoch)

@@ -210,19 +210,7 @@ def _run_session(session: Session, parcel: Parcel, watch: Watch, watch_training:
         searcher = ArchitectureSearcher(make_state(session), workers=workers)
         callback = ReportCallback(searcher)
         with watch(searcher):
-            try:
-                with interruptible(searcher.state.interrupted):
-                    _tuner(session, parcel, callback, gpus).fit()
-            except (KeyboardInterrupt, *CUT_OFF) as error:  # at its end Tune reads the errors that a full disk has cut off
-                _free_cores(error)
-                if searcher.failure is None:
-                    raise
-            finally:
-                callback.kill_workers()
-                shutil.rmtree(run / RAY, ignore_errors=True)  # Ray's own files of this and earlier sessions; nothing reads them
-                early = _closed(searcher)
-                if early and searcher.failure is None:
-                    logger.info("`nas resume %s` runs the remaining trials", run)
+            early = _search(session, parcel, callback, gpus)
         if searcher.failure is not None:
             raise _with_hint(searcher.failure, run)
     tally = searcher.state.log.tally
@@ -234,10 +222,28 @@ def _run_session(session: Session, parcel: Parcel, watch: Watch, watch_training:
     else:
         logger.info("%d done, %d failed, %d stopped early", tally.done, tally.failed, tally.stopped)
     logger.info("%d infeasible and %d duplicate proposals skipped", tally.infeasible, tally.duplicate)
-    if not early:
-        write_experiment(run, read_experiment(run) | {"finished": True})
     if early:  # by Ctrl-C, or by SIGUSR1, with which a cluster's queue asks Tune to end
         raise KeyboardInterrupt
+    write_experiment(run, read_experiment(run) | {"finished": True})
+
+
+def _search(session: Session, parcel: Parcel, callback: ReportCallback, gpus: float) -> bool:
+    """Let Tune run trials until the search ends or is interrupted; whether `resume` has work left."""
+    searcher, run = callback.searcher, session.run
+    try:
+        with interruptible(searcher.state.interrupted):
+            _tuner(session, parcel, callback, gpus).fit()
+    except (KeyboardInterrupt, *CUT_OFF) as error:  # at its end Tune reads the errors that a full disk has cut off
+        _free_cores(error)
+        if searcher.failure is None:
+            raise
+    finally:
+        callback.kill_workers()
+        shutil.rmtree(run / RAY, ignore_errors=True)  # Ray's own files of this and earlier sessions; nothing reads them
+        early = _closed(searcher)
+        if early and searcher.failure is None:
+            logger.info("`nas resume %s` runs the remaining trials", run)
+    return early
 
 
 def _free_cores(error: BaseException) -> None:

@@ -153,7 +153,7 @@ class _Line(Thread):
         self.is_off = True
 
     def begin(self, job: Job, epochs: Iterable[Epoch]) -> None:
-        """Begin or continue a job, and log those of its epochs that an earlier session has not logged."""
+        """Begin or continue a job, and log those of its epochs that are missing."""
         past = self._ids.get(job.key)
         now = self.tracker.begin(job, past)
         if not isinstance(now, str):
@@ -180,7 +180,7 @@ class _Line(Thread):
         self._note(key, status=status)
 
     def complete(self, job: Job, epochs: Iterable[Epoch], status: Status, values: Mapping[str, Any]) -> None:
-        """Log what a killed session has not logged of a job that ended."""
+        """Log what is missing of a job that has ended."""
         if self._statuses.get(job.key) is not status:
             self.begin(job, epochs)
             self.end(job.key, status, values)
@@ -245,11 +245,11 @@ class Tracking:
         self._add(lambda line: line.end(key, status, _present(values)))
 
     def complete(self, job: Job, epochs: Sequence[Epoch], status: Status, values: Mapping[str, Any]) -> None:
-        """Log what a killed session has not logged of a job that ended with these epochs and last values."""
+        """Log what is missing, after a kill, of a job that has ended with these epochs and last values."""
         self._add(lambda line: line.complete(job, epochs, status, _present(values)))
 
     def close(self) -> None:
-        """Wait until the trackers have logged everything, at most WAIT_SECONDS; a warning names one that has not."""
+        """Wait for the trackers, at most WAIT_SECONDS; a warning names each that needs longer."""
         deadline = time.monotonic() + WAIT_SECONDS
         for line in self._lines:
             line.add(None)
